@@ -1,0 +1,1 @@
+"""The rules of KSM, as pure functions over the tables of a snapshot."""
