@@ -158,11 +158,11 @@ class PageArray:
             flags |= self._test(word, name, flag)
         swapbacked = (flags & np.uint32(FrameFlag.SWAPBACKED)) != 0  # folio_test_swapcache()
         in_swap_cache = swapbacked & ((word & np.uint64(self._swapcache_bit)) != 0)
-        flags[in_swap_cache] |= FrameFlag.SWAPCACHE
-        flags[(folios["mapping"] & np.uint64(_KSM)) == _KSM] |= FrameFlag.KSM
-        flags[large] |= FrameFlag.LARGE
+        flags[in_swap_cache] |= np.uint32(FrameFlag.SWAPCACHE)
+        flags[(folios["mapping"] & np.uint64(_KSM)) == _KSM] |= np.uint32(FrameFlag.KSM)
+        flags[large] |= np.uint32(FrameFlag.LARGE)
         pinned = np.where(large, folios["pincount"] > 0, folios["refcount"] >= _PIN_BIAS)
-        flags[pinned] |= FrameFlag.PINNED
+        flags[pinned] |= np.uint32(FrameFlag.PINNED)
         return flags
 
     def _test(self, word: Words, name: str, flag: FrameFlag) -> npt.NDArray[np.uint32]:

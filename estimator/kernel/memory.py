@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Program
+from drgn.helpers.linux.mm import phys_to_virt
 
 from estimator.facts import Unknown
 from estimator.kernel.dumpfile import DumpFile
@@ -32,7 +33,7 @@ class Memory:
 
     def __init__(self, prog: Program) -> None:
         self.prog = prog
-        self._direct_map = int(prog["PAGE_OFFSET"].value_())
+        self.direct_map = int(phys_to_virt(prog, 0).value_())
 
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
         """The contents of the frames ``pfns``, u8 (n, 4096), and why not: ``Unknown``, u8 (n,).
@@ -112,7 +113,7 @@ class MappedElf(Memory):
     def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
         """See ``Memory.structs``; through the direct map, without a page-table walk each."""
         size = dtype.itemsize
-        offsets, unknown = self._locate(addresses - np.uint64(self._direct_map), size)
+        offsets, unknown = self._locate(addresses - np.uint64(self.direct_map), size)
         data = self._gather(offsets, size)
         found = data.view(dtype)[:, 0]
         ok = unknown == Unknown.HASHED
