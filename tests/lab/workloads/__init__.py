@@ -1,0 +1,16 @@
+"""All workloads of the lab."""
+
+from __future__ import annotations
+
+from tests.lab.workload import Workload
+from tests.lab.workloads import fork_server
+
+WORKLOADS: tuple[Workload, ...] = (*fork_server.WORKLOADS,)
+
+
+def find(name: str, series: str) -> Workload:
+    """The workload ``name`` for kernels of ``series``."""
+    for workload in WORKLOADS:
+        if workload.name == name and series in workload.series:
+            return workload
+    raise KeyError(f"no workload {name!r} for {series}")
