@@ -242,7 +242,7 @@ static void op_fill(struct region r, const char *content, uint64_t seed)
 		char *page = r.start + i * PAGE;
 
 		if (!strcmp(content, "zero"))
-			*(volatile char *)page = 0;
+			memset(page, 0, PAGE);
 		else if (!strcmp(content, "same"))
 			fill_page(page, seed, 0);
 		else if (!strcmp(content, "list"))

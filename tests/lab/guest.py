@@ -48,9 +48,7 @@ class Guest:
         self.kernel = kernel
         self._directory = Path(tempfile.mkdtemp(prefix="ksm-lab."))
         initramfs = self._directory / "initramfs"
-        build_initramfs(
-            kernel, initramfs, modules=(*MODULES, *modules), files=files or {}
-        )
+        build_initramfs(kernel, initramfs, modules=(*MODULES, *modules), files=files or {})
         self._command = [
             *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
             *("-accel", "tcg,thread=multi", "-cpu", cpu, "-smp", "2", "-m", f"{memory_mib}M"),
@@ -170,14 +168,22 @@ class Guest:
         while b"ready\n" not in self._received:
             self._shell.sendall(b"\necho ready\n")
             if select.select([self._shell], [], [], 0.2)[0]:
-                self._received += self._shell.recv(1 << 20)
+                self._read("boot")
             self._check(deadline, "boot")
         self.run("true")
 
     def _receive(self, deadline: float, what: str) -> None:
         while not select.select([self._shell], [], [], 0.2)[0]:
             self._check(deadline, what)
-        self._received += self._shell.recv(1 << 20)
+        self._read(what)
+
+    def _read(self, what: str) -> None:
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            received = self._shell.recv(1 << 20)
+        if not received:
+            raise self._error(f"QEMU ended during {what!r}")
+        self._received += received
 
     def _check(self, deadline: float, what: str) -> None:
         if self._process is None or self._process.poll() is not None:

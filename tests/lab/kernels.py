@@ -86,7 +86,9 @@ def ensure_tools() -> None:
         if not missing:
             return
         if os.geteuid() != 0 or not shutil.which("apt-get"):
-            raise LabError(f"missing: {' '.join(missing)}; run: apt-get install {' '.join(missing)}")
+            raise LabError(
+                f"missing: {' '.join(missing)}; run: apt-get install {' '.join(missing)}"
+            )
         _update_package_lists()
         say(f"installing {' '.join(missing)}")
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}

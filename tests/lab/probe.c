@@ -150,9 +150,18 @@ static void report_vmas(const char *task)
 	printf("]");
 }
 
+/* Neither a kernel thread nor one that has exited. */
+static bool has_memory(const char *task)
+{
+	char name[64], text[64];
+
+	snprintf(name, sizeof(name), "%s/ksm_merging_pages", task);
+	return slurp(name, text, sizeof(text)) && *text;
+}
+
 /*
- * The directory in /proc of a thread of "pid" that has not exited: a leader that has shows no
- * memory. Its state and name are left in "stat"; false: no such thread.
+ * The directory in /proc of a thread of "pid" that has memory: a leader that has exited shows
+ * none. Its state and name are left in "stat"; false: no such thread.
  */
 static bool find_task(const char *pid, char *task, size_t size, char *stat, size_t stat_size)
 {
@@ -167,7 +176,7 @@ static bool find_task(const char *pid, char *task, size_t size, char *stat, size
 		snprintf(task, size, "%s/%.16s", name, entry->d_name);
 		snprintf(name, sizeof(name), "%s/stat", task);
 		found = isdigit(entry->d_name[0]) && slurp(name, stat, stat_size) &&
-			strrchr(stat, ')')[2] != 'Z';
+			has_memory(task);
 		snprintf(name, sizeof(name), "/proc/%.16s/task", pid);
 	}
 	if (directory)
@@ -183,7 +192,7 @@ static void report_process(const char *pid, const char *task, char *stat)
 	printf("{\"pid\":%s,\"ppid\":%ld,\"state\":\"%c\",\"comm\":", pid, atol(end + 4), end[2]);
 	print_string(strchr(stat, '(') + 1);
 	snprintf(name, sizeof(name), "%s/ksm_merging_pages", task);
-	if (slurp(name, text, sizeof(text)) && *text)
+	if (slurp(name, text, sizeof(text)))
 		printf(",\"ksm_merging_pages\":%s", text);
 	snprintf(name, sizeof(name), "%s/ksm_stat", task);
 	printf(",\"ksm_stat\":");

@@ -23,6 +23,7 @@ next one starts, so that the order on ksmd's list is known.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,9 +42,11 @@ class Workload:
     """Processes, and the settings of their guest.
 
     ``scripts``: one process each. ``ksm``: files of /sys/kernel/mm/ksm, set before they start.
-    ``thp``: the mode of transparent huge pages. ``settings``: further files of the guest to write.
+    ``thp``: the mode of transparent huge pages. ``settings``: further files of the guest to write;
+    ``modules`` are loaded before, ``commands`` executed after that.
     ``min_scans``: full scans ksmd needs at least to come to rest. ``before_dump`` and
-    ``after_dump``: what else happens, with ksmd off before and after.
+    ``after_dump``: what else happens, with ksmd off before and after. A second dump can be taken
+    some seconds after the first, of processes that don't stop.
     """
 
     name: str
@@ -55,9 +58,11 @@ class Workload:
     ksm: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
     min_scans: int = 4
     before_dump: Callable[[Session], None] | None = None
     after_dump: Callable[[Session], None] | None = None
+    second_dump_after_seconds: float | None = None
 
 
 class Session:
@@ -83,6 +88,8 @@ class Session:
             self.guest.run(f"[ ! -e {KSM}/smart_scan ] || echo 0 > {KSM}/smart_scan")
         for path, value in settings.items():
             self.guest.write_file(path, str(value))
+        for command in self.workload.commands:
+            self.guest.run(command)
 
     def start(self, script: str) -> int:
         """Start a process and wait until it has stopped; its pid."""
@@ -108,6 +115,7 @@ class LabResult:
     workload: Workload
     kernel: Kernel
     vmcore: Path
+    second_vmcore: Path | None
     truth: Truth
 
     @property
@@ -134,8 +142,13 @@ def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
             workload.before_dump(session)
         before = report(guest)
         guest.dump(vmcore)
+        second_vmcore = None
+        if workload.second_dump_after_seconds is not None:
+            time.sleep(workload.second_dump_after_seconds)
+            second_vmcore = vmcore.with_name(f"{vmcore.name}-second")
+            guest.dump(second_vmcore)
         if workload.after_dump:
             workload.after_dump(session)
         history = settle(guest, min_scans=workload.min_scans)
         truth = Truth(kernel.release, before, report(guest), history, session.actors)
-    return LabResult(workload, kernel, vmcore, truth)
+    return LabResult(workload, kernel, vmcore, second_vmcore, truth)

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from tests.lab.workload import Workload
-from tests.lab.workloads import fork_server
+from tests.lab.workloads import (
+    fork_server,
+    forks,
+    huge,
+    memory,
+    numa,
+    pins,
+    processes,
+    sharing,
+    states,
+    zero,
+)
 
-WORKLOADS: tuple[Workload, ...] = (*fork_server.WORKLOADS,)
+WORKLOADS: tuple[Workload, ...] = tuple(
+    workload
+    for module in (
+        *(fork_server, memory, sharing, forks, pins, zero, huge, numa, processes, states),
+    )
+    for workload in module.WORKLOADS
+)
 
 
 def find(name: str, series: str) -> Workload:

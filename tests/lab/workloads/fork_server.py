@@ -9,16 +9,16 @@ WORKERS = 12
 CONTROLLER = f"""
     comm controller
     {{opt_in}}
-    map preloaded 20000
+    map preloaded 4000
     fill preloaded list 1
     {{merge_preloaded}}
     fork {WORKERS}
         comm worker
-        map identical 8000        # every worker loads the same
+        map identical 6000        # every worker loads the same
         fill identical list 2
         map common 30             # one page, again and again
         fill common same 3
-        map unique 3000
+        map unique 1000
         fill unique own 4
         fill preloaded[:500] own 5  # some of it is changed
         {{merge_worker}}
@@ -37,6 +37,6 @@ MADVISE = CONTROLLER.format(
 )
 
 WORKLOADS = (
-    Workload("fork-server", (PRCTL,), series=("6.12",), memory_mib=1024, thp="always"),
-    Workload("fork-server", (MADVISE,), series=("6.1",), memory_mib=1024, thp="always"),
+    Workload("fork-server", (PRCTL,), series=("6.12",), memory_mib=768, thp="always"),
+    Workload("fork-server", (MADVISE,), series=("6.1",), memory_mib=768, thp="always"),
 )
