@@ -35,7 +35,7 @@ def borders(
     a domain of their own. The kernel's zero page is not shared with anybody in particular: within.
     """
     fate = frame_fate(snapshot, prediction)
-    signature = _domain_signature(snapshot, domain_of_mm)
+    signature = domain_signature(snapshot, domain_of_mm)
     onto_node = fate.given_up & (fate.stable_node >= 0)
     total = float(fate.credit.sum())
     pairs = pd.DataFrame({"node": fate.stable_node[onto_node], "domain": signature[onto_node]})
@@ -44,7 +44,7 @@ def borders(
     return Borders(within=total - across, across=across)
 
 
-def _domain_signature(
+def domain_signature(
     snapshot: Snapshot, domain_of_mm: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.uint64]:
     """A number per frame, equal for frames mapped by the same set of domains (u64)."""

@@ -131,7 +131,8 @@ def _expand(first: _Ints, length: _Ints) -> _Ints:
     """The indices first, first+1, ... of all spans, one span after the other."""
     ends = np.cumsum(length)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(first - (ends - length), length)
+    indices: _Ints = np.arange(total) + np.repeat(first - (ends - length), length)
+    return indices
 
 
 class Peeling:
