@@ -10,6 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from estimator.advice.sharing import scanned_pages
+from estimator.ksm.prediction import Prediction
+from estimator.snapshot import Snapshot
+
 TARGET_SCAN_SECONDS = 150.0
 ADVISOR_TARGET_SECONDS = 200
 """The kernel's default of advisor_target_scan_time."""
@@ -64,12 +68,12 @@ def pages_to_scan_for(
     None if no setting does: visiting the pages alone takes longer.
     """
     asleep_seconds = target_seconds - (pages * cost.seconds if cost else 0.0)
-    batches = math.floor(asleep_seconds * 1000 / sleep_millisecs) if sleep_millisecs else math.inf
-    if asleep_seconds <= 0 or batches < 1:
+    if asleep_seconds <= 0:
         return None
-    if math.isinf(batches):
+    if sleep_millisecs == 0:
         return max(pages, 1)
-    return pages // batches + 1
+    batches = math.floor(asleep_seconds * 1000 / sleep_millisecs)
+    return pages // batches + 1 if batches else None
 
 
 def pages_at_rest(merged_pages: int, unmerged_pages: int, smart_scan: bool) -> int:
@@ -103,7 +107,8 @@ class AdvisorState:
 
 
 _EWMA_WEIGHT = 30
-_MIN_CPU = 10
+ADVISOR_MIN_CPU = 10
+"""KSM_ADVISOR_MIN_CPU: the advisor uses at least this much of a CPU, in percent."""
 
 
 def advise_scan_time(
@@ -123,7 +128,7 @@ def advise_scan_time(
     pages = state.pages_to_scan * 100 // factor
     pages = pages * change // 100
     pages = min(pages, per_percent * settings.max_cpu)
-    pages = max(pages, per_percent * _MIN_CPU)
+    pages = max(pages, per_percent * ADVISOR_MIN_CPU)
     return AdvisorState(min(pages, settings.max_pages_to_scan), change, scan)
 
 
@@ -142,3 +147,65 @@ def advisor_course(
         course.append(scan)
         state = advise_scan_time(state, settings, scan.seconds, pages * cost.seconds)
     return course
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Settings for a set of pages to scan.
+
+    ``first``: a full scan before anything has merged, with the kernel's present tunables;
+    ``proposed``: the same with the ``pages_to_scan`` that reaches ``target_seconds``, None if none
+    does; ``at_rest``: a full scan with that setting once everything has merged. ``advisor``: its
+    settings on kernels that have it; ``advisor_scans``: the scans it leads to, empty where the
+    cost of a page is not known.
+    """
+
+    target_seconds: float
+    cost: PageCost | None
+    first: ScanTime
+    proposed: ScanTime | None
+    at_rest: ScanTime | None
+    advisor: AdvisorSettings | None
+    advisor_scans: list[ScanTime]
+
+    @property
+    def fast_enough(self) -> bool:
+        """Whether the present tunables reach the target already."""
+        return self.first.seconds <= self.target_seconds
+
+    @property
+    def advisor_too_eager(self) -> bool:
+        """Whether the advisor's lower limit of CPU time makes it scan far faster than asked."""
+        return bool(self.advisor_scans) and self.advisor_scans[-1].seconds < self.target_seconds / 2
+
+
+def schedule(
+    snapshot: Snapshot,
+    prediction: Prediction,
+    target_seconds: float = TARGET_SCAN_SECONDS,
+    cost: PageCost | None = None,
+) -> Schedule:
+    """Settings that scan what ``prediction`` scans in ``target_seconds``."""
+    ksm, counters = snapshot.info["ksm"], prediction.counters
+    pages = scanned_pages(prediction)
+    sleep = int(ksm["sleep_millisecs"])
+    merged = counters["pages_shared"] + counters["pages_sharing"]
+    rest = pages_at_rest(merged, pages - merged, bool(ksm.get("smart_scan")))
+    wanted = pages_to_scan_for(pages, target_seconds, sleep, cost)
+    advisor = None
+    if snapshot.info["features"].get("advisor"):
+        advisor = AdvisorSettings(
+            target_scan_time=round(target_seconds),
+            max_cpu=int(ksm.get("advisor_max_cpu", 70)),
+            min_pages_to_scan=int(ksm.get("advisor_min_pages_to_scan", 500)),
+            max_pages_to_scan=int(ksm.get("advisor_max_pages_to_scan", 30000)),
+        )
+    return Schedule(
+        target_seconds=target_seconds,
+        cost=cost,
+        first=scan_time(pages, int(ksm["pages_to_scan"]), sleep, cost),
+        proposed=scan_time(pages, wanted, sleep, cost) if wanted else None,
+        at_rest=scan_time(rest, wanted, sleep, cost) if wanted else None,
+        advisor=advisor,
+        advisor_scans=advisor_course(pages, sleep, cost, advisor) if advisor and cost else [],
+    )
