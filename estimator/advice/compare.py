@@ -19,8 +19,8 @@ class Comparison:
 
     ``numbers``: one row per counter and per physical quantity: number, a, b, change (Int64,
     null where one side does not have it). ``programs``: one row per comm and cgroup:
-    comm, cgroup, processes_a, processes_b, and per amount (ksm_rmap_items, ksm_merging_pages,
-    ksm_zero_pages, ksm_process_profit) NAME_a, NAME_b, NAME_change; biggest change of profit first.
+    comm, cgroup, and per amount (processes, ksm_rmap_items, ksm_merging_pages, ksm_zero_pages,
+    ksm_process_profit) NAME_a, NAME_b, NAME_change; biggest change of profit first.
     ``settings``: what differs between the two what-ifs: setting, a, b.
     """
 
@@ -70,7 +70,7 @@ def _programs(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
         sides.append(sums.astype("int64"))
     table = sides[0].join(sides[1], how="outer", lsuffix="_a", rsuffix="_b")
     table = table.fillna(0).astype("int64")
-    for amount in _AMOUNTS:
+    for amount in ["processes", *_AMOUNTS]:
         table[f"{amount}_change"] = table[f"{amount}_b"] - table[f"{amount}_a"]
     order = table["ksm_process_profit_change"].abs().sort_values(ascending=False, kind="stable")
     return table.loc[order.index].reset_index()

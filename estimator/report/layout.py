@@ -87,6 +87,8 @@ def bullets(console: Console, items: Iterable[str], style: str = "") -> None:
 def table(console: Console, rows: pd.DataFrame, columns: list[Column], limit: int = 15) -> None:
     """The first ``limit`` rows; cells that don't fit are folded, never cut."""
     shown = [c for c in columns if not c.wide or console.width >= _WIDE_COLUMNS]
+    if rows.empty:
+        return
     grid = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -106,3 +108,9 @@ def table(console: Console, rows: pd.DataFrame, columns: list[Column], limit: in
     console.print(Padding(grid, (0, 0, 0, 2), expand=False))
     if len(rows) > limit:
         console.print(f"  and {count(len(rows) - limit)} more", style="dim")
+
+
+def verbatim(console: Console, block: str) -> None:
+    """Lines to copy: indented, never wrapped or cut."""
+    for line in block.splitlines():
+        console.print(Text(f"    {line}"), soft_wrap=True)

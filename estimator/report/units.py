@@ -27,16 +27,16 @@ def percent(part: float, whole: float) -> str:
     """``part`` of ``whole`` in percent; never rounds a part of something to 0 % or 100 %.
 
     >>> percent(1, 3), percent(9999, 10000), percent(1, 100000), percent(0, 0)
-    ('33 %', '99.99 %', '< 0.01 %', '0 %')
+    ('33%', '99.99%', '< 0.01%', '0%')
     """
     if not whole or not part:
-        return "0 %"
+        return "0%"
     value = 100 * part / whole
     if abs(value) < 0.01:
-        return "< 0.01 %" if value > 0 else "> -0.01 %"
+        return "< 0.01%" if value > 0 else "> -0.01%"
     if 99 < value < 100:
-        return f"{min(value, 99.99):.2f} %"
-    return f"{value:.0f} %" if abs(value) >= 10 else f"{value:.2g} %"
+        return f"{min(value, 99.99):.2f}%"
+    return f"{value:.0f}%" if abs(value) >= 10 else f"{value:.2g}%"
 
 
 def human_seconds(seconds: float) -> str:

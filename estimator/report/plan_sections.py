@@ -1,12 +1,9 @@
-"""The plan, its settings and its risk as text."""
+"""The plan, its settings and its risk, as parts of a report."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from typing import Any
-
-from rich.console import Console
-from rich.text import Text
 
 from estimator.advice import savings as _savings
 from estimator.advice.plan import Plan
@@ -15,41 +12,43 @@ from estimator.advice.settings import ADVISOR_MIN_CPU, AdvisorSettings, ScanTime
 from estimator.advice.sharing import page_bytes, scanned_pages, unit_of
 from estimator.report import words
 from estimator.report.commands import opt_in_commands, settings_commands
-from estimator.report.layout import Column, bullets, heading, memory, pages, prose, table
-from estimator.report.text import vma_name
+from estimator.report.layout import Column, memory, pages
+from estimator.report.sections import Section, vma_name
 from estimator.report.units import count, human_bytes, human_seconds, percent, plural, printable
 from estimator.snapshot import Snapshot
 
 _FRONTIER_SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
-def render_plan(
-    snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk, console: Console
-) -> None:
-    """Print what to opt in, how to set ksmd, and what risk comes with it."""
-    for sentence in plan_words(snapshot, plan):
-        prose(console, sentence, style="bold")
+def plan_sections(snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk) -> list[Section]:
+    """What to opt in, what to type, how to set ksmd, the frontier, the risk."""
     size = page_bytes(snapshot)
+    first, *more = plan_words(snapshot, plan)
+    sections = [Section(first, note=" ".join(more))]
     if len(plan.lines):
-        _lines(console, plan, size)
-        heading(console, "What to type")
-        for number, block in enumerate(opt_in_commands(plan.lines), start=1):
-            _verbatim(console, f"# {number}\n{block}")
-        _settings(console, schedule)
-    _frontier(console, plan, size)
-    _risk(console, risk, size)
+        sections += [
+            _lines(plan, size),
+            Section("What to type", commands=_numbered(opt_in_commands(plan.lines))),
+            Section(
+                "Settings of ksmd",
+                bullets=settings_words(schedule),
+                commands=settings_commands(schedule),
+            ),
+        ]
+    if len(plan.frontier) and plan.frontier["saved_pages"].max() > 0:
+        sections.append(_frontier(plan, size))
+    return sections + risk_sections(risk, size)
 
 
 def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
     """The plan in a few sentences: worth it or not, what it brings, what it scans."""
     everything = _savings.savings(snapshot, plan.everything)
+    sentences = []
     if plan.lines.empty or not everything.worth_it:
         sentences = [words.verdict(plan.everything.policy, everything)]
         if plan.lines.empty:
             return [*sentences, "There is nothing to propose."]
         sentences.append("KSM is not worth it here; the best set there is follows all the same.")
-    else:
-        sentences = []
     chosen = _savings.savings(snapshot, plan.prediction)
     scanned = scanned_pages(plan.prediction)
     part = percent(scanned, everything.scanned_pages)
@@ -60,11 +59,11 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
         f"({count(scanned)} of {count(everything.scanned_pages)})."
     )
     if plan.within:
-        inside = plan.within_pages * page_bytes(snapshot)
+        inside = human_bytes(plan.within_pages * page_bytes(snapshot))
         sentences.append(
-            f"Counted for the choice was only sharing inside one {plan.within}: "
-            f"{human_bytes(inside)} of it. The kernel does not keep to that: "
-            f"it merges everything that is opted in, across every {plan.within}."
+            f"Only sharing inside one {plan.within} counted for the choice: {inside} of it. The "
+            "kernel does not keep to that: it merges everything that is opted in, across every "
+            f"{plan.within}."
         )
     return sentences
 
@@ -80,12 +79,16 @@ def line_words(line: Mapping[Hashable, Any]) -> str:
     return f"{vma_name(str(line['name']))} of {comm} in {unit} (madvise)"
 
 
-def _lines(console: Console, plan: Plan, size: int) -> None:
-    heading(console, "The plan")
-    rows = plan.lines.copy()
-    rows["what"] = [line_words(row) for row in plan.lines.to_dict("records")]
-    rows["number"] = range(1, len(rows) + 1)
-    rows["loss_bytes"] = rows["loss_pages"] * size
+def _numbered(blocks: list[str]) -> str:
+    return "\n".join(f"# {number}\n{block}" for number, block in enumerate(blocks, start=1))
+
+
+def _lines(plan: Plan, size: int) -> Section:
+    rows = plan.lines.assign(
+        what=[line_words(row) for row in plan.lines.to_dict("records")],
+        number=range(1, len(plan.lines) + 1),
+        loss_bytes=plan.lines["loss_pages"] * size,
+    )
     columns = [
         Column("", "number", str, number=True),
         Column("opt in", "what"),
@@ -96,20 +99,7 @@ def _lines(console: Console, plan: Plan, size: int) -> None:
         memory("lost without", "loss_bytes"),
         Column("on now", "opted_in", lambda on: "yes" if on else "no"),
     ]
-    table(console, rows, columns, limit=len(rows))
-
-
-def _settings(console: Console, schedule: Schedule) -> None:
-    heading(console, "Settings of ksmd")
-    bullets(console, settings_words(schedule))
-    console.print()
-    _verbatim(console, settings_commands(schedule))
-
-
-def _verbatim(console: Console, block: str) -> None:
-    """Lines to copy: indented, never wrapped or cut."""
-    for line in block.splitlines():
-        console.print(Text(f"    {line}"), soft_wrap=True)
+    return Section("The plan", rows, columns, limit=len(rows))
 
 
 def settings_words(schedule: Schedule) -> list[str]:
@@ -131,7 +121,7 @@ def settings_words(schedule: Schedule) -> list[str]:
         sentences.append(_advisor_words(schedule.advisor, schedule.advisor_scans))
     if schedule.advisor_too_eager:
         sentences.append(
-            f"The advisor never goes below {ADVISOR_MIN_CPU} % of a CPU, so with so few pages it "
+            f"The advisor never goes below {ADVISOR_MIN_CPU}% of a CPU, so with so few pages it "
             "scans faster than asked: a fixed pages_to_scan costs less."
         )
     if schedule.cost:
@@ -149,7 +139,7 @@ def settings_words(schedule: Schedule) -> list[str]:
 def _advisor_words(advisor: AdvisorSettings, scans: list[ScanTime]) -> str:
     words = "This kernel has the scan-time advisor, which finds pages_to_scan itself"
     if not scans:
-        return f"{words}, with at most {advisor.max_cpu} % of a CPU."
+        return f"{words}, with at most {advisor.max_cpu}% of a CPU."
     return f"{words}: after {len(scans)} scans, {_scan_words(scans[-1])}."
 
 
@@ -161,61 +151,58 @@ def _scan_words(scan: ScanTime) -> str:
     )
 
 
-def _frontier(console: Console, plan: Plan, size: int) -> None:
-    steps = plan.frontier
-    whole = steps["saved_pages"].max() if len(steps) else 0
-    if not whole:
-        return
-    heading(console, "How much scanning buys how much saving")
-    places = [
-        int((steps["saved_pages"] >= s * whole).to_numpy().argmax()) for s in _FRONTIER_SHARES
-    ]
-    places = list(dict.fromkeys(places))
-    rows = steps.iloc[places].copy()
-    rows["pieces"] = [place + 1 for place in places]
-    rows["share"] = [percent(saved, whole) for saved in rows["saved_pages"]]
-    rows["last"] = [
-        f"{printable(comm)} {vma_name(name)}"
-        for comm, name in zip(rows["comm"], rows["name"], strict=True)
-    ]
+def _frontier(plan: Plan, size: int) -> Section:
+    saved = plan.frontier["saved_pages"].to_numpy()
+    whole = saved.max()
+    places = list(dict.fromkeys(int((saved >= s * whole).argmax()) for s in _FRONTIER_SHARES))
+    rows = plan.frontier.iloc[places]
+    rows = rows.assign(
+        groups=[place + 1 for place in places],
+        share=rows["saved_pages"] / whole,
+        last=rows["comm"] + " " + rows["name"].map(vma_name),
+    )
     columns = [
-        pages("VMA groups", "pieces"),
+        pages("VMA groups", "groups"),
         memory("scanned", "scanned_pages", size),
         memory("saved", "saved_pages", size),
-        Column("of all", "share", number=True),
+        Column("of all", "share", lambda part: percent(part, 1), number=True),
         Column("last one in", "last"),
     ]
-    table(console, rows, columns)
+    return Section("How much scanning buys how much saving", rows, columns)
 
 
-def _risk(console: Console, risk: Risk, size: int) -> None:
-    heading(console, "Risk: whoever shares a page can find out that others have it")
-    rows = risk.borders.copy()
-    total = rows["within_bytes"] + rows["across_bytes"]
-    rows["share"] = [percent(a, t) for a, t in zip(rows["across_bytes"], total, strict=True)]
-    columns = [
+def risk_sections(risk: Risk, size: int) -> list[Section]:
+    """Borders that sharing crosses, the closest pairs, and who should stay out."""
+    total = risk.borders["within_bytes"] + risk.borders["across_bytes"]
+    crossing = [
         Column("border", "border"),
         pages("domains", "domains"),
         memory("saved within", "within_bytes"),
         memory("saved across", "across_bytes"),
-        Column("across", "share", number=True),
+        Column("across", "share", lambda part: percent(part, 1), number=True),
     ]
-    table(console, rows, columns)
+    sections = [
+        Section(
+            "Risk: whoever shares a page can find out that others have it",
+            risk.borders.assign(share=(risk.borders["across_bytes"] / total).fillna(0)),
+            crossing,
+        )
+    ]
     if len(risk.pairs):
-        console.print()
         columns = [
             Column("border", "border"),
             Column("one", "one"),
             Column("other", "other"),
             memory("in common", "shared_pages", size),
         ]
-        table(console, risk.pairs, columns)
+        sections.append(Section("Risk: who shares most across a border", risk.pairs, columns))
     if len(risk.poor_candidates):
-        heading(console, "Poor candidates: a write to a merged page costs them a fault")
         columns = [
             Column("pid", "pid", str, number=True),
             Column("comm", "comm"),
             Column("why", "reason"),
             memory("merged", "ksm_merging_pages", size),
         ]
-        table(console, risk.poor_candidates, columns)
+        title = "Poor candidates: a write to a merged page costs them a fault"
+        sections.append(Section(title, risk.poor_candidates, columns))
+    return sections
