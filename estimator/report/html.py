@@ -99,7 +99,9 @@ def _cells(row: dict[str, Any], columns: list[Column]) -> Iterator[tuple[str, st
 def _svg(figure: Figure, salt: str) -> Markup:
     """``figure`` as an SVG element, the same for the same data."""
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}):
+    with mpl.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}
+    ):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return Markup(text[text.index("<svg") :])

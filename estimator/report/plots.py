@@ -5,6 +5,9 @@ matplotlib is optional: ``pip install 'ksm-estimator[report]'``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -49,7 +52,9 @@ def frontier_figure(snapshot: Snapshot, plan: Plan) -> Figure:
     return figure
 
 
-def contribution_figure(table: pd.DataFrame, label: str, page_bytes: int, limit: int = 15) -> Figure:
+def contribution_figure(
+    table: pd.DataFrame, label: str, page_bytes: int, limit: int = 15
+) -> Figure:
     """Scanned, merged and freed memory, a bar each for the first rows of ``contributions_by``."""
     rows = table.head(limit)
     places = np.arange(len(rows))
@@ -112,6 +117,8 @@ def _matrix_groups(
     return group, [printable(name) for name in chosen]
 
 
-def _label(set_ticks, places, names, **style):  # type: ignore[no-untyped-def]
+def _label(
+    set_ticks: Callable[..., Any], places: npt.NDArray[Any], names: list[str], rotation: int = 0
+) -> None:
     """Label an axis with names that are never read as mathematics."""
-    set_ticks(places, labels=names, parse_math=False, **style)
+    set_ticks(places, labels=names, parse_math=False, rotation=rotation)
