@@ -68,7 +68,7 @@ def _programs(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
         sums = grouped[_AMOUNTS].sum()
         sums.insert(0, "processes", grouped["pid"].count())
         sides.append(sums.astype("int64"))
-    table = sides[0].join(sides[1], how="outer", lsuffix="_a", rsuffix="_b")
+    table = sides[0].merge(sides[1], how="outer", on=keys, suffixes=("_a", "_b"))
     table = table.fillna(0).astype("int64")
     for amount in ["processes", *_AMOUNTS]:
         table[f"{amount}_change"] = table[f"{amount}_b"] - table[f"{amount}_a"]

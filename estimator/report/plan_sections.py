@@ -17,6 +17,7 @@ from estimator.report.sections import Section, vma_name
 from estimator.report.units import count, human_bytes, human_seconds, percent, plural, printable
 from estimator.snapshot import Snapshot
 
+_BLOCKS = 200
 _FRONTIER_SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -80,7 +81,10 @@ def line_words(line: Mapping[Hashable, Any]) -> str:
 
 
 def _numbered(blocks: list[str]) -> str:
-    return "\n".join(f"# {number}\n{block}" for number, block in enumerate(blocks, start=1))
+    shown = [f"# {n}\n{block}" for n, block in enumerate(blocks[:_BLOCKS], start=1)]
+    if len(blocks) > _BLOCKS:
+        shown.append(f"# and {count(len(blocks) - _BLOCKS)} more: advise --json has them all")
+    return "\n".join(shown)
 
 
 def _lines(plan: Plan, size: int) -> Section:
@@ -99,7 +103,7 @@ def _lines(plan: Plan, size: int) -> Section:
         memory("lost without", "loss_bytes"),
         Column("on now", "opted_in", lambda on: "yes" if on else "no"),
     ]
-    return Section("The plan", rows, columns, limit=len(rows))
+    return Section("The plan", rows, columns, limit=_BLOCKS)
 
 
 def settings_words(schedule: Schedule) -> list[str]:

@@ -23,22 +23,26 @@ from estimator.snapshot import Snapshot
 
 _MIB = 2**20
 _MATRIX_SIZE = 24
+_POINTS = 200
+_LABEL_LENGTH = 32
 _BLUE, _GREEN, _GREY = "#1f5fa8", "#2b8a3e", "#868e96"
 
 
 def frontier_figure(snapshot: Snapshot, plan: Plan) -> Figure:
     """Saved memory against memory scanned, best pieces first; the plan is marked."""
     scale = page_bytes(snapshot) / _MIB
-    scanned = np.concatenate([[0], plan.frontier["scanned_pages"]]) * scale
-    saved = np.concatenate([[0], plan.frontier["saved_pages"]]) * scale
+    steps = _thin(plan.frontier, plan.chosen)
+    scanned = np.concatenate([[0], steps["scanned_pages"]]) * scale
+    saved = np.concatenate([[0], steps["saved_pages"]]) * scale
+    chosen = int(np.searchsorted(steps.index, plan.chosen - 1)) + 1 if plan.chosen else 0
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(scanned, saved, color=_BLUE, marker=".", drawstyle="default")
+    axes.plot(scanned, saved, color=_BLUE, marker=".")
     axes.fill_between(scanned, saved, color=_BLUE, alpha=0.1)
-    axes.plot(scanned[plan.chosen], saved[plan.chosen], "o", color=_GREEN, markersize=9)
+    axes.plot(scanned[chosen], saved[chosen], "o", color=_GREEN, markersize=9)
     axes.annotate(
         f"{plan.share:.0%} of the saving",
-        (scanned[plan.chosen], saved[plan.chosen]),
+        (scanned[chosen], saved[chosen]),
         xytext=(8, -16),
         textcoords="offset points",
         color=_GREEN,
@@ -50,6 +54,12 @@ def frontier_figure(snapshot: Snapshot, plan: Plan) -> Figure:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _thin(steps: pd.DataFrame, chosen: int) -> pd.DataFrame:
+    """At most 200 of the steps, spread evenly, with the one that ends the plan."""
+    places = np.linspace(0, len(steps) - 1, min(len(steps), _POINTS)).round().astype(np.int64)
+    return steps.iloc[np.union1d(places, [chosen - 1] if chosen else []).astype(np.int64)]
 
 
 def contribution_figure(
@@ -69,7 +79,7 @@ def contribution_figure(
     for offset, (name, column, color) in enumerate(series):
         height = rows[column].to_numpy() * scale
         axes.barh(places + 0.27 * (offset - 1), height, 0.25, label=name, color=color)
-    _label(axes.set_yticks, places, [printable(str(name)) for name in rows[label]])
+    _label(axes.set_yticks, places, list(rows[label]))
     axes.invert_yaxis()
     axes.set_xlabel("MiB")
     axes.legend(frameon=False, loc="lower right")
@@ -114,11 +124,13 @@ def _matrix_groups(
     chosen = sorted(weight.nlargest(_MATRIX_SIZE).index)
     group = np.full(len(snapshot.processes), -1, np.int64)
     group[processes["mm_id"].to_numpy()] = pd.Index(chosen).get_indexer(names)
-    return group, [printable(name) for name in chosen]
+    return group, chosen
 
 
 def _label(
     set_ticks: Callable[..., Any], places: npt.NDArray[Any], names: list[str], rotation: int = 0
 ) -> None:
-    """Label an axis with names that are never read as mathematics."""
-    set_ticks(places, labels=names, parse_math=False, rotation=rotation)
+    """Label an axis with names, shortened, that are never read as mathematics."""
+    shown = [printable(name) for name in names]
+    labels = [n if len(n) <= _LABEL_LENGTH else f"{n[: _LABEL_LENGTH - 1]}…" for n in shown]
+    set_ticks(places, labels=labels, parse_math=False, rotation=rotation)

@@ -19,27 +19,28 @@ from estimator.snapshot import Snapshot
 
 def render(snapshot: Snapshot, prediction: Prediction, console: Console) -> None:
     """Print the report of ``prediction`` on ``console``: verdict first, details after."""
-    _print(prediction_sections(snapshot, prediction), console)
+    print_sections(prediction_sections(snapshot, prediction), console)
 
 
 def render_plan(
     snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk, console: Console
 ) -> None:
     """Print what to opt in, how to set ksmd, and what risk comes with it."""
-    _print(plan_sections(snapshot, plan, schedule, risk), console)
+    print_sections(plan_sections(snapshot, plan, schedule, risk), console)
 
 
 def render_comparison(comparison: Comparison, console: Console) -> None:
     """Print what changed from A to B and which programs did it."""
-    _print(comparison_sections(comparison), console)
+    print_sections(comparison_sections(comparison), console)
 
 
 def render_verification(verification: Verification, console: Console) -> None:
     """Print prediction and reality side by side."""
-    _print(verification_sections(verification), console)
+    print_sections(verification_sections(verification), console)
 
 
-def _print(sections: list[Section], console: Console) -> None:
+def print_sections(sections: list[Section], console: Console) -> None:
+    """Print ``sections``, the first of them as the headline."""
     for place, section in enumerate(sections):
         if place:
             heading(console, section.title)
