@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from estimator.cli_answers import advise, compare, report, verify
 from estimator.errors import EXIT_INTERRUPTED, EXIT_LOW_COVERAGE, EstimatorError
+from estimator.options import options, policy_options
 
 if TYPE_CHECKING:
     from estimator.ksm.prediction import Prediction
     from estimator.snapshot import Snapshot
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-def _options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_target = _options(
+_target = options(
     click.option("--core", type=click.Path(path_type=Path), help="A crash dump (vmcore)."),
     click.option(
         "--symbols",
@@ -40,23 +31,7 @@ _target = _options(
     ),
     click.option("--seed", type=int, default=0, help="Seed of the hash (default 0)."),
 )
-_policy = _options(
-    click.option(
-        "--scope",
-        type=click.Choice(["all", "enabled"]),
-        default="all",
-        help="all: as if every process had called prctl(PR_SET_MEMORY_MERGE); "
-        "enabled: the VMAs that are VM_MERGEABLE now.",
-    ),
-    click.option("--pid", "pids", type=int, multiple=True, help="Only this process. Repeatable."),
-    click.option("--comm", "comms", multiple=True, help="Only processes of this name."),
-    click.option("--cgroup", "cgroups", multiple=True, help="Only this cgroup and those below it."),
-    click.option("--uid", "uids", type=int, multiple=True, help="Only processes of this user id."),
-    click.option("--max-page-sharing", type=int, metavar="N", help="Else as in the snapshot."),
-    click.option("--use-zero-pages/--no-use-zero-pages", default=None, help="Else as there."),
-    click.option("--merge-across-nodes/--no-merge-across-nodes", default=None),
-)
-_answer = _options(
+_answer = options(
     click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),
     click.option(
         "--min-coverage",
@@ -98,7 +73,7 @@ def collect(core: Path | None, symbols: tuple[Path, ...], seed: int, output: Pat
 
 @cli.command()
 @click.argument("snapshot", type=click.Path(path_type=Path))
-@_policy
+@policy_options
 @_answer
 def predict(snapshot: Path, as_json: bool, min_coverage: float, **policy: Any) -> None:
     """Say what ksmd would do with a snapshot."""
@@ -110,7 +85,7 @@ def predict(snapshot: Path, as_json: bool, min_coverage: float, **policy: Any) -
 @cli.command()
 @_target
 @_output
-@_policy
+@policy_options
 @_answer
 def run(
     core: Path | None,
@@ -163,11 +138,14 @@ def _show(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:
 
         click.echo(json.dumps(prediction.to_json()))
         return
-    from rich.console import Console
-
+    from estimator.report.layout import make_console
     from estimator.report.text import render
 
-    render(snapshot, prediction, Console())
+    render(snapshot, prediction, make_console(sys.stdout))
+
+
+for command in (report, advise, compare, verify):
+    cli.add_command(command)
 
 
 def main() -> None:
