@@ -29,6 +29,7 @@ Progress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done, and how much there is."""
 
 Words = npt.NDArray[np.uint64]
+_SPARSE = 16  # a table of all PFNs is made if one in so many is used
 
 
 def silent(step: str, done: int, total: int) -> None:
@@ -59,14 +60,13 @@ def collect(target: Target, *, seed: int = 0, progress: Progress = silent) -> Sn
 
     Raises CannotAnswerError if that kernel has no KSM, TargetError if it can't be read.
     """
-    from drgn import FaultError
-
+    from estimator.kernel.memory import READ_ERRORS
     from estimator.kernel.target import require_ksm
 
     require_ksm(target.prog)
     try:
         return _Collector(target, seed, progress).snapshot()
-    except (FaultError, LookupError) as error:
+    except (*READ_ERRORS, LookupError) as error:
         why = target.warnings[0] if target.warnings else f"{target.path} is damaged or incomplete"
         raise TargetError(f"{why} (the kernel's own data can't be read: {error})") from error
 
@@ -77,6 +77,7 @@ class _Collector:
         self._prog = target.prog
         self._memory = target.memory
         self._seed = seed
+        self._workers = 1 if target.running else len(os.sched_getaffinity(0))
         self._progress = progress
         self._started = datetime.datetime.now(datetime.UTC)
 
@@ -106,7 +107,7 @@ class _Collector:
         }
         return Snapshot(self._info(unknown), mms.table, vma_table, mappings, frames, nodes, items)
 
-    def _walk(self, mms: Any, vmas: Vmas) -> tuple[pd.DataFrame, pd.DataFrame, Words]:
+    def _walk(self, mms: Any, vmas: Vmas) -> tuple[pd.DataFrame, dict[str, Any], Words]:
         """The VMA table with what their page tables hold, and a row and a PFN per page mapped."""
         from estimator.kernel.names import vma_names
         from estimator.kernel.pagetable import KEY_PAGE_BITS, PageTables, Ranges
@@ -154,33 +155,36 @@ class _Collector:
             column = np.zeros(len(table), np.uint64)
             column[walked] = pages
             table[name] = column
-        mappings = pd.DataFrame(
-            {"vma_id": walked[index].astype(np.uint32), "page_index": page_index, "flags": flags}
-        )
-        return table, mappings, pfn
+        vma_id = walked.astype(np.uint32)[index]
+        return table, {"vma_id": vma_id, "page_index": page_index, "flags": flags}, pfn
 
     def _anonymous(
-        self, pages: Any, vmas: pd.DataFrame, mappings: pd.DataFrame, pfns: Words
+        self, pages: Any, vmas: pd.DataFrame, mappings: dict[str, Any], pfns: Words
     ) -> tuple[pd.DataFrame, PageInfo, Words]:
         """Keep the mappings of anonymous and KSM frames, with their frame_id; and the frames."""
-        distinct = np.unique(pfns)
+        distinct, row = _distinct(pfns)
         self._progress("struct pages", 0, len(distinct))
         info = pages.read(distinct)
+        if not info.ok.all():
+            lost = np.bincount(mappings["vma_id"][~info.ok[row]], minlength=len(vmas))
+            vmas["unknown_pages"] += lost.astype(np.uint64)
         keep = info.ok & info.anonymous
-        row = np.searchsorted(distinct, pfns)
-        lost = np.bincount(mappings["vma_id"][~info.ok[row]], minlength=len(vmas))
-        vmas["unknown_pages"] += lost.astype(np.uint64)
         frame_id = (np.cumsum(keep) - 1).astype(np.uint32)
         kept = keep[row]
-        table = mappings[kept].reset_index(drop=True)
-        table.insert(2, "frame_id", frame_id[row[kept]])
-        return table, type(info)(**{k: v[keep] for k, v in vars(info).items()}), distinct[keep]
+        columns = {name: values[kept] for name, values in mappings.items()}
+        columns["frame_id"] = frame_id[row[kept]]
+        kept_info = type(info)(**{name: values[keep] for name, values in vars(info).items()})
+        return pd.DataFrame(columns, copy=False), kept_info, distinct[keep]
 
     def _frames(self, info: PageInfo, pfns: Words) -> pd.DataFrame:
         from estimator.hashing import hash_frames, zero_hash
 
         hashes, unknown = hash_frames(
-            self._memory, pfns, self._seed, lambda n: self._progress("hashing", n, len(pfns))
+            self._memory,
+            pfns,
+            self._seed,
+            self._workers,
+            lambda n: self._progress("hashing", n, len(pfns)),
         )
         hashed = unknown == Unknown.HASHED
         flags = info.flags.copy()
@@ -218,7 +222,7 @@ class _Collector:
             },
             "source": {
                 "kind": self._target.kind,
-                "path": os.path.abspath(self._target.path),
+                "path": self._target.path,
                 "format": self._target.format,
                 "warnings": list(self._target.warnings),
             },
@@ -254,25 +258,42 @@ class _EntryCounts:
         self._add(self.ksm_zero, entries, zero & entries.dirty)  # is_ksm_zero_pte()
         self._add(self.zero, entries, zero & ~entries.dirty)
         keep = present & ~zero & ~entries.special
-        flags = (
-            entries.prot_none * np.uint8(MappingFlag.PROT_NONE)
-            | entries.huge * np.uint8(MappingFlag.HUGE)
-            | entries.writable * np.uint8(MappingFlag.WRITABLE)
-            | entries.dirty * np.uint8(MappingFlag.DIRTY)
-        )
+        flags = np.zeros(len(pfn), np.uint8)
+        for flag, which in (
+            (MappingFlag.PROT_NONE, entries.prot_none),
+            (MappingFlag.HUGE, entries.huge),
+            (MappingFlag.WRITABLE, entries.writable),
+            (MappingFlag.DIRTY, entries.dirty),
+        ):
+            flags |= which.view(np.uint8) * np.uint8(flag)
         index = entries.range_index
         page_index = (entries.key - start[index]).astype(np.uint32)
-        return index[keep], page_index[keep], pfn[keep], flags[keep]
+        columns = (index.astype(np.uint32), page_index, pfn, flags)
+        return columns if keep.all() else tuple(column[keep] for column in columns)
 
     def _add(self, total: npt.NDArray[np.int64], entries: Entries, which: Any) -> None:
         if which.any():
             total += np.bincount(entries.range_index[which], minlength=len(total))
 
 
+def _distinct(pfns: Words) -> tuple[Words, npt.NDArray[np.int64]]:
+    """The distinct PFNs, ascending, and the row there of each of ``pfns``."""
+    first = int(pfns.min(initial=0))
+    span = int(pfns.max(initial=0)) - first + 1
+    if span > _SPARSE * len(pfns):
+        distinct, row = np.unique(pfns, return_inverse=True)
+        return distinct, row
+    place = (pfns - np.uint64(first)).view(np.int64)
+    used = np.zeros(span, np.bool_)
+    used[place] = True
+    distinct = np.flatnonzero(used).view(np.uint64) + np.uint64(first)
+    return distinct, (np.cumsum(used, dtype=np.int64) - 1)[place]
+
+
 def _concatenate(parts: list[tuple[npt.NDArray[Any], ...]]) -> tuple[npt.NDArray[Any], ...]:
     if not parts:
         return (
-            np.empty(0, np.int64),
+            np.empty(0, np.uint32),
             np.empty(0, np.uint32),
             np.empty(0, np.uint64),
             np.empty(0, np.uint8),

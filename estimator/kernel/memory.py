@@ -23,6 +23,9 @@ PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
 _RUN_PAGES = 256  # drgn copies what it reads: 1 MiB at a time keeps the copy in the cache
 
+READ_ERRORS = (FaultError, OSError)
+"""What a read raises that fails: FaultError from a dump, OSError too from a running kernel."""
+
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
@@ -61,7 +64,7 @@ class Memory:
         for row, address in enumerate(addresses.tolist()):
             try:
                 data[row] = np.frombuffer(self.prog.read(address, size), np.uint8)
-            except (FaultError, OSError):
+            except READ_ERRORS:
                 ok[row] = False
         return data.view(dtype)[:, 0], ok
 
@@ -69,7 +72,7 @@ class Memory:
         """Fill ``data`` from the kernel address ``address`` on; False if that failed."""
         try:
             data[:] = np.frombuffer(self.prog.read(address, data.size), np.uint8)
-        except (FaultError, OSError):
+        except READ_ERRORS:
             return False
         return True
 
@@ -77,7 +80,7 @@ class Memory:
         """Read a run of frames; where it fails, halve it until the frames at fault are found."""
         try:
             raw = self.prog.read(pfn << PAGE_SHIFT, data.size, True)
-        except (FaultError, OSError) as error:
+        except READ_ERRORS as error:
             if len(data) == 1:
                 excluded = "Excluded page" in str(error)
                 unknown[0] = Unknown.EXCLUDED if excluded else Unknown.UNREADABLE

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from drgn import FaultError, Object, Program
+from drgn import Object, Program
 from drgn.helpers.linux.cgroup import cgroup_path
 from drgn.helpers.linux.mm import access_remote_vm
 
@@ -20,7 +20,7 @@ from estimator.kernel.layout import (
     offset,
     struct_dtype,
 )
-from estimator.kernel.memory import Memory, Words
+from estimator.kernel.memory import READ_ERRORS, Memory, Words
 
 _PF_KTHREAD = 0x0020_0000  # include/linux/sched.h
 _MMF_VM_MERGE_ANY = 30  # include/linux/sched/coredump.h; 29 in 6.4-6.6
@@ -126,7 +126,7 @@ def _list(prog: Program, head: int) -> Iterator[int]:
         yield node
         try:
             node = prog.read_u64(node)
-        except FaultError:
+        except READ_ERRORS:
             return
 
 
@@ -183,7 +183,7 @@ def _cmdline(prog: Program, mm: Any, address: int) -> str | None:
         raw = access_remote_vm(
             Object(prog, "struct mm_struct *", address), int(mm["arg_start"]), size
         )
-    except (FaultError, OSError, ValueError):
+    except (*READ_ERRORS, ValueError):
         return None
     return raw.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
 
@@ -192,7 +192,7 @@ def _cgroup(prog: Program, css_set: int) -> str:
     try:
         group = Object(prog, "struct css_set *", css_set).dfl_cgrp
         return cgroup_path(group).decode(errors="replace")
-    except (FaultError, AttributeError, LookupError):
+    except (*READ_ERRORS, AttributeError, LookupError):
         return ""
 
 
@@ -200,7 +200,7 @@ def _int(prog: Program, address: int, type_: str, path: str) -> int:
     """An unsigned 32-bit member; 0 if it can't be read."""
     try:
         return prog.read_u32(address + offset(prog, type_, path))
-    except FaultError:
+    except READ_ERRORS:
         return 0
 
 

@@ -30,6 +30,11 @@ class Target:
     format: str
     warnings: tuple[str, ...] = ()
 
+    @property
+    def running(self) -> bool:
+        """Whether what is read may change meanwhile."""
+        return self.kind != "core"
+
 
 def open_core(path: Path, symbols: Sequence[Path] = ()) -> Target:
     """Open the crash dump ``path`` with the vmlinux among ``symbols``, or the one drgn finds.
@@ -51,7 +56,8 @@ def open_core(path: Path, symbols: Sequence[Path] = ()) -> Target:
             hint="is it the core of a user process? From QEMU, add -device vmcoreinfo",
         )
     load_symbols(prog, symbols)
-    return Target(prog, _memory(prog, dump), "core", str(path), dump.format, _warnings(dump))
+    found = str(path.absolute())
+    return Target(prog, _memory(prog, dump), "core", found, dump.format, _warnings(dump))
 
 
 def from_program(prog: Program) -> Target:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from drgn import FaultError, Program
+from drgn import Program
 
 from estimator.kernel.layout import first_member, has_member, offset, struct_dtype
-from estimator.kernel.memory import Mask, Memory, Words
+from estimator.kernel.memory import READ_ERRORS, Mask, Memory, Words
 
 _NODE_MASK = np.uint64(0xFF)  # MAPLE_NODE_MASK: the low bits of a pointer to a node say its type
 _TYPE_SHIFT, _TYPE_MASK = np.uint64(3), np.uint64(0xF)
@@ -192,7 +192,7 @@ def vm_flag_values(prog: Program) -> dict[str, int]:
             if entry.name.value_():
                 name = entry.name.string_().decode(errors="replace")
                 values[name] = int(entry.mask.value_())
-    except (LookupError, FaultError):
+    except (*READ_ERRORS, LookupError):
         pass
     return values
 
@@ -221,6 +221,6 @@ def _dax_files(prog: Program, files: Words) -> set[int]:
             address = prog.read_u64(file + inode_offset)
             if prog.read_u32(address + flags_offset) & _S_DAX:
                 found.add(file)
-        except FaultError:
+        except READ_ERRORS:
             continue
     return found
