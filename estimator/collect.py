@@ -120,7 +120,7 @@ class _Collector:
         hugetlb = (vmas.flags & np.uint64(values["hugetlb"])) != 0
         walked = np.flatnonzero((vmas.anon_vma != 0) & ~hugetlb)
         tables = PageTables(prog, self._memory, Ranges(start[walked], end[walked]))
-        pgd = mms.structs["pgd"] - np.uint64(int(prog["PAGE_OFFSET"]))
+        pgd = mms.structs["pgd"] - np.uint64(self._memory.direct_map)
         wanted = np.unique(vmas.mm[walked]).astype(np.int64)
         count = _EntryCounts(prog, len(walked))
         parts: list[tuple[npt.NDArray[Any], ...]] = []
@@ -184,7 +184,7 @@ class _Collector:
         )
         hashed = unknown == Unknown.HASHED
         flags = info.flags.copy()
-        flags[hashed & (hashes == zero_hash(self._seed))] |= FrameFlag.ZERO
+        flags[hashed & (hashes == zero_hash(self._seed))] |= np.uint32(FrameFlag.ZERO)
         return pd.DataFrame(
             {
                 "pfn": pfns,
@@ -308,5 +308,5 @@ def _mark_merged(
     frame = nodes["frame_id"].to_numpy(np.int64, na_value=-1)[items["node_id"]]
     same = (key[row] == wanted) & (mappings["frame_id"].to_numpy()[row] == frame)
     flags = mappings["flags"].to_numpy().copy()
-    flags[row[same]] |= MappingFlag.MERGED
+    flags[row[same]] |= np.uint8(MappingFlag.MERGED)
     mappings["flags"] = flags

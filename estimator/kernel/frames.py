@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from drgn import Program
 
 from estimator.facts import FrameFlag
@@ -76,26 +77,24 @@ class PageArray:
         """The facts of the frames ``pfns`` (ascending, distinct)."""
         pages, ok = self._pages(pfns)
         head_pfn = self._head_pfns(pages, pfns)
-        heads, inverse = np.unique(head_pfn, return_inverse=True)
-        folios, folio_ok = self._folios(heads)
-        ok &= folio_ok[inverse]
+        first = np.ones(len(pfns), np.bool_)  # of its folio, whose frames are neighbours
+        first[1:] = head_pfn[1:] != head_pfn[:-1]
+        folio_of = np.cumsum(first) - 1
+        folios, folio_ok = self._folios(head_pfn[first], pages[first], pfns[first])
+        ok &= folio_ok[folio_of]
         large = self._is_large(folios["flags"])
         order = np.where(large, folios["order"] & 0xFF, 0).astype(np.uint8)
-        flags = self._flags(folios, large)[inverse]
-        for flag, name in _PAGE_FLAGS:
-            flags |= self._test(pages["flags"], name, flag)
-        entire = np.where(large, folios["entire_mapcount"] + 1, 0)
-        own, total = self._mapcounts(pages, folios, entire, inverse, heads, order, large)
-        mapping = folios["mapping"][inverse]
+        own, total = self._mapcounts(pages, folios, folio_of, head_pfn[first], order, large)
+        mapping = folios["mapping"][folio_of]
         return PageInfo(
             ok=ok,
             anonymous=(mapping & np.uint64(_ANON)) != 0,
-            flags=flags,
-            order=order[inverse],
+            flags=self._folio_flags(folios, large)[folio_of] | self._page_flags(pages["flags"]),
+            order=order[folio_of],
             head_pfn=head_pfn,
             node=self._nodes(pages["flags"]),
             mapcount=own,
-            refcount=folios["refcount"][inverse],
+            refcount=folios["refcount"][folio_of],
             folio_mapcount=total,
             mapping=mapping,
         )
@@ -136,38 +135,46 @@ class PageArray:
         tail = (word & np.uint64(1)) != 0
         return np.where(tail, self.pfn_of(word - np.uint64(1)), pfns)
 
-    def _folios(self, heads: Words) -> tuple[npt.NDArray[Any], Mask]:
-        folios = np.zeros(len(heads), self._folio)
-        size = np.uint64(self._page.itemsize)
-        first, ok = self._pages(heads)
-        large = self._is_large(first["flags"])
-        addresses = np.uint64(self._base) + heads[large] * size
-        folios[large], ok[large] = self._memory.structs(addresses, self._folio)
+    def _folios(
+        self, heads: Words, pages: npt.NDArray[Any], pfns: Words
+    ) -> tuple[npt.NDArray[Any], Mask]:
+        """struct folio of each head; small ones from the ``pages`` (of ``pfns``) at hand."""
+        folios, ok = np.zeros(len(heads), self._folio), np.ones(len(heads), np.bool_)
         for name in self._page.names or ():
             if name in (self._folio.names or ()):
-                folios[name][~large] = first[name][~large]
+                folios[name] = pages[name]
+        large = self._is_large(pages["flags"]) | (heads != pfns)
+        addresses = np.uint64(self._base) + heads[large] * np.uint64(self._page.itemsize)
+        folios[large], ok[large] = self._memory.structs(addresses, self._folio)
         return folios, ok
 
     def _is_large(self, flags: Words) -> Mask:
         return (flags & np.uint64(self._head_bit)) != 0
 
-    def _flags(self, folios: npt.NDArray[Any], large: Mask) -> npt.NDArray[np.uint32]:
-        flags = np.zeros(len(folios), np.uint32)
-        word = folios["flags"]
-        for flag, name in _FOLIO_FLAGS:
-            flags |= self._test(word, name, flag)
+    def _folio_flags(self, folios: npt.NDArray[Any], large: Mask) -> npt.NDArray[np.uint32]:
+        words, word_of = _distinct(folios["flags"])
+        flags = self._translate(words, _FOLIO_FLAGS)
         swapbacked = (flags & np.uint32(FrameFlag.SWAPBACKED)) != 0  # folio_test_swapcache()
-        in_swap_cache = swapbacked & ((word & np.uint64(self._swapcache_bit)) != 0)
-        flags[in_swap_cache] |= FrameFlag.SWAPCACHE
-        flags[(folios["mapping"] & np.uint64(_KSM)) == _KSM] |= FrameFlag.KSM
-        flags[large] |= FrameFlag.LARGE
+        in_swap_cache = swapbacked & ((words & np.uint64(self._swapcache_bit)) != 0)
+        flags[in_swap_cache] |= np.uint32(FrameFlag.SWAPCACHE)
+        flags = flags[word_of]
+        flags[(folios["mapping"] & np.uint64(_KSM)) == _KSM] |= np.uint32(FrameFlag.KSM)
+        flags[large] |= np.uint32(FrameFlag.LARGE)
         pinned = np.where(large, folios["pincount"] > 0, folios["refcount"] >= _PIN_BIAS)
-        flags[pinned] |= FrameFlag.PINNED
+        flags[pinned] |= np.uint32(FrameFlag.PINNED)
         return flags
 
-    def _test(self, word: Words, name: str, flag: FrameFlag) -> npt.NDArray[np.uint32]:
-        bit = np.uint64(self._bits[name])
-        return np.where((word & bit) != 0, np.uint32(flag), np.uint32(0)).astype(np.uint32)
+    def _page_flags(self, flags: Words) -> npt.NDArray[np.uint32]:
+        words, word_of = _distinct(flags)
+        return self._translate(words, _PAGE_FLAGS)[word_of]
+
+    def _translate(
+        self, words: Words, table: tuple[tuple[FrameFlag, str], ...]
+    ) -> npt.NDArray[np.uint32]:
+        flags = np.zeros(len(words), np.uint32)
+        for flag, name in table:
+            flags[(words & np.uint64(self._bits[name])) != 0] |= np.uint32(flag)
+        return flags
 
     def _nodes(self, flags: Words) -> npt.NDArray[np.uint16]:
         if self._node_shift is None:
@@ -178,22 +185,22 @@ class PageArray:
         self,
         pages: npt.NDArray[Any],
         folios: npt.NDArray[Any],
-        entire: npt.NDArray[np.int32],
-        inverse: npt.NDArray[np.int64],
+        folio_of: npt.NDArray[np.int64],
         heads: Words,
         order: npt.NDArray[np.uint8],
         large: Mask,
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Mappings of each page (page_mapcount()) and of its folio (folio_mapcount())."""
+        entire = np.where(large, folios["entire_mapcount"] + 1, 0)
         double = np.zeros(len(folios), np.int32)
         if self._double_map:  # until 6.2, 4b51634cd16a: each page counts one too many
             double[large] = (folios["second_flags"][large] & np.uint64(self._double_map)) != 0
-        own = (pages["mapcount"] + 1 + (entire - double)[inverse]).astype(np.int32)
+        own = (pages["mapcount"] + 1 + (entire - double)[folio_of]).astype(np.int32)
         if self._counts_mappings:  # 6.9+, 05c5323b2a34
             total = folios["large_mapcount"] + 1
         else:
             total = entire + self._sum_of_pages(heads, order, large) - (double << order)
-        return own, np.where(large[inverse], total[inverse], own).astype(np.int32)
+        return own, np.where(large[folio_of], total[folio_of], own).astype(np.int32)
 
     def _sum_of_pages(
         self, heads: Words, order: npt.NDArray[np.uint8], large: Mask
@@ -209,6 +216,12 @@ class PageArray:
         pages, _ = self._pages(np.repeat(heads[rows], count) + piece.astype(np.uint64))
         total[rows] = np.add.reduceat(pages["mapcount"] + 1, start)
         return total
+
+
+def _distinct(words: Words) -> tuple[Words, npt.NDArray[np.intp]]:
+    """The few distinct values among many flag words, and which of them each one is."""
+    codes, distinct = pd.factorize(words)
+    return np.asarray(distinct), codes
 
 
 def _page_dtype(prog: Program) -> np.dtype[Any]:

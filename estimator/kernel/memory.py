@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import itertools
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Program
+from drgn.helpers.linux.mm import phys_to_virt
 
 from estimator.facts import Unknown
 from estimator.kernel.dumpfile import DumpFile
@@ -32,7 +33,7 @@ class Memory:
 
     def __init__(self, prog: Program) -> None:
         self.prog = prog
-        self._direct_map = int(prog["PAGE_OFFSET"].value_())
+        self.direct_map = int(phys_to_virt(prog, 0).value_())
 
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
         """The contents of the frames ``pfns``, u8 (n, 4096), and why not: ``Unknown``, u8 (n,).
@@ -45,11 +46,9 @@ class Memory:
             self._read_run(int(pfns[start]), data[start:stop], unknown[start:stop])
         return data, unknown
 
-    def batches(self, pfns: Words) -> Iterator[tuple[slice, Bytes, Bytes]]:
-        """``frames(pfns)`` in pieces that fit the cache: (rows of ``pfns``, data, unknown)."""
-        for start in range(0, len(pfns), _RUN_PAGES):
-            rows = slice(start, start + _RUN_PAGES)
-            yield rows, *self.frames(pfns[rows])
+    def contents(self, pfns: Words) -> tuple[Iterable[Bytes], Bytes]:
+        """The contents of the frames ``pfns``, each u8 (4096,), and why not: see ``frames``."""
+        return self.frames(pfns)
 
     def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
         """The structs at the kernel addresses ``addresses``, (n,) of ``dtype``; which were read.
@@ -109,10 +108,15 @@ class MappedElf(Memory):
         offsets, unknown = self._locate(pfns << np.uint64(PAGE_SHIFT), PAGE_SIZE)
         return self._gather(offsets, PAGE_SIZE), unknown
 
+    def contents(self, pfns: Words) -> tuple[Iterable[Bytes], Bytes]:
+        """See ``Memory.contents``: views of the mapped file, nothing is copied."""
+        offsets, unknown = self._locate(pfns << np.uint64(PAGE_SHIFT), PAGE_SIZE)
+        return map(self._windows(PAGE_SIZE).__getitem__, offsets.tolist()), unknown
+
     def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
         """See ``Memory.structs``; through the direct map, without a page-table walk each."""
         size = dtype.itemsize
-        offsets, unknown = self._locate(addresses - np.uint64(self._direct_map), size)
+        offsets, unknown = self._locate(addresses - np.uint64(self.direct_map), size)
         data = self._gather(offsets, size)
         found = data.view(dtype)[:, 0]
         ok = unknown == Unknown.HASHED
@@ -136,11 +140,13 @@ class MappedElf(Memory):
         return offsets, unknown
 
     def _gather(self, offsets: Words, size: int) -> Bytes:
-        everywhere = np.lib.stride_tricks.as_strided(
-            self._file, (max(self._file.size - size + 1, 0), size), (1, 1), writeable=False
-        )
-        found: Bytes = everywhere[offsets.astype(np.int64)]
+        found: Bytes = self._windows(size)[offsets.astype(np.int64)]
         return found
+
+    def _windows(self, size: int) -> Bytes:
+        """The file as overlapping rows: row n is the ``size`` bytes at offset n."""
+        windows = max(self._file.size - size + 1, 0)
+        return np.lib.stride_tricks.as_strided(self._file, (windows, size), (1, 1), writeable=False)
 
 
 def _map(path: Path) -> Bytes:

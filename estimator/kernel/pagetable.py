@@ -157,11 +157,11 @@ class PageTables:
         for start in range(0, len(key), _TABLES_AT_ONCE):
             rows = slice(start, start + _TABLES_AT_ONCE)
             entries = self._tables(key[rows], table[rows], shift)
-            row, column = np.nonzero(entries)
-            found = key[rows][row] + (column.astype(np.uint64) << shift)
+            row, column, value = _nonzero(entries)
+            found = key[rows][row] + (column << shift)
             wanted = self._ranges.overlap(found, np.uint64(1) << shift)
             keys.append(found[wanted])
-            values.append(entries[row[wanted], column[wanted]])
+            values.append(value[wanted])
         return np.concatenate(keys), np.concatenate(values)
 
     def _tables(self, key: Words, table: Words, shift: np.uint64) -> Words:
@@ -180,10 +180,11 @@ class PageTables:
         tables = ~huge
         pfns = (value[tables] & _PFN_MASK) >> _PAGE_SHIFT
         found = self._tables(key[tables], pfns, _ZERO)
-        entries[tables] = np.where((found & _PRESENT) | (found == 0), found, found ^ _PFN_MASK)
+        found[((found & _PRESENT) == _ZERO) & (found != _ZERO)] ^= _PFN_MASK
+        entries[tables] = found
         entries[huge] = _pieces(value[huge])
-        row, column = np.nonzero(entries)
-        page_key = key[row] + column.astype(np.uint64)
+        row, column, values = _nonzero(entries)
+        page_key = key[row] + column
         first, _ = self._ranges.find(key)
         first_row = np.minimum(first, len(self._ranges.start) - 1)
         whole = (self._ranges.start[first_row] <= key) & (
@@ -193,10 +194,16 @@ class PageTables:
         inside = np.ones(len(row), np.bool_)
         split = ~whole[row]
         range_index[split], inside[split] = self._ranges.find(page_key[split])
-        values = entries[row, column]
         if inside.all():
             return Entries(page_key, range_index, values, huge[row])
         return Entries(page_key[inside], range_index[inside], values[inside], huge[row][inside])
+
+
+def _nonzero(entries: Words) -> tuple[npt.NDArray[np.int64], Words, Words]:
+    """Row, column and value of the entries of tables, (n, 512), that are not 0."""
+    flat = entries.reshape(-1)
+    place = np.flatnonzero(flat)
+    return place >> _BITS_PER_LEVEL, (place & (_ENTRIES - 1)).astype(np.uint64), flat[place]
 
 
 def _pieces(value: Words) -> Words:

@@ -58,7 +58,7 @@ def _read(prog: Program, variables: dict[str, str]) -> dict[str, int]:
             value = prog[base]
             for member in members:
                 value = value.member_(member)
-            if value.type_.unaliased_kind == drgn.TypeKind.STRUCT:  # atomic_long_t since 6.10
+            if value.type_.unaliased_kind() == drgn.TypeKind.STRUCT:  # atomic_long_t since 6.10
                 value = value.counter
             found[name] = int(value)
         except (LookupError, FaultError):
