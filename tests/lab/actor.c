@@ -106,14 +106,15 @@ static void wait_ready(long seen, long pid)
 	long thread;
 	int file = open(READY, O_RDONLY | O_CREAT, 0600);
 
-	while (pread(file, text, RECORD, seen) != RECORD || atol(text) != pid) {
-		if (ready_count() >= seen + RECORD) {
+	for (;;) {
+		if (pread(file, text, RECORD, seen) == RECORD) {
+			if (atol(text) == pid)
+				break;
 			seen += RECORD;
-			continue;
-		}
-		if (waitpid(pid, NULL, WNOHANG) == pid || state_of(pid) == 'X')
+		} else if (waitpid(pid, NULL, WNOHANG) == pid || state_of(pid) == 'X')
 			exit(1);
-		usleep(1000);
+		else
+			usleep(1000);
 	}
 	close(file);
 	thread = atol(text + RECORD / 2);

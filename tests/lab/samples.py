@@ -32,7 +32,8 @@ def main() -> None:
             directory = arguments.out / series / workload.name
             directory.mkdir(parents=True, exist_ok=True)
             started = time.monotonic()
-            result = run_workload(workload, kernel, directory / "vmcore")
+            try: result = run_workload(workload, kernel, directory / "vmcore")
+            except Exception as e: say(f"FAILED {workload.name} {e}"); continue
             result.truth.save(directory / "truth.json")
             link = directory / "vmlinux"
             link.unlink(missing_ok=True)
