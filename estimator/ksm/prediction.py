@@ -30,19 +30,23 @@ class Prediction:
     """The state of KSM at rest under one policy.
 
     ``counters``: the files of /sys/kernel/mm/ksm, plus ``ksm_rmap_items`` (pages; general_profit
-    in bytes). ``physical``: ``frames_before``, ``frames_after``, ``bytes_saved`` and
-    ``net_bytes_saved`` (less rmap_items, stable nodes, chains and mm slots).
+    in bytes), as read with smart_scan off. ``physical``: ``frames_before``, ``frames_after``,
+    ``frames_freed``, ``bytes_saved``, the overhead in bytes, and ``net_bytes_saved`` (less
+    rmap_items, stable nodes, chains and mm slots that are not there yet). ``scans``: full scans
+    until the counters stay the same. ``smart_scan``: the kernel skips pages that did not merge.
 
     ``processes``: one row per selected mm: mm_id, pid, comm, cgroup, uid, ksm_rmap_items,
-    ksm_merging_pages, ksm_zero_pages, ksm_process_profit (bytes), pages_unshared, pages_volatile,
-    unknown_pages. ``vmas``: one row per VMA of a selected mm that was considered: vma_id, mm_id,
-    pid, start, end, name, ksm_rmap_items, ksm_merging_pages, ksm_zero_pages, unknown_pages, and
-    ``excluded_by`` (null: a candidate VMA). ``cgroups``: sums of ``processes`` by cgroup.
+    ksm_merging_pages, ksm_zero_pages, pages_unshared, pages_volatile, smaps_ksm_pages,
+    unknown_pages, ksm_process_profit (bytes). ``vmas``: one row per VMA of a selected mm: vma_id,
+    mm_id, pid, start, end, name, ksm_rmap_items, ksm_merging_pages, ksm_zero_pages,
+    pages_unshared, pages_volatile, smaps_ksm_pages (what smaps shows as "KSM:"),
+    split_away_pages, unknown_pages, and ``excluded_by`` (null: a candidate VMA). ``cgroups``: sums
+    of ``processes`` by cgroup. ``excluded``: excluded_by, vmas, anonymous_pages.
 
     ``outcome``: u8 ``Outcome`` per row of ``snapshot.mappings``. ``stable_node``: i64 per row of
-    ``snapshot.mappings``, the number of the stable node (equal for all that share one frame in
-    the end), -1 unless MERGED. ``content``: i64 per row of ``snapshot.frames``, equal for frames
-    with the same bytes (and the same node where trees are per node), -1 where unknown.
+    ``snapshot.mappings``, the frame_id of the KSM page that it maps in the end, -1 unless MERGED.
+    ``content``: i64 per row of ``snapshot.frames``, equal for frames with the same bytes (and the
+    same node where trees are per node), -1 where unknown.
     """
 
     policy: Policy
@@ -50,11 +54,55 @@ class Prediction:
     counters: dict[str, int]
     physical: dict[str, int]
     coverage: dict[str, Any]
+    scans: int
+    smart_scan: bool
     warnings: list[str]
     processes: pd.DataFrame
     vmas: pd.DataFrame
     cgroups: pd.DataFrame
-    excluded: pd.DataFrame = field(repr=False)  # excluded_by, vmas, anonymous_pages
+    excluded: pd.DataFrame = field(repr=False)
     outcome: npt.NDArray[np.uint8] = field(repr=False)
     stable_node: npt.NDArray[np.int64] = field(repr=False)
     content: npt.NDArray[np.int64] = field(repr=False)
+
+    def unmerged_readings(self) -> list[dict[str, int]]:
+        """What pages_unshared and pages_volatile can show at rest; their sum never differs.
+
+        With smart_scan a page that did not merge is skipped in most scans, and a skipped page is
+        taken out of the unstable tree (should_skip_rmap_item() in mm/ksm.c). So unshared pages
+        show as volatile after any scan but the 2nd, 3rd, 4th, 6th, 9th, 14th, 23rd, 32nd ...
+        """
+        names = ("pages_unshared", "pages_volatile")
+        readings = [{name: self.counters[name] for name in names}]
+        if self.smart_scan:
+            total = sum(readings[0].values())
+            readings.append({"pages_unshared": 0, "pages_volatile": total})
+        return readings
+
+    def to_json(self) -> dict[str, Any]:
+        """The prediction as JSON values: exact integers, bytes and pages.
+
+        ``vmas`` holds the VMAs with candidate pages.
+        """
+        vmas = self.vmas
+        touched = (vmas[["ksm_rmap_items", "ksm_zero_pages", "unknown_pages"]] > 0).any(axis=1)
+        return {
+            "kernel": self.kernel,
+            "policy": self.policy.to_json(),
+            "coverage": self.coverage,
+            "warnings": self.warnings,
+            "counters": self.counters,
+            "physical": self.physical,
+            "scans": self.scans,
+            "smart_scan": self.smart_scan,
+            "unmerged_readings": self.unmerged_readings(),
+            "processes": _records(self.processes.drop(columns="mm_id")),
+            "vmas": _records(vmas[touched].drop(columns=["vma_id", "mm_id", "excluded_by"])),
+            "cgroups": _records(self.cgroups),
+            "excluded": _records(self.excluded),
+        }
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    columns = {str(name): table[name].tolist() for name in table}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

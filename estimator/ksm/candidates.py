@@ -1,0 +1,156 @@
+"""Which processes, VMAs and mappings take part: the pages that ksmd would give an rmap_item."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from estimator.errors import UsageError
+from estimator.ksm.policy import Policy
+from estimator.ksm.rules import Rules
+from estimator.snapshot import MappingFlag, Snapshot, Unknown
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+NOT_MERGEABLE = "not VM_MERGEABLE"
+NOT_ON_LIST = "its mm is not on ksmd's list"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Who takes part.
+
+    ``mms``, ``vmas``: bool per row of the snapshot's tables: selected mms, candidate VMAs.
+    ``excluded_by``: object per VMA, why it is no candidate; None for candidates and for VMAs of
+    processes that were not selected. ``vma_starts``: i64, first row of ``mappings`` of every VMA,
+    and one past the end. ``rows``: i64, the rows of ``mappings`` that are candidates, in scan
+    order; None: all of them. ``frame``: i64, their frame_id.
+    """
+
+    mms: Bools
+    vmas: Bools
+    excluded_by: npt.NDArray[np.object_]
+    vma_starts: Ints
+    rows: Ints | None
+    frame: Ints
+
+    def row_numbers(self) -> Ints:
+        """``rows``, also where it is None."""
+        return np.arange(len(self.frame)) if self.rows is None else self.rows
+
+
+def find_candidates(snapshot: Snapshot, policy: Policy, rules: Rules) -> Candidates:
+    """The candidates under ``policy``.
+
+    A VMA takes part if it is VM_MERGEABLE and has an anon_vma (scan_get_next_rmap_item() in
+    mm/ksm.c), in an mm on ksmd's list; in scope "all" also if vma_ksm_compatible() and its mm
+    is selected. In it every present mapping of an anonymous page counts, PROT_NONE ones only where
+    the kernel's walker finds them. Raises UsageError for selectors that match nothing.
+    """
+    mms = select_mms(snapshot.processes, policy)
+    listed = snapshot.processes["scan_order"].to_numpy() >= 0
+    vmas = snapshot.vmas
+    mm_of_vma = vmas["mm_id"].to_numpy()
+    mergeable = vmas["mergeable"].to_numpy()
+    has_anon_vma = vmas["has_anon_vma"].to_numpy()
+    selected = mms[mm_of_vma]
+    excluded_by = np.full(len(vmas), None, dtype=object)
+    if policy.scope == "all":
+        open_to_merging = mergeable | vmas["compatible"].to_numpy()
+        shut = selected & ~open_to_merging
+        excluded_by[shut] = vmas["excluded_by"].to_numpy(dtype=object)[shut]
+    else:
+        open_to_merging = mergeable & listed[mm_of_vma]
+        excluded_by[selected & ~open_to_merging] = NOT_MERGEABLE
+        excluded_by[selected & ~listed[mm_of_vma]] = NOT_ON_LIST
+    taking_part = selected & open_to_merging & has_anon_vma
+    vma_of_mapping = snapshot.mappings["vma_id"].to_numpy()
+    vma_starts = np.searchsorted(vma_of_mapping, np.arange(len(vmas) + 1, dtype=np.uint32))
+    frame = snapshot.mappings["frame_id"].to_numpy()
+    rows = _candidate_rows(snapshot.mappings, taking_part, vma_starts, rules)
+    if rows is not None:
+        frame = frame[rows]
+    return Candidates(mms, taking_part, excluded_by, vma_starts, rows, frame.astype(np.int64))
+
+
+def _candidate_rows(
+    mappings: pd.DataFrame, vmas: Bools, vma_starts: Ints, rules: Rules
+) -> Ints | None:
+    takes_part = np.repeat(vmas, np.diff(vma_starts))
+    if not rules.scans_prot_none:
+        takes_part &= (mappings["flags"].to_numpy() & MappingFlag.PROT_NONE) == 0
+    if takes_part.all():
+        return None
+    return np.flatnonzero(takes_part)
+
+
+def select_mms(processes: pd.DataFrame, policy: Policy) -> Bools:
+    """Bool per row of ``processes``: matches every selector that is given.
+
+    A cgroup selects its descendants too. An mm shared by several thread groups (CLONE_VM) is
+    selected by the pid of any of them. Raises UsageError, naming what exists, for a value that
+    matches no process.
+    """
+    selected = np.ones(len(processes), dtype=bool)
+    if policy.pids:
+        pids = processes["pid"].to_numpy()
+        sharing = processes["sharing_pids"].to_numpy()
+        matches = [
+            (pids == pid) | np.fromiter((pid in s for s in sharing), bool, len(sharing))
+            for pid in policy.pids
+        ]
+        selected &= _any_of("pid", policy.pids, matches, pids[pids >= 0])
+    if policy.comms:
+        comms = processes["comm"].to_numpy()
+        selected &= _any_of("comm", policy.comms, [comms == c for c in policy.comms], comms)
+    if policy.cgroups:
+        cgroups = processes["cgroup"]
+        matches = [
+            ((cgroups == c.rstrip("/")) | cgroups.str.startswith(c.rstrip("/") + "/")).to_numpy()
+            for c in policy.cgroups
+        ]
+        selected &= _any_of("cgroup", policy.cgroups, matches, cgroups)
+    if policy.uids:
+        uids = processes["uid"].to_numpy()
+        selected &= _any_of("uid", policy.uids, [uids == u for u in policy.uids], uids)
+    if not selected.any() and len(selected):
+        raise UsageError("no process matches all of the given selectors at once")
+    return selected
+
+
+def _any_of(
+    what: str, wanted: Sequence[object], matches: Sequence[Bools], existing: Iterable[object]
+) -> Bools:
+    for value, match in zip(wanted, matches, strict=True):
+        if not match.any():
+            raise UsageError(
+                f"no process of the snapshot has {what} {value}",
+                hint=f"it has {what} {_closest(value, existing)}",
+            )
+    any_match: Bools = np.logical_or.reduce(matches)
+    return any_match
+
+
+def _closest(value: object, existing: Iterable[object], most: int = 5) -> str:
+    if isinstance(value, int):
+        numbers = sorted({int(str(e)) for e in existing}, key=lambda e: (abs(e - value), e))
+        names, total = [str(n) for n in numbers[:most]], len(numbers)
+    else:
+        known = sorted({str(e) for e in existing})
+        names = difflib.get_close_matches(str(value), known, most, cutoff=0.3)
+        names, total = names or known[:most], len(known)
+    more = f" and {total - len(names)} others" if total > len(names) else ""
+    return ", ".join(names) + more
+
+
+def unknown_counts(frames: pd.DataFrame, mappings_per_frame: Ints) -> dict[str, int]:
+    """Candidate mappings of frames without a hash, by reason in lower case."""
+    unknown = frames["unknown"].to_numpy()
+    counts = np.bincount(unknown, weights=mappings_per_frame, minlength=len(Unknown))
+    return {r.name.lower(): int(counts[r]) for r in Unknown if r != Unknown.HASHED and counts[r]}

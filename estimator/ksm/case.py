@@ -1,0 +1,35 @@
+"""A snapshot under a policy, with everything the rules look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator.ksm.candidates import Candidates
+from estimator.ksm.contents import Contents
+from estimator.ksm.facts import FrameFacts
+from estimator.ksm.rules import Rules
+from estimator.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the steps of a prediction hand on."""
+
+    snapshot: Snapshot
+    rules: Rules
+    candidates: Candidates
+    contents: Contents
+    facts: FrameFacts
+
+    @property
+    def frame_of_row(self) -> npt.NDArray[np.uint32]:
+        """frame_id per row of ``mappings``."""
+        return self.snapshot.mappings["frame_id"].to_numpy()
+
+    @property
+    def mapping_flags(self) -> npt.NDArray[np.uint8]:
+        """``MappingFlag`` per row of ``mappings``."""
+        return self.snapshot.mappings["flags"].to_numpy()

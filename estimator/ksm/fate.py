@@ -1,0 +1,208 @@
+"""What becomes of every mapping and every frame: closed forms first, then the simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator.ksm.case import Case
+from estimator.ksm.contents import ClosedForms, closed_forms, first_split_of_folio, per_frame
+from estimator.ksm.facts import NEVER, Bools, Ints
+from estimator.ksm.ordered import Ordered, in_locked_vma, simulate_in_order
+from estimator.ksm.prediction import Outcome
+from estimator.ksm.zero import (
+    FewItems,
+    ZeroPages,
+    can_vanish,
+    deciding_items,
+    use_zero_pages,
+    zero_contents_apart,
+)
+from estimator.snapshot import MappingFlag
+
+
+@dataclass(frozen=True)
+class Fate:
+    """The state at rest.
+
+    ``outcome``: u8 ``Outcome`` per row of ``mappings``. ``stable_frame``: i64 per row, the
+    frame_id of the KSM frame it maps, -1 unless MERGED. ``copied``: i64 rows that map a copy made
+    by break_cow(). ``left``: i64 per frame, candidate mappings that left it. ``vanished``: bool
+    per frame, the split of its folio took its mappings. ``ksm``: bool per frame, a KSM page in
+    the end. ``node``: bool per frame, the page of a stable node with items. ``scans``: full scans
+    until at rest. ``simulated``: i64, the rows simulated.
+    """
+
+    outcome: npt.NDArray[np.uint8]
+    stable_frame: Ints
+    copied: Ints
+    left: Ints
+    vanished: Bools
+    ksm: Bools
+    node: Bools
+    scans: int
+    simulated: Ints
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """The parts of the answer before they are put together."""
+
+    zero_frames: Bools
+    locked_frames: Bools
+    few: FewItems
+    zero_pages: ZeroPages | None
+    closed: ClosedForms
+    ordered: Ordered | None
+
+
+def settle(case: Case) -> Fate:
+    """Decide the fate of every candidate."""
+    contents, facts, rules = case.contents, case.facts, case.rules
+    root, closed_trees = _hidden_roots(case)
+    apart = zero_contents_apart(contents, facts, rules)
+    zero_frames = per_frame(apart, contents) & (facts.items > 0)
+    locked_frames = _frames_with_locked_items(case, zero_frames)
+    nothing = np.zeros(len(facts.items), dtype=bool)
+    few = FewItems(frames=nothing, rows=root[:0], follow=nothing)
+    split = np.full(len(facts.items), NEVER, dtype=np.int64)
+    zero_pages = None
+    if rules.use_zero_pages and apart.any():
+        unusual = closed_trees.copy()
+        unusual[contents.of_frame[facts.known & (facts.node | facts.maybe_blocked)]] = True
+        few = FewItems(per_frame(apart & unusual, contents) & zero_frames, few.rows, nothing)
+        zero_pages = use_zero_pages(contents, facts, apart & ~unusual, rules)
+        split = zero_pages.split
+    elif apart.any():
+        few = deciding_items(facts, zero_frames, locked_frames, rules)
+
+    with_node = np.zeros(len(contents), dtype=bool)
+    with_node[contents.of_frame[facts.known & facts.node]] = True
+    closed = closed_forms(
+        contents,
+        facts,
+        case.candidates,
+        case.frame_of_row,
+        rules,
+        elsewhere=apart | (closed_trees & ~with_node),
+        split=split,
+    )
+    in_order = few.frames | (per_frame(closed.open, contents) & (facts.items > 0))
+    ordered = None
+    if in_order.any() or len(few.rows):
+        ordered = simulate_in_order(case, in_order, few.rows, closed_trees, closed.split)
+    solved = _Solved(zero_frames, locked_frames, few, zero_pages, closed, ordered)
+    return _assemble(case, solved, root)
+
+
+def _hidden_roots(case: Case) -> tuple[Ints, Bools]:
+    """The rows at the root of an unstable tree that no search can pass, and the contents behind.
+
+    Bool per content. Where get_mergeable_page() can't see PROT_NONE pages, the walker still inserts
+    them. If one is the first page that a scan inserts, unstable_tree_search_insert() gives up at
+    the root for every other page of the scan.
+    """
+    facts, contents = case.facts, case.contents
+    behind = np.zeros(len(contents), dtype=bool)
+    if not facts.opaque.any():
+        return np.zeros(0, dtype=np.int64), behind
+    with_node = np.zeros(len(contents), dtype=bool)
+    with_node[contents.of_frame[facts.known & facts.node]] = True
+    frame = case.candidates.frame
+    enters = ~(per_frame(with_node, contents) | facts.ksm)
+    if case.rules.use_zero_pages:
+        enters &= ~facts.zero | facts.blocked
+    node = case.snapshot.frames["node"].to_numpy()
+    tree = np.zeros_like(node) if case.rules.merge_across_nodes else node
+    rows = case.candidates.row_numbers()[enters[frame]]
+    tree_of_row = tree[case.frame_of_row[rows]]
+    roots = []
+    for number in np.unique(tree_of_row).tolist():
+        row = int(rows[np.argmax(tree_of_row == number)])
+        if case.mapping_flags[row] & MappingFlag.PROT_NONE:
+            roots.append(row)
+            inside = (tree == number) & facts.known
+            behind[contents.of_frame[inside]] = True
+    return np.array(roots, dtype=np.int64), behind
+
+
+def _frames_with_locked_items(case: Case, frames: Bools) -> Bools:
+    """Bool per frame: one of ``frames`` with an item in a VM_LOCKED VMA."""
+    found = np.zeros_like(frames)
+    if frames.any() and case.snapshot.vmas["locked"].any():
+        chosen = np.flatnonzero(frames[case.candidates.frame])
+        locked = in_locked_vma(case.snapshot, case.candidates.row_numbers()[chosen])
+        found[case.candidates.frame[chosen[locked]]] = True
+    return found
+
+
+def _assemble(case: Case, solved: _Solved, root: Ints) -> Fate:
+    facts, candidates, closed = case.facts, case.candidates, solved.closed
+    code = np.where(facts.known, Outcome.VOLATILE, Outcome.UNKNOWN).astype(np.uint8)
+    code[closed.stable_frame >= 0] = Outcome.MERGED
+    left = np.where(closed.stable_frame == np.arange(len(code)), 0, facts.items)
+    left[closed.stable_frame < 0] = 0
+    vanished = _vanished(case, solved)
+    if solved.zero_pages is not None:
+        taken = solved.zero_frames & ~solved.few.frames
+        code[taken] = solved.zero_pages.outcome[taken]
+    code[solved.few.follow & vanished] = Outcome.SPLIT_AWAY
+    gone = (code == Outcome.ZERO_PAGE) | (code == Outcome.SPLIT_AWAY)
+    left[gone] = facts.items[gone]
+
+    outcome = np.full(len(case.frame_of_row), Outcome.NOT_CANDIDATE, dtype=np.uint8)
+    stable_frame = np.full(len(outcome), -1, dtype=np.int64)
+    where = slice(None) if candidates.rows is None else candidates.rows
+    outcome[where] = code[candidates.frame]
+    stable_frame[where] = closed.stable_frame[candidates.frame]
+    outcome[closed.unshared] = Outcome.UNSHARED
+    node = np.zeros(len(code), dtype=bool)
+    node[closed.stable_frame[closed.stable_frame >= 0]] = True
+    ksm = facts.ksm.copy()
+    ksm[case.frame_of_row[closed.copied]] = True
+    copied = closed.copied
+    scans = closed.scans
+    if solved.zero_pages is not None:
+        _set_locked_zero_pages(case, solved, outcome)
+        outcome[solved.zero_pages.unshared] = Outcome.UNSHARED
+        scans = max(scans, 3)
+    if solved.ordered is not None:
+        rows, result = solved.ordered.rows, solved.ordered.simulation
+        outcome[rows], stable_frame[rows] = result.outcome, result.stable_frame
+        copied = np.append(copied, rows[result.copied])
+        scans = max(scans, result.scans)
+        frame = case.frame_of_row[rows]
+        node[result.stable_frame[result.stable_frame >= 0]] = True
+        ksm[list(result.orphans)] = True
+        moved = (result.outcome == Outcome.MERGED) & (result.stable_frame != frame)
+        moved |= (result.outcome == Outcome.ZERO_PAGE) | (result.outcome == Outcome.SPLIT_AWAY)
+        moved &= ~gone[frame]
+        left += np.bincount(frame[moved], minlength=len(left))
+    left += np.bincount(case.frame_of_row[copied], minlength=len(left))
+    outcome[root[outcome[root] == Outcome.VOLATILE]] = Outcome.UNSHARED
+    simulated = solved.ordered.rows if solved.ordered else root[:0]
+    return Fate(outcome, stable_frame, copied, left, vanished, ksm | node, node, scans, simulated)
+
+
+def _vanished(case: Case, solved: _Solved) -> Bools:
+    """Frames that lost every mapping to the zero page in a split of their folio."""
+    vanishing = can_vanish(case.facts, case.rules)
+    if not vanishing.any():
+        return vanishing
+    is_split = first_split_of_folio(case.facts, solved.closed.split) != NEVER
+    if solved.ordered is not None:
+        is_split[list(solved.ordered.simulation.split_folios)] = True
+    vanishing &= np.append(is_split, False)[case.facts.folio]
+    return vanishing & ~_frames_with_locked_items(case, vanishing)
+
+
+def _set_locked_zero_pages(case: Case, solved: _Solved, outcome: npt.NDArray[np.uint8]) -> None:
+    zero_pages = solved.zero_pages
+    if zero_pages is None or not solved.locked_frames.any():
+        return
+    frames = solved.locked_frames & (zero_pages.outcome != zero_pages.locked_outcome)
+    rows = case.candidates.row_numbers()[np.flatnonzero(frames[case.candidates.frame])]
+    rows = rows[in_locked_vma(case.snapshot, rows)]
+    outcome[rows] = zero_pages.locked_outcome[case.frame_of_row[rows]]

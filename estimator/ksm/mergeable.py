@@ -1,0 +1,40 @@
+"""Which pages ksmd can't merge because somebody else holds them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from estimator.snapshot import FrameFlag, MappingFlag
+
+Bools = npt.NDArray[np.bool_]
+
+
+def pinned_frames(frames: pd.DataFrame) -> Bools:
+    """Bool per frame: it, or its folio, has references besides its mappings and the swap cache.
+
+    A reference more on a page that is not on an LRU list is a per-CPU batch, which ksmd drains at
+    the start of every full scan (lru_add_drain_all() in scan_get_next_rmap_item()). Sources:
+    write_protect_page() in mm/ksm.c, can_split_folio() in mm/huge_memory.c.
+    """
+    flags = frames["flags"].to_numpy()
+    large = (flags & FrameFlag.LARGE) != 0
+    mapcount = np.where(large, frames["folio_mapcount"].to_numpy(), frames["mapcount"].to_numpy())
+    extra = frames["refcount"].to_numpy() - mapcount
+    swapcache = (flags & FrameFlag.SWAPCACHE) != 0
+    if swapcache.any():
+        pages = np.left_shift(1, frames["order"].to_numpy()[swapcache].astype(np.int32))
+        extra[swapcache] -= np.where(large[swapcache], pages, 1)
+    in_lru_batch = (extra == 1) & ((flags & FrameFlag.LRU) == 0)
+    pinned: Bools = (extra != 0) & ~in_lru_batch
+    return pinned
+
+
+def clean_read_only(flags: npt.NDArray[np.uint8]) -> Bools:
+    """Bool per mapping: its PTE is clean and read-only.
+
+    write_protect_page() does not look at the references of such a page, unless it is exclusive.
+    """
+    clean: Bools = (flags & (MappingFlag.WRITABLE | MappingFlag.DIRTY)) == 0
+    return clean
