@@ -14,22 +14,23 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.errors import CannotAnswerError, TargetError
-from estimator.facts import FrameFlag, MappingFlag, Unknown
+from estimator.facts import MappingFlag
+from estimator.mapped import FRAME_FACTS, Columns, Mapped, distinct, make_tables
+from estimator.moving import settle
 from estimator.snapshot import FORMAT_VERSION, Snapshot
 
 if TYPE_CHECKING:
     from drgn import Program
 
-    from estimator.kernel.frames import PageInfo
-    from estimator.kernel.pagetable import Entries
+    from estimator.kernel.frames import PageArray
+    from estimator.kernel.mapped import AddressSpaces
     from estimator.kernel.target import Target
-    from estimator.kernel.vmas import Vmas
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done, and how much there is."""
 
 Words = npt.NDArray[np.uint64]
-_SPARSE = 16  # a table of all PFNs is made if one in so many is used
+_PIECE_PAGES = 4096  # read and hashed in one go: their struct pages fit the cache
 
 
 def silent(step: str, done: int, total: int) -> None:
@@ -60,13 +61,14 @@ def collect(target: Target, *, seed: int = 0, progress: Progress = silent) -> Sn
 
     Raises CannotAnswerError if that kernel has no KSM, TargetError if it can't be read.
     """
-    from estimator.kernel.memory import READ_ERRORS
+    from drgn import FaultError
+
     from estimator.kernel.target import require_ksm
 
     require_ksm(target.prog)
     try:
         return _Collector(target, seed, progress).snapshot()
-    except (*READ_ERRORS, LookupError) as error:
+    except (FaultError, LookupError) as error:
         why = target.warnings[0] if target.warnings else f"{target.path} is damaged or incomplete"
         raise TargetError(f"{why} (the kernel's own data can't be read: {error})") from error
 
@@ -77,12 +79,14 @@ class _Collector:
         self._prog = target.prog
         self._memory = target.memory
         self._seed = seed
+        # a running system has other work to do, and the connection to QEMU can't be shared
         self._workers = 1 if target.running else len(os.sched_getaffinity(0))
         self._progress = progress
         self._started = datetime.datetime.now(datetime.UTC)
 
     def snapshot(self) -> Snapshot:
         from estimator.kernel.frames import PageArray
+        from estimator.kernel.mapped import AddressSpaces
         from estimator.kernel.processes import read_processes
         from estimator.kernel.stable_tree import read_stable_tree
         from estimator.kernel.vmas import read_vmas
@@ -93,11 +97,22 @@ class _Collector:
             raise CannotAnswerError("no process with user memory was found in this kernel")
         vmas = read_vmas(self._prog, self._memory, mms.structs["vmas"])
         pages = PageArray(self._prog, self._memory)
-        vma_table, mappings, pfns = self._walk(mms, vmas)
-        mappings, info, pfns = self._anonymous(pages, vma_table, mappings, pfns)
-        frames = self._frames(info, pfns)
+        spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
+        mapped = self._walk(spaces)
+        pfns = distinct(mapped.pfn)
+        facts = self._frames(pages, pfns)
+        if self._target.running:
+            mapped, pfns, facts = settle(
+                mapped,
+                pfns,
+                facts,
+                lambda: self._walk(spaces),
+                lambda more: self._frames(pages, more),
+            )
+        vma_table = spaces.table()
+        mappings, frames = make_tables(vma_table, mapped, pfns, facts, self._seed)
         nodes, items, lost = read_stable_tree(self._prog, self._memory, pages, mms.addresses)
-        nodes.insert(3, "frame_id", _frame_ids(pfns, nodes["pfn"].to_numpy()))
+        nodes.insert(3, "frame_id", _frame_ids(frames["pfn"].to_numpy(), nodes["pfn"].to_numpy()))
         _mark_merged(mappings, vma_table, nodes, items)
         unknown = {
             "processes": mms.unreadable,
@@ -107,102 +122,31 @@ class _Collector:
         }
         return Snapshot(self._info(unknown), mms.table, vma_table, mappings, frames, nodes, items)
 
-    def _walk(self, mms: Any, vmas: Vmas) -> tuple[pd.DataFrame, dict[str, Any], Words]:
-        """The VMA table with what their page tables hold, and a row and a PFN per page mapped."""
-        from estimator.kernel.names import vma_names
-        from estimator.kernel.pagetable import KEY_PAGE_BITS, PageTables, Ranges
-        from estimator.kernel.vmas import excluded_by, vm_flag_values
+    def _walk(self, spaces: AddressSpaces) -> Mapped:
+        return spaces.walk(lambda batches: self._progress("page tables", batches, 0))
 
-        prog = self._prog
-        values = vm_flag_values(prog)
-        reason = excluded_by(prog, vmas, values)
-        key = vmas.mm.astype(np.uint64) << KEY_PAGE_BITS
-        start, end = key | vmas.start >> np.uint64(12), key | vmas.end >> np.uint64(12)
-        hugetlb = (vmas.flags & np.uint64(values["hugetlb"])) != 0
-        walked = np.flatnonzero((vmas.anon_vma != 0) & ~hugetlb)
-        tables = PageTables(prog, self._memory, Ranges(start[walked], end[walked]))
-        pgd = mms.structs["pgd"] - np.uint64(self._memory.direct_map)
-        wanted = np.unique(vmas.mm[walked]).astype(np.int64)
-        count = _EntryCounts(prog, len(walked))
-        parts: list[tuple[npt.NDArray[Any], ...]] = []
-        for entries in tables.walk(wanted.astype(np.uint64), pgd[wanted] >> np.uint64(12)):
-            parts.append(count.mapped(entries, start[walked]))
-            self._progress("page tables", len(parts), 0)
-        index, page_index, pfn, flags = _concatenate(parts)
-        table = pd.DataFrame(
-            {
-                "vma_id": np.arange(len(vmas.start), dtype=np.uint32),
-                "mm_id": vmas.mm,
-                "start": vmas.start,
-                "end": vmas.end,
-                "vm_flags": vmas.flags,
-                "name": vma_names(prog, vmas, mms.structs),
-                "mergeable": (vmas.flags & np.uint64(values["mergeable"])) != 0,
-                "compatible": reason == None,  # noqa: E711
-                "excluded_by": reason,
-                "has_anon_vma": vmas.anon_vma != 0,
-                "locked": (vmas.flags & np.uint64(values["locked"])) != 0,
-            }
-        )
-        count.nonpresent += tables.nonpresent_pages
-        for name, pages in (
-            ("swap_pages", count.swap),
-            ("zero_pages", count.zero),
-            ("ksm_zero_pages", count.ksm_zero),
-            ("nonpresent_pages", count.nonpresent),
-            ("unknown_pages", tables.unreadable_pages),
-        ):
-            column = np.zeros(len(table), np.uint64)
-            column[walked] = pages
-            table[name] = column
-        vma_id = walked.astype(np.uint32)[index]
-        return table, {"vma_id": vma_id, "page_index": page_index, "flags": flags}, pfn
+    def _frames(self, pages: PageArray, pfns: Words) -> Columns:
+        """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of anonymous ones."""
+        from estimator.kernel.contents import read_frames
+        from estimator.workers import forked, shared_columns
 
-    def _anonymous(
-        self, pages: Any, vmas: pd.DataFrame, mappings: dict[str, Any], pfns: Words
-    ) -> tuple[pd.DataFrame, PageInfo, Words]:
-        """Keep the mappings of anonymous and KSM frames, with their frame_id; and the frames."""
-        distinct, row = _distinct(pfns)
-        self._progress("struct pages", 0, len(distinct))
-        info = pages.read(distinct)
-        if not info.ok.all():
-            lost = np.bincount(mappings["vma_id"][~info.ok[row]], minlength=len(vmas))
-            vmas["unknown_pages"] += lost.astype(np.uint64)
-        keep = info.ok & info.anonymous
-        frame_id = (np.cumsum(keep) - 1).astype(np.uint32)
-        kept = keep[row]
-        columns = {name: values[kept] for name, values in mappings.items()}
-        columns["frame_id"] = frame_id[row[kept]]
-        kept_info = type(info)(**{name: values[keep] for name, values in vars(info).items()})
-        return pd.DataFrame(columns, copy=False), kept_info, distinct[keep]
+        columns = shared_columns(len(pfns), FRAME_FACTS)
+        pieces = [slice(start, start + _PIECE_PAGES) for start in range(0, len(pfns), _PIECE_PAGES)]
 
-    def _frames(self, info: PageInfo, pfns: Words) -> pd.DataFrame:
-        from estimator.hashing import hash_frames, zero_hash
+        def read(worker: int) -> None:
+            for number, piece in enumerate(pieces[worker :: self._workers]):
+                found = read_frames(
+                    pages, self._memory, pfns[piece], self._seed, self._target.running
+                )
+                for name, values in found.items():
+                    columns[name][piece] = values
+                if worker == 0:
+                    done = min((number + 1) * self._workers * _PIECE_PAGES, len(pfns))
+                    self._progress("frames", done, len(pfns))
 
-        hashes, unknown = hash_frames(
-            self._memory,
-            pfns,
-            self._seed,
-            self._workers,
-            lambda n: self._progress("hashing", n, len(pfns)),
-        )
-        hashed = unknown == Unknown.HASHED
-        flags = info.flags.copy()
-        flags[hashed & (hashes == zero_hash(self._seed))] |= np.uint32(FrameFlag.ZERO)
-        return pd.DataFrame(
-            {
-                "pfn": pfns,
-                "hash": pd.arrays.IntegerArray(hashes, ~hashed),
-                "unknown": unknown,
-                "flags": flags,
-                "order": info.order,
-                "head_pfn": info.head_pfn,
-                "node": info.node,
-                "mapcount": info.mapcount,
-                "refcount": info.refcount,
-                "folio_mapcount": info.folio_mapcount,
-            }
-        )
+        with forked(self._workers - 1, lambda worker: read(worker + 1)):
+            read(0)
+        return columns
 
     def _info(self, unknown: dict[str, int]) -> dict[str, Any]:
         from estimator.hashing import HASH_NAME
@@ -238,67 +182,6 @@ class _Collector:
             "thp_enabled": settings.thp_enabled(prog),
             "unknown": unknown,
         }
-
-
-class _EntryCounts:
-    """Sorts the entries of page tables into mappings and counts by VMA (i64 per range)."""
-
-    def __init__(self, prog: Any, ranges: int) -> None:
-        self._zero_pfn = np.uint64(int(prog["zero_pfn"]))
-        self._swap_types = np.uint64(len(prog["swap_info"]) if "swap_info" in prog else 0)
-        self.swap, self.zero, self.ksm_zero, self.nonpresent = np.zeros((4, ranges), np.int64)
-
-    def mapped(self, entries: Entries, start: Words) -> tuple[npt.NDArray[Any], ...]:
-        """Range, page index, PFN and ``MappingFlag`` of what maps a page; the rest is counted."""
-        present, pfn = entries.present, entries.pfn
-        zero = present & (pfn == self._zero_pfn)
-        swap = ~present & (entries.value >> np.uint64(59) < self._swap_types)  # __swp_type()
-        self._add(self.swap, entries, swap)
-        self._add(self.nonpresent, entries, ~present & ~swap)
-        self._add(self.ksm_zero, entries, zero & entries.dirty)  # is_ksm_zero_pte()
-        self._add(self.zero, entries, zero & ~entries.dirty)
-        keep = present & ~zero & ~entries.special
-        flags = np.zeros(len(pfn), np.uint8)
-        for flag, which in (
-            (MappingFlag.PROT_NONE, entries.prot_none),
-            (MappingFlag.HUGE, entries.huge),
-            (MappingFlag.WRITABLE, entries.writable),
-            (MappingFlag.DIRTY, entries.dirty),
-        ):
-            flags |= which.view(np.uint8) * np.uint8(flag)
-        index = entries.range_index
-        page_index = (entries.key - start[index]).astype(np.uint32)
-        columns = (index.astype(np.uint32), page_index, pfn, flags)
-        return columns if keep.all() else tuple(column[keep] for column in columns)
-
-    def _add(self, total: npt.NDArray[np.int64], entries: Entries, which: Any) -> None:
-        if which.any():
-            total += np.bincount(entries.range_index[which], minlength=len(total))
-
-
-def _distinct(pfns: Words) -> tuple[Words, npt.NDArray[np.int64]]:
-    """The distinct PFNs, ascending, and the row there of each of ``pfns``."""
-    first = int(pfns.min(initial=0))
-    span = int(pfns.max(initial=0)) - first + 1
-    if span > _SPARSE * len(pfns):
-        distinct, row = np.unique(pfns, return_inverse=True)
-        return distinct, row
-    place = (pfns - np.uint64(first)).view(np.int64)
-    used = np.zeros(span, np.bool_)
-    used[place] = True
-    distinct = np.flatnonzero(used).view(np.uint64) + np.uint64(first)
-    return distinct, (np.cumsum(used, dtype=np.int64) - 1)[place]
-
-
-def _concatenate(parts: list[tuple[npt.NDArray[Any], ...]]) -> tuple[npt.NDArray[Any], ...]:
-    if not parts:
-        return (
-            np.empty(0, np.uint32),
-            np.empty(0, np.uint32),
-            np.empty(0, np.uint64),
-            np.empty(0, np.uint8),
-        )
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def _frame_ids(pfns: Words, wanted: Words) -> Any:
