@@ -87,7 +87,7 @@ class _Collector:
     def snapshot(self) -> Snapshot:
         from estimator.kernel.frames import PageArray
         from estimator.kernel.mapped import AddressSpaces
-        from estimator.kernel.processes import read_processes
+        from estimator.kernel.processes import read_processes, still_there
         from estimator.kernel.stable_tree import read_stable_tree
         from estimator.kernel.vmas import read_vmas
 
@@ -95,20 +95,25 @@ class _Collector:
         mms = read_processes(self._prog, self._memory)
         if not len(mms.table):
             raise CannotAnswerError("no process with user memory was found in this kernel")
-        vmas = read_vmas(self._prog, self._memory, mms.structs["vmas"])
+        vmas = read_vmas(self._prog, self._memory, mms)
         pages = PageArray(self._prog, self._memory)
         spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
         mapped = self._walk(spaces)
         pfns = distinct(mapped.pfn)
         facts = self._frames(pages, pfns)
+        changed = 0
         if self._target.running:
-            mapped, pfns, facts = settle(
+            mapped, pfns, facts, changed = settle(
                 mapped,
                 pfns,
                 facts,
                 lambda: self._walk(spaces),
                 lambda more: self._frames(pages, more),
             )
+            there = still_there(self._prog, self._memory, mms)  # what has exited is left out
+            mapped = mapped.of_vmas(there[vmas.mm])
+            mms, vmas = mms.keep(there), vmas.of_mms(there)
+            spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
         vma_table = spaces.table()
         mappings, frames = make_tables(vma_table, mapped, pfns, facts, self._seed)
         nodes, items, lost = read_stable_tree(self._prog, self._memory, pages, mms.addresses)
@@ -117,7 +122,8 @@ class _Collector:
         unknown = {
             "processes": mms.unreadable,
             "vmas": vmas.unreadable,
-            "page_table_pages": int(vma_table["unknown_pages"].sum()),
+            "page_table_pages": int(vma_table["unknown_pages"].sum()) - changed,
+            "changed_pages": changed,
             "stable_nodes": lost,
         }
         return Snapshot(self._info(unknown), mms.table, vma_table, mappings, frames, nodes, items)

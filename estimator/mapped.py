@@ -62,6 +62,13 @@ class Mapped:
             self.counts,
         )
 
+    def of_vmas(self, vmas: npt.NDArray[np.bool_]) -> Mapped:
+        """The rows of the VMAs where ``vmas`` is true; these are numbered anew."""
+        kept = self.keep(vmas[self.vma_id])
+        number = (np.cumsum(vmas) - 1).astype(np.uint32)
+        counts = {name: pages[vmas] for name, pages in self.counts.items()}
+        return Mapped(number[kept.vma_id], kept.page_index, kept.pfn, kept.flags, counts)
+
 
 def make_tables(
     vmas: pd.DataFrame, mapped: Mapped, pfns: Words, facts: Columns, seed: int
@@ -71,6 +78,9 @@ def make_tables(
     ``facts``: columns of ``FRAME_FACTS`` for the frames ``pfns`` (ascending), among them all of
     ``mapped``. The counts are added to the table ``vmas``.
     """
+    used = np.isin(pfns, distinct(mapped.pfn), assume_unique=True)
+    if not used.all():
+        pfns, facts = pfns[used], {name: column[used] for name, column in facts.items()}
     for name, counts in mapped.counts.items():
         vmas[name] = counts
     row = rows_of(pfns, mapped.pfn)

@@ -24,11 +24,11 @@ def settle(
     facts: Columns,
     walk: Callable[[], Mapped],
     look: Callable[[Words], Columns],
-) -> tuple[Mapped, Words, Columns]:
-    """Walk until two walks agree; what they agree on, and the frames with their facts.
+) -> tuple[Mapped, Words, Columns, int]:
+    """Walk until two walks agree; what they agree on, the frames with their facts, pages lost.
 
     ``facts``: of the frames ``pfns``, read after ``mapped``; ``look`` reads them for other frames.
-    Pages on which the last two walks do not agree are added to the count ``unknown_pages``.
+    Pages on which the last two walks do not agree are lost: counted in ``unknown_pages``.
     """
     for number in range(2, _WALKS + 1):
         latest = walk()
@@ -42,8 +42,7 @@ def settle(
         mapped = latest
     lost = np.bincount(latest.vma_id[~same], minlength=len(latest.counts["unknown_pages"]))
     latest.counts["unknown_pages"] += lost.astype(np.uint64)
-    used = np.isin(pfns, steady, assume_unique=True)
-    return latest.keep(same), pfns[used], {name: column[used] for name, column in facts.items()}
+    return latest.keep(same), pfns, facts, int(lost.sum())
 
 
 def _same(before: Mapped, after: Mapped) -> npt.NDArray[np.bool_]:

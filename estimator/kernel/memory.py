@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from drgn import FaultError, Program
+from drgn import BadDataError, FaultError, Program
 from drgn.helpers.linux.mm import phys_to_virt
 
 from estimator.facts import Unknown
@@ -23,8 +23,8 @@ PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
 _RUN_PAGES = 256  # drgn copies what it reads: 1 MiB at a time keeps the copy in the cache
 
-READ_ERRORS = (FaultError, OSError)
-"""What a read raises that fails: FaultError from a dump, OSError too from a running kernel."""
+READ_ERRORS = (FaultError, BadDataError, OSError, OverflowError)
+"""What a failed read raises: OSError from a running kernel, OverflowError for a wild pointer."""
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
@@ -32,7 +32,9 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Memory:
-    """Reads through drgn; works for every target."""
+    """Reads through drgn; works for every target. ``moving``: what is read may change meanwhile."""
+
+    moving = False
 
     def __init__(self, prog: Program) -> None:
         self.prog = prog
@@ -150,6 +152,13 @@ class MappedElf(Memory):
         """The file as overlapping rows: row n is the ``size`` bytes at offset n."""
         windows = max(self._file.size - size + 1, 0)
         return np.lib.stride_tricks.as_strided(self._file, (windows, size), (1, 1), writeable=False)
+
+
+def first_of_each(values: Words) -> Mask:
+    """Where a value stands for the first time."""
+    first = np.zeros(len(values), np.bool_)
+    first[np.unique(values, return_index=True)[1]] = True
+    return first
 
 
 def _map(path: Path) -> Bytes:

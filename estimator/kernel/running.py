@@ -27,6 +27,8 @@ _BATCH_PAGES = 256  # 1 MiB
 class RunningMemory(Memory):
     """Reads structs of the direct map a frame at a time, not one read (or page walk) each."""
 
+    moving = True
+
     def __init__(self, prog: Program) -> None:
         super().__init__(prog)
         self._direct_map_end = self.direct_map + (int(prog["max_pfn"].value_()) << PAGE_SHIFT)
