@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +23,18 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(workload: Workload, kernel: Kernel, directory: Path) -> Iterator[Running]:
-    """Boot a guest and start ``workload`` in it; sockets go to ``directory``."""
+def running(
+    workload: Workload, kernel: Kernel, directory: Path, programs: Sequence[str] = ()
+) -> Iterator[Running]:
+    """Boot a guest and start ``workload`` in it; ``programs`` are there besides actor and probe.
+
+    Sockets go to ``directory``.
+    """
     monitor = directory / "monitor"
     with Guest(
         kernel,
         memory_mib=workload.memory_mib,
-        files={f"/bin/{name}": build(name) for name in ("actor", "probe")},
+        files={f"/bin/{name}": build(name) for name in ("actor", "probe", *programs)},
         arguments=("numa_balancing=disable",),
         qemu=("-qmp", f"unix:{monitor},server=on,wait=off"),
     ) as guest:
