@@ -90,7 +90,7 @@ def test_every_mapping_agrees_with_pagemap_and_kpageflags(
     )
     flags = pd.Series([row[3] for row in anonymous], dtype="uint64")
     for ours, theirs in KPF.items():
-        assert ((rows["frame_flags"] & ours) != 0).equals((flags & theirs) != 0), ours
+        assert ((rows["frame_flags"] & int(ours)) != 0).equals((flags & theirs) != 0), ours
     assert rows["hash"].notna().all()
 
 
@@ -98,8 +98,8 @@ def test_every_vma_agrees_with_smaps(live: Snapshot, proc: dict[int, Any]) -> No
     rows = pages(live, list(proc))
     of_vma = rows.groupby("vma_id")
     count = of_vma.size()
-    huge = rows[(rows["flags"] & MappingFlag.HUGE) != 0].groupby("vma_id").size()
-    ksm = rows[(rows["frame_flags"] & FrameFlag.KSM) != 0].groupby("vma_id").size()
+    huge = rows[(rows["flags"] & int(MappingFlag.HUGE)) != 0].groupby("vma_id").size()
+    ksm = rows[(rows["frame_flags"] & int(FrameFlag.KSM)) != 0].groupby("vma_id").size()
     vmas = live.vmas.join(live.processes["pid"], on="mm_id")
     checked = 0
     for vma in vmas[vmas["pid"].isin(list(proc)) & vmas["has_anon_vma"]].itertuples():
