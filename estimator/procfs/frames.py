@@ -24,7 +24,9 @@ _NODES = Path("/sys/devices/system/node")
 _MEMORY = Path("/sys/devices/system/memory")
 _BLOCK = 512  # an anonymous folio lies within 2 MiB
 _RUN_PAGES = 256  # what is copied from a process at a time: 1 MiB stays in the cache
-_RUN_BLOCKS = 256  # 1 MiB of page flags
+_BLOCKS_AT_ONCE = 256  # 1 MiB of page flags
+_GAP = np.uint64(16)  # read over gaps up to this long
+_PIECE = 1 << 16
 
 # include/uapi/linux/kernel-page-flags.h and kernel-page-flags.h
 _FLAGS = {
@@ -50,7 +52,7 @@ def frame_facts(pfns: Words) -> tuple[Columns, npt.NDArray[np.bool_]]:
     for bit, flag in _FLAGS.items():
         kpf[(flags & np.uint64(1 << bit)) != 0] |= np.uint32(flag)
     kpf[order > 0] |= np.uint32(FrameFlag.LARGE)
-    mapcount = _numbers(PROC / "kpagecount", pfns).astype(np.int32)
+    mapcount = _words("kpagecount", pfns).astype(np.int32)
     facts: Columns = {
         "ok": np.ones(len(pfns), np.bool_),
         "anonymous": (flags & _ANON) != 0,
@@ -69,44 +71,55 @@ def frame_facts(pfns: Words) -> tuple[Columns, npt.NDArray[np.bool_]]:
 
 def _flags(pfns: Words) -> tuple[Words, Words, npt.NDArray[np.uint8]]:
     """kpageflags of each frame, the head frame of its folio, and the order of that."""
-    flags, head = np.zeros(len(pfns), np.uint64), pfns.copy()
+    flags, head = _words("kpageflags", pfns), pfns.copy()
     order = np.zeros(len(pfns), np.uint8)
-    blocks = distinct(pfns // np.uint64(_BLOCK))
-    breaks = np.flatnonzero(np.diff(blocks) != 1) + 1
-    with (PROC / "kpageflags").open("rb", buffering=0) as file:
-        for run in np.split(blocks, breaks):
-            for begin in range(0, len(run), _RUN_BLOCKS):
-                part = run[begin : begin + _RUN_BLOCKS]
-                first, size = int(part[0]) * _BLOCK, len(part) * _BLOCK
-                words = np.zeros(size, np.uint64)
-                raw = os.pread(file.fileno(), 8 * size, 8 * first)
-                words[: len(raw) // 8] = np.frombuffer(raw, np.uint64)
-                start, stop = np.searchsorted(pfns, [first, first + size])
-                place = (pfns[start:stop] - np.uint64(first)).astype(np.int64)
-                flags[start:stop] = words[place]
-                heads, length = _folios(words)
-                head[start:stop] = heads[place].astype(np.uint64) + np.uint64(first)
-                order[start:stop] = np.log2(length[place]).astype(np.uint8)
+    large = np.flatnonzero(flags & (_HEAD | _TAIL))
+    block = pfns[large] // np.uint64(_BLOCK)
+    place = (pfns[large] % np.uint64(_BLOCK)).astype(np.int64)
+    blocks = distinct(block)
+    for begin in range(0, len(blocks), _BLOCKS_AT_ONCE):
+        part = blocks[begin : begin + _BLOCKS_AT_ONCE]
+        within = np.arange(_BLOCK, dtype=np.uint64)
+        neighbours: Words = np.add.outer(part * np.uint64(_BLOCK), within)
+        heads, pages = _folios(_words("kpageflags", neighbours.reshape(-1)).reshape(-1, _BLOCK))
+        start, stop = np.searchsorted(block, [part[0], part[-1] + np.uint64(1)])
+        at = (np.searchsorted(part, block[start:stop]), place[start:stop])
+        rows = large[start:stop]
+        head[rows] = block[start:stop] * np.uint64(_BLOCK) + heads[at].astype(np.uint64)
+        order[rows] = np.log2(pages[at]).astype(np.uint8)
     return flags, head, order
 
 
 def _folios(flags: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The place of the head of each page, and the number of pages of its folio."""
-    place = np.arange(len(flags))
-    tail = (flags & _TAIL) != 0
-    head = np.maximum.accumulate(np.where(tail, 0, place))
-    pages = np.bincount(head, minlength=len(flags))
-    return head, pages[head]
+    """In each block (row): the place of the head of each page, and the pages of its folio."""
+    place = np.arange(_BLOCK)
+    head = np.maximum.accumulate(np.where((flags & _TAIL) != 0, 0, place), axis=1)
+    own = head + np.arange(len(flags))[:, None] * _BLOCK
+    return head, np.bincount(own.ravel(), minlength=flags.size)[own]
 
 
-def _numbers(path: Path, pfns: Words) -> Words:
-    """The words of a file that has one per frame."""
+def _words(name: str, pfns: Words) -> Words:
+    """The words of the frames ``pfns`` (ascending) in a file of /proc that has one per frame."""
     found = np.zeros(len(pfns), np.uint64)
-    with path.open("rb", buffering=0) as file:
-        for start, stop in _runs(pfns, 1 << 16):
-            raw = os.pread(file.fileno(), 8 * (stop - start), 8 * int(pfns[start]))
-            found[start : start + len(raw) // 8] = np.frombuffer(raw, np.uint64)
+    breaks = np.flatnonzero(np.diff(pfns) > _GAP) + 1
+    with (PROC / name).open("rb", buffering=0) as file:
+        for start, end in pairwise([0, *breaks.tolist(), len(pfns)]):
+            for first, stop in _pieces(pfns, start, end):
+                base = int(pfns[first])
+                size = int(pfns[stop - 1]) - base + 1
+                raw = np.frombuffer(os.pread(file.fileno(), 8 * size, 8 * base), np.uint64)
+                words = np.zeros(size, np.uint64)
+                words[: len(raw)] = raw
+                found[first:stop] = words[pfns[first:stop] - np.uint64(base)]
     return found
+
+
+def _pieces(pfns: Words, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Rows [start, end) in pieces that span at most _PIECE frames."""
+    while start < end:
+        stop = int(np.searchsorted(pfns[start:end], pfns[start] + np.uint64(_PIECE))) + start
+        yield start, stop
+        start = stop
 
 
 def _runs(numbers: Words, longest: int) -> Iterator[tuple[int, int]]:
