@@ -125,7 +125,7 @@ def _answer_with(
 
     prediction = predict(snapshot, Policy(**policy))
     _show(snapshot, prediction, as_json)
-    covered = 100 * prediction.coverage["share_hashed"]
+    covered = 100 * prediction.coverage["hashed_share"]
     if covered < min_coverage:
         message = f"only {covered:.1f} % of the candidate pages could be read"
         click.echo(f"ksm-estimator: {message}; accept it with --min-coverage", err=True)
@@ -152,8 +152,11 @@ def main() -> None:
     """The entry point: failures become one line on stderr and an exit code."""
     debug = "--debug" in sys.argv[1:]
     try:
-        cli(standalone_mode=False)
+        with cli.make_context("ksm-estimator", sys.argv[1:]) as context:  # main() exits with 1 at
+            cli.invoke(context)  # a closed pipe
         sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
     except EstimatorError as error:
         if debug:
             raise

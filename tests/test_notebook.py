@@ -30,7 +30,7 @@ def test_the_example_goes_from_worth_it_to_which_two(
         write_snapshot(fork_server(), path)
     monkeypatch.setenv("KSM_SNAPSHOT", str(path.absolute()))
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLE.parents[1]))
-    notebook = nbformat.read(EXAMPLE, as_version=4)
+    notebook = nbformat.read(EXAMPLE, as_version=4)  # type: ignore[no-untyped-call]
     assert not any(cell.get("outputs") for cell in notebook.cells)
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

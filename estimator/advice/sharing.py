@@ -36,8 +36,9 @@ def converted_mappings(prediction: Prediction) -> npt.NDArray[np.bool_]:
 class FrameFate:
     """What becomes of every frame.
 
-    ``converted``: i64, how many of its mappings are converted. ``given_up``: bool, all of its
-    mappings, system-wide, are. ``stable_node``: i64, where its merged mappings go, -1 for none.
+    ``converted``: i64, how many of its mappings take part in a merge or go to the zero page.
+    ``given_up``: bool, all its mappings, system-wide, do: it is freed, or stays as a KSM page.
+    ``stable_node``: i64, the frame that its merged mappings map in the end, -1 for none.
     ``credit``: f64, the part of a freed frame credited to it, 0 unless it is given up.
     """
 
@@ -51,21 +52,25 @@ def frame_fate(snapshot: Snapshot, prediction: Prediction) -> FrameFate:
     """Follow every frame of ``snapshot`` (arrays per row of ``snapshot.frames``).
 
     A frame of which one mapping stays, in a process that does not take part or a VMA that can't,
-    is not freed (ksm-model §12).
+    is not freed (ksm-model §12). The split of a huge page takes a zero-filled piece away from all
+    who map it.
     """
     frame_id = snapshot.mappings["frame_id"].to_numpy()
     count = len(snapshot.frames)
     converted = np.bincount(frame_id[converted_mappings(prediction)], minlength=count)
     given_up = (converted > 0) & (converted >= snapshot.frames["mapcount"].to_numpy())
+    given_up[frame_id[prediction.outcome == Outcome.SPLIT_AWAY]] = True
 
     node = np.full(count, -1, np.int64)
-    merged = prediction.stable_node >= 0
+    merged = np.flatnonzero(prediction.stable_node >= 0)
     node[frame_id[merged]] = prediction.stable_node[merged]
+    stays = node == np.arange(count)
 
     credit = given_up.astype(np.float64)
     onto_node = given_up & (node >= 0)
-    frames_of_node = np.bincount(node[onto_node])
-    credit[onto_node] -= 1 / frames_of_node[node[onto_node]]
+    frames = np.bincount(node[onto_node], minlength=count)
+    kept = np.bincount(node[onto_node & stays], minlength=count)
+    credit[onto_node] -= (kept / np.maximum(frames, 1))[node[onto_node]]
     return FrameFate(converted, given_up, node, credit)
 
 
