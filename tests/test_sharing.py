@@ -14,7 +14,8 @@ from estimator.advice.savings import savings as both_savings
 from estimator.advice.sharing import contributions, contributions_by, mapping_credit, unit_of
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.snapshot import Snapshot
+from estimator.snapshot import MappingFlag, Snapshot
+from tests.synthetic import Frame, System, small
 from tests.systems import ZERO, Area, Process, fork_server, system
 
 EVERYTHING = Policy()
@@ -61,6 +62,21 @@ def test_credits_add_up_to_the_physical_saving(use_zero_pages: bool) -> None:
     policy = Policy(use_zero_pages=use_zero_pages)
     credit = mapping_credit(snapshot, predict(snapshot, policy))
     assert credit.sum() == pytest.approx(freed_frames(snapshot, policy))
+
+
+def test_what_was_merged_already_is_no_new_saving() -> None:
+    """A stable node with 3 items stands already; one copy more joins it."""
+    made = System()
+    node = Frame(7)
+    made.stable_node(node)
+    for _ in range(3):
+        made.process(node, flags=MappingFlag.MERGED, mergeable=True)
+    made.process(*small(7))
+    snapshot = made.snapshot()
+    found = both_savings(snapshot, predict(snapshot, EVERYTHING))
+    assert (found.references_pages, found.merged_now_pages) == (3, 2)
+    assert found.freed_bytes == 4096
+    assert (found.fork_shared_pages, found.kept_pages) == (0, 0)
 
 
 pages = st.lists(

@@ -109,7 +109,11 @@ def _lines(plan: Plan, size: int) -> Section:
 def settings_words(schedule: Schedule) -> list[str]:
     """How long a scan takes now, what reaches the target, and where the cost comes from."""
     target = human_seconds(schedule.target_seconds)
-    sentences = [f"As set now: {_scan_words(schedule.first)}."]
+    everything = human_seconds(schedule.scans * schedule.first.seconds)
+    sentences = [
+        f"As set now: {_scan_words(schedule.first)}. All has merged after {schedule.scans} such "
+        f"scans, some {everything}."
+    ]
     if schedule.fast_enough:
         sentences.append(f"That is faster than the {target} asked for: nothing to change.")
     elif schedule.proposed and schedule.at_rest:

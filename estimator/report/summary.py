@@ -23,12 +23,10 @@ class Summary:
 
     ``counters``: counter, predicted, now (nullable Int64: the kernel's own at the snapshot),
     meaning. ``units``, ``programs``, ``processes``, ``vma_names``: see ``contributions_by``.
-    ``smart_scan``: on in the snapshot's kernel.
     ``contents``: see ``top_contents``. ``excluded``: excluded_by, vmas, anonymous_pages.
     """
 
     page_bytes: int
-    smart_scan: bool
     savings: Savings
     coverage: Coverage
     counters: pd.DataFrame
@@ -46,7 +44,6 @@ def summarize(snapshot: Snapshot, prediction: Prediction, contents: int = 10) ->
     table = contributions(snapshot, prediction)
     return Summary(
         page_bytes=page_bytes(snapshot),
-        smart_scan=bool(snapshot.info["ksm"].get("smart_scan")),
         savings=_savings.savings(snapshot, prediction),
         coverage=_savings.coverage(snapshot, prediction),
         counters=_counters(snapshot, prediction),
