@@ -85,7 +85,8 @@ def mapping_credit(snapshot: Snapshot, prediction: Prediction) -> npt.NDArray[np
 def contributions(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
     """One row per candidate VMA, with its owner and its part in cost and saving.
 
-    Columns: vma_id, mm_id, pid, comm, cgroup, unit, uid, name (of the VMA), start, end,
+    Columns: vma_id, mm_id, pid, comm, cgroup, unit, uid, name and label (of the VMA, see
+    ``vma_labels``), start, end,
     ksm_rmap_items, ksm_merging_pages, ksm_zero_pages, unknown_pages (pages), saved_pages (f64,
     frames credited), profit_bytes (saved_pages less the rmap_items).
     """
@@ -98,6 +99,7 @@ def contributions(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
     owners = snapshot.processes[["mm_id", "comm", "cgroup", "uid"]]
     table = vmas.drop(columns="excluded_by").merge(owners, on="mm_id", how="left")
     table["unit"] = table["cgroup"].map({c: unit_of(c) for c in table["cgroup"].unique()})
+    table["label"] = vma_labels(table)
     table["saved_pages"] = credit[table["vma_id"].to_numpy()]
     table["profit_bytes"] = (
         table["saved_pages"] * page_bytes(snapshot)
@@ -139,6 +141,22 @@ def unit_of(cgroup: str) -> str:
         if part.endswith((".service", ".scope")):
             return part
     return parts[-1] if parts else "/"
+
+
+def vma_labels(vmas: pd.DataFrame) -> npt.NDArray[np.object_]:
+    """What to call VMAs that belong together across processes (str per row of ``vmas``).
+
+    Their name; nameless ones, anonymous mmaps, go by their size, which is the same in every process
+    of a program where addresses are not.
+    """
+    size_mib = ((vmas["end"] - vmas["start"]).to_numpy() >> np.uint64(20)).tolist()
+    return np.array(
+        [
+            name or (f"(anonymous, {mib:,} MiB)" if mib else "(anonymous, below 1 MiB)")
+            for name, mib in zip(vmas["name"], size_mib, strict=True)
+        ],
+        np.object_,
+    )
 
 
 def page_bytes(snapshot: Snapshot) -> int:

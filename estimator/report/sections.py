@@ -121,7 +121,7 @@ def _contributors(summary: Summary) -> list[Section]:
         Column("unit", "unit", wide=True),
         Column("uid", "uid", str, number=True, wide=True),
     ]
-    name = [Column("VMA", "name", vma_name), Column("comm", "comm"), processes]
+    name = [Column("VMA", "label"), Column("comm", "comm"), processes]
     return [
         Section("Who contributes: services and cgroups", summary.units, unit + amounts, limit=10),
         Section("Who contributes: processes", summary.processes, process + amounts),
@@ -132,11 +132,6 @@ def _contributors(summary: Summary) -> list[Section]:
             note=words.self_words(summary.between_processes),
         ),
     ]
-
-
-def vma_name(name: str) -> str:
-    """The name of a VMA as shown; the nameless ones are anonymous mmaps."""
-    return printable(name) if name else "(anonymous)"
 
 
 def _contents(summary: Summary) -> Section:
@@ -156,7 +151,7 @@ def content_words(row: Mapping[Hashable, Any]) -> str:
     places = [printable(place) for place in row["places"]]
     more = f" and {len(places) - 4} more" if len(places) > 4 else ""
     zero = "zero-filled: " if row["zero"] else ""
-    example = f"pid {row['pid']} {vma_name(row['name'])} at {row['address']:#x}"
+    example = f"pid {row['pid']} {printable(row['name'])} at {row['address']:#x}"
     return f"{zero}{', '.join(places[:4])}{more}; e.g. {example}"
 
 
