@@ -170,11 +170,6 @@ class Schedule:
     advisor_scans: list[ScanTime]
 
     @property
-    def fast_enough(self) -> bool:
-        """Whether the present tunables reach the target already."""
-        return self.first.seconds <= self.target_seconds
-
-    @property
     def advisor_too_eager(self) -> bool:
         """Whether the advisor's lower limit of CPU time makes it scan far faster than asked."""
         return bool(self.advisor_scans) and self.advisor_scans[-1].seconds < self.target_seconds / 2

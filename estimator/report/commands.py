@@ -27,7 +27,7 @@ def settings_commands(schedule: Schedule) -> str:
     if schedule.advisor and not schedule.advisor_too_eager:
         values["advisor_mode"] = "scan-time"
         values["advisor_target_scan_time"] = schedule.advisor.target_scan_time
-    elif schedule.proposed and not schedule.fast_enough:
+    elif schedule.proposed:
         if schedule.advisor:
             values["advisor_mode"] = "none"
         values["pages_to_scan"] = schedule.proposed.pages_to_scan

@@ -119,9 +119,7 @@ def settings_words(schedule: Schedule) -> list[str]:
         f"As set now: {_scan_words(schedule.first)}. All has merged after {schedule.scans} such "
         f"scans, some {everything}."
     ]
-    if schedule.fast_enough:
-        sentences.append(f"That is faster than the {target} asked for: nothing to change.")
-    elif schedule.proposed and schedule.at_rest:
+    if schedule.proposed and schedule.at_rest:
         sentences.append(
             f"For a scan in {target}: {_scan_words(schedule.proposed)}. "
             f"Once merged: {_scan_words(schedule.at_rest)}."
