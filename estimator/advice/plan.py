@@ -33,9 +33,10 @@ class Plan:
 
     ``lines``: one row per thing to do, biggest saving first: means ("unit": MemoryKSM= of a
     systemd service, "program": prctl, "vma": madvise), cgroup, comm (empty for a unit), name (label
-    of the VMAs, for "vma"), processes, scanned_pages, merged_pages (of these, stable nodes or zero
-    page), saved_pages (f64, its part of the saving), profit_bytes (saved less rmap_items), loss_pages (saved frames lost without this line alone),
-    opted_in (bool: all of its VMAs that count are VM_MERGEABLE already).
+    of the VMAs, for "vma"), processes, scanned_pages, merged_pages (of these, on stable nodes or
+    the zero page), saved_pages (f64, its part of the saving), profit_bytes (saved less rmap_items),
+    loss_pages (saved frames lost without this line alone), opted_in (bool: all of its VMAs that
+    count are VM_MERGEABLE already).
 
     ``frontier``: piece by piece, best first: cgroup, comm, name, and cumulated scanned_pages and
     saved_pages; ``chosen``: how many of them the plan was written from. ``everything`` and
