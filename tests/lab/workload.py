@@ -55,6 +55,7 @@ class Workload:
     series: tuple[str, ...] = SERIES
     memory_mib: int = 256
     nodes: int = 1
+    cpu: str = "max"
     thp: str = "madvise"
     ksm: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -131,6 +132,7 @@ def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
         kernel,
         memory_mib=workload.memory_mib,
         nodes=workload.nodes,
+        cpu=workload.cpu,
         modules=workload.modules,
         files={f"/bin/{name}": build(name) for name in ("actor", "probe")},
         arguments=("numa_balancing=disable",),

@@ -93,6 +93,7 @@ FEW_VMAS = """
 
 WORKLOADS = (
     Workload("identical", (IDENTICAL,) * 8),
+    Workload("four-level-page-tables", (IDENTICAL, ADVISED), cpu="max,la57=off", settings=HUGETLB),
     Workload("partial", (PARTIAL,) * 3),
     Workload("kinds-madvise", (ADVISED,) * 3, settings=HUGETLB),
     Workload("kinds-prctl", (f"merge-any 1\n{KINDS}",) * 3, series=("6.12",), settings=HUGETLB),
