@@ -13,7 +13,6 @@ every what-if. Row order carries meaning and is kept:
 
 from __future__ import annotations
 
-import enum
 import json
 import os
 import shutil
@@ -28,45 +27,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from estimator.errors import TargetError
+from estimator.facts import FrameFlag, MappingFlag, Unknown
+
+__all__ = [
+    "FORMAT_VERSION",
+    "SCHEMAS",
+    "FrameFlag",
+    "MappingFlag",
+    "Snapshot",
+    "Unknown",
+    "check_output",
+    "open_snapshot",
+    "write_snapshot",
+]
 
 FORMAT_VERSION = 1
-
-
-class MappingFlag(enum.IntFlag):
-    """``mappings.flags``: bits of one page table entry (u8)."""
-
-    PROT_NONE = 1  # present, but not accessible: mprotect(PROT_NONE) or a NUMA hint
-    HUGE = 2  # a 4 KiB piece of a PMD-mapped huge page
-    WRITABLE = 4
-    DIRTY = 8
-    MERGED = 16  # its rmap_item sits on a live stable node
-
-
-class FrameFlag(enum.IntFlag):
-    """``frames.flags``: of the page or, where the kernel keeps it there, of its folio (u32)."""
-
-    ZERO = 1  # 4096 zero bytes
-    KSM = 2  # PageKsm()
-    LARGE = 4  # part of a folio of more than one page
-    SWAPCACHE = 8
-    LRU = 16
-    MLOCKED = 32
-    PINNED = 64  # folio_maybe_dma_pinned()
-    ANON_EXCLUSIVE = 128
-    LOCKED = 256
-    WRITEBACK = 512
-    HWPOISON = 1024
-    SWAPBACKED = 2048
-
-
-class Unknown(enum.IntEnum):
-    """``frames.unknown``: why a frame has no hash (u8). 0: it has one."""
-
-    HASHED = 0
-    EXCLUDED = 1  # left out of the dump by a filter
-    TRUNCATED = 2  # the dump ends before it
-    UNREADABLE = 3  # the read failed, or the range is not in the dump at all
-    CHANGED = 4  # changed or was freed while it was read
 
 
 _U8, _U16, _U32, _U64 = pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()

@@ -1,0 +1,1 @@
+"""What follows from a prediction: who shares with whom, plan, settings, risk, comparison."""

@@ -1,0 +1,231 @@
+"""Saved memory against pages scanned: which pieces of the system to opt in, best first.
+
+The value of opting in A depends on B: of two services with the same data neither saves anything
+alone. So nothing is added one by one. All pieces start opted in and the one whose leaving costs
+the least saving per page scanned leaves, again and again (peeling, as for a densest subgraph);
+read backwards, that is the order in which to opt in. Each step uses the exact loss at that moment.
+
+Contents held by the same pieces in the same numbers behave alike and are counted as one
+*pattern*: a million contents are a few thousand patterns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from estimator.advice.sharing import frame_fate
+from estimator.ksm.prediction import Prediction
+from estimator.snapshot import Snapshot
+
+_Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """The frames that a prediction gives up, by content and by the pieces that map them.
+
+    A *group*: ``frames`` frames of every content of ``pattern`` that are mapped by exactly the
+    pieces of one set. Per group (i64): ``pattern``, ``frames``. Per row of group × member piece
+    (i64): ``row_group``, ``row_piece``. Per pattern: ``contents`` (i64, how many behave so) and
+    ``free`` (bool: becomes free without a partner, as zero pages do).
+    """
+
+    pattern: _Ints
+    frames: _Ints
+    row_group: _Ints
+    row_piece: _Ints
+    contents: _Ints
+    free: npt.NDArray[np.bool_]
+
+
+def patterns(
+    snapshot: Snapshot,
+    prediction: Prediction,
+    piece_of_vma: _Ints,
+    domain_of_frame: npt.NDArray[np.uint64] | None = None,
+) -> Patterns:
+    """Group the frames that ``prediction`` gives up.
+
+    ``piece_of_vma``: i64 per row of ``snapshot.vmas``. ``domain_of_frame``: if given, only frames
+    with equal values count as able to merge.
+    """
+    fate = frame_fate(snapshot, prediction)
+    frames = np.flatnonzero(fate.given_up)
+    piece_sets, member_set, member_piece = _piece_sets(snapshot, frames, piece_of_vma)
+
+    free = fate.stable_node[frames] < 0
+    content = np.where(free, -1, prediction.content[frames])
+    domain = (
+        np.zeros(len(frames), np.uint64) if domain_of_frame is None else domain_of_frame[frames]
+    )
+    keys = pd.DataFrame({"content": content, "domain": np.where(free, 0, domain)})
+    keys["content"] = keys.groupby(["content", "domain"], sort=False).ngroup()
+    keys["set"] = piece_sets
+    groups = keys.groupby(["content", "set"], sort=False).size().reset_index(name="frames")
+
+    kind = groups.groupby(["set", "frames"], sort=False).ngroup().to_numpy()
+    numbers = _random_names(int(kind.max(initial=-1)) + 1)
+    signature = np.zeros(int(groups["content"].max() + 1) if len(groups) else 0, np.uint64)
+    np.add.at(signature, groups["content"].to_numpy(), numbers[kind])
+    free_of = np.zeros(len(signature), np.bool_)
+    free_of[keys["content"].to_numpy()] = free
+    signature[free_of] = 0  # all free frames are one content, hence one pattern
+
+    pattern_of, unique = pd.factorize(signature)
+    contents = np.bincount(pattern_of, minlength=len(unique))
+    groups["pattern"] = pattern_of[groups["content"].to_numpy()]
+    representative = groups.drop_duplicates("pattern")["content"]
+    groups = groups[groups["content"].isin(representative)].reset_index(drop=True)
+
+    first, length = _spans(member_set, int(piece_sets.max(initial=-1)) + 1)
+    of_set = groups["set"].to_numpy()
+    rows = _expand(first[of_set], length[of_set])
+    return Patterns(
+        pattern=groups["pattern"].to_numpy(),
+        frames=groups["frames"].to_numpy(),
+        row_group=np.repeat(np.arange(len(groups)), length[of_set]),
+        row_piece=member_piece[rows],
+        contents=contents,
+        free=np.asarray(unique == 0),
+    )
+
+
+def _piece_sets(
+    snapshot: Snapshot, frames: _Ints, piece_of_vma: _Ints
+) -> tuple[_Ints, _Ints, _Ints]:
+    """The set of pieces that map each of ``frames``: a code per frame, and the members by set."""
+    place = np.full(len(snapshot.frames), -1, np.int64)
+    place[frames] = np.arange(len(frames))
+    where = place[snapshot.mappings["frame_id"].to_numpy()]
+    rows = np.flatnonzero(where >= 0)
+    piece = piece_of_vma[snapshot.mappings["vma_id"].to_numpy()[rows]]
+    pieces = int(piece_of_vma.max(initial=-1)) + 1
+    pairs = pd.unique(where[rows] * pieces + piece)
+    frame, member = pairs // pieces, pairs % pieces
+    signature = np.zeros(len(frames), np.uint64)
+    np.add.at(signature, frame, _random_names(pieces)[member])
+    code, _ = pd.factorize(signature)
+    _, representative = np.unique(code, return_index=True)
+    chosen = np.isin(frame, representative)
+    member_set = code[frame[chosen]]
+    order = np.argsort(member_set, kind="stable")
+    return code, member_set[order], member[chosen][order]
+
+
+def _random_names(count: int) -> npt.NDArray[np.uint64]:
+    """Numbers whose sums tell sets apart, but for a chance of 2**-64."""
+    return np.random.default_rng(0).integers(1, 2**64, size=count, dtype=np.uint64)
+
+
+def _spans(sorted_keys: _Ints, count: int) -> tuple[_Ints, _Ints]:
+    """First index and number of each key 0..count-1 in ``sorted_keys``."""
+    length = np.bincount(sorted_keys, minlength=count)
+    return np.cumsum(length) - length, length
+
+
+def _expand(first: _Ints, length: _Ints) -> _Ints:
+    """The indices first, first+1, ... of all spans, one span after the other."""
+    ends = np.cumsum(length)
+    total = int(ends[-1]) if len(ends) else 0
+    indices: _Ints = np.arange(total) + np.repeat(first - (ends - length), length)
+    return indices
+
+
+class Peeling:
+    """The pieces still opted in, and what each one's leaving would cost.
+
+    ``saved_pages``: frames saved by those still in. ``loss_pages``: i64 per piece, how many fewer
+    it would be without that piece. A frame mapped by several pieces is freed only while all of
+    them are in.
+    """
+
+    def __init__(self, found: Patterns, pieces: int) -> None:
+        self._found = found
+        patterns = len(found.contents)
+        self._weight = found.contents[found.pattern] * found.frames
+        by_piece = np.argsort(found.row_piece, kind="stable")
+        self._groups_of_piece = found.row_group[by_piece]
+        self._piece_spans = _spans(found.row_piece[by_piece], pieces)
+        self._group_spans = _spans(found.row_group, len(found.pattern))
+
+        pattern_of_row = found.pattern[found.row_group]
+        holders, self._holder_of_row = np.unique(
+            pattern_of_row * pieces + found.row_piece, return_inverse=True
+        )
+        self._holder_pattern, self._holder_piece = holders // pieces, holders % pieces
+        self._pattern_spans = _spans(self._holder_pattern, patterns)
+
+        self._alive = np.ones(len(found.pattern), np.bool_)
+        self._groups_left = np.bincount(found.pattern, minlength=patterns)
+        self._groups_held = np.bincount(self._holder_of_row, minlength=len(holders))
+        self._holds_all = np.zeros(len(holders), np.bool_)
+        self.loss_pages: _Ints = np.zeros(pieces, np.int64)
+        np.add.at(self.loss_pages, found.row_piece, self._weight[found.row_group])
+        self._update_holders(np.arange(len(holders)))
+        one_kept = int(found.contents[~found.free].sum())
+        self.saved_pages = int(self._weight.sum()) - one_kept
+
+    def remove(self, piece: int) -> None:
+        """Let ``piece`` leave."""
+        self.saved_pages -= int(self.loss_pages[piece])
+        first, length = self._piece_spans
+        groups = self._groups_of_piece[first[piece] : first[piece] + length[piece]]
+        groups = groups[self._alive[groups]]
+        self._alive[groups] = False
+        first, length = self._group_spans
+        rows = _expand(first[groups], length[groups])
+        found = self._found
+        np.subtract.at(self.loss_pages, found.row_piece[rows], self._weight[found.row_group[rows]])
+        np.subtract.at(self._groups_held, self._holder_of_row[rows], 1)
+        np.subtract.at(self._groups_left, found.pattern[groups], 1)
+        first, length = self._pattern_spans
+        touched = np.unique(found.pattern[groups])
+        self._update_holders(_expand(first[touched], length[touched]))
+
+    def _update_holders(self, holders: _Ints) -> None:
+        """Whoever holds all that is left of a content loses one frame less: the one that stays."""
+        pattern = self._holder_pattern[holders]
+        left = self._groups_left[pattern]
+        now = (self._groups_held[holders] == left) & (left > 0) & ~self._found.free[pattern]
+        change = now.astype(np.int64) - self._holds_all[holders]
+        np.subtract.at(
+            self.loss_pages, self._holder_piece[holders], change * self._found.contents[pattern]
+        )
+        self._holds_all[holders] = now
+
+
+def frontier(found: Patterns, scanned_pages: _Ints) -> pd.DataFrame:
+    """The order in which to opt pieces in, best first.
+
+    ``scanned_pages``: i64 per piece, pages that ksmd visits for it. Columns: piece, scanned_pages
+    and saved_pages of this piece and all before it, and gain_pages (what this step adds).
+    """
+    pieces = len(scanned_pages)
+    peeling = Peeling(found, pieces)
+    cost = np.maximum(scanned_pages, 1).astype(np.float64)
+    inside = np.ones(pieces, np.bool_)
+    steps = []
+    scanned = int(scanned_pages.sum())
+    for _ in range(pieces):
+        ratio = np.where(inside, peeling.loss_pages / cost, np.inf)
+        ties = np.flatnonzero(ratio == ratio.min())
+        piece = int(ties[np.argmax(cost[ties])])
+        steps.append((piece, scanned, peeling.saved_pages, int(peeling.loss_pages[piece])))
+        inside[piece] = False
+        peeling.remove(piece)
+        scanned -= int(scanned_pages[piece])
+    columns = ["piece", "scanned_pages", "saved_pages", "gain_pages"]
+    return pd.DataFrame(steps[::-1], columns=columns)
+
+
+def smallest_share(steps: pd.DataFrame, share: float) -> _Ints:
+    """The pieces of the shortest start of ``frontier`` that saves ``share`` of the whole."""
+    if steps.empty or steps["saved_pages"].iloc[-1] <= 0:
+        return np.zeros(0, np.int64)
+    enough = steps["saved_pages"] >= share * steps["saved_pages"].iloc[-1]
+    pieces: _Ints = steps["piece"].to_numpy()[: int(enough.to_numpy().argmax()) + 1]
+    return pieces

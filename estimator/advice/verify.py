@@ -1,0 +1,121 @@
+"""Prediction beside reality: the counters of a system where KSM has been turned on since."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from estimator.advice.settings import PageCost
+from estimator.ksm.prediction import Prediction
+
+
+@dataclass(frozen=True)
+class RealProcess:
+    """One process of the running system and its /proc/PID/ksm_stat."""
+
+    pid: int
+    comm: str
+    ksm_stat: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Reality:
+    """What a running system shows.
+
+    ``ksm``: the numbers in the files of /sys/kernel/mm/ksm. ``ksmd_cpu_seconds``: CPU time of ksmd
+    since boot, None if it could not be read.
+    """
+
+    ksm: dict[str, int]
+    processes: list[RealProcess] = field(repr=False)
+    ksmd_cpu_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Predicted and real numbers.
+
+    ``counters``: counter, predicted, real, difference (real - predicted; Int64, null where the
+    kernel does not show it). ``processes``: pid, comm, counter, predicted, real, difference; only
+    those that run under the same pid and name. ``gone``: how many predicted ones do not.
+    ``caveats``: why the numbers may not be comparable yet; empty if they are. ``page_cost``: what a
+    page costs ksmd here, None where it can't be told.
+    """
+
+    counters: pd.DataFrame
+    processes: pd.DataFrame
+    gone: int
+    caveats: list[str]
+    page_cost: PageCost | None
+
+
+_PER_PROCESS = ["ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages", "ksm_process_profit"]
+_SETTINGS = ["max_page_sharing", "use_zero_pages", "merge_across_nodes"]
+
+
+def verify(prediction: Prediction, reality: Reality) -> Verification:
+    """Set ``prediction`` beside ``reality``."""
+    real = dict(reality.ksm)
+    if "ksm_rmap_items" not in real and reality.processes:
+        real["ksm_rmap_items"] = sum(p.ksm_stat.get("ksm_rmap_items", 0) for p in reality.processes)
+    names = list(prediction.counters)
+    counters = pd.DataFrame(
+        {
+            "counter": names,
+            "predicted": pd.array([prediction.counters[name] for name in names], dtype="Int64"),
+            "real": pd.array([real.get(name) for name in names], dtype="Int64"),
+        }
+    )
+    counters["difference"] = counters["real"] - counters["predicted"]
+    processes, gone = _processes(prediction, reality)
+    return Verification(
+        counters, processes, gone, _caveats(prediction, reality), measured_page_cost(reality)
+    )
+
+
+def measured_page_cost(reality: Reality) -> PageCost | None:
+    """CPU time of ksmd per page it scanned since boot, where both are known."""
+    scanned = reality.ksm.get("pages_scanned", 0)
+    if not scanned or reality.ksmd_cpu_seconds is None:
+        return None
+    return PageCost(
+        reality.ksmd_cpu_seconds / scanned,
+        f"measured: {reality.ksmd_cpu_seconds:.1f} s of ksmd for {scanned:,} pages since boot",
+    )
+
+
+def _processes(prediction: Prediction, reality: Reality) -> tuple[pd.DataFrame, int]:
+    running = {(process.pid, process.comm): process.ksm_stat for process in reality.processes}
+    rows = []
+    gone = 0
+    for process in prediction.processes.to_dict("records"):
+        stat = running.get((process["pid"], process["comm"]))
+        if stat is None:
+            gone += 1
+            continue
+        rows += [
+            (process["pid"], process["comm"], name, int(process[name]), stat[name])
+            for name in _PER_PROCESS
+            if name in stat
+        ]
+    table = pd.DataFrame(rows, columns=["pid", "comm", "counter", "predicted", "real"])
+    table["difference"] = table["real"] - table["predicted"]
+    return table, gone
+
+
+def _caveats(prediction: Prediction, reality: Reality) -> list[str]:
+    caveats = []
+    ksm = reality.ksm
+    if ksm.get("run") != 1:
+        caveats.append(f"ksmd is not running: /sys/kernel/mm/ksm/run is {ksm.get('run', 'absent')}")
+    scans = ksm.get("full_scans", 0)
+    if scans < 4:
+        caveats.append(f"ksmd has done {scans} full scans; merging takes at least 3, so wait")
+    if ksm.get("smart_scan"):
+        caveats.append("smart_scan is on: compare the sum of pages_unshared and pages_volatile")
+    for name in _SETTINGS:
+        predicted = getattr(prediction.policy, name)
+        if predicted is not None and name in ksm and int(predicted) != ksm[name]:
+            caveats.append(f"predicted with {name} {int(predicted)}, here it is {ksm[name]}")
+    return caveats

@@ -1,0 +1,179 @@
+"""The command line: arguments in, calls out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from estimator.cli_answers import advise, compare, report, verify
+from estimator.errors import EXIT_INTERRUPTED, EXIT_LOW_COVERAGE, EstimatorError
+from estimator.options import options, policy_options
+
+if TYPE_CHECKING:
+    from estimator.ksm.prediction import Prediction
+    from estimator.snapshot import Snapshot
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+_target = options(
+    click.option("--core", type=click.Path(path_type=Path), help="A crash dump (vmcore)."),
+    click.option(
+        "--symbols",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="VMLINUX",
+        help="Its vmlinux with debug information; else looked for by build-id in the usual places.",
+    ),
+    click.option("--seed", type=int, default=0, help="Seed of the hash (default 0)."),
+)
+_answer = options(
+    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),
+    click.option(
+        "--min-coverage",
+        type=click.FloatRange(0, 100),
+        default=95.0,
+        metavar="PERCENT",
+        help="Exit with 6 if less of the candidate pages could be read (default 95).",
+    ),
+)
+_output = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="NAME.ksm",
+    help="The snapshot directory to make.",
+)
+
+
+@click.group(context_settings=_SETTINGS)
+@click.version_option(package_name="ksm-estimator")
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+def cli(debug: bool) -> None:
+    """What would KSM save here, where, and at what cost? Answered without turning KSM on."""
+
+
+@cli.command()
+@_target
+@_output
+def collect(core: Path | None, symbols: tuple[Path, ...], seed: int, output: Path | None) -> None:
+    """Read a kernel's memory into a snapshot."""
+    from estimator.snapshot import check_output, write_snapshot
+
+    if output is None:
+        raise click.UsageError("name the snapshot to make with -o NAME.ksm")
+    check_output(output)
+    write_snapshot(_collect(core, symbols, seed), output)
+    click.echo(f"wrote {output}; next: ksm-estimator predict {output}", err=True)
+
+
+@cli.command()
+@click.argument("snapshot", type=click.Path(path_type=Path))
+@policy_options
+@_answer
+def predict(snapshot: Path, as_json: bool, min_coverage: float, **policy: Any) -> None:
+    """Say what ksmd would do with a snapshot."""
+    from estimator.snapshot import open_snapshot
+
+    _answer_with(open_snapshot(snapshot), policy, as_json, min_coverage)
+
+
+@cli.command()
+@_target
+@_output
+@policy_options
+@_answer
+def run(
+    core: Path | None,
+    symbols: tuple[Path, ...],
+    seed: int,
+    output: Path | None,
+    as_json: bool,
+    min_coverage: float,
+    **policy: Any,
+) -> None:
+    """collect and predict in one go; with -o the snapshot is kept."""
+    from estimator.snapshot import check_output, write_snapshot
+
+    if output is not None:
+        check_output(output)
+    snapshot = _collect(core, symbols, seed)
+    if output is not None:
+        write_snapshot(snapshot, output)
+    _answer_with(snapshot, policy, as_json, min_coverage)
+
+
+def _collect(core: Path | None, symbols: tuple[Path, ...], seed: int) -> Snapshot:
+    if core is None:
+        raise click.UsageError("name the target: --core VMCORE")
+    from estimator.collect import collect_core
+    from estimator.report.progress import progress_bar
+
+    with progress_bar() as progress:
+        return collect_core(core, symbols, seed=seed, progress=progress)
+
+
+def _answer_with(
+    snapshot: Snapshot, policy: dict[str, Any], as_json: bool, min_coverage: float
+) -> None:
+    from estimator.ksm.policy import Policy
+    from estimator.ksm.predict import predict
+
+    prediction = predict(snapshot, Policy(**policy))
+    _show(snapshot, prediction, as_json)
+    covered = 100 * prediction.coverage["hashed_share"]
+    if covered < min_coverage:
+        message = f"only {covered:.1f} % of the candidate pages could be read"
+        click.echo(f"ksm-estimator: {message}; accept it with --min-coverage", err=True)
+        sys.exit(EXIT_LOW_COVERAGE)
+
+
+def _show(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        click.echo(json.dumps(prediction.to_json()))
+        return
+    from estimator.report.layout import make_console
+    from estimator.report.text import render
+
+    render(snapshot, prediction, make_console(sys.stdout))
+
+
+for command in (report, advise, compare, verify):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The entry point: failures become one line on stderr and an exit code."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        cli(standalone_mode=False)
+        sys.stdout.flush()
+    except EstimatorError as error:
+        if debug:
+            raise
+        _fail(str(error), error.exit_code)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        _fail("interrupted", EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        _fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader of our stdout has gone: not our failure
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(f"internal error: {type(error).__name__}: {error}; see it with --debug", 1)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    click.echo(f"ksm-estimator: {message}", err=True)
+    sys.exit(exit_code)

@@ -1,0 +1,42 @@
+"""The bits and codes in a snapshot's columns."""
+
+from __future__ import annotations
+
+import enum
+
+
+class MappingFlag(enum.IntFlag):
+    """``mappings.flags``: bits of one page table entry (u8)."""
+
+    PROT_NONE = 1  # present, but not accessible: mprotect(PROT_NONE) or a NUMA hint
+    HUGE = 2  # a 4 KiB piece of a PMD-mapped huge page
+    WRITABLE = 4
+    DIRTY = 8
+    MERGED = 16  # its rmap_item sits on a live stable node
+
+
+class FrameFlag(enum.IntFlag):
+    """``frames.flags``: of the page or, where the kernel keeps it there, of its folio (u32)."""
+
+    ZERO = 1  # 4096 zero bytes
+    KSM = 2  # PageKsm()
+    LARGE = 4  # part of a folio of more than one page
+    SWAPCACHE = 8
+    LRU = 16
+    MLOCKED = 32
+    PINNED = 64  # folio_maybe_dma_pinned()
+    ANON_EXCLUSIVE = 128
+    LOCKED = 256
+    WRITEBACK = 512
+    HWPOISON = 1024
+    SWAPBACKED = 2048
+
+
+class Unknown(enum.IntEnum):
+    """``frames.unknown``: why a frame has no hash (u8). 0: it has one."""
+
+    HASHED = 0
+    EXCLUDED = 1  # left out of the dump by a filter
+    TRUNCATED = 2  # the dump ends before it
+    UNREADABLE = 3  # the read failed, or the range is not in the dump at all
+    CHANGED = 4  # changed or was freed while it was read

@@ -1,0 +1,72 @@
+"""What a VMA is called in /proc/PID/maps: its file, [heap], [stack], [anon:...]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from drgn import FaultError, Object, Program
+from drgn.helpers.linux.fs import d_path
+
+from estimator.kernel.layout import has_type, offset
+from estimator.kernel.vmas import Vmas
+
+
+def vma_names(prog: Program, vmas: Vmas, mms: Any) -> npt.NDArray[np.object_]:
+    """Names as show_map_vma() (fs/proc/task_mmu.c) gives them; "" for a plain anonymous VMA.
+
+    ``mms``: structs with ``start_brk``, ``brk`` and ``start_stack``, one per row of mm.
+    """
+    names: npt.NDArray[np.object_] = np.full(len(vmas.start), "", object)
+    anonymous = vmas.file == 0
+    mm = mms[vmas.mm]
+    heap = anonymous & (vmas.start < mm["brk"]) & (vmas.end > mm["start_brk"])
+    stack = anonymous & (vmas.start <= mm["start_stack"]) & (vmas.end >= mm["start_stack"])
+    names[stack] = "[stack]"
+    names[heap] = "[heap]"
+    path = _paths(prog)
+    for rows, pointers, name in (
+        (np.flatnonzero(~anonymous), vmas.file, path),
+        (np.flatnonzero(anonymous & (vmas.anon_name != 0)), vmas.anon_name, _anon_names(prog)),
+    ):
+        unique, inverse = np.unique(pointers[rows], return_inverse=True)
+        found = np.array([name(pointer) for pointer in unique.tolist()], object)
+        if len(rows):
+            names[rows] = found[inverse]
+    return names
+
+
+def _paths(prog: Program) -> Any:
+    """struct file * -> path; many files share one dentry, so its path is made once."""
+    dentry_offset = offset(prog, "struct file", "f_path.dentry")
+    seen: dict[int, str] = {}
+
+    def of_file(file: int) -> str:
+        try:
+            dentry = prog.read_u64(file + dentry_offset)
+            if dentry not in seen:
+                path = d_path(Object(prog, "struct file *", file).f_path)
+                seen[dentry] = path.decode(errors="replace")
+            return seen[dentry]
+        except (FaultError, LookupError, ValueError):
+            return "[unreadable]"
+
+    return of_file
+
+
+def _anon_names(prog: Program) -> Any:
+    """struct anon_vma_name * -> [anon:NAME] (prctl PR_SET_VMA_ANON_NAME)."""
+    if not has_type(prog, "struct anon_vma_name"):  # 5.17+, 9a10064f5625
+        return lambda pointer: "[anon]"
+    name_offset = offset(prog, "struct anon_vma_name", "name")
+
+    def of_pointer(pointer: int) -> str:
+        try:
+            return (
+                f"[anon:{prog.read_c_string(pointer + name_offset, 80).decode(errors='replace')}]"
+            )
+        except FaultError:
+            return "[anon]"
+
+    return of_pointer

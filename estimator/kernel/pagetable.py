@@ -1,0 +1,214 @@
+"""x86-64 page tables as arrays: all mms level by level, a table at a time.
+
+Entry bits: arch/x86/include/asm/pgtable_types.h. Inverted entries: pgtable-invert.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from drgn import Program
+
+from estimator.kernel.memory import Mask, Memory, Words
+
+_PRESENT = np.uint64(1 << 0)
+_RW = np.uint64(1 << 1)
+_DIRTY = np.uint64(1 << 6)
+_PSE = np.uint64(1 << 7)
+_PROTNONE = np.uint64(1 << 8)
+_SPECIAL = np.uint64(1 << 9)
+_SAVED_DIRTY = np.uint64(1 << 58)  # 6.6+; never set before
+_PFN_MASK = np.uint64(0x000F_FFFF_FFFF_F000)
+_HUGE_PFN_MASK = np.uint64(0x000F_FFFF_FFE0_0000)
+_ZERO = np.uint64(0)
+
+_PAGE_SHIFT = np.uint64(12)
+_ENTRIES = 512
+_BITS_PER_LEVEL = 9
+_TABLES_AT_ONCE = 1024  # 4 MiB of entries
+
+KEY_PAGE_BITS = np.uint64(45)  # a 57-bit address space in pages
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Address ranges of many mms in one order: keys are ``mm << 45 | address >> 12``.
+
+    ``start`` and ``end`` (exclusive): u64 (n,), ascending and disjoint.
+    """
+
+    start: Words
+    end: Words
+
+    def find(self, key: Words) -> tuple[npt.NDArray[np.int64], Mask]:
+        """The range that holds each key; and whether there is one."""
+        index = np.searchsorted(self.end, key, side="right")
+        inside = index < len(self.start)
+        inside[inside] = self.start[index[inside]] <= key[inside]
+        return index, inside
+
+    def overlap(self, start: Words, pages: np.uint64) -> Mask:
+        """Which of the key ranges [start, start + pages) meet one of these ranges."""
+        index = np.searchsorted(self.end, start, side="right")
+        meets = index < len(self.start)
+        meets[meets] = self.start[index[meets]] < start[meets] + pages
+        return meets
+
+    def count(self, start: Words, pages: np.uint64) -> npt.NDArray[np.int64]:
+        """How many pages of each range lie in the key ranges [start, start + pages); i64."""
+        counts = np.zeros(len(self.start), np.int64)
+        for begin in start.tolist():
+            end = begin + int(pages)
+            first = int(np.searchsorted(self.end, np.uint64(begin), side="right"))
+            last = int(np.searchsorted(self.start, np.uint64(end), side="left"))
+            for index in range(first, last):
+                lower, upper = max(begin, int(self.start[index])), min(end, int(self.end[index]))
+                counts[index] += upper - lower
+        return counts
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The entries of some leaf tables that are in a range and not empty, in key order.
+
+    ``key``: u64. ``range_index``: i64, the row of ``Ranges``. ``value``: u64, the entry with its
+    PFN bits un-inverted; huge entries are expanded to their 4 KiB pieces. ``huge``: bool.
+    """
+
+    key: Words
+    range_index: npt.NDArray[np.int64]
+    value: Words
+    huge: Mask
+
+    @property
+    def present(self) -> Mask:
+        """pte_present(); pmd_present(), true also for _PAGE_PSE alone (a split under way)."""
+        return ((self.value & (_PRESENT | _PROTNONE)) != _ZERO) | self.huge
+
+    @property
+    def pfn(self) -> Words:
+        """pte_pfn(), pmd_pfn() plus the piece."""
+        return (self.value & _PFN_MASK) >> _PAGE_SHIFT
+
+    @property
+    def prot_none(self) -> Mask:
+        """pte_protnone(): present for the kernel, but without access."""
+        return (self.value & (_PRESENT | _PROTNONE)) == _PROTNONE
+
+    @property
+    def special(self) -> Mask:
+        """pte_special()."""
+        return (self.value & _SPECIAL) != _ZERO
+
+    @property
+    def writable(self) -> Mask:
+        """pte_write()."""
+        return (self.value & _RW) != _ZERO
+
+    @property
+    def dirty(self) -> Mask:
+        """pte_dirty()."""
+        return (self.value & (_DIRTY | _SAVED_DIRTY)) != _ZERO
+
+
+class PageTables:
+    """The page tables of many mms.
+
+    ``unreadable_pages`` and ``nonpresent_pages``, i64 per range, are filled by ``walk``: pages
+    whose table could not be read, and pages of huge entries that are not present.
+    """
+
+    def __init__(self, prog: Program, memory: Memory, ranges: Ranges) -> None:
+        self._memory = memory
+        self._ranges = ranges
+        vmcoreinfo = prog["VMCOREINFO"].string_()
+        self._levels = 5 if b"NUMBER(pgtable_l5_enabled)=1" in vmcoreinfo else 4
+        encryption = int(prog["sme_me_mask"].value_()) if "sme_me_mask" in prog else 0
+        self._clear = np.uint64(~encryption & 0xFFFF_FFFF_FFFF_FFFF)
+        self.unreadable_pages = np.zeros(len(ranges.start), np.int64)
+        self.nonpresent_pages = np.zeros(len(ranges.start), np.int64)
+
+    def walk(self, mms: Words, pgd_pfns: Words) -> Iterator[Entries]:
+        """All entries in the ranges of the mms with the key prefixes ``mms``, in key order.
+
+        ``pgd_pfns``: u64, the frames of their top-level tables. ``mms`` ascends.
+        """
+        key, table = mms << KEY_PAGE_BITS, pgd_pfns
+        for level in range(self._levels - 1, 1, -1):
+            key, value = self._descend(key, table, level)
+            is_table = (value & (_PRESENT | _PSE)) == _PRESENT  # a 1 GiB leaf is never anonymous
+            key, table = key[is_table], (value[is_table] & _PFN_MASK) >> _PAGE_SHIFT
+        key, value = self._descend(key, table, 1)
+        huge = (value & _PSE) != _ZERO
+        gone = ~huge & ((value & _PRESENT) == _ZERO)
+        self.nonpresent_pages += self._ranges.count(key[gone], np.uint64(_ENTRIES))
+        key, value, huge = key[~gone], value[~gone], huge[~gone]
+        for start in range(0, len(key), _TABLES_AT_ONCE):
+            rows = slice(start, start + _TABLES_AT_ONCE)
+            yield self._leaves(key[rows], value[rows], huge[rows])
+
+    def _descend(self, key: Words, table: Words, level: int) -> tuple[Words, Words]:
+        """Keys and values of the non-empty entries, in a range, of tables at ``level``."""
+        shift = np.uint64(_BITS_PER_LEVEL * level)
+        keys, values = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+        for start in range(0, len(key), _TABLES_AT_ONCE):
+            rows = slice(start, start + _TABLES_AT_ONCE)
+            entries = self._tables(key[rows], table[rows], shift)
+            row, column, value = _nonzero(entries)
+            found = key[rows][row] + (column << shift)
+            wanted = self._ranges.overlap(found, np.uint64(1) << shift)
+            keys.append(found[wanted])
+            values.append(value[wanted])
+        return np.concatenate(keys), np.concatenate(values)
+
+    def _tables(self, key: Words, table: Words, shift: np.uint64) -> Words:
+        """The entries of page tables, u64 (n, 512); unreadable ones are counted and empty."""
+        data, unknown = self._memory.frames(table)
+        entries: Words = data.view(np.uint64) & self._clear
+        bad = unknown != 0
+        if bad.any():
+            entries[bad] = 0
+            pages = np.uint64(_ENTRIES) << shift
+            self.unreadable_pages += self._ranges.count(key[bad], pages)
+        return entries
+
+    def _leaves(self, key: Words, value: Words, huge: Mask) -> Entries:
+        entries = np.empty((len(key), _ENTRIES), np.uint64)
+        tables = ~huge
+        pfns = (value[tables] & _PFN_MASK) >> _PAGE_SHIFT
+        found = self._tables(key[tables], pfns, _ZERO)
+        found[((found & _PRESENT) == _ZERO) & (found != _ZERO)] ^= _PFN_MASK
+        entries[tables] = found
+        entries[huge] = _pieces(value[huge])
+        row, column, values = _nonzero(entries)
+        page_key = key[row] + column
+        first, _ = self._ranges.find(key)
+        first_row = np.minimum(first, len(self._ranges.start) - 1)
+        whole = (self._ranges.start[first_row] <= key) & (
+            self._ranges.end[first_row] >= key + np.uint64(_ENTRIES)
+        )
+        range_index = first[row]
+        inside = np.ones(len(row), np.bool_)
+        split = ~whole[row]
+        range_index[split], inside[split] = self._ranges.find(page_key[split])
+        if inside.all():
+            return Entries(page_key, range_index, values, huge[row])
+        return Entries(page_key[inside], range_index[inside], values[inside], huge[row][inside])
+
+
+def _nonzero(entries: Words) -> tuple[npt.NDArray[np.int64], Words, Words]:
+    """Row, column and value of the entries of tables, (n, 512), that are not 0."""
+    flat = entries.reshape(-1)
+    place = np.flatnonzero(flat)
+    return place >> _BITS_PER_LEVEL, (place & (_ENTRIES - 1)).astype(np.uint64), flat[place]
+
+
+def _pieces(value: Words) -> Words:
+    """PMD leaves (n,) as 512 entries each, u64 (n, 512), with the flags of the PMD."""
+    upright = np.where(value & _PRESENT, value, value ^ _PFN_MASK)
+    flags = upright & ~(_PFN_MASK | _PSE)
+    pages = np.arange(_ENTRIES, dtype=np.uint64) << _PAGE_SHIFT
+    return ((upright & _HUGE_PFN_MASK) | flags)[:, None] + pages

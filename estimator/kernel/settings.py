@@ -1,0 +1,117 @@
+"""How KSM is set and built in a kernel: tunables, counters, struct sizes, features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import drgn
+from drgn import FaultError, Program
+
+from estimator.kernel.layout import first_type, has_function
+
+# sysfs file in /sys/kernel/mm/ksm: variable in mm/ksm.c
+_TUNABLES = {
+    "run": "ksm_run",
+    "max_page_sharing": "ksm_max_page_sharing",
+    "use_zero_pages": "ksm_use_zero_pages",
+    "merge_across_nodes": "ksm_merge_across_nodes",
+    "smart_scan": "ksm_smart_scan",
+    "pages_to_scan": "ksm_thread_pages_to_scan",
+    "sleep_millisecs": "ksm_thread_sleep_millisecs",
+    "stable_node_chains_prune_millisecs": "ksm_stable_node_chains_prune_millisecs",
+    "advisor_mode": "ksm_advisor",
+    "advisor_max_cpu": "ksm_advisor_max_cpu",
+    "advisor_min_pages_to_scan": "ksm_advisor_min_pages_to_scan",
+    "advisor_max_pages_to_scan": "ksm_advisor_max_pages_to_scan",
+    "advisor_target_scan_time": "ksm_advisor_target_scan_time",
+}
+_COUNTERS = {
+    "pages_shared": "ksm_pages_shared",
+    "pages_sharing": "ksm_pages_sharing",
+    "pages_unshared": "ksm_pages_unshared",
+    "ksm_rmap_items": "ksm_rmap_items",
+    "ksm_zero_pages": "ksm_zero_pages",
+    "stable_node_chains": "ksm_stable_node_chains",
+    "stable_node_dups": "ksm_stable_node_dups",
+    "pages_scanned": "ksm_pages_scanned",
+    "pages_skipped": "ksm_pages_skipped",
+    "full_scans": "ksm_scan.seqnr",
+}
+
+
+def read_settings(prog: Program) -> dict[str, Any]:
+    """``info["ksm"]``: the tunables, and under ``counters`` the counters (pages).
+
+    What this kernel does not have is absent. Without NUMA, pages merge across (one) node.
+    """
+    settings = _read(prog, _TUNABLES)
+    settings.setdefault("merge_across_nodes", 1)
+    settings.setdefault("use_zero_pages", 0)
+    return settings | {"counters": _read(prog, _COUNTERS)}
+
+
+def _read(prog: Program, variables: dict[str, str]) -> dict[str, int]:
+    found = {}
+    for name, variable in variables.items():
+        base, *members = variable.split(".")
+        try:
+            value = prog[base]
+            for member in members:
+                value = value.member_(member)
+            if value.type_.unaliased_kind() == drgn.TypeKind.STRUCT:  # atomic_long_t since 6.10
+                value = value.counter
+            found[name] = int(value)
+        except (LookupError, FaultError):
+            continue
+    return found
+
+
+def struct_sizes(prog: Program) -> dict[str, int]:
+    """``info["sizes"]``: bytes of the structs that KSM allocates; named so since 6.1."""
+    sizes = {}
+    for name in ("rmap_item", "stable_node", "mm_slot"):
+        type_ = first_type(prog, f"struct ksm_{name}", f"struct {name}")
+        sizes[f"ksm_{name}"] = drgn.sizeof(prog.type(type_))
+    return sizes
+
+
+def features(prog: Program) -> dict[str, bool]:
+    """``info["features"]``: where kernels differ, by what this one has in its debug information.
+
+    - ``merge_any_prctl``: PR_SET_MEMORY_MERGE (6.4, d7597f59d1d3).
+    - ``counts_zero_pages``: ksm_zero_pages (6.6, e2942062e01d).
+    - ``smart_scan``: 6.7, 5e924ff54d08. ``advisor``: 6.8, 4e5fa4f5eff6.
+    - ``checksum_before_stable_tree``: a page must be unchanged before even the stable tree is
+      searched (6.11; the same series made try_to_merge_with_zero_page() a function of its own).
+    - ``split_maps_zero_page``: splitting a folio maps its zero-filled subpages to the zero page
+      (6.12, b1f202060afe: try_to_map_unused_to_zeropage() in mm/migrate.c).
+    - ``scans_prot_none``: the scan finds PROT_NONE entries: a walker of its own
+      (ksm_next_page_pmd_entry(), 6.18, stable 6.12.59 and 6.1.161) or folio_walk_start().
+    - ``prot_none_blocks_tree``: the tree side still looks pages up with follow_page(), which
+      refuses PROT_NONE entries that the scan finds.
+    """
+    range_walk = has_function(prog, "ksm_next_page_pmd_entry")
+    folio_walk = has_function(prog, "folio_walk_start")
+    return {
+        "merge_any_prctl": has_function(prog, "ksm_enable_merge_any"),
+        "counts_zero_pages": "ksm_zero_pages" in prog,
+        "smart_scan": "ksm_smart_scan" in prog,
+        "advisor": "ksm_advisor" in prog,
+        "checksum_before_stable_tree": has_function(prog, "try_to_merge_with_zero_page"),
+        "split_maps_zero_page": has_function(prog, "try_to_map_unused_to_zeropage"),
+        "scans_prot_none": range_walk or folio_walk,
+        "prot_none_blocks_tree": range_walk and not folio_walk,
+    }
+
+
+def thp_enabled(prog: Program) -> str:
+    """``info["thp_enabled"]``: as in /sys/kernel/mm/transparent_hugepage/enabled."""
+    try:
+        flags = int(prog["transparent_hugepage_flags"])
+        always = int(prog.constant("TRANSPARENT_HUGEPAGE_FLAG"))
+        madvise = int(prog.constant("TRANSPARENT_HUGEPAGE_REQ_MADV_FLAG"))
+    except (LookupError, FaultError):
+        return "never"
+    if flags >> always & 1:
+        return "always"
+    return "madvise" if flags >> madvise & 1 else "never"

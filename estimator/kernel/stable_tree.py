@@ -1,0 +1,157 @@
+"""What ksmd has merged already: the stable nodes, their chains and their rmap_items.
+
+Sources: struct ksm_stable_node, ksm_rmap_item and the notes above them in mm/ksm.c.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from drgn import Program
+
+from estimator.kernel.frames import PageArray
+from estimator.kernel.layout import first_type, has_member, offset, struct_dtype
+from estimator.kernel.memory import PAGE_SIZE, Memory, Words
+
+_STABLE_NODE_CHAIN = -1024  # rmap_hlist_len of the head of a chain
+_MAPPING_KSM = np.uint64(3)
+_PAGE_MASK = np.uint64(~(PAGE_SIZE - 1) & 0xFFFF_FFFF_FFFF_FFFF)
+
+
+_MOST_NODES = 1 << 28
+
+
+def read_stable_tree(
+    prog: Program, memory: Memory, pages: PageArray, mms: Words
+) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+    """Rows of ``stable_nodes`` (without frame_id) and ``stable_items``; how many were unreadable.
+
+    ``mms``: addresses of the mm_structs, in mm_id order. Items of other mms are left out.
+    """
+    reader = _Reader(prog, memory)
+    address, nodes, chain, tree = reader.nodes()
+    info = pages.read_any(nodes["kpfn"])
+    table = pd.DataFrame(
+        {
+            "node_id": np.arange(len(nodes), dtype=np.uint32),
+            "chain_id": chain,
+            "pfn": nodes["kpfn"],
+            "node": tree,
+            "live": info.ok & (info.mapping == (address | _MAPPING_KSM)),
+        }
+    )
+    return table, reader.items(nodes["hlist"], mms), reader.unreadable
+
+
+class _Reader:
+    def __init__(self, prog: Program, memory: Memory) -> None:
+        self._prog = prog
+        self._memory = memory
+        self.unreadable = 0
+        self._node_type = first_type(prog, "struct ksm_stable_node", "struct stable_node")
+        self._node = _node_dtype(prog, self._node_type)
+        self._item_type = first_type(prog, "struct ksm_rmap_item", "struct rmap_item")
+        self._item = _item_dtype(prog, self._item_type)
+
+    def nodes(
+        self,
+    ) -> tuple[Words, npt.NDArray[Any], npt.NDArray[np.int32], npt.NDArray[np.uint16]]:
+        """All stable nodes that hold a frame: address, struct, chain (-1: none), NUMA node."""
+        address, node, tree = self._trees()
+        is_chain = node["length"] == _STABLE_NODE_CHAIN
+        heads = node["hlist"][is_chain]
+        dup_offset = offset(self._prog, self._node_type, "hlist_dup")
+        chain, dup_address, dups = self._lists(heads, dup_offset, self._node, "hlist_dup")
+        single = ~is_chain
+        none = np.full(int(single.sum()), -1, np.int32)
+        return (
+            np.concatenate([address[single], dup_address]),
+            np.concatenate([node[single], dups]),
+            np.concatenate([none, chain.astype(np.int32)]),
+            np.concatenate([tree[single], tree[is_chain][chain]]),
+        )
+
+    def items(self, first: Words, mms: Words) -> pd.DataFrame:
+        """The rmap_items of nodes whose hlists start at ``first``; node_id is the row there."""
+        link = offset(self._prog, self._item_type, "hlist")
+        node, _, items = self._lists(first, link, self._item, "next")
+        order = np.argsort(mms)
+        place = np.minimum(np.searchsorted(mms[order], items["mm"]), len(mms) - 1)
+        mm_id = order[place]
+        known = mms[mm_id] == items["mm"]
+        items = items[known]
+        age = items["age"] if "age" in (self._item.names or ()) else np.zeros(len(items), np.uint8)
+        return pd.DataFrame(
+            {
+                "node_id": node[known].astype(np.uint32),
+                "mm_id": mm_id[known].astype(np.uint32),
+                "address": items["address"] & _PAGE_MASK,
+                "age": age,
+                "checksum": items["oldchecksum"],
+            }
+        )
+
+    def _trees(self) -> tuple[Words, npt.NDArray[Any], npt.NDArray[np.uint16]]:
+        """The nodes of root_stable_tree[], level by level."""
+        roots = self._prog["root_stable_tree"]
+        count = int(self._prog["ksm_nr_node_ids"]) if "ksm_nr_node_ids" in self._prog else 1
+        address = np.array([int(roots[nid].rb_node) for nid in range(count)], np.uint64)
+        tree = np.flatnonzero(address).astype(np.uint16)
+        address = address[address != 0]
+        parts = [(address[:0], np.empty(0, self._node), tree[:0])]
+        total = 0
+        while len(address) and total < _MOST_NODES:
+            total += len(address)
+            node, ok = self._memory.structs(address, self._node)
+            self.unreadable += int((~ok).sum())
+            parts.append((address[ok], node[ok], tree[ok]))
+            below = np.concatenate([node["left"], node["right"]])
+            tree = np.concatenate([tree, tree])[below != 0]
+            address = below[below != 0]
+        return (
+            np.concatenate([p[0] for p in parts]),
+            np.concatenate([p[1] for p in parts]),
+            np.concatenate([p[2] for p in parts]),
+        )
+
+    def _lists(
+        self, first: Words, link: int, dtype: np.dtype[Any], following: str
+    ) -> tuple[npt.NDArray[np.int64], Words, npt.NDArray[Any]]:
+        """Many hlists one step at a time: list of each entry, its address, its struct.
+
+        Entries stand by list, in list order. ``link``: offset of the hlist_node in the entry.
+        """
+        owner, address = np.flatnonzero(first), first[first != 0] - np.uint64(link)
+        parts = [(owner[:0], address[:0], np.empty(0, dtype))]
+        total = 0
+        while len(address) and total < _MOST_NODES:
+            total += len(address)
+            entry, ok = self._memory.structs(address, dtype)
+            self.unreadable += int((~ok).sum())
+            parts.append((owner[ok], address[ok], entry[ok]))
+            more = ok & (entry[following] != 0)
+            owner, address = owner[more], entry[following][more] - np.uint64(link)
+        owners = np.concatenate([p[0] for p in parts])
+        by_list = np.argsort(owners, kind="stable")
+        return (
+            owners[by_list],
+            np.concatenate([p[1] for p in parts])[by_list],
+            np.concatenate([p[2] for p in parts])[by_list],
+        )
+
+
+def _node_dtype(prog: Program, type_: str) -> np.dtype[Any]:
+    members = {"left": "node.rb_left", "right": "node.rb_right", "hlist_dup": "hlist_dup.next"}
+    members |= {"hlist": "hlist.first", "kpfn": "kpfn", "length": "rmap_hlist_len"}
+    return struct_dtype(prog, type_, members)
+
+
+def _item_dtype(prog: Program, type_: str) -> np.dtype[Any]:
+    members = {"mm": "mm", "address": "address", "oldchecksum": "oldchecksum"}
+    members["next"] = "hlist.next"
+    if has_member(prog, type_, "age"):  # 6.7+, 5e924ff54d08
+        members["age"] = "age"
+    return struct_dtype(prog, type_, members)

@@ -1,0 +1,102 @@
+"""Two predictions, or a prediction and the running system, as parts of a report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from estimator.advice.compare import Comparison
+from estimator.advice.verify import Verification
+from estimator.report.layout import Column, pages
+from estimator.report.sections import Section
+from estimator.report.units import count, human_bytes, plural
+
+
+def comparison_sections(comparison: Comparison) -> list[Section]:
+    """What changed from A to B, what the two rest on, and which programs did it."""
+    numbers = comparison.numbers.set_index("number")
+    before, after = (int(numbers[side]["net_bytes_saved"]) for side in ("a", "b"))
+    direction = "more" if after >= before else "less"
+    sections = [
+        Section(
+            f"B would free {human_bytes(abs(after - before))} {direction} than A: "
+            f"{human_bytes(after)} net instead of {human_bytes(before)}."
+        )
+    ]
+    if len(comparison.settings):
+        columns = [Column("setting", "setting"), Column("A", "a"), Column("B", "b")]
+        sections.append(Section("What the two rest on differs", comparison.settings, columns))
+    columns = [
+        Column("", "number"),
+        Column("A", "a", _number, number=True),
+        Column("B", "b", _number, number=True),
+        Column("change", "change", _signed, number=True),
+    ]
+    sections.append(
+        Section("What changed", comparison.numbers, columns, limit=len(comparison.numbers))
+    )
+    programs = comparison.programs
+    moved = [f"{name}_change" for name in ("processes", "ksm_rmap_items", "ksm_merging_pages")]
+    columns = [
+        Column("comm", "comm"),
+        Column("cgroup", "cgroup", wide=True),
+        pages("processes A", "processes_a"),
+        pages("B", "processes_b"),
+        Column("scanned pages", "ksm_rmap_items_change", _signed, number=True),
+        Column("merging pages", "ksm_merging_pages_change", _signed, number=True),
+        Column("profit", "ksm_process_profit_change", human_bytes, number=True),
+    ]
+    changed = programs[(programs[moved] != 0).any(axis=1)]
+    return [*sections, Section("Which programs did it", changed, columns)]
+
+
+def verification_sections(verification: Verification) -> list[Section]:
+    """Predicted and real counters, then the processes that differ."""
+    known = verification.counters.dropna()
+    same = int((known["difference"] == 0).sum())
+    side_by_side = [
+        Column("predicted", "predicted", _number, number=True),
+        Column("real", "real", _number, number=True),
+        Column("difference", "difference", _signed, number=True),
+    ]
+    rows = verification.processes
+    different = rows[rows["difference"] != 0]
+    order = different["difference"].abs().sort_values(ascending=False, kind="stable").index
+    sections = [
+        Section(
+            f"{same} of the {plural(len(known), 'counter')} that this kernel shows are as "
+            "predicted.",
+            bullets=verification.caveats,
+        ),
+        Section(
+            "Counters of /sys/kernel/mm/ksm",
+            verification.counters,
+            [Column("counter", "counter"), *side_by_side],
+        ),
+        Section(
+            "Processes that differ in /proc/PID/ksm_stat",
+            different.loc[order],
+            [
+                Column("pid", "pid", str, number=True),
+                Column("comm", "comm"),
+                Column("", "counter"),
+                *side_by_side,
+            ],
+            note=f"{plural(len(rows) - len(different), 'number')} of {count(len(rows))} are as "
+            f"predicted; {plural(verification.gone, 'process')} of the snapshot no longer run.",
+        ),
+    ]
+    if verification.page_cost:
+        cost = verification.page_cost
+        words = f"{cost.seconds * 1e6:.3g} µs of CPU; {cost.source}."
+        sections.append(Section("Cost of a page", note=words))
+    return sections
+
+
+def _signed(value: Any) -> str:
+    return "-" if pd.isna(value) else f"{value:+,}" if value else "0"
+
+
+def _number(value: Any) -> str:
+    return "-" if pd.isna(value) else count(value)

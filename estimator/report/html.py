@@ -1,0 +1,108 @@
+"""A report as one HTML file that needs no network: for a browser, a phone, and paper.
+
+Jinja2 escapes every name: they come from the processes themselves. A content security policy
+allows the file's own script and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from jinja2 import Environment, PackageLoader, Template
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from estimator.advice.plan import Plan
+from estimator.advice.risk import Risk
+from estimator.advice.settings import Schedule
+from estimator.advice.sharing import contributions, contributions_by, page_bytes
+from estimator.ksm.prediction import Prediction
+from estimator.report.layout import Column
+from estimator.report.plan_sections import plan_sections
+from estimator.report.plots import contribution_figure, frontier_figure, sharing_figure
+from estimator.report.sections import Section, prediction_sections
+from estimator.snapshot import Snapshot
+
+MAX_ROWS = 1000
+"""Rows per table: enough to look through, few enough that the file stays below 5 MB."""
+
+
+def report_page(
+    snapshot: Snapshot, prediction: Prediction, plan: Plan, schedule: Schedule, risk: Risk
+) -> str:
+    """The whole report as an HTML document."""
+    units = contributions_by(contributions(snapshot, prediction), ["unit"])
+    figures = [
+        ("How much scanning buys how much saving", frontier_figure(snapshot, plan)),
+        ("Services", contribution_figure(units, "unit", page_bytes(snapshot))),
+        ("Which processes share with which", sharing_figure(snapshot, prediction)),
+    ]
+    verdict, *report = prediction_sections(snapshot, prediction)
+    info = snapshot.info
+    script = _resource("report.js")
+    return _template("report.html.j2").render(
+        title=f"KSM on {info['host']}",
+        subtitle=f"Linux {info['kernel']['release']}, {info['collected_at']}",
+        style=Markup(_resource("report.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        verdict=verdict,
+        figures=[(title, _svg(figure, str(n))) for n, (title, figure) in enumerate(figures)],
+        report=report,
+        plan=plan_sections(snapshot, plan, schedule, risk),
+    )
+
+
+def fragment(sections: list[Section]) -> str:
+    """``sections`` as a piece of HTML, for a notebook."""
+    style = Markup(_resource("report.css"))
+    return _template("fragment.html.j2").render(style=style, sections=sections)
+
+
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=PackageLoader("estimator.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(cells=_cells, shown=_shown_rows, max_rows=MAX_ROWS)
+    return environment.get_template(name)
+
+
+def _resource(name: str) -> str:
+    return files("estimator.report").joinpath("templates", name).read_text()
+
+
+def _shown_rows(rows: pd.DataFrame) -> list[dict[Any, Any]]:
+    return rows.head(MAX_ROWS).to_dict("records")
+
+
+def _cells(row: dict[str, Any], columns: list[Column]) -> Iterator[tuple[str, str, bool]]:
+    """Of every cell: what to show, what to sort by, and whether that is a number."""
+    for column in columns:
+        value = row[column.source]
+        key = ""
+        if column.number and not pd.isna(value):
+            number = float(value)
+            key = repr(round(number, 4)) if math.isfinite(number) else ""
+        yield column.show(value), key, column.number
+
+
+def _svg(figure: Figure, salt: str) -> Markup:
+    """``figure`` as an SVG element, the same for the same data."""
+    buffer = io.StringIO()
+    with mpl.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}
+    ):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return Markup(text[text.index("<svg") :])

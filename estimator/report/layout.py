@@ -1,0 +1,116 @@
+"""Tables on a terminal, in a pipe, on 80 columns and on 200."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import IO, Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from estimator.report.units import count, human_bytes, printable
+
+PROSE_COLUMNS = 100
+_WIDE_COLUMNS = 120
+_PIPE_COLUMNS = 200
+
+
+def make_console(file: IO[str]) -> Console:
+    """A console on ``file``: colour on a terminal only, and wide where there is no width.
+
+    COLUMNS and NO_COLOR are honoured.
+    """
+    if file.isatty() or "COLUMNS" in os.environ:
+        return Console(file=file, highlight=False, emoji=False)
+    return Console(file=file, highlight=False, emoji=False, width=_PIPE_COLUMNS)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a text table.
+
+    ``show`` turns a cell into text. ``wide``: only where there is room for it.
+    """
+
+    title: str
+    source: str
+    show: Callable[[Any], str] = lambda value: printable(str(value))
+    number: bool = False
+    wide: bool = False
+
+
+def pages(title: str, source: str, wide: bool = False) -> Column:
+    """A column of page counts."""
+    return Column(title, source, count, number=True, wide=wide)
+
+
+def memory(title: str, source: str, unit_bytes: int = 1, wide: bool = False) -> Column:
+    """A column of memory, stored in units of ``unit_bytes``."""
+    return Column(title, source, lambda n: human_bytes(n * unit_bytes), number=True, wide=wide)
+
+
+def heading(console: Console, title: str) -> None:
+    """Start a section."""
+    console.print()
+    console.print(Text(title, style="bold"))
+
+
+def prose(console: Console, text: str, style: str = "") -> None:
+    """A paragraph, wrapped where the eye still follows."""
+    width = min(console.width, PROSE_COLUMNS)
+    for line in textwrap.wrap(text, width, break_on_hyphens=False):
+        console.print(Text(line, style=style))
+
+
+def bullets(console: Console, items: Iterable[str], style: str = "") -> None:
+    """A list of paragraphs."""
+    width = min(console.width, PROSE_COLUMNS)
+    for item in items:
+        lines = textwrap.wrap(
+            printable(item),
+            width,
+            initial_indent="- ",
+            subsequent_indent="  ",
+            break_on_hyphens=False,
+        )
+        for line in lines:
+            console.print(Text(line, style=style))
+
+
+def table(console: Console, rows: pd.DataFrame, columns: list[Column], limit: int = 15) -> None:
+    """The first ``limit`` rows; cells that don't fit are folded, never cut."""
+    shown = [c for c in columns if not c.wide or console.width >= _WIDE_COLUMNS]
+    if rows.empty:
+        return
+    grid = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        show_header=any(column.title for column in shown),
+    )
+    for column in shown:
+        grid.add_column(
+            column.title,
+            justify="right" if column.number else "left",
+            overflow="fold",
+            no_wrap=column.number,
+        )
+    for row in rows.head(limit).to_dict("records"):
+        grid.add_row(*(Text(column.show(row[column.source])) for column in shown))
+    console.print(Padding(grid, (0, 0, 0, 2), expand=False))
+    if len(rows) > limit:
+        console.print(f"  and {count(len(rows) - limit)} more", style="dim")
+
+
+def verbatim(console: Console, block: str) -> None:
+    """Lines to copy: indented, never wrapped or cut."""
+    for line in block.splitlines():
+        console.print(Text(f"    {line}"), soft_wrap=True)

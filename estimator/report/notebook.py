@@ -1,0 +1,60 @@
+"""Reports in a notebook: tables as HTML there, text anywhere else."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from estimator.advice.compare import Comparison
+from estimator.advice.plan import Plan
+from estimator.advice.risk import assess
+from estimator.advice.settings import TARGET_SCAN_SECONDS, PageCost, schedule
+from estimator.ksm.prediction import Prediction
+from estimator.report.compare_sections import comparison_sections
+from estimator.report.plan_sections import plan_sections
+from estimator.report.sections import Section, prediction_sections
+from estimator.report.text import print_sections
+from estimator.snapshot import Snapshot
+
+
+@dataclass(frozen=True, repr=False)
+class Display:
+    """A report that shows itself."""
+
+    sections: list[Section]
+
+    def __repr__(self) -> str:
+        """The report as text of 100 columns."""
+        file = io.StringIO()
+        print_sections(self.sections, Console(file=file, width=100, highlight=False, emoji=False))
+        return file.getvalue()
+
+    def _repr_html_(self) -> str:
+        """The report as a piece of HTML; needs the extra ``report``."""
+        from estimator.report.html import fragment
+
+        return fragment(self.sections)
+
+
+def show_prediction(snapshot: Snapshot, prediction: Prediction) -> Display:
+    """The report of one prediction."""
+    return Display(prediction_sections(snapshot, prediction))
+
+
+def show_plan(
+    snapshot: Snapshot,
+    plan: Plan,
+    scan_seconds: float = TARGET_SCAN_SECONDS,
+    cost: PageCost | None = None,
+) -> Display:
+    """A plan with its settings for a full scan in ``scan_seconds`` and its risk."""
+    times = schedule(snapshot, plan.prediction, scan_seconds, cost)
+    risk = assess(snapshot, plan.prediction)
+    return Display(plan_sections(snapshot, plan, times, risk))
+
+
+def show_comparison(comparison: Comparison) -> Display:
+    """What changed between two predictions."""
+    return Display(comparison_sections(comparison))

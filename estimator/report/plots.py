@@ -1,0 +1,136 @@
+"""Pictures of a prediction and a plan, as matplotlib figures.
+
+matplotlib is optional: ``pip install 'ksm-estimator[report]'``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from estimator.advice.borders import sharing_matrix
+from estimator.advice.plan import Plan
+from estimator.advice.sharing import page_bytes, unit_of
+from estimator.ksm.prediction import Prediction
+from estimator.report.units import printable
+from estimator.snapshot import Snapshot
+
+_MIB = 2**20
+_MATRIX_SIZE = 24
+_POINTS = 200
+_LABEL_LENGTH = 32
+_BLUE, _GREEN, _GREY = "#1f5fa8", "#2b8a3e", "#868e96"
+
+
+def frontier_figure(snapshot: Snapshot, plan: Plan) -> Figure:
+    """Saved memory against memory scanned, best pieces first; the plan is marked."""
+    scale = page_bytes(snapshot) / _MIB
+    steps = _thin(plan.frontier, plan.chosen)
+    scanned = np.concatenate([[0], steps["scanned_pages"]]) * scale
+    saved = np.concatenate([[0], steps["saved_pages"]]) * scale
+    chosen = int(np.searchsorted(steps.index, plan.chosen - 1)) + 1 if plan.chosen else 0
+    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(scanned, saved, color=_BLUE, marker=".")
+    axes.fill_between(scanned, saved, color=_BLUE, alpha=0.1)
+    axes.plot(scanned[chosen], saved[chosen], "o", color=_GREEN, markersize=9)
+    axes.annotate(
+        f"{plan.share:.0%} of the saving",
+        (scanned[chosen], saved[chosen]),
+        xytext=(8, -16),
+        textcoords="offset points",
+        color=_GREEN,
+    )
+    axes.set_xlabel("scanned by ksmd (MiB)")
+    axes.set_ylabel("saved (MiB)")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _thin(steps: pd.DataFrame, chosen: int) -> pd.DataFrame:
+    """At most 200 of the steps, spread evenly, with the one that ends the plan."""
+    places = np.linspace(0, len(steps) - 1, min(len(steps), _POINTS)).round().astype(np.int64)
+    return steps.iloc[np.union1d(places, [chosen - 1] if chosen else []).astype(np.int64)]
+
+
+def contribution_figure(
+    table: pd.DataFrame, label: str, page_bytes: int, limit: int = 15
+) -> Figure:
+    """Scanned, merged and freed memory, a bar each for the first rows of ``contributions_by``."""
+    rows = table.head(limit)
+    places = np.arange(len(rows))
+    scale = page_bytes / _MIB
+    figure = Figure(figsize=(7, 0.6 + 0.5 * max(len(rows), 2)), layout="constrained")
+    axes = figure.add_subplot()
+    series = [
+        ("scanned", "ksm_rmap_items", _GREY),
+        ("merged", "ksm_merging_pages", _BLUE),
+        ("frees", "saved_pages", _GREEN),
+    ]
+    for offset, (name, column, color) in enumerate(series):
+        height = rows[column].to_numpy() * scale
+        axes.barh(places + 0.27 * (offset - 1), height, 0.25, label=name, color=color)
+    _label(axes.set_yticks, places, list(rows[label]))
+    axes.invert_yaxis()
+    axes.set_xlabel("MiB")
+    axes.legend(frameon=False, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def sharing_figure(snapshot: Snapshot, prediction: Prediction) -> Figure:
+    """Which processes share with which: merged memory that two of them have in common.
+
+    One row per process, or per program in a unit where more than 24 processes merge pages; on the
+    diagonal what one shares with itself.
+    """
+    group, names = _matrix_groups(snapshot, prediction)
+    matrix = sharing_matrix(snapshot, prediction, group, len(names)) * page_bytes(snapshot) / _MIB
+    size = 2.2 + 0.28 * max(len(names), 4)
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.add_subplot()
+    shown = np.ma.masked_equal(matrix, 0)
+    top = float(matrix.max(initial=0)) or 1.0
+    low = float(shown.min()) if shown.count() else top / 10
+    norm = LogNorm(vmin=min(low, top / 10), vmax=top)
+    mesh = axes.pcolormesh(shown, cmap="Blues", norm=norm, edgecolors="#eeeeee", linewidth=0.5)
+    middle = np.arange(len(names)) + 0.5
+    _label(axes.set_xticks, middle, names, rotation=90)
+    _label(axes.set_yticks, middle, names)
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
+    figure.colorbar(mesh, label="merged pages in common (MiB)", shrink=0.8)
+    return figure
+
+
+def _matrix_groups(
+    snapshot: Snapshot, prediction: Prediction
+) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """The group of every mm, or -1, and the names of the groups: those that merge most."""
+    processes = prediction.processes[prediction.processes["ksm_merging_pages"] > 0]
+    names = processes["comm"] + " " + processes["pid"].astype(str)
+    if len(processes) > _MATRIX_SIZE:
+        names = processes["comm"] + " in " + processes["cgroup"].map(unit_of)
+    weight = processes.groupby(names)["ksm_merging_pages"].sum()
+    chosen = sorted(weight.nlargest(_MATRIX_SIZE).index)
+    group = np.full(len(snapshot.processes), -1, np.int64)
+    group[processes["mm_id"].to_numpy()] = pd.Index(chosen).get_indexer(names)
+    return group, chosen
+
+
+def _label(
+    set_ticks: Callable[..., Any], places: npt.NDArray[Any], names: list[str], rotation: int = 0
+) -> None:
+    """Label an axis with names, shortened, that are never read as mathematics."""
+    shown = [printable(name) for name in names]
+    labels = [n if len(n) <= _LABEL_LENGTH else f"{n[: _LABEL_LENGTH - 1]}…" for n in shown]
+    set_ticks(places, labels=labels, parse_math=False, rotation=rotation)

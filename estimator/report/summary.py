@@ -1,0 +1,73 @@
+"""All that a report of one prediction shows, computed once for text, HTML and notebook."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from estimator.advice import savings as _savings
+from estimator.advice.borders import Borders, borders
+from estimator.advice.contents import top_contents
+from estimator.advice.savings import Coverage, Savings
+from estimator.advice.sharing import contributions, contributions_by, page_bytes
+from estimator.ksm.prediction import Prediction
+from estimator.report.words import COUNTER_MEANINGS
+from estimator.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The tables and numbers of a report.
+
+    ``counters``: counter, predicted, now (nullable Int64: the kernel's own at the snapshot),
+    meaning. ``units``, ``programs``, ``processes``, ``vma_names``: see ``contributions_by``.
+    ``smart_scan``: on in the snapshot's kernel.
+    ``contents``: see ``top_contents``. ``excluded``: excluded_by, vmas, anonymous_pages.
+    """
+
+    page_bytes: int
+    smart_scan: bool
+    savings: Savings
+    coverage: Coverage
+    counters: pd.DataFrame
+    units: pd.DataFrame
+    programs: pd.DataFrame
+    processes: pd.DataFrame
+    vma_names: pd.DataFrame
+    contents: pd.DataFrame
+    between_processes: Borders
+    excluded: pd.DataFrame
+
+
+def summarize(snapshot: Snapshot, prediction: Prediction, contents: int = 10) -> Summary:
+    """Everything to show about ``prediction``, with the ``contents`` most duplicated contents."""
+    table = contributions(snapshot, prediction)
+    return Summary(
+        page_bytes=page_bytes(snapshot),
+        smart_scan=bool(snapshot.info["ksm"].get("smart_scan")),
+        savings=_savings.savings(snapshot, prediction),
+        coverage=_savings.coverage(snapshot, prediction),
+        counters=_counters(snapshot, prediction),
+        units=contributions_by(table, ["unit", "cgroup"]),
+        programs=contributions_by(table, ["comm", "unit"]),
+        processes=contributions_by(table, ["pid", "comm", "unit", "uid"]),
+        vma_names=contributions_by(table, ["name", "comm"]),
+        contents=top_contents(snapshot, prediction, contents),
+        between_processes=borders(snapshot, prediction, np.arange(len(snapshot.processes))),
+        excluded=prediction.excluded,
+    )
+
+
+def _counters(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
+    now = snapshot.info["ksm"].get("counters", {})
+    names = list(prediction.counters)
+    return pd.DataFrame(
+        {
+            "counter": names,
+            "predicted": [prediction.counters[name] for name in names],
+            "now": pd.array([now.get(name) for name in names], dtype="Int64"),
+            "meaning": [COUNTER_MEANINGS.get(name, "") for name in names],
+        }
+    )

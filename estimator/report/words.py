@@ -1,0 +1,131 @@
+"""The sentences of a report: verdict, coverage, why the two savings differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from estimator.advice.borders import Borders
+from estimator.advice.savings import WORTH_IT, Coverage, Savings
+from estimator.ksm.policy import Policy
+from estimator.report.units import count, human_bytes, percent, plural, printable
+
+UPPER_BOUND = (
+    "Pages that keep changing never merge, and one snapshot can't tell which do: an upper bound."
+)
+
+COUNTER_MEANINGS = {
+    "pages_shared": "merged pages that stay: one per stable node",
+    "pages_sharing": "further references to them: what the kernel counts as saved",
+    "pages_unshared": "unique, but checked again and again",
+    "pages_volatile": "in neither tree: changing, blocked, or sharing a frame by fork",
+    "ksm_zero_pages": "zero-filled pages replaced by the kernel's zero page",
+    "stable_node_chains": "contents with more copies than max_page_sharing",
+    "stable_node_dups": "stable nodes that belong to these",
+    "ksm_rmap_items": "pages ksmd keeps a record for",
+    "general_profit": "bytes: (pages_sharing + ksm_zero_pages) less the rmap_items",
+}
+
+
+def scope_words(policy: Policy) -> str:
+    """Who takes part, as the first words of a sentence."""
+    chosen = [
+        f"{word} {', '.join(printable(str(value)) for value in values)}"
+        for word, values in (
+            ("pid", policy.pids),
+            ("program", policy.comms),
+            ("cgroup", policy.cgroups),
+            ("uid", policy.uids),
+        )
+        if values
+    ]
+    who = f"the processes with {' and '.join(chosen)}" if chosen else "every process"
+    if policy.scope == "enabled":
+        return f"With {who} as opted in now"
+    return f"With {who} opted in"
+
+
+def verdict(policy: Policy, savings: Savings) -> str:
+    """What would be saved, net, out of what, and whether that is worth it."""
+    out_of = f"{human_bytes(savings.anonymous_bytes)} of anonymous memory"
+    if not savings.scanned_pages:
+        return (
+            f"{scope_words(policy)}, ksmd finds nothing to scan: none of the {out_of} takes part."
+        )
+    if savings.net_bytes <= 0:
+        return (
+            f"{scope_words(policy)}, KSM would cost memory: it frees "
+            f"{human_bytes(savings.freed_bytes)} of {out_of} and needs "
+            f"{human_bytes(savings.bookkeeping_bytes)} for its own records. Not worth turning on."
+        )
+    sentence = (
+        f"{scope_words(policy)}, KSM would free {human_bytes(savings.net_bytes)} net: "
+        f"{percent(savings.net_bytes, savings.anonymous_bytes)} of {out_of}."
+    )
+    if not savings.worth_it:
+        sentence += f" Below {WORTH_IT:.0%} it hardly pays for ksmd's CPU time."
+    return sentence
+
+
+def coverage_words(coverage: Coverage) -> str:
+    """How much the verdict rests on."""
+    if not coverage.candidate_pages:
+        return "There is no page to read."
+    if coverage.hashed_pages == coverage.candidate_pages:
+        return "Every page that ksmd would visit was read."
+    return (
+        f"{percent(coverage.hashed_pages, coverage.candidate_pages)} of the pages that ksmd would "
+        f"visit were read; the others count as nothing saved and could add "
+        f"{human_bytes(coverage.unknown_bytes)} at the very most."
+    )
+
+
+def smart_scan_words(counters: Mapping[str, int]) -> str:
+    """What smart_scan does to the two counters of pages that did not merge."""
+    unshared, volatile = counters["pages_unshared"], counters["pages_volatile"]
+    return (
+        "smart_scan is on: pages that did not merge are skipped in most scans and counted as "
+        f"volatile meanwhile. pages_unshared then reads anything from 0 to {count(unshared)}; only "
+        f"pages_unshared + pages_volatile = {count(unshared + volatile)} holds at every moment."
+    )
+
+
+def why_they_differ(savings: Savings) -> str:
+    """Why general_profit is not what the machine gets back."""
+    reasons = []
+    if savings.fork_shared_pages:
+        reasons.append(
+            f"{plural(savings.fork_shared_pages, 'reference')} (pages) pointed at frames that fork "
+            "shares already: merging them frees the frame once, not once per process"
+        )
+    if savings.kept_pages:
+        reasons.append(
+            f"{plural(savings.kept_pages, 'reference')} (pages) free nothing, because something "
+            "that does not take part goes on using their frame"
+        )
+    if savings.split_away_pages:
+        reasons.append(
+            f"{plural(savings.split_away_pages, 'zero-filled piece')} of huge pages become free "
+            "when ksmd splits these, which the kernel counts nowhere"
+        )
+    if not reasons:
+        return (
+            "They agree but for the records: general_profit leaves out stable nodes, mm slots and "
+            "the rounding to whole slab pages."
+        )
+    return (
+        "general_profit counts references to merged pages, the machine gets back frames. "
+        + "; ".join(reasons).capitalize()
+        + "."
+    )
+
+
+def self_words(between: Borders) -> str:
+    """Sharing inside processes against sharing between them."""
+    total = between.within + between.across
+    if not total:
+        return "Nothing is shared."
+    return (
+        f"{percent(between.within, total)} ({count(between.within)} pages) comes from copies "
+        f"inside one process, {percent(between.across, total)} ({count(between.across)} pages) "
+        "from sharing between processes."
+    )

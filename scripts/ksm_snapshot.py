@@ -1,0 +1,22 @@
+"""A snapshot from inside drgn: drgn -c VMCORE -s VMLINUX scripts/ksm_snapshot.py OUT.ksm
+
+The package ksm-estimator has to be installed where drgn is.
+"""
+
+import sys
+from pathlib import Path
+
+from drgn import get_default_prog
+
+from estimator.collect import collect_program
+from estimator.errors import EstimatorError
+from estimator.snapshot import check_output, write_snapshot
+
+if len(sys.argv) != 2:
+    sys.exit("usage: drgn -c VMCORE -s VMLINUX scripts/ksm_snapshot.py OUT.ksm")
+try:
+    check_output(Path(sys.argv[1]))
+    write_snapshot(collect_program(get_default_prog()), Path(sys.argv[1]))
+except EstimatorError as error:
+    print(f"ksm_snapshot: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)

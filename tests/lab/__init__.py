@@ -1,0 +1,1 @@
+"""The lab: boots real Debian kernels in QEMU and says what ksmd really did there."""

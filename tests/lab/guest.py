@@ -1,0 +1,212 @@
+"""A guest: a kernel of the lab in QEMU, controlled by a shell on a virtio port and by QMP."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import select
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.lab.initramfs import build_initramfs
+from tests.lab.kernels import Kernel, LabError
+
+MODULES = ("virtio_pci", "virtio_console", "qemu_fw_cfg")  # the last: vmcoreinfo for dumps
+BOOT_SECONDS = 60.0
+COMMAND_SECONDS = 60.0
+
+
+class Guest:
+    """A running guest, killed when its context ends.
+
+    ``memory_mib`` is divided evenly among ``nodes`` NUMA nodes. ``modules`` are loaded at boot
+    (after those that control and dump need). ``files`` appear in the guest:
+    {path in guest: source}. ``arguments`` go to the kernel's command line, ``qemu`` to QEMU's.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        memory_mib: int = 256,
+        nodes: int = 1,
+        cpu: str = "max",
+        modules: Iterable[str] = (),
+        files: Mapping[str, Path] | None = None,
+        arguments: Sequence[str] = (),
+        qemu: Sequence[str] = (),
+    ) -> None:
+        self.kernel = kernel
+        self._directory = Path(tempfile.mkdtemp(prefix="ksm-lab."))
+        initramfs = self._directory / "initramfs"
+        build_initramfs(kernel, initramfs, modules=(*MODULES, *modules), files=files or {})
+        self._command = [
+            *("setpriv", "--pdeathsig", "KILL"),  # it must not outlive this process
+            *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
+            *("-accel", "tcg,thread=multi", "-cpu", cpu, "-smp", "2", "-m", f"{memory_mib}M"),
+            *(_numa(memory_mib, nodes) if nodes > 1 else ()),
+            *("-kernel", str(kernel.vmlinuz), "-initrd", str(initramfs), "-no-reboot"),
+            *("-append", " ".join(("console=ttyS0 loglevel=4 panic=-1 numa=on", *arguments))),
+            *("-serial", f"file:{self._directory / 'console'}"),
+            *("-chardev", f"socket,id=shell,path={self._directory / 'shell'},server=on,wait=off"),
+            *("-device", "virtio-serial-pci", "-device", "virtserialport,chardev=shell"),
+            *("-qmp", f"unix:{self._directory / 'qmp'},server=on,wait=off"),
+            *("-device", "vmcoreinfo", *qemu),
+        ]
+        self._numbers = itertools.count(1)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._shell = socket.socket(socket.AF_UNIX)
+        self._qmp = socket.socket(socket.AF_UNIX)
+        self._received = bytearray()
+
+    def __enter__(self) -> Guest:
+        """Boot, and wait for the shell."""
+        try:
+            with (self._directory / "qemu.log").open("wb") as log:
+                self._process = subprocess.Popen(
+                    self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+            deadline = time.monotonic() + BOOT_SECONDS
+            self._connect(self._qmp, "qmp", deadline)
+            self._connect(self._shell, "shell", deadline)
+            self._qmp_reader = self._qmp.makefile("rb")
+            self._qmp_reader.readline()
+            self.qmp("qmp_capabilities")
+            self._wait_for_shell(deadline)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill QEMU and remove everything of this guest but its dumps."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._shell.close()
+        self._qmp.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def run(self, command: str, *, timeout_seconds: float = COMMAND_SECONDS) -> str:
+        """Run a shell command in the guest; its output. LabError if it fails or takes too long."""
+        status, output = self.run_raw(command, timeout_seconds=timeout_seconds)
+        text = output.decode(errors="replace")
+        if status:
+            raise self._error(f"guest: status {status} from {command!r}: {text[-2000:]}")
+        return text
+
+    def run_raw(self, command: str, *, timeout_seconds: float) -> tuple[int, bytes]:
+        """Run a shell command in the guest; its exit status, and stdout and stderr mixed."""
+        mark = f"--end-{next(self._numbers)}--"
+        line = f"{{ {command}\n}} </dev/null 2>&1; echo {mark} $?\n"
+        self._shell.sendall(line.encode())
+        deadline = time.monotonic() + timeout_seconds
+        end = mark.encode() + b" "
+        searched = 0
+        while (start := self._received.find(end, searched)) < 0 or b"\n" not in self._received[
+            start:
+        ]:
+            searched = max(0, len(self._received) - len(end))
+            self._receive(deadline, command)
+        stop = self._received.index(b"\n", start)
+        status = int(self._received[start + len(end) : stop])
+        output = bytes(self._received[:start])
+        del self._received[: stop + 1]
+        return status, output
+
+    def read_file(self, path: str) -> str:
+        """The content of a file in the guest."""
+        return self.run(f"cat {shlex.quote(path)}")
+
+    def write_file(self, path: str, content: str) -> None:
+        """Write a file in the guest (sysfs and procfs too); LabError if the kernel refuses."""
+        self.run(f"printf %s {shlex.quote(content)} > {shlex.quote(path)}")
+
+    def qmp(self, command: str, **arguments: Any) -> Any:
+        """Execute a QMP command; what it returns."""
+        request = {"execute": command, "arguments": arguments}
+        self._qmp.sendall(json.dumps(request).encode())
+        while line := self._qmp_reader.readline():
+            reply = json.loads(line)
+            if "error" in reply:
+                raise self._error(f"QMP {command}: {reply['error']['desc']}")
+            if "return" in reply:
+                return reply["return"]
+        raise self._error(f"QMP {command}: QEMU is gone")
+
+    def dump(self, destination: Path) -> None:
+        """Write all memory of the guest to an ELF vmcore; the guest is paused meanwhile."""
+        destination.unlink(missing_ok=True)
+        self.qmp("dump-guest-memory", paging=False, protocol=f"file:{destination.absolute()}")
+
+    def _connect(self, connection: socket.socket, name: str, deadline: float) -> None:
+        while True:
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+                connection.connect(str(self._directory / name))
+                return
+            self._check(deadline, f"connecting to {name}")
+            time.sleep(0.02)
+
+    def _wait_for_shell(self, deadline: float) -> None:
+        """Ask until the guest answers: what is sent before the port is open may be lost."""
+        while b"ready\n" not in self._received:
+            self._shell.sendall(b"\necho ready\n")
+            if select.select([self._shell], [], [], 0.2)[0]:
+                self._read("boot")
+            self._check(deadline, "boot")
+        self.run("true")
+
+    def _receive(self, deadline: float, what: str) -> None:
+        while not select.select([self._shell], [], [], 0.2)[0]:
+            self._check(deadline, what)
+        self._read(what)
+
+    def _read(self, what: str) -> None:
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            received = self._shell.recv(1 << 20)
+        if not received:
+            raise self._error(f"QEMU ended during {what!r}")
+        self._received += received
+
+    def _check(self, deadline: float, what: str) -> None:
+        if self._process is None or self._process.poll() is not None:
+            raise self._error(f"QEMU ended during {what!r}")
+        if time.monotonic() > deadline:
+            raise self._error(f"timeout during {what!r}")
+
+    def _error(self, message: str) -> LabError:
+        tails = []
+        for name in ("qemu.log", "console"):
+            with contextlib.suppress(OSError):
+                tail = (self._directory / name).read_text(errors="replace")[-1500:]
+                tails.append(f"--- {name}\n{tail}")
+        return LabError("\n".join([f"{self.kernel.release}: {message}", *tails]))
+
+
+def _numa(memory_mib: int, nodes: int) -> list[str]:
+    """QEMU arguments for nodes of equal size; CPU 0 and 1 are on the first two."""
+    size = memory_mib // nodes
+    arguments = []
+    for node in range(nodes):
+        cpus = f",cpus={node}" if node < 2 else ""
+        arguments += ["-object", f"memory-backend-ram,id=ram{node},size={size}M"]
+        arguments += ["-numa", f"node,nodeid={node},memdev=ram{node}{cpus}"]
+    return arguments

@@ -1,0 +1,310 @@
+/*
+ * The probe: what a guest's kernel says about KSM and its processes.
+ *
+ *     probe report                          all of it, as one JSON object
+ *     probe settle MIN_SCANS STABLE MAX     let ksmd scan until its counters stay the same over
+ *                                           STABLE full scans, but at least MIN_SCANS; a line of
+ *                                           counters per stop, ksmd is off in the end
+ *     probe scan COUNT                      let ksmd make (at least) COUNT full scans
+ */
+#define _GNU_SOURCE
+#include <ctype.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define KSM "/sys/kernel/mm/ksm/"
+
+static const char *const COUNTERS[] = { "full_scans",   "pages_shared",       "pages_sharing",
+					"pages_unshared", "pages_volatile",   "stable_node_chains",
+					"stable_node_dups" };
+enum { COUNTER_COUNT = sizeof(COUNTERS) / sizeof(*COUNTERS) };
+
+/* The content of a file, at most size - 1 bytes, without the last newline; false: no such file. */
+static bool slurp(const char *name, char *text, size_t size)
+{
+	int file = open(name, O_RDONLY);
+	ssize_t length = 0, part;
+
+	if (file < 0)
+		return false;
+	while ((part = read(file, text + length, size - 1 - length)) > 0)
+		length += part;
+	close(file);
+	while (length && text[length - 1] == '\n')
+		length--;
+	text[length] = 0;
+	return true;
+}
+
+static void print_string(const char *text)
+{
+	putchar('"');
+	for (; *text; text++)
+		if (*text == '"' || *text == '\\')
+			printf("\\%c", *text);
+		else if ((unsigned char)*text < ' ')
+			printf("\\u%04x", *text);
+		else
+			putchar(*text);
+	putchar('"');
+}
+
+/* ---- report ---- */
+
+static void report_ksm(void)
+{
+	char name[300], text[256];
+	struct dirent *entry;
+	DIR *directory = opendir(KSM);
+	const char *comma = "";
+
+	printf("\"ksm\":{");
+	while ((entry = readdir(directory))) {
+		snprintf(name, sizeof(name), KSM "%s", entry->d_name);
+		if (entry->d_name[0] == '.' || !slurp(name, text, sizeof(text)))
+			continue;
+		printf("%s\"%s\":", comma, entry->d_name);
+		print_string(text);
+		comma = ",";
+	}
+	closedir(directory);
+	printf("}");
+}
+
+/* "name value" lines of "file" whose names start with "prefix", as members of an object. */
+static void report_numbers(const char *file, const char *prefix)
+{
+	static char text[1 << 16];
+	char *line, *save, key[64];
+	const char *comma = "";
+	long value;
+
+	printf("{");
+	if (slurp(file, text, sizeof(text)))
+		for (line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+			if (!strncmp(line, prefix, strlen(prefix)) &&
+			    sscanf(line, "%63s %ld", key, &value) == 2) {
+				printf("%s\"%s\":%ld", comma, key, value);
+				comma = ",";
+			}
+	printf("}");
+}
+
+/* Pages on the buddy lists and on the per-CPU lists of all zones. */
+static void report_free(void)
+{
+	static char text[1 << 16];
+	char *line, *save;
+	long buddy = 0, per_cpu = 0, value;
+
+	slurp("/proc/zoneinfo", text, sizeof(text));
+	for (line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		if (sscanf(line, " nr_free_pages %ld", &value) == 1)
+			buddy += value;
+		else if (sscanf(line, " count: %ld", &value) == 1)
+			per_cpu += value;
+	printf("\"free_pages\":%ld,\"per_cpu_free_pages\":%ld", buddy, per_cpu);
+}
+
+static void report_vmas(const char *task)
+{
+	char name[64], line[512], *rest;
+	const char *comma = "";
+	unsigned long start, end;
+	FILE *file;
+	long kb;
+	int at;
+
+	snprintf(name, sizeof(name), "%s/smaps", task);
+	file = fopen(name, "r");
+	printf("\"vmas\":[");
+	while (file && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx %*s %*s %*s %*s %n", &start, &end, &at) == 2) {
+			rest = line + at;
+			rest[strcspn(rest, "\n")] = 0;
+			printf("%s{\"start\":%lu,\"end\":%lu,\"name\":", comma, start, end);
+			print_string(rest);
+			comma = ",";
+		} else if (sscanf(line, "Rss: %ld", &kb) == 1)
+			printf(",\"rss_kb\":%ld", kb);
+		else if (sscanf(line, "Anonymous: %ld", &kb) == 1)
+			printf(",\"anonymous_kb\":%ld", kb);
+		else if (sscanf(line, "KSM: %ld", &kb) == 1)
+			printf(",\"ksm_kb\":%ld", kb);
+		else if (sscanf(line, "AnonHugePages: %ld", &kb) == 1)
+			printf(",\"anon_huge_kb\":%ld", kb);
+		else if (sscanf(line, "Swap: %ld", &kb) == 1)
+			printf(",\"swap_kb\":%ld", kb);
+		else if (!strncmp(line, "VmFlags: ", 9)) {
+			line[strcspn(line, "\n")] = 0;
+			printf(",\"flags\":\"%s\"}", line + 9);
+		}
+	}
+	if (file)
+		fclose(file);
+	printf("]");
+}
+
+/* Neither a kernel thread nor one that has exited. */
+static bool has_memory(const char *task)
+{
+	char name[64], text[64];
+
+	snprintf(name, sizeof(name), "%s/ksm_merging_pages", task);
+	return slurp(name, text, sizeof(text)) && *text;
+}
+
+/*
+ * The directory in /proc of a thread of "pid" that has memory: a leader that has exited shows
+ * none. Its state and name are left in "stat"; false: no such thread.
+ */
+static bool find_task(const char *pid, char *task, size_t size, char *stat, size_t stat_size)
+{
+	char name[64];
+	struct dirent *entry;
+	DIR *directory;
+	bool found = false;
+
+	snprintf(name, sizeof(name), "/proc/%.16s/task", pid);
+	directory = opendir(name);
+	while (directory && !found && (entry = readdir(directory))) {
+		snprintf(task, size, "%s/%.16s", name, entry->d_name);
+		snprintf(name, sizeof(name), "%s/stat", task);
+		found = isdigit(entry->d_name[0]) && slurp(name, stat, stat_size) &&
+			has_memory(task);
+		snprintf(name, sizeof(name), "/proc/%.16s/task", pid);
+	}
+	if (directory)
+		closedir(directory);
+	return found;
+}
+
+static void report_process(const char *pid, const char *task, char *stat)
+{
+	char name[64], text[64], *end = strrchr(stat, ')');
+
+	*end = 0;
+	printf("{\"pid\":%s,\"ppid\":%ld,\"state\":\"%c\",\"comm\":", pid, atol(end + 4), end[2]);
+	print_string(strchr(stat, '(') + 1);
+	snprintf(name, sizeof(name), "%s/ksm_merging_pages", task);
+	if (slurp(name, text, sizeof(text)))
+		printf(",\"ksm_merging_pages\":%s", text);
+	snprintf(name, sizeof(name), "%s/ksm_stat", task);
+	printf(",\"ksm_stat\":");
+	report_numbers(name, "ksm_");
+	printf(",");
+	report_vmas(task);
+	printf("}");
+}
+
+static void report_processes(void)
+{
+	char task[48], stat[512];
+	struct dirent *entry;
+	DIR *directory = opendir("/proc");
+	const char *comma = "";
+
+	printf("\"processes\":[");
+	while ((entry = readdir(directory))) {
+		const char *pid = entry->d_name;
+
+		if (!isdigit(*pid) || atol(pid) == getpid() ||
+		    !find_task(pid, task, sizeof(task), stat, sizeof(stat)))
+			continue;
+		printf("%s", comma);
+		comma = ",";
+		report_process(pid, task, stat);
+	}
+	closedir(directory);
+	printf("]");
+}
+
+/* ---- scanning ---- */
+
+static long read_counter(const char *counter)
+{
+	char name[128], text[64];
+
+	snprintf(name, sizeof(name), KSM "%s", counter);
+	return slurp(name, text, sizeof(text)) ? atol(text) : -1;
+}
+
+static void write_run(const char *value)
+{
+	int file = open(KSM "run", O_WRONLY);
+
+	if (file < 0 || write(file, value, 1) != 1) {
+		perror(KSM "run");
+		exit(1);
+	}
+	close(file);
+}
+
+/*
+ * Let ksmd finish at least one full scan, and stop it between two scans: writing to "run" waits
+ * for the end of the batch, and a batch of many pages ends where the full scan ends.
+ */
+static void one_scan(void)
+{
+	long before = read_counter("full_scans");
+
+	write_run("1");
+	while (read_counter("full_scans") == before)
+		usleep(2000);
+	write_run("0");
+}
+
+static int settle(int min_scans, int stable, int max_scans)
+{
+	long first = read_counter("full_scans"), last[COUNTER_COUNT] = { 0 }, same_since = first;
+
+	for (;;) {
+		long now[COUNTER_COUNT];
+
+		one_scan();
+		for (int i = 0; i < COUNTER_COUNT; i++) {
+			now[i] = read_counter(COUNTERS[i]);
+			printf("%ld%c", now[i], i + 1 < COUNTER_COUNT ? ' ' : '\n');
+		}
+		fflush(stdout);
+		if (memcmp(now + 1, last + 1, sizeof(now) - sizeof(*now)))
+			same_since = now[0];
+		memcpy(last, now, sizeof(now));
+		if (now[0] - first >= min_scans && now[0] - same_since >= stable)
+			return 0;
+		if (now[0] - first >= max_scans) {
+			printf("the counters still change after %d scans\n", max_scans);
+			return 1;
+		}
+	}
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 2 && !strcmp(argv[1], "report")) {
+		printf("{");
+		report_free();
+		printf(",");
+		report_ksm();
+		printf(",\"vmstat\":");
+		report_numbers("/proc/vmstat", "");
+		printf(",");
+		report_processes();
+		printf("}\n");
+		return 0;
+	}
+	if (argc == 5 && !strcmp(argv[1], "settle"))
+		return settle(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
+	if (argc == 3 && !strcmp(argv[1], "scan")) {
+		for (int i = 0; i < atoi(argv[2]); i++)
+			one_scan();
+		return 0;
+	}
+	fprintf(stderr, "usage: probe report | probe settle MIN STABLE MAX | probe scan COUNT\n");
+	return 2;
+}

@@ -1,0 +1,154 @@
+"""A workload: what some processes do with their memory, and how ksmd is set while they hold still.
+
+Each process executes a script, one operation per line ('#': comment). R is a region or a part of
+it in pages: ``data``, ``data[10:20]``, ``data[10:]``, ``data[5]``.
+
+- ``map NAME PAGES [KIND]``: anon (default), sparse (no reserve), shared, file, shared-file, memfd,
+  shared-memfd, hugetlb, stack, heap. Regions lie 2 MiB-aligned and far from each other.
+- ``fill R CONTENT [SEED]``: zero; same (one content for all pages); list (a content per page, the
+  same in every process); own (a content per page that no other process has)
+- ``read R``; ``unmap R``; ``lock R`` (mlock); ``protect R none|read|write``; ``node R NODE`` (mbind)
+- ``advise R ADVICE``: mergeable, unmergeable, hugepage, nohugepage, pageout, free, dontneed ...
+- ``merge-any 0|1``: prctl(PR_SET_MEMORY_MERGE)
+- ``stripes R``: every second page becomes a VMA of its own
+- ``pin R`` (vmsplice to a pipe), ``register R`` (io_uring buffer)
+- ``rewrite R MILLISECONDS``: change all pages for ever; the process does not stop
+- ``fork N`` ... ``end``: N children, one after the other, each executes the block and stops
+- ``threads N``; ``share-mm`` (CLONE_VM); ``vfork``; ``drop-leader``; ``exec``; ``comm NAME``
+- ``stop``: like the end of a script, but ``Session.go`` lets the process go on from here
+
+Processes start in the order given; each has set up its memory and stopped (SIGSTOP) before the
+next one starts, so that the order on ksmd's list is known.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.lab.guest import Guest
+from tests.lab.kernels import SERIES, Kernel
+from tests.lab.programs import build
+from tests.lab.truth import KSM, Truth, report, settle
+
+THP = "/sys/kernel/mm/transparent_hugepage"
+NEVER_MILLISECONDS = 4_000_000_000
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Processes, and the settings of their guest.
+
+    ``scripts``: one process each. ``ksm``: files of /sys/kernel/mm/ksm, set before they start.
+    ``thp``: the mode of transparent huge pages. ``settings``: further files of the guest to write;
+    ``modules`` are loaded before, ``commands`` executed after that.
+    ``min_scans``: full scans ksmd needs at least to come to rest. ``before_dump`` and
+    ``after_dump``: what else happens, with ksmd off before and after. A second dump can be taken
+    some seconds after the first, of processes that don't stop.
+    """
+
+    name: str
+    scripts: tuple[str, ...]
+    series: tuple[str, ...] = SERIES
+    memory_mib: int = 256
+    nodes: int = 1
+    thp: str = "madvise"
+    ksm: Mapping[str, int] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    min_scans: int = 4
+    before_dump: Callable[[Session], None] | None = None
+    after_dump: Callable[[Session], None] | None = None
+    second_dump_after_seconds: float | None = None
+
+
+class Session:
+    """A workload in its guest."""
+
+    def __init__(self, guest: Guest, workload: Workload) -> None:
+        self.guest = guest
+        self.workload = workload
+        self.actors: list[int] = []
+
+    def set_up(self) -> None:
+        """Apply the settings of the workload; ksmd stays off."""
+        khugepaged = f"{THP}/khugepaged"
+        settings = {
+            f"{khugepaged}/scan_sleep_millisecs": NEVER_MILLISECONDS,
+            f"{THP}/enabled": self.workload.thp,
+            f"{KSM}/pages_to_scan": 1_000_000_000,
+            f"{KSM}/sleep_millisecs": 20,
+            **{f"{KSM}/{name}": value for name, value in self.workload.ksm.items()},
+            **self.workload.settings,
+        }
+        if "smart_scan" not in self.workload.ksm:
+            self.guest.run(f"[ ! -e {KSM}/smart_scan ] || echo 0 > {KSM}/smart_scan")
+        for path, value in settings.items():
+            self.guest.write_file(path, str(value))
+        for command in self.workload.commands:
+            self.guest.run(command)
+
+    def start(self, script: str) -> int:
+        """Start a process and wait until it has stopped; its pid."""
+        number = len(self.actors) + 1
+        path = f"/tmp/script{number}"
+        self.guest.write_file(path, script)
+        self.actors.append(int(self.guest.run(f"actor start {path} {number}")))
+        return self.actors[-1]
+
+    def go(self, actor: int) -> None:
+        """Let the process number ``actor`` (from 0) go on to its next stop."""
+        self.guest.run(f"actor go {self.actors[actor]}")
+
+    def scan(self, full_scans: int) -> None:
+        """Let ksmd make some full scans, and stop it."""
+        self.guest.run(f"probe scan {full_scans}")
+
+
+@dataclass(frozen=True)
+class LabResult:
+    """A vmcore of the frozen workload, and what ksmd then did with that memory."""
+
+    workload: Workload
+    kernel: Kernel
+    vmcore: Path
+    second_vmcore: Path | None
+    truth: Truth
+
+    @property
+    def vmlinux(self) -> Path:
+        """Debug symbols for ``vmcore``."""
+        return self.kernel.vmlinux
+
+
+def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
+    """Boot a guest, start the workload, dump its memory to ``vmcore``, then let ksmd run."""
+    with Guest(
+        kernel,
+        memory_mib=workload.memory_mib,
+        nodes=workload.nodes,
+        modules=workload.modules,
+        files={f"/bin/{name}": build(name) for name in ("actor", "probe")},
+        arguments=("numa_balancing=disable",),
+    ) as guest:
+        session = Session(guest, workload)
+        session.set_up()
+        for script in workload.scripts:
+            session.start(script)
+        if workload.before_dump:
+            workload.before_dump(session)
+        before = report(guest)
+        guest.dump(vmcore)
+        second_vmcore = None
+        if workload.second_dump_after_seconds is not None:
+            time.sleep(workload.second_dump_after_seconds)
+            second_vmcore = vmcore.with_name(f"{vmcore.name}-second")
+            guest.dump(second_vmcore)
+        if workload.after_dump:
+            workload.after_dump(session)
+        history = settle(guest, min_scans=workload.min_scans)
+        truth = Truth(kernel.release, before, report(guest), history, session.actors)
+    return LabResult(workload, kernel, vmcore, second_vmcore, truth)

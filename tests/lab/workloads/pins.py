@@ -1,0 +1,45 @@
+"""Pages that can't be merged because something holds a reference to them."""
+
+from __future__ import annotations
+
+from tests.lab.workload import Workload
+
+
+def holder(how: str = "", *, forks: int = 0) -> str:
+    """A process with three pages that all have, in which ``how`` pins some."""
+    return f"""
+        map data 3
+        fill data list 1
+        advise data mergeable
+        {how}
+        fork {forks}
+        end
+    """
+
+
+PINNED_HUGE = """
+    map data 512
+    advise data hugepage
+    fill data list 1
+    advise data mergeable
+"""
+
+
+def five(operation: str) -> tuple[str, ...]:
+    """Of page 0 the first copy is pinned, of page 1 the third, of page 2 the last."""
+    return (
+        holder(f"{operation} data[0]"),
+        holder(),
+        holder(f"{operation} data[1]"),
+        holder(),
+        holder(f"{operation} data[2]"),
+    )
+
+
+WORKLOADS = (
+    Workload("pinned-pipe", five("pin")),
+    Workload("pinned-io-uring", five("register")),
+    Workload("pinned-orphans", (holder("pin data"), holder(forks=2), holder(), holder())),
+    Workload("pinned-last-of-many", (*(holder(),) * 4, holder("pin data"), holder(forks=3))),
+    Workload("pinned-huge", (f"{PINNED_HUGE}\npin data[100]", PINNED_HUGE, PINNED_HUGE)),
+)

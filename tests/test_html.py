@@ -1,0 +1,139 @@
+"""The HTML report: one safe file, and looked at in a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from estimator.advice.plan import make_plan
+from estimator.advice.risk import assess
+from estimator.advice.settings import schedule
+from estimator.report.html import report_page
+from estimator.snapshot import Snapshot
+from tests.systems import Area, Process, fork_server, system
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def page_of(snapshot: Snapshot) -> str:
+    plan = make_plan(snapshot)
+    times = schedule(snapshot, plan.prediction)
+    return report_page(snapshot, plan.everything, plan, times, assess(snapshot, plan.prediction))
+
+
+def test_names_are_text_wherever_they_appear() -> None:
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>$x_2$"
+    snapshot = system(
+        [Process(evil, [Area([1, 2], name=evil)], cgroup=f"/system.slice/{evil}.service")] * 2
+    )
+    html = page_of(snapshot)
+    assert html.count("<script") == 1
+    assert "<img" not in html
+    assert "onerror=alert(2)&gt;$x_2$" in html
+
+
+def test_needs_no_network() -> None:
+    html = page_of(fork_server())
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", html)
+    assert not re.search(r"url\((?!#)", html)
+    assert "@import" not in html
+
+
+def test_stays_small_with_many_processes_and_vmas() -> None:
+    """What grows with a snapshot are rows, and these are limited."""
+    areas = [Area([page], name=f"/usr/lib/x86_64-linux-gnu/lib{page}.so") for page in range(1, 6)]
+    crowd = [
+        Process(
+            f"process-{n % 500}",
+            [*areas, Area([1_000_000 + n], name=f"[anon:{n}]")],
+            cgroup=f"/kubepods.slice/pod-{n}/container.service",
+            uid=n,
+        )
+        for n in range(3000)
+    ]
+    html = page_of(system(crowd))
+    assert len(html.encode()) < 5_000_000
+    assert "The first 1000 of 3000 rows." in html
+
+
+@pytest.fixture
+def browser_page(tmp_path: Path) -> Iterator[Page]:
+    if CHROMIUM is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no chromium to look at the report with")
+        pytest.skip("no chromium to look at the report with")
+    from playwright.sync_api import sync_playwright
+
+    file = tmp_path / "report.html"
+    file.write_text(page_of(fork_server()))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.goto(file.as_uri())
+        yield page
+        browser.close()
+
+
+def screenshots(tmp_path: Path) -> Path:
+    """Where screenshots are kept: $SCREENSHOTS, else with the test's own files."""
+    directory = Path(os.environ.get("SCREENSHOTS", tmp_path))
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def test_in_a_browser(browser_page: Page, tmp_path: Path) -> None:
+    page = browser_page
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("request", lambda request: problems.append(request.url))
+    kept = screenshots(tmp_path)
+    page.screenshot(path=kept / "report-wide.png", full_page=True)
+    assert "KSM would free" in page.inner_text(".verdict >> nth=0")
+    assert page.locator("figure svg").count() == 3
+
+    processes = page.locator(
+        "section", has=page.get_by_role("heading", name="Who contributes: processes")
+    )
+    column = processes.locator("tbody td:nth-child(1)")
+    pids = [int(pid) for pid in column.all_inner_texts()]
+    header = processes.get_by_role("button", name="pid")
+    header.click()
+    assert [int(pid) for pid in column.all_inner_texts()] == sorted(pids, reverse=True)
+    header.click()
+    assert [int(pid) for pid in column.all_inner_texts()] == sorted(pids)
+    freed = processes.get_by_role("button", name="frees", exact=True)
+    freed.click()
+    keys = processes.locator("tbody td:nth-child(9)").evaluate_all(
+        "c => c.map(x => +x.dataset.key)"
+    )
+    assert keys == sorted(keys, reverse=True)
+
+    processes.get_by_role("searchbox").fill("BATCH")
+    assert processes.locator("tbody tr:visible").count() == 2
+    processes.screenshot(path=kept / "report-filtered.png")
+
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.screenshot(path=kept / "report-phone.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+    page.emulate_media(media="print")
+    page.pdf(path=kept / "report-print.pdf", format="A4")
+    assert not processes.locator(".filter").is_visible()
+    assert not problems

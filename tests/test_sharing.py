@@ -1,0 +1,130 @@
+"""Who is credited with the saving, and what crosses a border."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from estimator.advice.borders import borders, sharing_matrix
+from estimator.advice.contents import top_contents
+from estimator.advice.savings import coverage, savings
+from estimator.advice.sharing import contributions, contributions_by, mapping_credit, unit_of
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.snapshot import Snapshot, Unknown
+from tests.systems import ZERO, Area, Process, fork_server, system
+
+EVERYTHING = Policy()
+
+
+def freed_frames(snapshot: Snapshot, policy: Policy = EVERYTHING) -> int:
+    physical = predict(snapshot, policy).physical
+    return physical["frames_before"] - physical["frames_after"]
+
+
+def credited(snapshot: Snapshot) -> dict[str, float]:
+    table = contributions(snapshot, predict(snapshot, EVERYTHING))
+    return dict(contributions_by(table, ["comm"])[["comm", "saved_pages"]].to_numpy().tolist())
+
+
+def test_copies_are_credited_in_equal_parts() -> None:
+    snapshot = system([Process("a", [Area([1, 1])]), Process("b", [Area([1, 2])])])
+    assert credited(snapshot) == pytest.approx({"a": 4 / 3, "b": 2 / 3})
+
+
+def test_a_frame_that_fork_shares_is_one_frame() -> None:
+    """8 forks of 20 pages and one copy: 160 references, 20 frames."""
+    forks = [Process("fork", [Area(list(range(20)), frames=[f"f{i}" for i in range(20)])])] * 8
+    snapshot = system([*forks, Process("copy", [Area(list(range(20)))])])
+    prediction = predict(snapshot, EVERYTHING)
+    found = savings(snapshot, prediction)
+    assert found.references_pages == 160
+    assert found.freed_bytes == 20 * 4096
+    assert (found.fork_shared_pages, found.kept_pages) == (140, 0)
+    assert credited(snapshot) == pytest.approx({"fork": 10, "copy": 10})
+
+
+def test_a_frame_that_somebody_else_keeps_is_not_freed() -> None:
+    """The loner does not take part, but maps the same frame as the second of two copies."""
+    mine = Process("mine", [Area([1]), Area([1], frames=["kept"], name="")])
+    snapshot = system([mine, Process("loner", [Area([1], frames=["kept"])])])
+    prediction = predict(snapshot, Policy(comms=("mine",)))
+    assert savings(snapshot, prediction).kept_pages == 1
+
+
+@pytest.mark.parametrize("use_zero_pages", [False, True])
+def test_credits_add_up_to_the_physical_saving(use_zero_pages: bool) -> None:
+    snapshot = fork_server()
+    policy = Policy(use_zero_pages=use_zero_pages)
+    credit = mapping_credit(snapshot, predict(snapshot, policy))
+    assert credit.sum() == pytest.approx(freed_frames(snapshot, policy))
+
+
+def test_borders_between_domains() -> None:
+    """5 copies, 3 in one domain and 2 in the other: of 4 saved frames one crosses."""
+    one, other = Process("a", [Area([1, 1, 1])]), Process("b", [Area([1, 1])])
+    snapshot = system([one, other])
+    prediction = predict(snapshot, EVERYTHING)
+    apart = borders(snapshot, prediction, np.array([0, 1]))
+    assert (apart.within, apart.across) == (3, 1)
+    together = borders(snapshot, prediction, np.array([0, 0]))
+    assert (together.within, together.across) == (4, 0)
+
+
+def test_sharing_matrix() -> None:
+    snapshot = system(
+        [
+            Process("a", [Area([1, 2, 3, 3])]),
+            Process("b", [Area([1, 2])]),
+            Process("c", [Area([9])]),
+        ]
+    )
+    matrix = sharing_matrix(snapshot, predict(snapshot, EVERYTHING), np.array([0, 1, -1]), 2)
+    assert matrix.tolist() == [[1, 2], [2, 0]]
+
+
+def test_contents_that_lie_in_the_same_places_are_one_line() -> None:
+    cache = Area(list(range(1, 101)), name="[anon:cache]")
+    snapshot = system(
+        [
+            Process("web", [cache, Area([ZERO] * 3)], pid=7),
+            Process("web", [cache]),
+            Process("db", [cache]),
+        ]
+    )
+    table = top_contents(snapshot, predict(snapshot, EVERYTHING))
+    assert table["contents"].tolist() == [100, 1]
+    assert table["copies"].tolist() == [3, 3]
+    assert table["saved_pages"].tolist() == pytest.approx([200, 2])
+    assert table["zero"].tolist() == [False, True]
+    assert table["places"].tolist() == [
+        ["web [anon:cache] × 2", "db [anon:cache]"],
+        ["web [heap] × 3"],
+    ]
+    first = table.iloc[0]
+    assert (first["pid"], first["name"]) == (7, "[anon:cache]")
+    assert first["address"] == snapshot.vmas["start"][0]
+
+
+def test_what_was_not_read_counts_as_nothing_saved() -> None:
+    hidden = Area([1, 1], unknown=Unknown.EXCLUDED, name="")
+    snapshot = system([Process("a", [Area([1, 1]), hidden])])
+    found = coverage(snapshot, predict(snapshot, EVERYTHING))
+    assert (found.candidate_pages, found.hashed_pages) == (4, 2)
+    assert found.unknown == {"excluded": 2}
+    assert found.unknown_bytes == 2 * 4096
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "unit"),
+    [
+        ("/system.slice/nginx.service", "nginx.service"),
+        ("/system.slice/nginx.service/worker", "nginx.service"),
+        ("/system.slice/docker-0123.scope", "docker-0123.scope"),
+        ("/kubepods/burstable/pod1", "pod1"),
+        ("/", "/"),
+        ("", "/"),
+    ],
+)
+def test_the_unit_of_a_cgroup(cgroup: str, unit: str) -> None:
+    assert unit_of(cgroup) == unit
