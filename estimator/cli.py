@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -151,6 +152,8 @@ for command in (report, advise, compare, verify):
 def main() -> None:
     """The entry point: failures become one line on stderr and an exit code."""
     debug = "--debug" in sys.argv[1:]
+    if not debug:  # what drgn has to say is in our own errors
+        logging.getLogger("drgn").addHandler(logging.NullHandler())
     try:
         with cli.make_context("ksm-estimator", sys.argv[1:]) as context:  # main() exits with 1 at
             cli.invoke(context)  # a closed pipe
