@@ -74,8 +74,8 @@ def verify(prediction: Prediction, reality: Reality) -> Verification:
     absent = int(((items["predicted"] > 0) & (items["real"] == 0)).sum())
     if absent:
         caveats.append(
-            f"{absent} of the predicted processes have no rmap_item here: not opted in; select those "
-            "that are (--scope enabled, --cgroup ...)"
+            f"{absent} of the predicted processes have no rmap_item here: not opted in; "
+            "select those that are (--scope enabled, --cgroup ...)"
         )
     return Verification(counters, processes, gone, caveats, measured_page_cost(reality))
 

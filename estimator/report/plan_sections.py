@@ -133,8 +133,8 @@ def settings_words(schedule: Schedule) -> list[str]:
         sentences.append(_advisor_words(schedule.advisor, schedule.advisor_scans))
     if schedule.advisor_too_eager:
         sentences.append(
-            f"The advisor aims at {ADVISOR_MIN_CPU}% of a CPU or more, so with so few pages it scans "
-            "faster than asked: a fixed pages_to_scan costs less."
+            f"The advisor aims at {ADVISOR_MIN_CPU}% of a CPU or more, so with so few pages it "
+            "scans faster than asked: a fixed pages_to_scan costs less."
         )
     if schedule.cost:
         sentences.append(
