@@ -68,17 +68,17 @@ def case_of(snapshot: Snapshot) -> tuple[Case, Policy]:
     rules = Rules.of(snapshot.info, policy)
     candidates = find_candidates(snapshot, policy, rules)
     facts = frame_facts(snapshot, candidates, rules)
-    return Case(
-        snapshot, rules, candidates, group_by_content(snapshot.frames, rules), facts
-    ), policy
+    frame_of_row = snapshot.mappings["frame_id"].to_numpy()
+    contents = group_by_content(snapshot.frames, facts, frame_of_row, rules)
+    return Case(snapshot, rules, candidates, contents, facts), policy
 
 
 def scan_everything(case: Case) -> tuple[Fate, Simulation]:
     """Every item of every content in every scan, as ksmd does it."""
     root, closed_trees = hidden_roots(case)
-    unsplit = np.full(len(case.facts.items), NEVER)
+    unsplit = np.full(len(case.facts.items), NEVER, dtype=np.int32)
     everything = case.facts.items > 0
-    items, state = items_of(case, everything, root[:0], closed_trees, unsplit)
+    items, state = items_of(case, everything, unsplit[:0], closed_trees, unsplit)
     ksmd = Ksmd(items, state, case.rules)
     ksmd.first_scan(range(len(items)))
     while ksmd.scan(range(len(items))):

@@ -29,7 +29,7 @@ class Candidates:
     ``mms``, ``vmas``: bool per row of the snapshot's tables: selected mms, candidate VMAs.
     ``excluded_by``: object per VMA, why it is no candidate; None for candidates and for VMAs of
     processes that were not selected. ``vma_starts``: i64, first row of ``mappings`` of every VMA,
-    and one past the end. ``rows``: i64, the rows of ``mappings`` that are candidates, in scan
+    and one past the end. ``rows``: i32, the rows of ``mappings`` that are candidates, in scan
     order; None: all of them. ``frame``: i64, their frame_id.
     """
 
@@ -37,12 +37,14 @@ class Candidates:
     vmas: Bools
     excluded_by: npt.NDArray[np.object_]
     vma_starts: Ints
-    rows: Ints | None
+    rows: npt.NDArray[np.int32] | None
     frame: Ints
 
-    def row_numbers(self) -> Ints:
-        """``rows``, also where it is None."""
-        return np.arange(len(self.frame)) if self.rows is None else self.rows
+    def row_numbers(self) -> npt.NDArray[np.int32]:
+        """``rows`` as i32, also where it is None."""
+        if self.rows is None:
+            return np.arange(len(self.frame), dtype=np.int32)
+        return self.rows
 
 
 def find_candidates(snapshot: Snapshot, policy: Policy, rules: Rules) -> Candidates:
@@ -81,13 +83,13 @@ def find_candidates(snapshot: Snapshot, policy: Policy, rules: Rules) -> Candida
 
 def _candidate_rows(
     mappings: pd.DataFrame, vmas: Bools, vma_starts: Ints, rules: Rules
-) -> Ints | None:
+) -> npt.NDArray[np.int32] | None:
     takes_part = np.repeat(vmas, np.diff(vma_starts))
     if not rules.scans_prot_none:
         takes_part &= (mappings["flags"].to_numpy() & MappingFlag.PROT_NONE) == 0
     if takes_part.all():
         return None
-    return np.flatnonzero(takes_part)
+    return np.flatnonzero(takes_part).astype(np.int32)
 
 
 def select_mms(processes: pd.DataFrame, policy: Policy) -> Bools:

@@ -30,6 +30,8 @@ def predict(snapshot: Snapshot, policy: Policy | None = None) -> Prediction:
             "no page of any process could be read: there is nothing to compare",
             hint="take a dump that includes user pages (makedumpfile -d 1, 3, 17 or 19)",
         )
-    contents = group_by_content(snapshot.frames, rules)
+    contents = group_by_content(
+        snapshot.frames, facts, snapshot.mappings["frame_id"].to_numpy(), rules
+    )
     case = Case(snapshot, rules, candidates, contents, facts)
     return summarise(case, policy, settle(case))
