@@ -8,7 +8,7 @@ import numpy as np
 
 from estimator.ksm.case import Case
 from estimator.ksm.contents import first_split_of_folio
-from estimator.ksm.facts import NEVER, Bools, Ints, Numbers
+from estimator.ksm.facts import NEVER, Bools, Ints, Numbers, distinct
 
 _CHUNK = 1 << 20
 
@@ -93,14 +93,14 @@ def closed_forms(case: Case, elsewhere: Bools, split: Numbers) -> ClosedForms:
     first_blocked = fresh & m.first_blocked
     fresh &= ~m.first_blocked
     fits = fresh & room
-    distinct = _all_distinct(case, np.flatnonzero(fresh & ~room))
+    alone = _all_distinct(case, np.flatnonzero(fresh & ~room))
     is_open = here & ~(at_rest | one_node | lonely | first_blocked | fits)
-    is_open[distinct] = False
+    is_open[alone] = False
 
     if (facts.folio >= 0).any():
         _note_splits(case, m, fits, first_blocked, one_node, split)
     stable_frame = np.full(len(facts.items), -1, dtype=np.int32)
-    left_over = _fill_nodes(case, distinct, stable_frame, split)
+    left_over = _fill_nodes(case, alone, stable_frame, split)
     pairs = _meet_in_one_folio(case, m, fits, split)
     waits = len(pairs) > 0
     uncertain = _with_other_mappings(case, pairs)
@@ -147,7 +147,7 @@ def _meetings(case: Case) -> _Meeting:
     undecided = np.zeros(count, dtype=bool)
 
     odd = facts.known & (facts.blocked | facts.node | facts.maybe_blocked | facts.opaque)
-    chosen = np.unique(contents.of_frame[odd]).astype(np.int64)
+    chosen = distinct(contents.of_frame[odd])
     if len(chosen):
         frame, begin, of = contents.frames_of(chosen)
         skip = facts.blocked[frame] | (frame == first_frame[chosen][of])

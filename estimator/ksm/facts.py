@@ -19,6 +19,11 @@ Numbers = npt.NDArray[np.int32]  # rows, frames, contents: 2^31 pages are 8 TiB
 NEVER = np.iinfo(np.int32).max  # a row that no scan reaches
 
 
+def distinct(numbers: Ints | Numbers) -> Ints:
+    """``np.unique`` of small numbers from 0, many times faster for millions of them."""
+    return np.flatnonzero(np.bincount(numbers))
+
+
 @dataclass(frozen=True)
 class FrameFacts:
     """What matters of every frame, one entry of every array per row of ``frames``.

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from estimator.ksm.case import Case
 from estimator.ksm.contents import first_split_of_folio
-from estimator.ksm.facts import NEVER, Bools, Ints, Numbers, live_node_frames
+from estimator.ksm.facts import NEVER, Bools, Ints, Numbers, distinct, live_node_frames
 from estimator.ksm.mergeable import clean_read_only
 from estimator.ksm.simulate import Frames, Items, Simulation, simulate
 from estimator.snapshot import MappingFlag, Snapshot
@@ -41,8 +41,9 @@ def items_of(
     """What the simulation is given; arguments as for ``simulate_in_order``."""
     facts, contents = case.facts, case.contents
     items, numbers = _items(case, frames, rows)
-    frame, mapped = np.unique(items.frame, return_counts=True)
-    others = facts.mapcount[frame] - mapped
+    counts = np.bincount(items.frame)
+    frame = np.flatnonzero(counts)
+    others = facts.mapcount[frame] - counts[frame]
     shared = others > 0
     nodes: dict[int, list[int]] = {}
     node_frames = live_node_frames(case.snapshot)
@@ -50,7 +51,7 @@ def items_of(
     for node in node_frames.tolist():
         number = int(np.searchsorted(numbers, contents.of_frame[node]))
         nodes.setdefault(number, []).append(node)
-    folio = np.unique(items.folio[items.folio >= 0])
+    folio = distinct(items.folio[items.folio >= 0])
     when = first_split_of_folio(facts, split)[folio]
     early = np.flatnonzero(when != NEVER)
     early = early[np.argsort(when[early])]
@@ -64,14 +65,16 @@ def items_of(
     return items, state
 
 
-def _items(case: Case, frames: Bools, rows: Numbers) -> tuple[Items, Numbers]:
+def _items(case: Case, frames: Bools, rows: Numbers) -> tuple[Items, Ints]:
     """The items in scan order, and the numbers of their contents."""
     candidates, facts = case.candidates, case.facts
     chosen = candidates.row_numbers()[np.flatnonzero(frames[candidates.frame])]
-    row = np.union1d(chosen, rows).astype(np.int64)
+    row = np.sort(np.concatenate([chosen, rows])).astype(np.int64)
     frame = case.frame_of_row[row].astype(np.int64)
     flags = case.mapping_flags[row]
-    numbers, content = np.unique(case.contents.of_frame[frame], return_inverse=True)
+    of_item = case.contents.of_frame[frame]
+    numbers = distinct(of_item)
+    content = np.searchsorted(numbers, of_item)
     opaque: npt.NDArray[np.bool_] = (flags & MappingFlag.PROT_NONE) != 0
     items = Items(
         row=row,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from estimator.ksm.case import Case
+from estimator.ksm.facts import distinct
 from estimator.ksm.fate import Fate
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
@@ -61,7 +62,7 @@ def _order(case: Case, policy: Policy, fate: Fate) -> str | None:
     if not len(fate.simulated):
         return None
     frames = case.frame_of_row[fate.simulated]
-    contents = len(np.unique(case.contents.of_frame[frames]))
+    contents = len(distinct(case.contents.of_frame[frames]))
     text = (
         f"{contents} contents on {len(fate.simulated)} pages depend on the order in which ksmd "
         "scans (more copies than max_page_sharing, shared by fork, pinned or zero-filled): they "
