@@ -30,7 +30,8 @@ class Candidates:
     ``excluded_by``: object per VMA, why it is no candidate; None for candidates and for VMAs of
     processes that were not selected. ``vma_starts``: i64, first row of ``mappings`` of every VMA,
     and one past the end. ``rows``: i32, the rows of ``mappings`` that are candidates, in scan
-    order; None: all of them. ``frame``: i64, their frame_id.
+    order; None: all of them. ``frame``: i64, their frame_id. ``changing``: i32, rows that would be
+    candidates, but keep changing.
     """
 
     mms: Bools
@@ -39,6 +40,7 @@ class Candidates:
     vma_starts: Ints
     rows: npt.NDArray[np.int32] | None
     frame: Ints
+    changing: npt.NDArray[np.int32]
 
     def row_numbers(self) -> npt.NDArray[np.int32]:
         """``rows`` as i32, also where it is None."""
@@ -47,8 +49,10 @@ class Candidates:
         return self.rows
 
 
-def find_candidates(snapshot: Snapshot, policy: Policy, rules: Rules) -> Candidates:
-    """The candidates under ``policy``.
+def find_candidates(
+    snapshot: Snapshot, policy: Policy, rules: Rules, changed: Bools | None = None
+) -> Candidates:
+    """The candidates under ``policy``. ``changed``: bool per mapping, see ``changes.py``.
 
     A VMA takes part if it is VM_MERGEABLE and has an anon_vma (scan_get_next_rmap_item() in
     mm/ksm.c), in an mm on ksmd's list; in scope "all" also if vma_ksm_compatible() and its mm
@@ -76,9 +80,14 @@ def find_candidates(snapshot: Snapshot, policy: Policy, rules: Rules) -> Candida
     vma_starts = np.searchsorted(vma_of_mapping, np.arange(len(vmas) + 1, dtype=np.uint32))
     frame = snapshot.mappings["frame_id"].to_numpy()
     rows = _candidate_rows(snapshot.mappings, taking_part, vma_starts, rules)
+    changing = np.zeros(0, dtype=np.int32)
+    if changed is not None and changed.any():
+        rows = np.arange(len(frame), dtype=np.int32) if rows is None else rows
+        rows, changing = rows[~changed[rows]], rows[changed[rows]]
     if rows is not None:
         frame = frame[rows]
-    return Candidates(mms, taking_part, excluded_by, vma_starts, rows, frame.astype(np.int64))
+    frame = frame.astype(np.int64)
+    return Candidates(mms, taking_part, excluded_by, vma_starts, rows, frame, changing)
 
 
 def _candidate_rows(

@@ -150,6 +150,7 @@ def _assemble(case: Case, solved: _Solved, root: Ints) -> Fate:
     where = slice(None) if candidates.rows is None else candidates.rows
     outcome[where] = code[candidates.frame]
     stable_frame[where] = closed.stable_frame[candidates.frame]
+    outcome[candidates.changing] = Outcome.VOLATILE
     outcome[closed.unshared] = Outcome.UNSHARED
     node = np.zeros(len(code), dtype=bool)
     node[closed.stable_frame[closed.stable_frame >= 0]] = True

@@ -44,7 +44,8 @@ class Prediction:
     of ``processes`` by cgroup. ``excluded``: excluded_by, vmas, anonymous_pages.
 
     ``outcome``: u8 ``Outcome`` per row of ``snapshot.mappings``. ``stable_node``: i32 per row of
-    ``snapshot.mappings``, the frame_id of the KSM page that it maps in the end, -1 unless MERGED.
+    ``snapshot.mappings``, the frame_id of the KSM page that it maps in the end, -1 unless MERGED
+    (beyond the last frame_id: a page that exists only after unmerging, see ``unmerge.py``).
     ``content``: i32 per row of ``snapshot.frames``, equal for frames with the same bytes (and the
     same node where trees are per node), -1 where unknown.
     """
