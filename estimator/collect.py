@@ -36,15 +36,20 @@ def silent(step: str, done: int, total: int) -> None:
 
 
 def collect_core(
-    core: Path, symbols: Sequence[Path] = (), *, seed: int = 0, progress: Progress = silent
+    core: Path,
+    symbols: Sequence[Path] = (),
+    *,
+    architecture: str | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> Snapshot:
     """Everything a prediction needs from the crash dump ``core``.
 
-    Raises the errors of ``estimator.kernel.target.open_core``.
+    Takes the arguments and raises the errors of ``estimator.kernel.target.open_core``.
     """
     from estimator.kernel.target import open_core
 
-    return collect(open_core(core, symbols), seed=seed, progress=progress)
+    return collect(open_core(core, symbols, architecture), seed=seed, progress=progress)
 
 
 def collect_program(prog: Program, *, seed: int = 0, progress: Progress = silent) -> Snapshot:

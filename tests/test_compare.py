@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from estimator.ksm.predict import predict
 
 from estimator.advice.compare import compare
 from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
 from estimator.report.as_json import prediction_json
 from tests.systems import Area, Process, system
 

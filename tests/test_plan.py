@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from estimator.ksm.predict import predict
 
 from estimator.advice.plan import Plan, make_plan, restrict
 from estimator.advice.risk import assess
 from estimator.advice.settings import PageCost, schedule
 from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
 from estimator.report.commands import opt_in_commands, settings_commands
 from estimator.report.plan_sections import plan_words, settings_words
 from tests.systems import Area, Process, fork_server, system

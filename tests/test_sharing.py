@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from estimator.ksm.predict import predict
 
 from estimator.advice.borders import borders, sharing_matrix
 from estimator.advice.contents import top_contents
 from estimator.advice.savings import coverage, savings
 from estimator.advice.sharing import contributions, contributions_by, mapping_credit, unit_of
 from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
 from estimator.snapshot import Snapshot, Unknown
 from tests.systems import ZERO, Area, Process, fork_server, system
 

@@ -6,11 +6,11 @@ import io
 import re
 
 import pytest
-from estimator.ksm.predict import predict
 from rich.console import Console
 
 from estimator.advice.savings import savings
 from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
 from estimator.report.layout import make_console
 from estimator.report.text import render
 from estimator.report.units import human_bytes

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-from estimator.ksm.predict import predict
 
 from estimator.advice.verify import verify
 from estimator.errors import CannotAnswerError
 from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
 from estimator.report.running import read_reality
 from tests.systems import Area, Process, system
 
