@@ -20,7 +20,7 @@ from estimator.snapshot import FORMAT_VERSION, Snapshot
 if TYPE_CHECKING:
     from drgn import Program
 
-    from estimator.kernel.frames import PageInfo
+    from estimator.kernel.frames import PageArray
     from estimator.kernel.pagetable import Entries
     from estimator.kernel.target import Target
     from estimator.kernel.vmas import Vmas
@@ -29,6 +29,21 @@ Progress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done, and how much there is."""
 
 Words = npt.NDArray[np.uint64]
+_PIECE_PAGES = 4096  # read and hashed in one go: their struct pages fit the cache
+_FRAME_FACTS = {
+    "ok": np.bool_,
+    "anonymous": np.bool_,
+    "hash": np.uint64,
+    "unknown": np.uint8,
+    "flags": np.uint32,
+    "order": np.uint8,
+    "head_pfn": np.uint64,
+    "node": np.uint16,
+    "mapcount": np.int32,
+    "refcount": np.int32,
+    "folio_mapcount": np.int32,
+}
+_SPARSE = 16  # a table of all PFNs is made if one in so many is used
 
 
 def silent(step: str, done: int, total: int) -> None:
@@ -82,6 +97,7 @@ class _Collector:
         self._prog = target.prog
         self._memory = target.memory
         self._seed = seed
+        self._workers = len(os.sched_getaffinity(0))
         self._progress = progress
         self._started = datetime.datetime.now(datetime.UTC)
 
@@ -97,11 +113,10 @@ class _Collector:
             raise CannotAnswerError("no process with user memory was found in this kernel")
         vmas = read_vmas(self._prog, self._memory, mms.structs["vmas"])
         pages = PageArray(self._prog, self._memory)
-        vma_table, mappings, pfns = self._walk(mms, vmas)
-        mappings, info, pfns = self._anonymous(pages, vma_table, mappings, pfns)
-        frames = self._frames(info, pfns)
+        vma_table, mapped, pfns = self._walk(mms, vmas)
+        mappings, frames = self._tables(pages, vma_table, mapped, pfns)
         nodes, items, lost = read_stable_tree(self._prog, self._memory, pages, mms.addresses)
-        nodes.insert(3, "frame_id", _frame_ids(pfns, nodes["pfn"].to_numpy()))
+        nodes.insert(3, "frame_id", _frame_ids(frames["pfn"].to_numpy(), nodes["pfn"].to_numpy()))
         _mark_merged(mappings, vma_table, nodes, items)
         unknown = {
             "processes": mms.unreadable,
@@ -111,7 +126,7 @@ class _Collector:
         }
         return Snapshot(self._info(unknown), mms.table, vma_table, mappings, frames, nodes, items)
 
-    def _walk(self, mms: Any, vmas: Vmas) -> tuple[pd.DataFrame, pd.DataFrame, Words]:
+    def _walk(self, mms: Any, vmas: Vmas) -> tuple[pd.DataFrame, dict[str, Any], Words]:
         """The VMA table with what their page tables hold, and a row and a PFN per page mapped."""
         from estimator.kernel.names import vma_names
         from estimator.kernel.pagetable import KEY_PAGE_BITS, PageTables, Ranges
@@ -159,51 +174,61 @@ class _Collector:
             column = np.zeros(len(table), np.uint64)
             column[walked] = pages
             table[name] = column
-        mappings = pd.DataFrame(
-            {"vma_id": walked[index].astype(np.uint32), "page_index": page_index, "flags": flags}
-        )
-        return table, mappings, pfn
+        vma_id = walked.astype(np.uint32)[index]
+        return table, {"vma_id": vma_id, "page_index": page_index, "flags": flags}, pfn
 
-    def _anonymous(
-        self, pages: Any, vmas: pd.DataFrame, mappings: pd.DataFrame, pfns: Words
-    ) -> tuple[pd.DataFrame, PageInfo, Words]:
-        """Keep the mappings of anonymous and KSM frames, with their frame_id; and the frames."""
-        distinct = np.unique(pfns)
-        self._progress("struct pages", 0, len(distinct))
-        info = pages.read(distinct)
-        keep = info.ok & info.anonymous
-        row = np.searchsorted(distinct, pfns)
-        lost = np.bincount(mappings["vma_id"][~info.ok[row]], minlength=len(vmas))
-        vmas["unknown_pages"] += lost.astype(np.uint64)
+    def _frames(self, pages: PageArray, distinct: Words) -> dict[str, npt.NDArray[Any]]:
+        """Columns of facts about the frames ``distinct``; the hash only of anonymous ones."""
+        from estimator.hashing import hash_frames
+        from estimator.workers import forked, shared_columns
+
+        columns = shared_columns(len(distinct), _FRAME_FACTS)
+        pieces = [
+            slice(start, start + _PIECE_PAGES) for start in range(0, len(distinct), _PIECE_PAGES)
+        ]
+
+        def read(worker: int) -> None:
+            for number, piece in enumerate(pieces[worker :: self._workers]):
+                info = pages.read(distinct[piece])
+                for name, values in vars(info).items():
+                    if name in columns:
+                        columns[name][piece] = values
+                rows = piece.start + np.flatnonzero(info.ok & info.anonymous)
+                columns["hash"][rows], columns["unknown"][rows] = hash_frames(
+                    self._memory, distinct[rows], self._seed
+                )
+                if worker == 0:
+                    done = min((number + 1) * self._workers * _PIECE_PAGES, len(distinct))
+                    self._progress("frames", done, len(distinct))
+
+        with forked(self._workers - 1, lambda worker: read(worker + 1)):
+            read(0)
+        return columns
+
+    def _tables(
+        self, pages: PageArray, vmas: pd.DataFrame, mapped: dict[str, Any], pfns: Words
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """``mappings`` and ``frames``: of all that is mapped, what is anonymous or KSM's."""
+        from estimator.hashing import zero_hash
+
+        distinct, row = _distinct(pfns)
+        columns = self._frames(pages, distinct)
+        ok = columns.pop("ok")
+        if not ok.all():
+            lost = np.bincount(mapped["vma_id"][~ok[row]], minlength=len(vmas))
+            vmas["unknown_pages"] += lost.astype(np.uint64)
+        keep = ok & columns.pop("anonymous")
         frame_id = (np.cumsum(keep) - 1).astype(np.uint32)
         kept = keep[row]
-        table = mappings[kept].reset_index(drop=True)
-        table.insert(2, "frame_id", frame_id[row[kept]])
-        return table, type(info)(**{k: v[keep] for k, v in vars(info).items()}), distinct[keep]
-
-    def _frames(self, info: PageInfo, pfns: Words) -> pd.DataFrame:
-        from estimator.hashing import hash_frames, zero_hash
-
-        hashes, unknown = hash_frames(
-            self._memory, pfns, self._seed, lambda n: self._progress("hashing", n, len(pfns))
-        )
-        hashed = unknown == Unknown.HASHED
-        flags = info.flags.copy()
-        flags[hashed & (hashes == zero_hash(self._seed))] |= np.uint32(FrameFlag.ZERO)
-        return pd.DataFrame(
-            {
-                "pfn": pfns,
-                "hash": pd.arrays.IntegerArray(hashes, ~hashed),
-                "unknown": unknown,
-                "flags": flags,
-                "order": info.order,
-                "head_pfn": info.head_pfn,
-                "node": info.node,
-                "mapcount": info.mapcount,
-                "refcount": info.refcount,
-                "folio_mapcount": info.folio_mapcount,
-            }
-        )
+        mappings = {name: values[kept] for name, values in mapped.items()}
+        mappings["frame_id"] = frame_id[row[kept]]
+        frames: dict[str, Any] = {"pfn": distinct[keep]}
+        frames |= {name: values[keep] for name, values in columns.items()}
+        hashed = frames["unknown"] == Unknown.HASHED
+        zero = hashed & (frames["hash"] == zero_hash(self._seed))
+        frames["flags"][zero] |= np.uint32(FrameFlag.ZERO)
+        frames["hash"] = pd.arrays.IntegerArray(frames["hash"], ~hashed)
+        return pd.DataFrame(mappings, copy=False), pd.DataFrame(frames, copy=False)
 
     def _info(self, unknown: dict[str, int]) -> dict[str, Any]:
         from estimator.hashing import HASH_NAME
@@ -259,25 +284,42 @@ class _EntryCounts:
         self._add(self.ksm_zero, entries, zero & entries.dirty)  # is_ksm_zero_pte()
         self._add(self.zero, entries, zero & ~entries.dirty)
         keep = present & ~zero & ~entries.special
-        flags = (
-            entries.prot_none * np.uint8(MappingFlag.PROT_NONE)
-            | entries.huge * np.uint8(MappingFlag.HUGE)
-            | entries.writable * np.uint8(MappingFlag.WRITABLE)
-            | entries.dirty * np.uint8(MappingFlag.DIRTY)
-        )
+        flags = np.zeros(len(pfn), np.uint8)
+        for flag, which in (
+            (MappingFlag.PROT_NONE, entries.prot_none),
+            (MappingFlag.HUGE, entries.huge),
+            (MappingFlag.WRITABLE, entries.writable),
+            (MappingFlag.DIRTY, entries.dirty),
+        ):
+            flags |= which.view(np.uint8) * np.uint8(flag)
         index = entries.range_index
         page_index = (entries.key - start[index]).astype(np.uint32)
-        return index[keep], page_index[keep], pfn[keep], flags[keep]
+        columns = (index.astype(np.uint32), page_index, pfn, flags)
+        return columns if keep.all() else tuple(column[keep] for column in columns)
 
     def _add(self, total: npt.NDArray[np.int64], entries: Entries, which: Any) -> None:
         if which.any():
             total += np.bincount(entries.range_index[which], minlength=len(total))
 
 
+def _distinct(pfns: Words) -> tuple[Words, npt.NDArray[np.int64]]:
+    """The distinct PFNs, ascending, and the row there of each of ``pfns``."""
+    first = int(pfns.min(initial=0))
+    span = int(pfns.max(initial=0)) - first + 1
+    if span > _SPARSE * len(pfns):
+        distinct, row = np.unique(pfns, return_inverse=True)
+        return distinct, row
+    place = (pfns - np.uint64(first)).view(np.int64)
+    used = np.zeros(span, np.bool_)
+    used[place] = True
+    distinct = np.flatnonzero(used).view(np.uint64) + np.uint64(first)
+    return distinct, (np.cumsum(used, dtype=np.int64) - 1)[place]
+
+
 def _concatenate(parts: list[tuple[npt.NDArray[Any], ...]]) -> tuple[npt.NDArray[Any], ...]:
     if not parts:
         return (
-            np.empty(0, np.int64),
+            np.empty(0, np.uint32),
             np.empty(0, np.uint32),
             np.empty(0, np.uint64),
             np.empty(0, np.uint8),

@@ -21,6 +21,8 @@ from estimator.kernel.memory import Mask, Memory, Words
 
 _ANON, _KSM = 1, 3  # bits of page.mapping: PAGE_MAPPING_ANON, PAGE_MAPPING_KSM
 _PIN_BIAS = 1024  # GUP_PIN_COUNTING_BIAS
+_MAX_ORDER = 18  # PUD_ORDER: a larger one is damage
+_SMALL = np.iinfo(np.int32).min
 _RUN_PAGES = 4096  # struct pages in one read
 _GAP_PAGES = 64  # read over gaps up to this long
 
@@ -56,6 +58,20 @@ class PageInfo:
     mapping: Words
 
 
+@dataclass(frozen=True)
+class _Folios:
+    """The folios of some frames, one row each, but ``structs``: one per row of ``large``."""
+
+    heads: Words
+    ok: Mask
+    order: npt.NDArray[np.uint8]
+    large: npt.NDArray[np.int64]
+    structs: npt.NDArray[Any]
+    flags: Words
+    mapping: Words
+    refcount: npt.NDArray[np.int32]
+
+
 class PageArray:
     """The kernel's array of struct page (vmemmap)."""
 
@@ -74,27 +90,24 @@ class PageArray:
         self._node_shift = np.uint64(64 - node_bits) if node_bits else None
 
     def read(self, pfns: Words) -> PageInfo:
-        """The facts of the frames ``pfns`` (ascending, distinct)."""
+        """The facts of the frames ``pfns`` (ascending, distinct); some thousands at a time."""
         pages, ok = self._pages(pfns)
         head_pfn = self._head_pfns(pages, pfns)
         first = np.ones(len(pfns), np.bool_)  # of its folio, whose frames are neighbours
         first[1:] = head_pfn[1:] != head_pfn[:-1]
         folio_of = np.cumsum(first) - 1
-        folios, folio_ok = self._folios(head_pfn[first], pages[first], pfns[first])
-        ok &= folio_ok[folio_of]
-        large = self._is_large(folios["flags"])
-        order = np.where(large, folios["order"] & 0xFF, 0).astype(np.uint8)
-        own, total = self._mapcounts(pages, folios, folio_of, head_pfn[first], order, large)
-        mapping = folios["mapping"][folio_of]
+        folio = self._folios(head_pfn[first], pages[first], pfns[first])
+        own, total = self._mapcounts(pages, folio, folio_of)
+        mapping = folio.mapping[folio_of]
         return PageInfo(
-            ok=ok,
+            ok=ok & folio.ok[folio_of],
             anonymous=(mapping & np.uint64(_ANON)) != 0,
-            flags=self._folio_flags(folios, large)[folio_of] | self._page_flags(pages["flags"]),
-            order=order[folio_of],
+            flags=self._folio_flags(folio)[folio_of] | self._page_flags(pages["flags"]),
+            order=folio.order[folio_of],
             head_pfn=head_pfn,
             node=self._nodes(pages["flags"]),
             mapcount=own,
-            refcount=folios["refcount"][folio_of],
+            refcount=folio.refcount[folio_of],
             folio_mapcount=total,
             mapping=mapping,
         )
@@ -135,32 +148,33 @@ class PageArray:
         tail = (word & np.uint64(1)) != 0
         return np.where(tail, self.pfn_of(word - np.uint64(1)), pfns)
 
-    def _folios(
-        self, heads: Words, pages: npt.NDArray[Any], pfns: Words
-    ) -> tuple[npt.NDArray[Any], Mask]:
-        """struct folio of each head; small ones from the ``pages`` (of ``pfns``) at hand."""
-        folios, ok = np.zeros(len(heads), self._folio), np.ones(len(heads), np.bool_)
-        for name in self._page.names or ():
-            if name in (self._folio.names or ()):
-                folios[name] = pages[name]
-        large = self._is_large(pages["flags"]) | (heads != pfns)
+    def _folios(self, heads: Words, pages: npt.NDArray[Any], pfns: Words) -> _Folios:
+        """The folios with the head frames ``heads``; small ones from the ``pages`` at hand."""
+        large = np.flatnonzero(self._is_large(pages["flags"]) | (heads != pfns))
         addresses = np.uint64(self._base) + heads[large] * np.uint64(self._page.itemsize)
-        folios[large], ok[large] = self._memory.structs(addresses, self._folio)
-        return folios, ok
+        structs, read = self._memory.structs(addresses, self._folio)
+        ok, order = np.ones(len(heads), np.bool_), np.zeros(len(heads), np.uint8)
+        ok[large] = read & (structs["order"] & 0xFF <= _MAX_ORDER)
+        order[large] = np.where(ok[large], structs["order"] & 0xFF, 0)
+        columns = {name: pages[name].copy() for name in ("flags", "mapping", "refcount")}
+        for name, values in columns.items():
+            values[large] = structs[name]
+        return _Folios(heads, ok, order, large, structs, **columns)
 
     def _is_large(self, flags: Words) -> Mask:
         return (flags & np.uint64(self._head_bit)) != 0
 
-    def _folio_flags(self, folios: npt.NDArray[Any], large: Mask) -> npt.NDArray[np.uint32]:
-        words, word_of = _distinct(folios["flags"])
+    def _folio_flags(self, folio: _Folios) -> npt.NDArray[np.uint32]:
+        words, word_of = _distinct(folio.flags)
         flags = self._translate(words, _FOLIO_FLAGS)
         swapbacked = (flags & np.uint32(FrameFlag.SWAPBACKED)) != 0  # folio_test_swapcache()
         in_swap_cache = swapbacked & ((words & np.uint64(self._swapcache_bit)) != 0)
         flags[in_swap_cache] |= np.uint32(FrameFlag.SWAPCACHE)
         flags = flags[word_of]
-        flags[(folios["mapping"] & np.uint64(_KSM)) == _KSM] |= np.uint32(FrameFlag.KSM)
-        flags[large] |= np.uint32(FrameFlag.LARGE)
-        pinned = np.where(large, folios["pincount"] > 0, folios["refcount"] >= _PIN_BIAS)
+        flags[(folio.mapping & np.uint64(_KSM)) == _KSM] |= np.uint32(FrameFlag.KSM)
+        flags[folio.large] |= np.uint32(FrameFlag.LARGE)
+        pinned = folio.refcount >= _PIN_BIAS  # folio_maybe_dma_pinned()
+        pinned[folio.large] = folio.structs["pincount"] > 0
         flags[pinned] |= np.uint32(FrameFlag.PINNED)
         return flags
 
@@ -182,40 +196,36 @@ class PageArray:
         return (flags >> self._node_shift).astype(np.uint16)
 
     def _mapcounts(
-        self,
-        pages: npt.NDArray[Any],
-        folios: npt.NDArray[Any],
-        folio_of: npt.NDArray[np.int64],
-        heads: Words,
-        order: npt.NDArray[np.uint8],
-        large: Mask,
+        self, pages: npt.NDArray[Any], folio: _Folios, folio_of: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Mappings of each page (page_mapcount()) and of its folio (folio_mapcount())."""
-        entire = np.where(large, folios["entire_mapcount"] + 1, 0)
-        double = np.zeros(len(folios), np.int32)
+        own = pages["mapcount"] + np.int32(1)
+        if not len(folio.large):
+            return own, own
+        entire = folio.structs["entire_mapcount"] + np.int32(1)
+        double = np.zeros(len(entire), np.int32)
         if self._double_map:  # until 6.2, 4b51634cd16a: each page counts one too many
-            double[large] = (folios["second_flags"][large] & np.uint64(self._double_map)) != 0
-        own = (pages["mapcount"] + 1 + (entire - double)[folio_of]).astype(np.int32)
+            double[(folio.structs["second_flags"] & np.uint64(self._double_map)) != 0] = 1
         if self._counts_mappings:  # 6.9+, 05c5323b2a34
-            total = folios["large_mapcount"] + 1
+            total = folio.structs["large_mapcount"] + np.int32(1)
         else:
-            total = entire + self._sum_of_pages(heads, order, large) - (double << order)
-        return own, np.where(large[folio_of], total[folio_of], own).astype(np.int32)
+            order = folio.order[folio.large]
+            total = entire + self._sum_of_pages(folio.heads[folio.large], order) - (double << order)
+        whole = np.zeros(len(folio.heads), np.int32)
+        whole[folio.large] = entire - double
+        own += whole[folio_of]
+        of_folio = np.full(len(folio.heads), _SMALL, np.int32)
+        of_folio[folio.large] = total
+        of_folio = of_folio[folio_of]
+        return own, np.where(of_folio == _SMALL, own, of_folio)
 
-    def _sum_of_pages(
-        self, heads: Words, order: npt.NDArray[np.uint8], large: Mask
-    ) -> npt.NDArray[np.int32]:
+    def _sum_of_pages(self, heads: Words, order: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
         """The sum of _mapcount + 1 over the pages of each large folio, i32 (n,)."""
-        total = np.zeros(len(heads), np.int32)
-        rows = np.flatnonzero(large)
-        if not len(rows):
-            return total
-        count = np.int64(1) << order[rows].astype(np.int64)
+        count = np.int64(1) << order.astype(np.int64)
         start = np.cumsum(count) - count
         piece = np.arange(int(count.sum())) - np.repeat(start, count)
-        pages, _ = self._pages(np.repeat(heads[rows], count) + piece.astype(np.uint64))
-        total[rows] = np.add.reduceat(pages["mapcount"] + 1, start)
-        return total
+        pages, _ = self._pages(np.repeat(heads, count) + piece.astype(np.uint64))
+        return np.add.reduceat(pages["mapcount"] + np.int32(1), start).astype(np.int32)
 
 
 def _distinct(words: Words) -> tuple[Words, npt.NDArray[np.intp]]:

@@ -1,0 +1,64 @@
+"""Work spread over processes: forked after the symbols are loaded, results in shared memory."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def shared_columns(rows: int, dtypes: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    """Zeroed arrays of ``rows`` values each that forked processes write for us to read."""
+    sizes = {name: rows * np.dtype(dtype).itemsize for name, dtype in dtypes.items()}
+    aligned = {name: -(-size // 8) * 8 for name, size in sizes.items()}
+    memory = np.frombuffer(mmap.mmap(-1, sum(aligned.values()) or 1), np.uint8)
+    columns, offset = {}, 0
+    for name, dtype in dtypes.items():
+        columns[name] = memory[offset : offset + sizes[name]].view(dtype)
+        offset += aligned[name]
+    return columns
+
+
+@contextmanager
+def forked(count: int, work: Callable[[int], None]) -> Iterator[None]:
+    """Run ``work(0)`` to ``work(count - 1)`` in forked processes beside the body of the context.
+
+    Raises RuntimeError if one fails; none of them outlives the context.
+    """
+    children = []
+    try:
+        for number in range(count):
+            pid = os.fork()
+            if pid == 0:
+                _child(work, number)
+            children.append(pid)
+        yield
+        while children:
+            _, status = os.waitpid(children[-1], 0)
+            children.pop()
+            if status:
+                raise RuntimeError(f"a worker ended with status {status}")
+    finally:
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _child(work: Callable[[int], None], number: int) -> None:
+    status = 1
+    try:
+        work(number)
+        status = 0
+    except KeyboardInterrupt:
+        pass
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
