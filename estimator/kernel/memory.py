@@ -198,9 +198,9 @@ def _disjoint(start: Words, end: Words, offset: Words) -> tuple[_Intervals, Word
     rest = begin < end
     offset = offset[rest] + (begin - start)[rest]
     begin, end = begin[rest], end[rest]
-    goes_on = (begin[1:] == end[:-1]) & (offset[1:] == offset[:-1] + (end - begin)[:-1])
-    first = np.concatenate([np.ones(len(begin) > 0, np.bool_), ~goes_on])
-    last = np.concatenate([~goes_on, np.ones(len(begin) > 0, np.bool_)])
+    new = (begin[1:] != end[:-1]) | (offset[1:] != offset[:-1] + (end - begin)[:-1])
+    edge = np.ones(min(len(begin), 1), np.bool_)
+    first, last = np.concatenate([edge, new]), np.concatenate([new, edge])
     return _Intervals(begin[first], end[last]), offset[first]
 
 
