@@ -133,7 +133,7 @@ def _answer_with(
 
     prediction = predict(snapshot, Policy(**policy))
     _show(snapshot, prediction, as_json)
-    covered = 100 * prediction.coverage["share_hashed"]
+    covered = 100 * prediction.coverage["hashed_share"]
     if covered < min_coverage:
         message = f"only {covered:.1f} % of the candidate pages could be read"
         click.echo(f"ksm-estimator: {message}; accept it with --min-coverage", err=True)

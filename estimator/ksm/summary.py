@@ -164,15 +164,16 @@ def _coverage(case: Case, fate: Fate, counters: dict[str, int]) -> dict[str, Any
     def of_candidate_vmas(name: str) -> int:
         return int(vmas[name].to_numpy()[candidates.vmas].sum())
 
+    missing = of_candidate_vmas("unknown_pages")
     return {
         "candidate_pages": total,
         "hashed_pages": total - unknown,
         "unknown_pages": unknown,
         "unknown_by_reason": by_reason,
-        "hashed_share": (total - unknown) / total if total else 1.0,
+        "hashed_share": (total - unknown) / (total + missing) if total + missing else 1.0,
         "swap_pages": of_candidate_vmas("swap_pages"),
         "nonpresent_pages": of_candidate_vmas("nonpresent_pages"),
-        "page_table_missing_pages": of_candidate_vmas("unknown_pages"),
+        "page_table_missing_pages": missing,
         "pages_sharing_at_most": counters["pages_sharing"] + unknown,
     }
 

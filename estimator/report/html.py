@@ -45,6 +45,7 @@ def report_page(
         ("Services", contribution_figure(units, "unit", page_bytes(snapshot))),
         ("Which processes share with which", sharing_figure(snapshot, prediction)),
     ]
+    verdict, *report = prediction_sections(snapshot, prediction)
     info = snapshot.info
     script = _resource("report.js")
     return _template("report.html.j2").render(
@@ -53,9 +54,9 @@ def report_page(
         style=Markup(_resource("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        verdict=prediction_sections(snapshot, prediction)[0],
+        verdict=verdict,
         figures=[(title, _svg(figure, str(n))) for n, (title, figure) in enumerate(figures)],
-        report=prediction_sections(snapshot, prediction)[1:],
+        report=report,
         plan=plan_sections(snapshot, plan, schedule, risk),
     )
 

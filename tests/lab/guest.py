@@ -21,8 +21,8 @@ from tests.lab.initramfs import build_initramfs
 from tests.lab.kernels import Kernel, LabError
 
 MODULES = ("virtio_pci", "virtio_console", "qemu_fw_cfg")  # the last: vmcoreinfo for dumps
-BOOT_SECONDS = 120.0
-COMMAND_SECONDS = 180.0
+BOOT_SECONDS = 60.0
+COMMAND_SECONDS = 60.0
 
 
 class Guest:
@@ -50,6 +50,7 @@ class Guest:
         initramfs = self._directory / "initramfs"
         build_initramfs(kernel, initramfs, modules=(*MODULES, *modules), files=files or {})
         self._command = [
+            *("setpriv", "--pdeathsig", "KILL"),  # it must not outlive this process
             *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
             *("-accel", "tcg,thread=multi", "-cpu", cpu, "-smp", "2", "-m", f"{memory_mib}M"),
             *(_numa(memory_mib, nodes) if nodes > 1 else ()),

@@ -37,8 +37,6 @@ def main() -> None:
             link = directory / "vmlinux"
             link.unlink(missing_ok=True)
             link.symlink_to(result.vmlinux)
-            last = {k: v for k, v in result.truth.history[-1].items()}
-            say(f"{last}")
             say(f"{directory} made in {time.monotonic() - started:.1f} s")
 
 

@@ -9,8 +9,8 @@ PARTIAL_MUNMAP = """
     advise data hugepage
     fill data list 1
     fill data[700:] own 2
-    unmap data[100:200]         # the frames stay, as long as the folio is whole
     advise data mergeable
+    unmap data[100:200]  # the frames stay, as long as the folio is whole
 """
 
 

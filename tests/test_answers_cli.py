@@ -1,0 +1,115 @@
+"""report, advise, compare and verify from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from estimator.snapshot import write_snapshot
+from tests.systems import Area, Process, fork_server, system
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("snapshots") / "fork.ksm"
+    write_snapshot(fork_server(), path)
+    return path
+
+
+def estimator(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "estimator", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"} | environment,
+        check=False,
+    )
+
+
+def test_report_in_80_columns(snapshot: Path) -> None:
+    done = estimator("report", snapshot, COLUMNS="80", NO_COLOR="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("With every process opted in, KSM would free ")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "\x1b" not in done.stdout
+
+
+def test_report_as_html_is_private_and_never_overwrites(snapshot: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    done = estimator("report", snapshot, "--html", page)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", f"wrote {page}\n")
+    assert page.stat().st_mode & 0o777 == 0o600
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    again = estimator("report", snapshot, "--html", page)
+    assert again.returncode == 2
+    assert again.stderr.count("\n") == 1
+    nowhere = estimator("report", snapshot, "--html", tmp_path / "no" / "report.html")
+    assert nowhere.returncode == 3
+    assert "can't be written" in nowhere.stderr
+
+
+def test_advise_as_text_and_json(snapshot: Path) -> None:
+    done = estimator("advise", snapshot, "--page-cost", "2", "--share", "100")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "printf '[Service]\\nMemoryKSM=yes\\n'" in done.stdout
+    assert "2 µs of CPU (given)" in done.stdout
+
+    answer = json.loads(estimator("advise", snapshot, "--json", "--within", "uid").stdout)
+    assert answer["within"] == "uid"
+    assert answer["lines"][0]["commands"].startswith("mkdir -p /etc/systemd/system/")
+    assert answer["schedule"]["cost"] is None
+    assert answer["frontier"][-1]["scanned_pages"] >= answer["frontier"][0]["scanned_pages"]
+    assert answer["counters"]["pages_sharing"] <= answer["everything"]["counters"]["pages_sharing"]
+
+
+def test_compare_a_snapshot_with_a_saved_prediction(snapshot: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "before.json"
+    saved.write_text(estimator("predict", snapshot, "--json", "--comm", "batch").stdout)
+    done = estimator("compare", saved, snapshot)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("B would free ")
+    assert "worker" in done.stdout
+    changes = json.loads(estimator("compare", snapshot, snapshot, "--json").stdout)
+    assert {row["change"] for row in changes["numbers"]} == {0}
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    assert estimator("compare", broken, snapshot).returncode == 3
+
+
+def test_verify(snapshot: Path, tmp_path: Path) -> None:
+    missing = estimator("verify", snapshot, "--root", tmp_path)
+    assert missing.returncode == 5
+    assert "no KSM" in missing.stderr
+    files = tmp_path / "sys/kernel/mm/ksm"
+    files.mkdir(parents=True)
+    (files / "run").write_text("1\n")
+    (files / "pages_shared").write_text("17\n")
+    (tmp_path / "proc").mkdir()
+    answer = json.loads(estimator("verify", snapshot, "--root", tmp_path, "--json").stdout)
+    shared = next(row for row in answer["counters"] if row["counter"] == "pages_shared")
+    assert shared["real"] == 17
+    assert shared["difference"] == 17 - shared["predicted"]
+    assert "full scans" in estimator("verify", snapshot, "--root", tmp_path).stdout
+
+
+def test_a_closed_pipe_is_no_failure(snapshot: Path) -> None:
+    command = f"{sys.executable} -m estimator report {snapshot} | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "0"
+    assert done.stderr == ""
+
+
+def test_nothing_to_propose_is_an_answer(tmp_path: Path) -> None:
+    path = tmp_path / "unique.ksm"
+    write_snapshot(system([Process("db", [Area(list(range(1, 500)))])]), path)
+    done = estimator("advise", path)
+    assert done.returncode == 0
+    assert "There is nothing to propose." in done.stdout
+    assert "MemoryKSM" not in done.stdout

@@ -1,0 +1,54 @@
+"""The example notebook runs, and reports show themselves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from estimator.ksm.predict import predict
+from nbclient import NotebookClient
+
+from estimator.advice.compare import compare
+from estimator.advice.plan import make_plan
+from estimator.ksm.policy import Policy
+from estimator.report.as_json import prediction_json
+from estimator.report.notebook import show_comparison, show_plan, show_prediction
+from estimator.snapshot import write_snapshot
+from tests.systems import fork_server
+
+EXAMPLE = Path(__file__).parents[1] / "scripts" / "example.ipynb"
+
+
+def test_the_example_goes_from_worth_it_to_which_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """$KSM_SNAPSHOT, if set, is a snapshot to run it on; else a made-up one."""
+    path = Path(os.environ.get("KSM_SNAPSHOT", tmp_path / "made-up.ksm"))
+    if not path.exists():
+        write_snapshot(fork_server(), path)
+    monkeypatch.setenv("KSM_SNAPSHOT", str(path.absolute()))
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLE.parents[1]))
+    notebook = nbformat.read(EXAMPLE, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    assert {"text/html", "image/png"} <= kinds
+    assert "of the saving" in outputs[-1]["text"]
+
+
+def test_reports_show_themselves_as_html_and_text() -> None:
+    snapshot = fork_server()
+    prediction = predict(snapshot, Policy())
+    answer = prediction_json(prediction)
+    for display, words in (
+        (show_prediction(snapshot, prediction), "KSM would free"),
+        (show_plan(snapshot, make_plan(snapshot)), "MemoryKSM=yes"),
+        (show_comparison(compare(answer, answer)), "B would free"),
+    ):
+        assert words in repr(display)
+        html = display._repr_html_()
+        assert words in html
+        assert "<script" not in html
