@@ -48,6 +48,10 @@ class Memory:
             self._read_run(int(pfns[start]), data[start:stop], unknown[start:stop])
         return data, unknown
 
+    def unknown(self, pfns: Words) -> Bytes:
+        """Why the frames ``pfns`` can't be read as far as known beforehand, u8 (n,)."""
+        return np.zeros(len(pfns), np.uint8)
+
     def contents(self, pfns: Words) -> tuple[Iterable[Bytes], Bytes]:
         """The contents of the frames ``pfns``, each u8 (4096,), and why not: see ``frames``."""
         return self.frames(pfns)
@@ -102,6 +106,7 @@ class MappedElf(Memory):
         )
         self._in_file, self._offset = _disjoint(start, start + length, offset)
         self._in_memory, _ = _disjoint(start, start + dump.loads["memsz"].astype(np.uint64), offset)
+        self._forbid_gaps(dump.loads)
 
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
         """See ``Memory.frames``; the order of ``pfns`` does not matter."""
@@ -123,6 +128,27 @@ class MappedElf(Memory):
         if not ok.all():  # not in the direct map: vmalloc space or the kernel image
             found[~ok], ok[~ok] = super().structs(addresses[~ok], dtype)
         return found, ok
+
+    def unknown(self, pfns: Words) -> Bytes:
+        """See ``Memory.unknown``."""
+        return self._locate(pfns << np.uint64(PAGE_SHIFT), PAGE_SIZE)[1]
+
+    def _forbid_gaps(self, loads: npt.NDArray[Any]) -> None:
+        """Make drgn fail where it returns zeroes for memory that a filter left out of the dump."""
+
+        def fail(address: int, count: int, offset: int, physical: bool) -> bytes:
+            raise FaultError("memory is left out of the dump", address)
+
+        for start, size in _between(self._in_memory, self._in_file):
+            self.prog.add_memory_segment(start, size, fail, physical=True)
+        short = loads[loads["filesz"] < loads["memsz"]]
+        for start, end in zip(
+            (short["vaddr"] + short["filesz"]).tolist(),
+            (short["vaddr"] + short["memsz"]).tolist(),
+            strict=True,
+        ):
+            if start < end:
+                self.prog.add_memory_segment(start, end - start, fail)
 
     def _locate(self, physical: Words, size: int) -> tuple[Words, Bytes]:
         """File offsets of ``size`` bytes at the addresses ``physical``, and ``Unknown`` codes."""
@@ -156,6 +182,10 @@ class Kdump(Memory):
         super().__init__(prog)
         self._pages = KdumpPages(dump.path, header)
 
+    def unknown(self, pfns: Words) -> Bytes:
+        """See ``Memory.unknown``."""
+        return self._pages.unknown(pfns)
+
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
         """See ``Memory.frames``; runs are no faster, each page is decompressed by itself."""
         data = np.empty((len(pfns), PAGE_SIZE), np.uint8)
@@ -183,6 +213,20 @@ class _Intervals:
         holds = index >= 0
         holds[holds] = end[holds] <= self.end[index[holds]]
         return index, holds
+
+
+def _between(outer: _Intervals, inner: _Intervals) -> Iterator[tuple[int, int]]:
+    """Start and size of what lies in ``outer``, but not in ``inner``."""
+    at = 0
+    parts = list(zip(inner.start.tolist(), inner.end.tolist(), strict=True))
+    for start, end in zip(outer.start.tolist(), outer.end.tolist(), strict=True):
+        while at < len(parts) and parts[at][0] < end:
+            if parts[at][0] > start:
+                yield start, parts[at][0] - start
+            start = max(start, parts[at][1])
+            at += 1
+        if start < end:
+            yield start, end - start
 
 
 def _disjoint(start: Words, end: Words, offset: Words) -> tuple[_Intervals, Words]:

@@ -15,12 +15,11 @@ from drgn import (
     ProgramFlags,
 )
 
-from estimator.errors import CannotAnswerError, NoDebugInfoError, TargetError
+from estimator.errors import BETTER_DUMP, CannotAnswerError, NoDebugInfoError, TargetError
 from estimator.kernel.dumpfile import DumpFile, inspect
 from estimator.kernel.memory import Kdump, MappedElf, Memory
 
 ARCHITECTURES = {"x86_64": Architecture.X86_64, "aarch64": Architecture.AARCH64}
-_FULLEST_LEVEL = 23  # everything but user pages can be left out: zero, cache, private, free
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def refuse_incomplete(dump: DumpFile) -> None:
     if header.without_user_pages:
         raise CannotAnswerError(
             f"{dump.path} has no user pages: it was made with makedumpfile -d {header.level}",
-            hint=f"make one with: makedumpfile -l -d {_FULLEST_LEVEL} /proc/vmcore vmcore",
+            hint=BETTER_DUMP,
         )
     if header.split:
         raise CannotAnswerError(
