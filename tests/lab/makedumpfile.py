@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import subprocess
 import tempfile
@@ -42,18 +43,16 @@ def _unpack(temporary: Path, entry: Path) -> None:
 def makedumpfile(options: str, core: Path, *outputs: Path) -> None:
     """Run ``makedumpfile OPTIONS CORE OUTPUT ...``; with -F to stdout, into the only output."""
     tool = fetch_makedumpfile()
-    flattened = "-F" in options.split()
     command = [str(tool / "makedumpfile"), *options.split(), str(core)]
-    command += [] if flattened else map(str, outputs)
-    with tempfile.TemporaryFile() as log, outputs[0].open("wb") as output:
-        status = subprocess.run(
-            command,
-            env={"LD_LIBRARY_PATH": str(tool)},
-            stdout=output if flattened else log,
-            stderr=log,
-            check=False,
-        ).returncode
-        if status:
+    with contextlib.ExitStack() as stack:
+        log = output = stack.enter_context(tempfile.TemporaryFile())
+        if "-F" in options.split():
+            output = stack.enter_context(outputs[0].open("wb"))
+        else:
+            command += map(str, outputs)
+        environment = {"LD_LIBRARY_PATH": str(tool)}
+        done = subprocess.run(command, env=environment, stdout=output, stderr=log, check=False)
+        if done.returncode:
             log.seek(0)
             raise LabError(f"{' '.join(command)}: {log.read().decode(errors='replace')[-2000:]}")
 
