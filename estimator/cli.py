@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -159,6 +160,8 @@ for command in (report, advise, compare, verify):
 def main() -> None:
     """The entry point: failures become one line on stderr and an exit code."""
     debug = "--debug" in sys.argv[1:]
+    if not debug:  # what drgn has to say is in our own errors
+        logging.getLogger("drgn").addHandler(logging.NullHandler())
     try:
         cli(standalone_mode=False)
         sys.stdout.flush()

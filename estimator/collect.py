@@ -15,7 +15,7 @@ import pandas as pd
 
 from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
 from estimator.facts import FrameFlag, MappingFlag, Unknown
-from estimator.snapshot import FORMAT_VERSION, Snapshot
+from estimator.snapshot import FORMAT_VERSION, SCHEMAS, Snapshot
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -238,8 +238,8 @@ class _Collector:
         keep = ok & columns.pop("anonymous")
         frame_id = (np.cumsum(keep) - 1).astype(np.uint32)
         kept = keep[row]
-        mappings = {name: values[kept] for name, values in mapped.items()}
-        mappings["frame_id"] = frame_id[row[kept]]
+        mapped["frame_id"] = frame_id[row]
+        mappings = {name: mapped[name][kept] for name in SCHEMAS["mappings"].names}
         frames: dict[str, Any] = {"pfn": distinct[keep]}
         frames |= {name: values[keep] for name, values in columns.items()}
         hashed = frames["unknown"] == Unknown.HASHED

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from estimator.ksm.predict import predict
 from nbclient import NotebookClient
 
 from estimator.advice.compare import compare
 from estimator.advice.plan import make_plan
 from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
 from estimator.report.as_json import prediction_json
 from estimator.report.notebook import show_comparison, show_plan, show_prediction
 from estimator.snapshot import write_snapshot

@@ -27,6 +27,8 @@ _MMF_VM_MERGE_ANY = 30  # include/linux/sched/coredump.h; 29 in 6.4-6.6
 _DEFAULT_PRIO = 120
 _LONGEST_LIST = 4_000_000  # PID_MAX_LIMIT
 _CMDLINE_BYTES = 4096
+_KSM_COUNTERS = ("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages")
+_NULLABLE = {"merge_any": "boolean"} | dict.fromkeys(_KSM_COUNTERS, "Int64")
 _MM_MEMBERS = ("pgd", "flags", "arg_start", "arg_end", "start_brk", "brk", "start_stack")
 
 
@@ -68,7 +70,7 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
         _row(prog, order.get(mm, -1), owners.get(mm), struct, mm)
         for mm, struct in zip(addresses.tolist(), structs, strict=True)
     ]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype(_NULLABLE)
     place = table["scan_order"].where(table["scan_order"] >= 0, len(order))
     sorted_rows = np.lexsort((table["pid"], table["start_time_ns"], place))
     table = table.iloc[sorted_rows].reset_index(drop=True)
@@ -161,7 +163,7 @@ def _row(
             "nice": int(task["static_prio"]) - _DEFAULT_PRIO,
             "start_time_ns": int(task["start_time"]),
         }
-    for counter in ("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages"):
+    for counter in _KSM_COUNTERS:
         row[counter] = int(mm[counter]) if counter in mm.dtype.names else None
     return row
 
@@ -215,7 +217,7 @@ def _mm_dtype(prog: Program) -> Any:
     members = {name: name for name in _MM_MEMBERS}
     members["mm_users"] = "mm_users.counter"
     members["vmas"] = first_member(prog, type_, "mm_mt.ma_root", "mmap")
-    for counter in ("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages"):
+    for counter in _KSM_COUNTERS:
         for path in (f"{counter}.counter", counter):
             if has_member(prog, type_, path):
                 members[counter] = path

@@ -60,7 +60,7 @@ def _read(prog: Program, variables: dict[str, str]) -> dict[str, int]:
                 value = value.member_(member)
             if value.type_.unaliased_kind() == drgn.TypeKind.STRUCT:  # atomic_long_t since 6.10
                 value = value.counter
-            found[name] = int(value)
+            found[name] = int(value.value_())
         except (LookupError, FaultError):
             continue
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from drgn import (
     Architecture,
+    FaultError,
     MissingDebugInfoError,
     ModuleFileStatus,
     Platform,
@@ -54,8 +55,13 @@ def open_core(path: Path, symbols: Sequence[Path] = (), architecture: str | None
             f"{path} is a core dump without a Linux kernel in it (no VMCOREINFO note)",
             hint="is it the core of a user process? From QEMU, add -device vmcoreinfo",
         )
-    load_symbols(prog, symbols)
-    return Target(prog, _memory(prog, dump), "core", str(path), dump.format, _warnings(dump))
+    try:
+        load_symbols(prog, symbols)
+        memory = _memory(prog, dump)
+    except FaultError as error:
+        why = _cut(dump) or f"{path} is damaged"
+        raise TargetError(f"{why} (the kernel's own data can't be read: {error})") from error
+    return Target(prog, memory, "core", str(path), dump.format, _warnings(dump))
 
 
 def refuse_incomplete(dump: DumpFile) -> None:

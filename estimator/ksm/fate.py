@@ -61,7 +61,7 @@ class _Solved:
 def settle(case: Case) -> Fate:
     """Decide the fate of every candidate."""
     contents, facts, rules = case.contents, case.facts, case.rules
-    root, closed_trees = _hidden_roots(case)
+    root, closed_trees = hidden_roots(case)
     apart = zero_contents_apart(contents, facts, rules)
     zero_frames = per_frame(apart, contents) & (facts.items > 0)
     locked_frames = _frames_with_locked_items(case, zero_frames)
@@ -97,7 +97,7 @@ def settle(case: Case) -> Fate:
     return _assemble(case, solved, root)
 
 
-def _hidden_roots(case: Case) -> tuple[Ints, Bools]:
+def hidden_roots(case: Case) -> tuple[Ints, Bools]:
     """The rows at the root of an unstable tree that no search can pass, and the contents behind.
 
     Bool per content. Where get_mergeable_page() can't see PROT_NONE pages, the walker still inserts

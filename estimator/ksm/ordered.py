@@ -31,6 +31,14 @@ def simulate_in_order(
     ``closed_trees``: bool per content, see ``Frames.closed_trees``. ``split``: i64 per frame, the
     row at which other contents split its folio in scan 2.
     """
+    items, state = items_of(case, frames, rows, closed_trees, split)
+    return Ordered(items.row, simulate(items, state, case.rules))
+
+
+def items_of(
+    case: Case, frames: Bools, rows: Ints, closed_trees: Bools, split: Ints
+) -> tuple[Items, Frames]:
+    """What the simulation is given; arguments as for ``simulate_in_order``."""
     facts, contents = case.facts, case.contents
     items, numbers = _items(case, frames, rows)
     frame, mapped = np.unique(items.frame, return_counts=True)
@@ -53,7 +61,7 @@ def simulate_in_order(
         splits=list(zip(when[early].tolist(), folio[early].tolist(), strict=True)),
         closed_trees=frozenset(np.flatnonzero(closed_trees[numbers]).tolist()),
     )
-    return Ordered(items.row, simulate(items, state, case.rules))
+    return items, state
 
 
 def _items(case: Case, frames: Bools, rows: Ints) -> tuple[Items, Ints]:

@@ -214,7 +214,8 @@ class Ksmd:
         scans = self.scans
         ahead = iter(items)
         passed: list[int] = []
-        while content in self.active:
+        changed = True
+        while changed:
             self.scans += 1
             self.active = set()
             self.tree[content] = -1
@@ -227,10 +228,10 @@ class Ksmd:
                 if not self.rules.use_zero_pages and self._tree_item_gone(content):
                     break
             passed.extend(again)
-            if self.active:
+            changed = bool(self.active)
+            if changed:
                 self.at_rest = max(self.at_rest, self.scans)
         self.scans = scans
-        self.active = set()
 
     def _tree_item_gone(self, content: int) -> bool:
         return self.tree[content] >= 0 and self.where[self.tree[content]] != MAPPED
