@@ -30,6 +30,11 @@ _target = options(
         metavar="VMLINUX",
         help="Its vmlinux with debug information; else looked for by build-id in the usual places.",
     ),
+    click.option(
+        "--architecture",
+        type=click.Choice(["x86_64", "aarch64"]),
+        help="Of a dump that does not say it.",
+    ),
     click.option("--seed", type=int, default=0, help="Seed of the hash (default 0)."),
 )
 _answer = options(
@@ -61,14 +66,14 @@ def cli(debug: bool) -> None:
 @cli.command()
 @_target
 @_output
-def collect(core: Path | None, symbols: tuple[Path, ...], seed: int, output: Path | None) -> None:
+def collect(output: Path | None, **target: Any) -> None:
     """Read a kernel's memory into a snapshot."""
     from estimator.snapshot import check_output, write_snapshot
 
     if output is None:
         raise click.UsageError("name the snapshot to make with -o NAME.ksm")
     check_output(output)
-    write_snapshot(_collect(core, symbols, seed), output)
+    write_snapshot(_collect(**target), output)
     click.echo(f"wrote {output}; next: ksm-estimator predict {output}", err=True)
 
 
@@ -91,6 +96,7 @@ def predict(snapshot: Path, as_json: bool, min_coverage: float, **policy: Any) -
 def run(
     core: Path | None,
     symbols: tuple[Path, ...],
+    architecture: str | None,
     seed: int,
     output: Path | None,
     as_json: bool,
@@ -102,20 +108,22 @@ def run(
 
     if output is not None:
         check_output(output)
-    snapshot = _collect(core, symbols, seed)
+    snapshot = _collect(core, symbols, architecture, seed)
     if output is not None:
         write_snapshot(snapshot, output)
     _answer_with(snapshot, policy, as_json, min_coverage)
 
 
-def _collect(core: Path | None, symbols: tuple[Path, ...], seed: int) -> Snapshot:
+def _collect(
+    core: Path | None, symbols: tuple[Path, ...], architecture: str | None, seed: int
+) -> Snapshot:
     if core is None:
         raise click.UsageError("name the target: --core VMCORE")
     from estimator.collect import collect_core
     from estimator.report.progress import progress_bar
 
     with progress_bar() as progress:
-        return collect_core(core, symbols, seed=seed, progress=progress)
+        return collect_core(core, symbols, architecture=architecture, seed=seed, progress=progress)
 
 
 def _answer_with(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.errors import CannotAnswerError, TargetError
+from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
 from estimator.facts import FrameFlag, MappingFlag, Unknown
 from estimator.snapshot import FORMAT_VERSION, SCHEMAS, Snapshot
 
@@ -43,6 +43,7 @@ _FRAME_FACTS = {
     "refcount": np.int32,
     "folio_mapcount": np.int32,
 }
+_SAMPLE_PAGES = 1 << 16
 _SPARSE = 16  # a table of all PFNs is made if one in so many is used
 
 
@@ -51,15 +52,20 @@ def silent(step: str, done: int, total: int) -> None:
 
 
 def collect_core(
-    core: Path, symbols: Sequence[Path] = (), *, seed: int = 0, progress: Progress = silent
+    core: Path,
+    symbols: Sequence[Path] = (),
+    *,
+    architecture: str | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> Snapshot:
     """Everything a prediction needs from the crash dump ``core``.
 
-    Raises the errors of ``estimator.kernel.target.open_core``.
+    Takes the arguments and raises the errors of ``estimator.kernel.target.open_core``.
     """
     from estimator.kernel.target import open_core
 
-    return collect(open_core(core, symbols), seed=seed, progress=progress)
+    return collect(open_core(core, symbols, architecture), seed=seed, progress=progress)
 
 
 def collect_program(prog: Program, *, seed: int = 0, progress: Progress = silent) -> Snapshot:
@@ -109,6 +115,7 @@ class _Collector:
         vmas = read_vmas(self._prog, self._memory, mms.structs["vmas"])
         pages = PageArray(self._prog, self._memory)
         vma_table, mapped, pfns = self._walk(mms, vmas)
+        self._require_user_pages(pages, pfns)
         mappings, frames = self._tables(pages, vma_table, mapped, pfns)
         nodes, items, lost = read_stable_tree(self._prog, self._memory, pages, mms.addresses)
         nodes.insert(3, "frame_id", _frame_ids(frames["pfn"].to_numpy(), nodes["pfn"].to_numpy()))
@@ -171,6 +178,22 @@ class _Collector:
             table[name] = column
         vma_id = walked.astype(np.uint32)[index]
         return table, {"vma_id": vma_id, "page_index": page_index, "flags": flags}, pfn
+
+    def _require_user_pages(self, pages: PageArray, pfns: Words) -> None:
+        """Raise CannotAnswerError if most of the anonymous frames were left out of the dump.
+
+        An ELF dump does not say so in its headers. Judged by a sample, before all are read.
+        """
+        sample = np.unique(pfns[:: len(pfns) // _SAMPLE_PAGES + 1])
+        info = pages.read(sample)
+        unknown = self._memory.unknown(sample[info.ok & info.anonymous])
+        excluded = int((unknown == Unknown.EXCLUDED).sum())
+        if 2 * excluded > len(unknown):
+            raise CannotAnswerError(
+                f"{self._target.path} has no user pages: {excluded:,} of {len(unknown):,} "
+                "anonymous frames looked for were left out (makedumpfile -d 8 or -d 31 does that)",
+                hint=BETTER_DUMP,
+            )
 
     def _frames(self, pages: PageArray, distinct: Words) -> dict[str, npt.NDArray[Any]]:
         """Columns of facts about the frames ``distinct``; the hash only of anonymous ones."""
