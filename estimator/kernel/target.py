@@ -59,7 +59,7 @@ def open_core(path: Path, symbols: Sequence[Path] = (), architecture: str | None
         load_symbols(prog, symbols)
         memory = _memory(prog, dump)
     except FaultError as error:
-        why = _cut(dump) or f"{path} is damaged"
+        why = dump.cut or f"{path} is damaged"
         raise TargetError(f"{why} (the kernel's own data can't be read: {error})") from error
     return Target(prog, memory, "core", str(path), dump.format, _warnings(dump))
 
