@@ -163,8 +163,11 @@ def main() -> None:
     if not debug:  # what drgn has to say is in our own errors
         logging.getLogger("drgn").addHandler(logging.NullHandler())
     try:
-        cli(standalone_mode=False)
+        with cli.make_context("ksm-estimator", sys.argv[1:]) as context:  # main() exits with 1 at
+            cli.invoke(context)  # a closed pipe
         sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
     except EstimatorError as error:
         if debug:
             raise

@@ -153,25 +153,21 @@ def advisor_course(
 class Schedule:
     """Settings for a set of pages to scan.
 
-    ``first``: a full scan before anything has merged, with the kernel's present tunables;
-    ``proposed``: the same with the ``pages_to_scan`` that reaches ``target_seconds``, None if none
-    does; ``at_rest``: a full scan with that setting once everything has merged. ``advisor``: its
-    settings on kernels that have it; ``advisor_scans``: the scans it leads to, empty where the
-    cost of a page is not known.
+    ``scans``: full scans until everything has merged. ``first``: a full scan before anything has,
+    with the kernel's present tunables; ``proposed``: the same with the ``pages_to_scan`` that
+    reaches ``target_seconds``, None if none does; ``at_rest``: a full scan with that setting once
+    everything has merged. ``advisor``: its settings on kernels that have it; ``advisor_scans``:
+    the scans it leads to, empty where the cost of a page is not known.
     """
 
     target_seconds: float
     cost: PageCost | None
+    scans: int
     first: ScanTime
     proposed: ScanTime | None
     at_rest: ScanTime | None
     advisor: AdvisorSettings | None
     advisor_scans: list[ScanTime]
-
-    @property
-    def fast_enough(self) -> bool:
-        """Whether the present tunables reach the target already."""
-        return self.first.seconds <= self.target_seconds
 
     @property
     def advisor_too_eager(self) -> bool:
@@ -190,7 +186,7 @@ def schedule(
     pages = scanned_pages(prediction)
     sleep = int(ksm["sleep_millisecs"])
     merged = counters["pages_shared"] + counters["pages_sharing"]
-    rest = pages_at_rest(merged, pages - merged, bool(ksm.get("smart_scan")))
+    rest = pages_at_rest(merged, pages - merged, prediction.smart_scan)
     wanted = pages_to_scan_for(pages, target_seconds, sleep, cost)
     advisor = None
     if snapshot.info["features"].get("advisor"):
@@ -203,6 +199,7 @@ def schedule(
     return Schedule(
         target_seconds=target_seconds,
         cost=cost,
+        scans=prediction.scans,
         first=scan_time(pages, int(ksm["pages_to_scan"]), sleep, cost),
         proposed=scan_time(pages, wanted, sleep, cost) if wanted else None,
         at_rest=scan_time(rest, wanted, sleep, cost) if wanted else None,

@@ -79,6 +79,10 @@ class Prediction:
             readings.append({"pages_unshared": 0, "pages_volatile": total})
         return readings
 
+    def _repr_html_(self) -> str:
+        """The counters, in a notebook."""
+        return pd.Series(self.counters | self.physical, name="predicted").to_frame().to_html()
+
     def to_json(self) -> dict[str, Any]:
         """The prediction as JSON values: exact integers, bytes and pages.
 
