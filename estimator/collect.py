@@ -75,6 +75,8 @@ def collect(target: Target, *, seed: int = 0, progress: Progress = silent) -> Sn
     try:
         return _Collector(target, seed, progress).snapshot()
     except (FaultError, LookupError) as error:
+        if isinstance(error, IndexError):
+            raise  # ours
         why = target.warnings[0] if target.warnings else f"{target.path} is damaged or incomplete"
         raise TargetError(f"{why} (the kernel's own data can't be read: {error})") from error
 
