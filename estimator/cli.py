@@ -64,13 +64,23 @@ def collect(source: Source, output: Path | None) -> None:
 
 @cli.command()
 @click.argument("snapshot", type=click.Path(path_type=Path))
+@click.option(
+    "--and",
+    "later",
+    type=click.Path(path_type=Path),
+    metavar="LATER.ksm",
+    help="A second snapshot of the same system: what changed in between never merges.",
+)
 @policy_options
 @_answer
-def predict(snapshot: Path, as_json: bool, min_coverage: float, **policy: Any) -> None:
+def predict(
+    snapshot: Path, later: Path | None, as_json: bool, min_coverage: float, **policy: Any
+) -> None:
     """Say what ksmd would do with a snapshot."""
     from estimator.snapshot import open_snapshot
 
-    _answer_with(open_snapshot(snapshot), policy, as_json, min_coverage)
+    second = open_snapshot(later) if later else None
+    _answer_with(open_snapshot(snapshot), policy, as_json, min_coverage, second)
 
 
 @cli.command()
@@ -105,12 +115,16 @@ def _collect(source: Source) -> Snapshot:
 
 
 def _answer_with(
-    snapshot: Snapshot, policy: dict[str, Any], as_json: bool, min_coverage: float
+    snapshot: Snapshot,
+    policy: dict[str, Any],
+    as_json: bool,
+    min_coverage: float,
+    later: Snapshot | None = None,
 ) -> None:
     from estimator.ksm.policy import Policy
     from estimator.ksm.predict import predict
 
-    prediction = predict(snapshot, Policy(**policy))
+    prediction = predict(snapshot, Policy(**policy), later=later)
     _show(snapshot, prediction, as_json)
     covered = 100 * prediction.coverage["hashed_share"]
     if covered < min_coverage:
