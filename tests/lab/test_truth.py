@@ -21,6 +21,10 @@ OTHERWISE = ("opt-in-after", "writers")
 # them, kernels from 6.7.
 ORPHAN_PAGES = {("pinned-orphans", "6.12"): 6, ("huge-zero-orphans", "6.12"): 2}
 
+# A fork copies the counters of the mm, which 6.1 does not clear: five children each count the
+# pages of their parent for ever, beside their own. (what differs, by how many pages)
+INHERITED = {("merged-then-forked", "6.1"): (10, 3), ("merged-then-joined", "6.1"): (10, 3)}
+
 CASES = [
     pytest.param(workload, series, id=f"{workload.name}-{series}")
     for workload in WORKLOADS
@@ -35,9 +39,14 @@ def test_prediction_equals_ksmd(workload: Workload, series: str, lab: RunWorkloa
     snapshot = collect_core(result.vmcore, [result.vmlinux])
     prediction = predict(snapshot, Policy(scope="enabled"))
     after = result.truth.after
-    assert differences(prediction, after, snapshot) == {}
+    found = differences(prediction, after, snapshot)
+    count, pages = INHERITED.get((workload.name, series), (0, 0))
+    assert {
+        what: (ours, true) for what, (ours, true) in found.items() if true - ours != pages
+    } == {}
+    assert len(found) == count
     excess = [true - ours for ours, true in vma_differences(prediction, after, snapshot).values()]
-    assert all(pages > 0 for pages in excess)
+    assert all(more > 0 for more in excess)
     assert sum(excess) == ORPHAN_PAGES.get((workload.name, series), 0)
 
 
