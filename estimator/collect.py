@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from estimator.kernel.frames import PageArray
     from estimator.kernel.pagetable import Entries
+    from estimator.kernel.processes import Mms
     from estimator.kernel.target import Target
     from estimator.kernel.vmas import Vmas
 
@@ -128,9 +129,32 @@ class _Collector:
             "page_table_pages": int(vma_table["unknown_pages"].sum()),
             "stable_nodes": lost,
         }
-        return Snapshot(self._info(unknown), mms.table, vma_table, mappings, frames, nodes, items)
+        snapshot = Snapshot(
+            self._info(unknown), mms.table, vma_table, mappings, frames, nodes, items
+        )
+        if self._target.kind == "core":  # what runs contradicts itself all the time
+            self._cross_check(snapshot, mms)
+        return snapshot
 
-    def _walk(self, mms: Any, vmas: Vmas) -> tuple[pd.DataFrame, dict[str, Any], Words]:
+    def _cross_check(self, snapshot: Snapshot, mms: Mms) -> None:
+        """Add to ``info`` what the kernel's own counters have and we did not find."""
+        from estimator.kernel.cross_checks import contradictions, missing_anonymous_pages
+
+        tables = (snapshot.vmas, snapshot.mappings)
+        info = snapshot.info
+        info["unknown"]["anonymous_pages"] = missing_anonymous_pages(
+            self._prog, mms.addresses, mms.table, *tables
+        )
+        info["source"]["warnings"] += contradictions(
+            mms.structs["map_count"].astype(np.int64),
+            *tables,
+            snapshot.frames,
+            snapshot.stable_nodes,
+            snapshot.stable_items,
+            info["ksm"]["counters"],
+        )
+
+    def _walk(self, mms: Mms, vmas: Vmas) -> tuple[pd.DataFrame, dict[str, Any], Words]:
         """The VMA table with what their page tables hold, and a row and a PFN per page mapped."""
         from estimator.kernel.names import vma_names
         from estimator.kernel.pagetable import KEY_PAGE_BITS, PageTables, Ranges
@@ -362,7 +386,7 @@ def _mark_merged(
     """Set MappingFlag.MERGED where the rmap_item of a mapping is on the live node of its frame."""
     live = nodes["live"].to_numpy()[items["node_id"]] if len(items) else np.empty(0, np.bool_)
     items = items[live]
-    if not len(items):
+    if not len(items) or not len(mappings):
         return
     page = np.uint64(12)
     vma = mappings["vma_id"].to_numpy()

@@ -79,6 +79,7 @@ class PageArray:
         self._memory = memory
         self._base = int(prog["vmemmap"].value_())
         self._page = _page_dtype(prog)
+        self._end_pfn = np.uint64(((1 << 64) - self._base) // self._page.itemsize)
         self._folio = _folio_dtype(prog)
         self._counts_mappings = "large_mapcount" in (self._folio.names or ())
         self._double_map = _bit(prog, "PG_double_map")
@@ -125,7 +126,9 @@ class PageArray:
 
     def _pages(self, pfns: Words) -> tuple[npt.NDArray[Any], Mask]:
         size = self._page.itemsize
-        pages, ok = np.zeros(len(pfns), self._page), np.ones(len(pfns), np.bool_)
+        possible = int(np.searchsorted(pfns, self._end_pfn))  # a damaged entry may say anything
+        pages, ok = np.zeros(len(pfns), self._page), np.arange(len(pfns)) < possible
+        pfns = pfns[:possible]
         gap = np.diff(pfns) > np.uint64(_GAP_PAGES)
         bounds = [0, *(np.flatnonzero(gap) + 1).tolist(), len(pfns)]
         for run_start, run_stop in itertools.pairwise(bounds):

@@ -27,9 +27,13 @@ _MMF_VM_MERGE_ANY = 30  # include/linux/sched/coredump.h; 29 in 6.4-6.6
 _DEFAULT_PRIO = 120
 _LONGEST_LIST = 4_000_000  # PID_MAX_LIMIT
 _CMDLINE_BYTES = 4096
+_MOST_PAGES = 1 << 52  # a damaged counter may say more
 _KSM_COUNTERS = ("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages")
 _NULLABLE = {"merge_any": "boolean"} | dict.fromkeys(_KSM_COUNTERS, "Int64")
-_MM_MEMBERS = ("pgd", "flags", "arg_start", "arg_end", "start_brk", "brk", "start_stack")
+_MM_MEMBERS = (
+    *("pgd", "flags", "map_count"),
+    *("arg_start", "arg_end", "start_brk", "brk", "start_stack"),
+)
 
 
 @dataclass
@@ -157,14 +161,15 @@ def _row(
             "cmdline": _cmdline(prog, mm, address),
             "uid": _int(prog, int(task["cred"]), "struct cred", "uid.val"),
             "cgroup": _cgroup(prog, int(task["cgroups"])),
-            "threads": owner.threads,
+            "threads": min(owner.threads, _LONGEST_LIST),
             "sharing_pids": sorted(owner.sharing_pids),
-            "sched_policy": int(task["policy"]),
-            "nice": int(task["static_prio"]) - _DEFAULT_PRIO,
+            "sched_policy": int(task["policy"]) & 0xFF,
+            "nice": min(max(int(task["static_prio"]) - _DEFAULT_PRIO, -20), 19),
             "start_time_ns": int(task["start_time"]),
         }
     for counter in _KSM_COUNTERS:
-        row[counter] = int(mm[counter]) if counter in mm.dtype.names else None
+        value = int(mm[counter]) if counter in mm.dtype.names else None
+        row[counter] = None if value is None or value > _MOST_PAGES else value
     return row
 
 
