@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from estimator.kernel.frames import PageArray
     from estimator.kernel.mapped import AddressSpaces
+    from estimator.kernel.processes import Mms
     from estimator.kernel.target import Target
 
 Progress = Callable[[str, int, int], None]
@@ -135,7 +136,30 @@ class _Collector:
             "changed_pages": changed,
             "stable_nodes": lost,
         }
-        return Snapshot(self._info(unknown), mms.table, vma_table, mappings, frames, nodes, items)
+        snapshot = Snapshot(
+            self._info(unknown), mms.table, vma_table, mappings, frames, nodes, items
+        )
+        if self._target.kind == "core":  # what runs contradicts itself all the time
+            self._cross_check(snapshot, mms)
+        return snapshot
+
+    def _cross_check(self, snapshot: Snapshot, mms: Mms) -> None:
+        """Add to ``info`` what the kernel's own counters have and we did not find."""
+        from estimator.kernel.cross_checks import contradictions, missing_anonymous_pages
+
+        tables = (snapshot.vmas, snapshot.mappings)
+        info = snapshot.info
+        info["unknown"]["anonymous_pages"] = missing_anonymous_pages(
+            self._prog, mms.addresses, mms.table, *tables
+        )
+        info["source"]["warnings"] += contradictions(
+            mms.structs["map_count"].astype(np.int64),
+            *tables,
+            snapshot.frames,
+            snapshot.stable_nodes,
+            snapshot.stable_items,
+            info["ksm"]["counters"],
+        )
 
     def _walk(self, spaces: AddressSpaces) -> Mapped:
         return spaces.walk(lambda batches: self._progress("page tables", batches, 0))
@@ -230,7 +254,7 @@ def _mark_merged(
     """Set MappingFlag.MERGED where the rmap_item of a mapping is on the live node of its frame."""
     live = nodes["live"].to_numpy()[items["node_id"]] if len(items) else np.empty(0, np.bool_)
     items = items[live]
-    if not len(items):
+    if not len(items) or not len(mappings):
         return
     page = np.uint64(12)
     vma = mappings["vma_id"].to_numpy()

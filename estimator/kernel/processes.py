@@ -30,18 +30,13 @@ _MAX_POLICY = 256
 _LONGEST_LIST = 1 << 22  # PID_MAX_LIMIT
 _LIST_WALKS = 8
 _CMDLINE_BYTES = 4096
+_MOST_PAGES = 1 << 52  # a damaged counter may say more
 _HIGHEST_PHYSICAL = np.uint64(1 << 52)
 _KSM_COUNTERS = ("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages")
 _NULLABLE = {"merge_any": "boolean"} | dict.fromkeys(_KSM_COUNTERS, "Int64")
 _MM_MEMBERS = (
-    "pgd",
-    "map_count",
-    "flags",
-    "arg_start",
-    "arg_end",
-    "start_brk",
-    "brk",
-    "start_stack",
+    *("pgd", "flags", "map_count"),
+    *("arg_start", "arg_end", "start_brk", "brk", "start_stack"),
 )
 
 
@@ -234,14 +229,15 @@ def _row(
             "cmdline": _cmdline(prog, mm, address),
             "uid": _int(prog, int(task["cred"]), "struct cred", "uid.val"),
             "cgroup": _cgroup(prog, int(task["cgroups"])),
-            "threads": owner.threads,
+            "threads": min(owner.threads, _LONGEST_LIST),
             "sharing_pids": sorted(owner.sharing_pids),
-            "sched_policy": int(task["policy"]),
-            "nice": int(task["static_prio"]) - _DEFAULT_PRIO,
+            "sched_policy": int(task["policy"]) & 0xFF,
+            "nice": min(max(int(task["static_prio"]) - _DEFAULT_PRIO, -20), 19),
             "start_time_ns": int(task["start_time"]),
         }
     for counter in _KSM_COUNTERS:
-        row[counter] = int(mm[counter].astype(np.int64)) if counter in mm.dtype.names else None
+        value = int(mm[counter]) if counter in mm.dtype.names else None
+        row[counter] = None if value is None or value > _MOST_PAGES else value
     return row
 
 

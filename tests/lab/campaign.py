@@ -94,13 +94,11 @@ def _child(dumps: Dumps, cases: int, seed: int, done: int, results: Connection) 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     judge = Judge(dumps)
     files = (dumps.elf, *dumps.others)
-    jobs: list[Any] = [(file, percent) for file in files for percent in CUTS_PERCENT]
-    jobs += range(cases)
-    for job in jobs[done:]:
-        if isinstance(job, int):
-            judge.damaged(random.Random(seed * 1_000_003 + job), results)
-        else:
-            judge.cut(*job, results)
+    cuts = [(file, percent) for file in files for percent in CUTS_PERCENT]
+    for file, percent in cuts[done:]:
+        judge.cut(file, percent, results)
+    for number in range(max(0, done - len(cuts)), cases):
+        judge.damaged(random.Random(seed * 1_000_003 + number), results)
 
 
 class Judge:

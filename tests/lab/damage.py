@@ -16,7 +16,7 @@ from drgn.helpers.linux.mm import follow_phys
 
 from estimator.collect import collect
 from estimator.kernel.dumpfile import inspect
-from estimator.kernel.memory import PAGE_SIZE, Bytes, Mask, MappedElf, Words
+from estimator.kernel.memory import PAGE_SIZE, Bytes, MappedElf, Mask, Words
 from estimator.kernel.target import Target, open_core
 
 WORD = 8
@@ -72,7 +72,7 @@ def places(elf: Path, vmlinux: Path) -> Ranges:
     dump = inspect(elf)
     spy = Spy(target.prog, dump)
     collect(Target(target.prog, spy, "core", str(elf), "elf"))
-    found = {what: sorted(set(ranges)) for what, ranges in spy.read.items()}
+    found = {what: sorted(set(ranges)) for what, ranges in spy.read.items() if ranges}
     return found | {"headers": [(0, int(dump.loads["offset"].min()))]}
 
 
@@ -96,7 +96,7 @@ class Damage:
 def damage(
     file: Path, ranges: Ranges, what: str, numbers: random.Random, most_words: int = 6
 ) -> Damage:
-    """Some words of ``what`` changed: bits flipped, zeroed, or replaced by what stands elsewhere."""
+    """Some words of ``what`` changed: bits flipped, zeroed, replaced by what stands elsewhere."""
     how = numbers.choice(("bit", "random", "zero", "ones", "elsewhere", "small"))
     words = {}
     with file.open("rb") as old:

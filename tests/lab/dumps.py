@@ -47,7 +47,7 @@ CRASH_DUMPS = {
     "": ["plain"],
     "-c -d 1": ["zlib-1"],
     "-l -d 23": ["lzo-23"],
-    "-E -d 17": ["elf-17"],
+    "-E -d 16": ["elf-16"],
     "-F -l -d 16": ["flattened-16"],
     "-l -d 17 --split": ["split-1", "split-2"],
 }

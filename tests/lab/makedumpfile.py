@@ -7,6 +7,7 @@ import struct
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import IO
 
 from tests.lab.kernels import APT_DOWNLOAD, LabError, cache_directory, locked
 
@@ -45,7 +46,8 @@ def makedumpfile(options: str, core: Path, *outputs: Path) -> None:
     tool = fetch_makedumpfile()
     command = [str(tool / "makedumpfile"), *options.split(), str(core)]
     with contextlib.ExitStack() as stack:
-        log = output = stack.enter_context(tempfile.TemporaryFile())
+        log = stack.enter_context(tempfile.TemporaryFile())
+        output: IO[bytes] = log
         if "-F" in options.split():
             output = stack.enter_context(outputs[0].open("wb"))
         else:

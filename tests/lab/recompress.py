@@ -1,4 +1,4 @@
-"""A kdump file with its pages compressed another way: by what this makedumpfile is built without."""
+"""A kdump file with its pages compressed another way: as makedumpfile itself may not."""
 
 from __future__ import annotations
 
