@@ -1,7 +1,60 @@
-"""What would KSM save here, where, and at what cost? Answered without turning KSM on."""
+"""What would KSM save here, where, and at what cost? Answered without turning KSM on.
+
+The names below are imported when they are first used: ``--help`` and a start of drgn need no
+pandas.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from estimator.errors import EstimatorError
 from estimator.ksm.policy import Policy
-from estimator.snapshot import Snapshot, open_snapshot
 
-__all__ = ["EstimatorError", "Policy", "Snapshot", "open_snapshot"]
+if TYPE_CHECKING:
+    from estimator.advice.borders import borders
+    from estimator.advice.compare import compare
+    from estimator.advice.plan import make_plan
+    from estimator.advice.risk import assess
+    from estimator.advice.settings import PageCost, schedule
+    from estimator.advice.sharing import contributions, contributions_by
+    from estimator.ksm.predict import predict
+    from estimator.ksm.prediction import Prediction
+    from estimator.snapshot import Snapshot, open_snapshot
+
+__all__ = [
+    "EstimatorError",
+    "PageCost",
+    "Policy",
+    "Prediction",
+    "Snapshot",
+    "assess",
+    "borders",
+    "compare",
+    "contributions",
+    "contributions_by",
+    "make_plan",
+    "open_snapshot",
+    "predict",
+    "schedule",
+]
+
+_HOME = {
+    "PageCost": "advice.settings",
+    "Prediction": "ksm.prediction",
+    "Snapshot": "snapshot",
+    "assess": "advice.risk",
+    "borders": "advice.borders",
+    "compare": "advice.compare",
+    "contributions": "advice.sharing",
+    "contributions_by": "advice.sharing",
+    "make_plan": "advice.plan",
+    "open_snapshot": "snapshot",
+    "predict": "ksm.predict",
+    "schedule": "advice.settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

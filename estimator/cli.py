@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -63,13 +64,23 @@ def collect(source: Source, output: Path | None) -> None:
 
 @cli.command()
 @click.argument("snapshot", type=click.Path(path_type=Path))
+@click.option(
+    "--and",
+    "later",
+    type=click.Path(path_type=Path),
+    metavar="LATER.ksm",
+    help="A second snapshot of the same system: what changed in between never merges.",
+)
 @policy_options
 @_answer
-def predict(snapshot: Path, as_json: bool, min_coverage: float, **policy: Any) -> None:
+def predict(
+    snapshot: Path, later: Path | None, as_json: bool, min_coverage: float, **policy: Any
+) -> None:
     """Say what ksmd would do with a snapshot."""
     from estimator.snapshot import open_snapshot
 
-    _answer_with(open_snapshot(snapshot), policy, as_json, min_coverage)
+    second = open_snapshot(later) if later else None
+    _answer_with(open_snapshot(snapshot), policy, as_json, min_coverage, second)
 
 
 @cli.command()
@@ -104,14 +115,18 @@ def _collect(source: Source) -> Snapshot:
 
 
 def _answer_with(
-    snapshot: Snapshot, policy: dict[str, Any], as_json: bool, min_coverage: float
+    snapshot: Snapshot,
+    policy: dict[str, Any],
+    as_json: bool,
+    min_coverage: float,
+    later: Snapshot | None = None,
 ) -> None:
     from estimator.ksm.policy import Policy
     from estimator.ksm.predict import predict
 
-    prediction = predict(snapshot, Policy(**policy))
+    prediction = predict(snapshot, Policy(**policy), later=later)
     _show(snapshot, prediction, as_json)
-    covered = 100 * prediction.coverage["share_hashed"]
+    covered = 100 * prediction.coverage["hashed_share"]
     if covered < min_coverage:
         message = f"only {covered:.1f} % of the candidate pages could be read"
         click.echo(f"ksm-estimator: {message}; accept it with --min-coverage", err=True)
@@ -137,9 +152,14 @@ for command in (report, advise, compare, verify):
 def main() -> None:
     """The entry point: failures become one line on stderr and an exit code."""
     debug = "--debug" in sys.argv[1:]
+    if not debug:  # what drgn has to say is in our own errors
+        logging.getLogger("drgn").addHandler(logging.NullHandler())
     try:
-        cli(standalone_mode=False)
+        with cli.make_context("ksm-estimator", sys.argv[1:]) as context:  # main() exits with 1 at
+            cli.invoke(context)  # a closed pipe
         sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
     except EstimatorError as error:
         if debug:
             raise

@@ -190,11 +190,10 @@ def _page(snapshot: Snapshot, policy: dict[str, Any], advice: dict[str, Any]) ->
 
 def _load(path: Path, policy: dict[str, Any]) -> Any:
     """The prediction of a snapshot, or one written by predict --json."""
-    from estimator.report.as_json import prediction_json
     from estimator.snapshot import open_snapshot
 
     if not path.is_file():
-        return prediction_json(_predict(open_snapshot(path), policy))
+        return _predict(open_snapshot(path), policy).to_json()
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.care import Pace
-from estimator.errors import CannotAnswerError, TargetError
-from estimator.facts import MappingFlag
+from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
+from estimator.facts import MappingFlag, Unknown
 from estimator.hashing import PAGE_SIZE
 from estimator.mapped import FRAME_FACTS, Columns, Mapped, distinct, make_tables
 from estimator.moving import settle
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
     from estimator.kernel.frames import PageArray
     from estimator.kernel.mapped import AddressSpaces
+    from estimator.kernel.processes import Mms
     from estimator.kernel.target import Target
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done, and how much there is."""
 
 Words = npt.NDArray[np.uint64]
+_SAMPLE_PAGES = 1 << 16
 _PIECE_PAGES = 4096  # read and hashed in one go: their struct pages fit the cache
 
 
@@ -40,15 +42,20 @@ def silent(step: str, done: int, total: int) -> None:
 
 
 def collect_core(
-    core: Path, symbols: Sequence[Path] = (), *, seed: int = 0, progress: Progress = silent
+    core: Path,
+    symbols: Sequence[Path] = (),
+    *,
+    architecture: str | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> Snapshot:
     """Everything a prediction needs from the crash dump ``core``.
 
-    Raises the errors of ``estimator.kernel.target.open_core``.
+    Takes the arguments and raises the errors of ``estimator.kernel.target.open_core``.
     """
     from estimator.kernel.target import open_core
 
-    return collect(open_core(core, symbols), seed=seed, progress=progress)
+    return collect(open_core(core, symbols, architecture), seed=seed, progress=progress)
 
 
 def collect_program(prog: Program, *, seed: int = 0, progress: Progress = silent) -> Snapshot:
@@ -67,14 +74,15 @@ def collect(
 
     Raises CannotAnswerError if that kernel has no KSM, TargetError if it can't be read.
     """
-    from drgn import FaultError
-
+    from estimator.kernel.memory import READ_ERRORS
     from estimator.kernel.target import require_ksm
 
     require_ksm(target.prog)
     try:
         return _Collector(target, seed, progress, pace or Pace(None)).snapshot()
-    except (FaultError, LookupError) as error:
+    except (*READ_ERRORS, LookupError) as error:
+        if isinstance(error, IndexError):
+            raise  # ours
         why = target.warnings[0] if target.warnings else f"{target.path} is damaged or incomplete"
         raise TargetError(f"{why} (the kernel's own data can't be read: {error})") from error
 
@@ -107,6 +115,7 @@ class _Collector:
         spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
         mapped = self._walk(spaces)
         pfns = distinct(mapped.pfn)
+        self._require_user_pages(pages, pfns)
         facts = self._frames(pages, pfns)
         changed = 0
         if self._target.running:
@@ -133,10 +142,49 @@ class _Collector:
             "changed_pages": changed,
             "stable_nodes": lost,
         }
-        return Snapshot(self._info(unknown), mms.table, vma_table, mappings, frames, nodes, items)
+        snapshot = Snapshot(
+            self._info(unknown), mms.table, vma_table, mappings, frames, nodes, items
+        )
+        if self._target.kind == "core":  # what runs contradicts itself all the time
+            self._cross_check(snapshot, mms)
+        return snapshot
+
+    def _cross_check(self, snapshot: Snapshot, mms: Mms) -> None:
+        """Add to ``info`` what the kernel's own counters have and we did not find."""
+        from estimator.kernel.cross_checks import contradictions, missing_anonymous_pages
+
+        tables = (snapshot.vmas, snapshot.mappings)
+        info = snapshot.info
+        info["unknown"]["anonymous_pages"] = missing_anonymous_pages(
+            self._prog, mms.addresses, mms.table, *tables
+        )
+        info["source"]["warnings"] += contradictions(
+            mms.structs["map_count"].astype(np.int64),
+            *tables,
+            snapshot.frames,
+            snapshot.stable_nodes,
+            snapshot.stable_items,
+            info["ksm"]["counters"],
+        )
 
     def _walk(self, spaces: AddressSpaces) -> Mapped:
         return spaces.walk(lambda batches: self._progress("page tables", batches, 0))
+
+    def _require_user_pages(self, pages: PageArray, pfns: Words) -> None:
+        """Raise CannotAnswerError if most of the anonymous frames were left out of the dump.
+
+        An ELF dump does not say so in its headers. Judged by a sample, before all are read.
+        """
+        sample = pfns[:: len(pfns) // _SAMPLE_PAGES + 1]
+        info = pages.read(sample)
+        unknown = self._memory.unknown(sample[info.ok & info.anonymous])
+        excluded = int((unknown == Unknown.EXCLUDED).sum())
+        if 2 * excluded > len(unknown):
+            raise CannotAnswerError(
+                f"{self._target.path} has no user pages: {excluded:,} of {len(unknown):,} "
+                "anonymous frames looked for were left out (makedumpfile -d 8 or -d 31 does that)",
+                hint=BETTER_DUMP,
+            )
 
     def _frames(self, pages: PageArray, pfns: Words) -> Columns:
         """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of anonymous ones."""
@@ -213,7 +261,7 @@ def _mark_merged(
     """Set MappingFlag.MERGED where the rmap_item of a mapping is on the live node of its frame."""
     live = nodes["live"].to_numpy()[items["node_id"]] if len(items) else np.empty(0, np.bool_)
     items = items[live]
-    if not len(items):
+    if not len(items) or not len(mappings):
         return
     page = np.uint64(12)
     vma = mappings["vma_id"].to_numpy()

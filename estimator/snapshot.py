@@ -137,6 +137,11 @@ class Snapshot:
     stable_nodes: pd.DataFrame = field(repr=False)
     stable_items: pd.DataFrame = field(repr=False)
 
+    def _repr_html_(self) -> str:
+        """How much there is of everything, in a notebook."""
+        rows = {name: len(getattr(self, name)) for name in SCHEMAS}
+        return pd.Series(rows, name=f"Linux {self.info['kernel']['release']}").to_frame().to_html()
+
 
 def _to_arrow(name: str, frame: pd.DataFrame) -> pa.Table:
     schema = SCHEMAS[name]

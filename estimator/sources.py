@@ -31,6 +31,7 @@ class Source:
     qemu: str | None
     procfs: bool
     symbols: tuple[Path, ...]
+    architecture: str | None
     seed: int
     rate: float | None
 
@@ -57,7 +58,7 @@ class Source:
         from estimator.kernel.target import open_core
 
         if self.core is not None:
-            target = open_core(self.core, self.symbols)
+            target = open_core(self.core, self.symbols, self.architecture)
         elif self.qemu is not None:
             target = open_qemu(self.qemu, self.symbols)
         else:
@@ -86,6 +87,11 @@ _options = options(
         type=click.Path(path_type=Path),
         metavar="VMLINUX",
         help="Its vmlinux with debug information; else looked for by build-id in the usual places.",
+    ),
+    click.option(
+        "--architecture",
+        type=click.Choice(["x86_64", "aarch64"]),
+        help="Of a dump that does not say it.",
     ),
     click.option("--seed", type=int, default=0, help="Seed of the hash (default 0)."),
     click.option(

@@ -115,6 +115,28 @@ class System:
         self.thp_enabled = "never"
         self._unique = 1 << 40
 
+    def __repr__(self) -> str:
+        """Who maps what, so that a failing random system can be read."""
+        names: dict[int, str] = {}
+        for process in self.processes:
+            for vma in process.vmas:
+                for frame, _ in vma.pages.values():
+                    names.setdefault(id(frame), f"f{len(names)}{_facts(frame)}")
+        folios: dict[int, int] = {}
+        lines = [f"System({self.release}, {self.ksm})"]
+        for process in self.processes:
+            lines.append(f"  {process.pid}{'' if process.listed else ' not listed'}")
+            for vma in process.vmas:
+                pages = [
+                    names[id(f)]
+                    + (f"/F{folios.setdefault(id(f.folio), len(folios))}" if f.folio else "")
+                    + f":{flags}"
+                    for f, flags in vma.pages.values()
+                ]
+                state = " locked" * vma.locked + " unmergeable" * (not vma.mergeable)
+                lines.append(f"    [{' '.join(pages)}]{state}")
+        return "\n".join(lines)
+
     def process(
         self,
         *frames: Frame,
@@ -224,6 +246,15 @@ class System:
                 "live": np.ones(len(nodes), dtype=bool),
             }
         )
+
+
+def _facts(frame: Frame) -> str:
+    text = f"={frame.content}"
+    text += f" pins={frame.pins}" if frame.pins else ""
+    text += f" node={frame.node}" if frame.node else ""
+    text += " mlocked" if frame.flags & FrameFlag.MLOCKED else ""
+    text += " ksm" if frame.flags & FrameFlag.KSM else ""
+    return text + (f" outside={frame.outside}" if frame.outside else "")
 
 
 def _in_pfn_order(mapped: Iterable[Frame]) -> list[Frame]:

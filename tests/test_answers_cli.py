@@ -98,7 +98,8 @@ def test_verify(snapshot: Path, tmp_path: Path) -> None:
 
 
 def test_a_closed_pipe_is_no_failure(snapshot: Path) -> None:
-    command = f"{sys.executable} -m estimator report {snapshot} | head -1; echo ${{PIPESTATUS[0]}}"
+    run = f"{sys.executable} -m estimator report {snapshot}"
+    command = run + " | head -1; echo ${PIPESTATUS[0]}"
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60
     )

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from estimator.ksm.predict import predict
 from nbclient import NotebookClient
 
 from estimator.advice.compare import compare
 from estimator.advice.plan import make_plan
 from estimator.ksm.policy import Policy
-from estimator.report.as_json import prediction_json
+from estimator.ksm.predict import predict
 from estimator.report.notebook import show_comparison, show_plan, show_prediction
 from estimator.snapshot import write_snapshot
 from tests.systems import fork_server
@@ -30,7 +29,7 @@ def test_the_example_goes_from_worth_it_to_which_two(
         write_snapshot(fork_server(), path)
     monkeypatch.setenv("KSM_SNAPSHOT", str(path.absolute()))
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLE.parents[1]))
-    notebook = nbformat.read(EXAMPLE, as_version=4)
+    notebook = nbformat.read(EXAMPLE, as_version=4)  # type: ignore[no-untyped-call]
     assert not any(cell.get("outputs") for cell in notebook.cells)
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -42,7 +41,7 @@ def test_the_example_goes_from_worth_it_to_which_two(
 def test_reports_show_themselves_as_html_and_text() -> None:
     snapshot = fork_server()
     prediction = predict(snapshot, Policy())
-    answer = prediction_json(prediction)
+    answer = prediction.to_json()
     for display, words in (
         (show_prediction(snapshot, prediction), "KSM would free"),
         (show_plan(snapshot, make_plan(snapshot)), "MemoryKSM=yes"),

@@ -9,7 +9,7 @@ import pytest
 from estimator.advice.plan import Plan, make_plan, restrict
 from estimator.advice.risk import assess
 from estimator.advice.settings import PageCost, schedule
-from estimator.errors import UsageError
+from estimator.errors import CannotAnswerError, UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.report.commands import opt_in_commands, settings_commands
@@ -163,12 +163,30 @@ def test_settings_name_the_source_of_the_cost() -> None:
     given = schedule(snapshot, prediction, cost=PageCost(2e-6, "given"))
     assert "2 µs of CPU (given)" in " ".join(settings_words(given))
     assert given.advisor_too_eager
-    assert settings_commands(given) == "echo 1 > /sys/kernel/mm/ksm/run"
-    hurried = schedule(snapshot, prediction, target_seconds=0.5, cost=PageCost(2e-6, "given"))
-    assert hurried.proposed is not None
-    pages_to_scan = f"echo {hurried.proposed.pages_to_scan} > /sys/kernel/mm/ksm/pages_to_scan"
-    assert hurried.proposed.seconds <= 0.5
-    assert (pages_to_scan in settings_commands(hurried)) == hurried.advisor_too_eager
+    assert given.proposed is not None
+    assert settings_commands(given).splitlines() == [
+        "echo none > /sys/kernel/mm/ksm/advisor_mode",
+        f"echo {given.proposed.pages_to_scan} > /sys/kernel/mm/ksm/pages_to_scan",
+        "echo 1 > /sys/kernel/mm/ksm/run",
+    ]
+
+
+def test_an_older_kernel_gets_pages_to_scan() -> None:
+    snapshot = fork_server()
+    info = snapshot.info | {"features": snapshot.info["features"] | {"advisor": False}}
+    times = schedule(replace(snapshot, info=info), make_plan(snapshot).prediction, 0.5)
+    assert times.proposed is not None
+    assert times.proposed.seconds <= 0.5
+    assert f"echo {times.proposed.pages_to_scan} > " in settings_commands(times)
+    assert "advisor" not in settings_commands(times)
+
+
+def test_a_snapshot_that_does_not_say_how_ksmd_is_set() -> None:
+    snapshot = fork_server()
+    info = snapshot.info | {"ksm": {**snapshot.info["ksm"]}}
+    del info["ksm"]["sleep_millisecs"]
+    with pytest.raises(CannotAnswerError, match="sleep_millisecs"):
+        schedule(replace(snapshot, info=info), predict(snapshot, Policy()))
 
 
 def test_poor_candidates() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from estimator.advice.borders import borders, sharing_matrix
 from estimator.advice.contents import top_contents
-from estimator.advice.savings import coverage, savings
+from estimator.advice.savings import coverage
+from estimator.advice.savings import savings as both_savings
 from estimator.advice.sharing import contributions, contributions_by, mapping_credit, unit_of
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.snapshot import Snapshot, Unknown
+from estimator.snapshot import MappingFlag, Snapshot
+from tests.synthetic import Frame, System, small
 from tests.systems import ZERO, Area, Process, fork_server, system
 
 EVERYTHING = Policy()
@@ -37,7 +41,7 @@ def test_a_frame_that_fork_shares_is_one_frame() -> None:
     forks = [Process("fork", [Area(list(range(20)), frames=[f"f{i}" for i in range(20)])])] * 8
     snapshot = system([*forks, Process("copy", [Area(list(range(20)))])])
     prediction = predict(snapshot, EVERYTHING)
-    found = savings(snapshot, prediction)
+    found = both_savings(snapshot, prediction)
     assert found.references_pages == 160
     assert found.freed_bytes == 20 * 4096
     assert (found.fork_shared_pages, found.kept_pages) == (140, 0)
@@ -49,7 +53,7 @@ def test_a_frame_that_somebody_else_keeps_is_not_freed() -> None:
     mine = Process("mine", [Area([1]), Area([1], frames=["kept"], name="")])
     snapshot = system([mine, Process("loner", [Area([1], frames=["kept"])])])
     prediction = predict(snapshot, Policy(comms=("mine",)))
-    assert savings(snapshot, prediction).kept_pages == 1
+    assert both_savings(snapshot, prediction).kept_pages == 1
 
 
 @pytest.mark.parametrize("use_zero_pages", [False, True])
@@ -58,6 +62,53 @@ def test_credits_add_up_to_the_physical_saving(use_zero_pages: bool) -> None:
     policy = Policy(use_zero_pages=use_zero_pages)
     credit = mapping_credit(snapshot, predict(snapshot, policy))
     assert credit.sum() == pytest.approx(freed_frames(snapshot, policy))
+
+
+def test_what_was_merged_already_is_no_new_saving() -> None:
+    """A stable node with 3 items stands already; one copy more joins it."""
+    made = System()
+    node = Frame(7)
+    made.stable_node(node)
+    for _ in range(3):
+        made.process(node, flags=MappingFlag.MERGED, mergeable=True)
+    made.process(*small(7))
+    snapshot = made.snapshot()
+    found = both_savings(snapshot, predict(snapshot, EVERYTHING))
+    assert (found.references_pages, found.merged_now_pages) == (3, 2)
+    assert found.freed_bytes == 4096
+    assert (found.fork_shared_pages, found.kept_pages) == (0, 0)
+
+
+pages = st.lists(
+    st.tuples(st.integers(0, 4), st.one_of(st.none(), st.sampled_from("abcdef"))), max_size=8
+)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["in", "out"]), pages), min_size=2, max_size=5),
+    st.booleans(),
+    st.sampled_from([2, 3, 256]),
+)
+@settings(max_examples=300, deadline=None)
+def test_credits_add_up_whoever_shares_and_stays_out(
+    processes: list[tuple[str, list[tuple[int, str | None]]]], use_zero_pages: bool, limit: int
+) -> None:
+    """Random forks, of which some processes do not take part and keep frames of others."""
+    of_frame: dict[str, int] = {}
+    made = [Process("in", [Area([1], name="")])]
+    for number, (comm, mapped) in enumerate(processes):
+        contents = [c if f is None else of_frame.setdefault(f, c) for c, f in mapped]
+        names = [f or f"own {number} {place}" for place, (_, f) in enumerate(mapped)]
+        made.append(Process(comm, [Area(contents, frames=names)]))
+    snapshot = system(made)
+    policy = Policy(comms=("in",), use_zero_pages=use_zero_pages, max_page_sharing=limit)
+    prediction = predict(snapshot, policy)
+    credit = mapping_credit(snapshot, prediction)
+    assert credit.min(initial=0) >= 0
+    assert credit.sum() == pytest.approx(prediction.physical["frames_freed"])
+    apart = borders(snapshot, prediction, np.arange(len(snapshot.processes)))
+    assert apart.within + apart.across == pytest.approx(credit.sum())
+    assert apart.across >= 0
 
 
 def test_borders_between_domains() -> None:
@@ -107,7 +158,7 @@ def test_contents_that_lie_in_the_same_places_are_one_line() -> None:
 
 
 def test_what_was_not_read_counts_as_nothing_saved() -> None:
-    hidden = Area([1, 1], unknown=Unknown.EXCLUDED, name="")
+    hidden = Area([None, None], name="")
     snapshot = system([Process("a", [Area([1, 1]), hidden])])
     found = coverage(snapshot, predict(snapshot, EVERYTHING))
     assert (found.candidate_pages, found.hashed_pages) == (4, 2)

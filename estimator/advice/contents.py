@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.advice.sharing import converted_mappings, mapping_credit, page_bytes
+from estimator.advice.sharing import converted_mappings, mapping_credit, page_bytes, vma_labels
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot import FrameFlag, Snapshot
 
@@ -71,14 +71,12 @@ def _places(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.object_]]:
     """A code per mapping of ``rows``, equal where program and VMA name are, and their names."""
     comms = snapshot.processes["comm"].to_numpy()[snapshot.vmas["mm_id"].to_numpy()]
-    of_vma, names = pd.factorize(
-        np.asarray(comms + " " + snapshot.vmas["name"].to_numpy(), np.object_)
-    )
+    of_vma, names = pd.factorize(np.asarray(comms + " " + vma_labels(snapshot.vmas), np.object_))
     return of_vma[snapshot.mappings["vma_id"].to_numpy()[rows]], names
 
 
 def _count_places(places: npt.NDArray[np.object_]) -> list[str]:
-    counts = Counter(str(place).strip() for place in places).most_common()
+    counts = Counter(str(place) for place in places).most_common()
     return [f"{place} × {n}" if n > 1 else place for place, n in counts]
 
 
@@ -89,7 +87,7 @@ def _whereabouts(snapshot: Snapshot, rows: npt.NDArray[np.int64]) -> pd.DataFram
     return pd.DataFrame(
         {
             "pid": snapshot.processes["pid"].to_numpy()[vmas["mm_id"].to_numpy()],
-            "name": vmas["name"].to_numpy(),
+            "name": vma_labels(vmas),
             "address": vmas["start"].to_numpy() + offset,
         }
     )

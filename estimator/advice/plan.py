@@ -11,7 +11,7 @@ import pandas as pd
 
 from estimator.advice.borders import domain_signature
 from estimator.advice.frontier import Patterns, Peeling, frontier, patterns, smallest_share
-from estimator.advice.sharing import contributions, page_bytes, unit_of
+from estimator.advice.sharing import contributions, page_bytes, unit_of, vma_labels
 from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
@@ -32,10 +32,11 @@ class Plan:
     """What to opt in, what it costs and what it brings.
 
     ``lines``: one row per thing to do, biggest saving first: means ("unit": MemoryKSM= of a
-    systemd service, "program": prctl, "vma": madvise), cgroup, comm (empty for a unit), name (of
-    the VMA, for "vma"), processes, scanned_pages, saved_pages (f64, its part of the saving),
-    profit_bytes (saved less rmap_items), loss_pages (saved frames lost without this line alone),
-    opted_in (bool: all of its VMAs that count are VM_MERGEABLE already).
+    systemd service, "program": prctl, "vma": madvise), cgroup, comm (empty for a unit), name (label
+    of the VMAs, for "vma"), processes, scanned_pages, merged_pages (of these, on stable nodes or
+    the zero page), saved_pages (f64, its part of the saving), profit_bytes (saved less rmap_items),
+    loss_pages (saved frames lost without this line alone), opted_in (bool: all of its VMAs that
+    count are VM_MERGEABLE already).
 
     ``frontier``: piece by piece, best first: cgroup, comm, name, and cumulated scanned_pages and
     saved_pages; ``chosen``: how many of them the plan was written from. ``everything`` and
@@ -125,7 +126,7 @@ def _pieces(
         {
             "cgroup": owners["cgroup"].to_numpy(),
             "comm": owners["comm"].to_numpy(),
-            "name": snapshot.vmas["name"].to_numpy(),
+            "name": vma_labels(snapshot.vmas),
         }
     )
     ours = prediction.vmas.loc[prediction.vmas["excluded_by"].isna(), "vma_id"].to_numpy()
@@ -198,6 +199,7 @@ def _price(
     priced = lines.assign(
         processes=grouped["mm_id"].nunique(),
         scanned_pages=_visited(snapshot, prediction, line_of_vma, len(lines)),
+        merged_pages=grouped["ksm_merging_pages"].sum() + grouped["ksm_zero_pages"].sum(),
         saved_pages=grouped["saved_pages"].sum(),
         loss_pages=Peeling(found, max(len(lines), 1)).loss_pages[: len(lines)],
         opted_in=counts.reindex(lines.index, fill_value=False),

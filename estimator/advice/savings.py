@@ -6,14 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from estimator.advice.sharing import (
-    converted_mappings,
-    frame_fate,
-    page_bytes,
-    scanned_pages,
-)
+from estimator.advice.sharing import frame_fate, page_bytes, scanned_pages
 from estimator.ksm.prediction import Outcome, Prediction
-from estimator.snapshot import Snapshot, Unknown
+from estimator.snapshot import FrameFlag, Snapshot, Unknown
 
 WORTH_IT = 0.01
 """Below this part of the anonymous memory a saving does not pay for ksmd: a convention of ours."""
@@ -25,10 +20,12 @@ class Savings:
 
     ``general_profit_bytes`` as the kernel computes it; ``references_pages`` is what it counts
     (pages_sharing + ksm_zero_pages). ``freed_bytes``: frames that become free. ``net_bytes``: less
-    ``bookkeeping_bytes`` (rmap_items, stable nodes, mm slots). ``fork_shared_pages``: converted
-    mappings that free nothing because fork shared their frame before. ``kept_pages``: converted
-    mappings whose frame stays, mapped by something that does not take part. ``split_away_pages``:
-    mappings of zero-filled pieces of huge pages, freed by the split alone and counted nowhere.
+    ``bookkeeping_bytes`` (rmap_items, stable nodes, mm slots that are not there yet).
+    ``merged_now_pages``: references that existed when the snapshot was taken.
+    ``fork_shared_pages``: converted mappings that free nothing because fork shared their frame
+    before. ``kept_pages``: converted mappings whose frame stays, mapped by something that does not
+    take part. ``split_away_pages``: mappings of zero-filled pieces of huge pages, freed by the
+    split alone and counted nowhere.
     ``anonymous_bytes``: all anonymous frames of the snapshot. ``scanned_pages``: what ksmd visits.
     """
 
@@ -37,6 +34,7 @@ class Savings:
     freed_bytes: int
     bookkeeping_bytes: int
     net_bytes: int
+    merged_now_pages: int
     fork_shared_pages: int
     kept_pages: int
     split_away_pages: int
@@ -53,16 +51,19 @@ def savings(snapshot: Snapshot, prediction: Prediction) -> Savings:
     """Both savings of ``prediction`` and what lies between them."""
     fate = frame_fate(snapshot, prediction)
     counters, physical = prediction.counters, prediction.physical
-    given_up = int(np.count_nonzero(fate.given_up))
-    of_given_up = int(fate.converted[fate.given_up].sum())
+    merged_now = (snapshot.frames["flags"].to_numpy() & FrameFlag.KSM) != 0
+    forked = fate.given_up & ~merged_now
+    kept = ~fate.given_up & ~merged_now
+    references_now = int(np.maximum(fate.converted[merged_now] - 1, 0).sum())
     return Savings(
         general_profit_bytes=counters["general_profit"],
         references_pages=counters["pages_sharing"] + counters["ksm_zero_pages"],
         freed_bytes=physical["bytes_saved"],
         bookkeeping_bytes=physical["bytes_saved"] - physical["net_bytes_saved"],
         net_bytes=physical["net_bytes_saved"],
-        fork_shared_pages=of_given_up - given_up,
-        kept_pages=int(np.count_nonzero(converted_mappings(prediction))) - of_given_up,
+        merged_now_pages=references_now,
+        fork_shared_pages=int((fate.converted[forked] - 1).clip(0).sum()),
+        kept_pages=int(fate.converted[kept].sum()),
         split_away_pages=int(np.count_nonzero(prediction.outcome == Outcome.SPLIT_AWAY)),
         anonymous_bytes=len(snapshot.frames) * page_bytes(snapshot),
         scanned_pages=scanned_pages(prediction),

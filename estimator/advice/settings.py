@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from estimator.advice.sharing import scanned_pages
+from estimator.errors import CannotAnswerError
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot import Snapshot
 
@@ -153,25 +154,21 @@ def advisor_course(
 class Schedule:
     """Settings for a set of pages to scan.
 
-    ``first``: a full scan before anything has merged, with the kernel's present tunables;
-    ``proposed``: the same with the ``pages_to_scan`` that reaches ``target_seconds``, None if none
-    does; ``at_rest``: a full scan with that setting once everything has merged. ``advisor``: its
-    settings on kernels that have it; ``advisor_scans``: the scans it leads to, empty where the
-    cost of a page is not known.
+    ``scans``: full scans until everything has merged. ``first``: a full scan before anything has,
+    with the kernel's present tunables; ``proposed``: the same with the ``pages_to_scan`` that
+    reaches ``target_seconds``, None if none does; ``at_rest``: a full scan with that setting once
+    everything has merged. ``advisor``: its settings on kernels that have it; ``advisor_scans``:
+    the scans it leads to, empty where the cost of a page is not known.
     """
 
     target_seconds: float
     cost: PageCost | None
+    scans: int
     first: ScanTime
     proposed: ScanTime | None
     at_rest: ScanTime | None
     advisor: AdvisorSettings | None
     advisor_scans: list[ScanTime]
-
-    @property
-    def fast_enough(self) -> bool:
-        """Whether the present tunables reach the target already."""
-        return self.first.seconds <= self.target_seconds
 
     @property
     def advisor_too_eager(self) -> bool:
@@ -185,12 +182,21 @@ def schedule(
     target_seconds: float = TARGET_SCAN_SECONDS,
     cost: PageCost | None = None,
 ) -> Schedule:
-    """Settings that scan what ``prediction`` scans in ``target_seconds``."""
+    """Settings that scan what ``prediction`` scans in ``target_seconds``.
+
+    Raises CannotAnswerError if the snapshot does not say how ksmd is set.
+    """
     ksm, counters = snapshot.info["ksm"], prediction.counters
     pages = scanned_pages(prediction)
-    sleep = int(ksm["sleep_millisecs"])
+    try:
+        sleep, pages_to_scan = int(ksm["sleep_millisecs"]), int(ksm["pages_to_scan"])
+    except KeyError as error:
+        raise CannotAnswerError(
+            f"the snapshot does not say how ksmd is set ({error.args[0]}): no time of a scan",
+            hint="collect again with this version of ksm-estimator",
+        ) from error
     merged = counters["pages_shared"] + counters["pages_sharing"]
-    rest = pages_at_rest(merged, pages - merged, bool(ksm.get("smart_scan")))
+    rest = pages_at_rest(merged, pages - merged, prediction.smart_scan)
     wanted = pages_to_scan_for(pages, target_seconds, sleep, cost)
     advisor = None
     if snapshot.info["features"].get("advisor"):
@@ -203,7 +209,8 @@ def schedule(
     return Schedule(
         target_seconds=target_seconds,
         cost=cost,
-        first=scan_time(pages, int(ksm["pages_to_scan"]), sleep, cost),
+        scans=prediction.scans,
+        first=scan_time(pages, pages_to_scan, sleep, cost),
         proposed=scan_time(pages, wanted, sleep, cost) if wanted else None,
         at_rest=scan_time(rest, wanted, sleep, cost) if wanted else None,
         advisor=advisor,

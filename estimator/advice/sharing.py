@@ -36,8 +36,9 @@ def converted_mappings(prediction: Prediction) -> npt.NDArray[np.bool_]:
 class FrameFate:
     """What becomes of every frame.
 
-    ``converted``: i64, how many of its mappings are converted. ``given_up``: bool, all of its
-    mappings, system-wide, are. ``stable_node``: i64, where its merged mappings go, -1 for none.
+    ``converted``: i64, how many of its mappings take part in a merge or go to the zero page.
+    ``given_up``: bool, all its mappings, system-wide, do: it is freed, or stays as a KSM page.
+    ``stable_node``: i64, the frame that its merged mappings map in the end, -1 for none.
     ``credit``: f64, the part of a freed frame credited to it, 0 unless it is given up.
     """
 
@@ -51,21 +52,25 @@ def frame_fate(snapshot: Snapshot, prediction: Prediction) -> FrameFate:
     """Follow every frame of ``snapshot`` (arrays per row of ``snapshot.frames``).
 
     A frame of which one mapping stays, in a process that does not take part or a VMA that can't,
-    is not freed (ksm-model §12).
+    is not freed (ksm-model §12). The split of a huge page takes a zero-filled piece away from all
+    who map it.
     """
     frame_id = snapshot.mappings["frame_id"].to_numpy()
     count = len(snapshot.frames)
     converted = np.bincount(frame_id[converted_mappings(prediction)], minlength=count)
     given_up = (converted > 0) & (converted >= snapshot.frames["mapcount"].to_numpy())
+    given_up[frame_id[prediction.outcome == Outcome.SPLIT_AWAY]] = True
 
     node = np.full(count, -1, np.int64)
-    merged = prediction.stable_node >= 0
+    merged = np.flatnonzero(prediction.stable_node >= 0)
     node[frame_id[merged]] = prediction.stable_node[merged]
+    stays = node == np.arange(count)
 
     credit = given_up.astype(np.float64)
     onto_node = given_up & (node >= 0)
-    frames_of_node = np.bincount(node[onto_node])
-    credit[onto_node] -= 1 / frames_of_node[node[onto_node]]
+    frames = np.bincount(node[onto_node], minlength=count)
+    kept = np.bincount(node[onto_node & stays], minlength=count)
+    credit[onto_node] -= (kept / np.maximum(frames, 1))[node[onto_node]]
     return FrameFate(converted, given_up, node, credit)
 
 
@@ -80,7 +85,8 @@ def mapping_credit(snapshot: Snapshot, prediction: Prediction) -> npt.NDArray[np
 def contributions(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
     """One row per candidate VMA, with its owner and its part in cost and saving.
 
-    Columns: vma_id, mm_id, pid, comm, cgroup, unit, uid, name (of the VMA), start, end,
+    Columns: vma_id, mm_id, pid, comm, cgroup, unit, uid, name and label (of the VMA, see
+    ``vma_labels``), start, end,
     ksm_rmap_items, ksm_merging_pages, ksm_zero_pages, unknown_pages (pages), saved_pages (f64,
     frames credited), profit_bytes (saved_pages less the rmap_items).
     """
@@ -93,6 +99,7 @@ def contributions(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
     owners = snapshot.processes[["mm_id", "comm", "cgroup", "uid"]]
     table = vmas.drop(columns="excluded_by").merge(owners, on="mm_id", how="left")
     table["unit"] = table["cgroup"].map({c: unit_of(c) for c in table["cgroup"].unique()})
+    table["label"] = vma_labels(table)
     table["saved_pages"] = credit[table["vma_id"].to_numpy()]
     table["profit_bytes"] = (
         table["saved_pages"] * page_bytes(snapshot)
@@ -134,6 +141,22 @@ def unit_of(cgroup: str) -> str:
         if part.endswith((".service", ".scope")):
             return part
     return parts[-1] if parts else "/"
+
+
+def vma_labels(vmas: pd.DataFrame) -> npt.NDArray[np.object_]:
+    """What to call VMAs that belong together across processes (str per row of ``vmas``).
+
+    Their name; nameless ones, anonymous mmaps, go by their size, which is the same in every process
+    of a program where addresses are not.
+    """
+    size_mib = ((vmas["end"] - vmas["start"]).to_numpy() >> np.uint64(20)).tolist()
+    return np.array(
+        [
+            name or (f"(anonymous, {mib:,} MiB)" if mib else "(anonymous, below 1 MiB)")
+            for name, mib in zip(vmas["name"], size_mib, strict=True)
+        ],
+        np.object_,
+    )
 
 
 def page_bytes(snapshot: Snapshot) -> int:

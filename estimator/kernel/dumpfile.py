@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from estimator.errors import TargetError
+from estimator.kernel.kdump import (
+    FLAT_SIGNATURE,
+    SIGNATURE,
+    KdumpHeader,
+    KdumpPages,
+    flattened_to_its_end,
+    read_header,
+)
 
 _EHDR = np.dtype(
     [("ident", "u1", 16), ("type", "<u2"), ("machine", "<u2"), ("version", "<u4")]
@@ -26,45 +34,58 @@ _SHDR_INFO_OFFSET = 44
 _ET_CORE = 4
 _PT_LOAD = 1
 _PN_XNUM = 0xFFFF
+_MOST_BYTES = 1 << 52  # of physical memory
 
 
 @dataclass(frozen=True)
 class DumpFile:
     """A crash dump as a file.
 
-    ``format``: "elf", "kdump" (makedumpfile's compressed format) or "flattened". ``loads``: the
-    PT_LOADs of an ELF dump, dtype of ``Elf64_Phdr``, by ``paddr``. ``missing_bytes``: how much
-    shorter the file is than its headers say.
+    ``format``: "elf", "kdump" (makedumpfile's compressed format) or "flattened" (the same, as it
+    is written to a pipe). ``loads``: the PT_LOADs of an ELF dump, dtype of ``Elf64_Phdr``, by
+    ``paddr``. ``kdump``: the headers of a kdump file. ``missing_bytes``: how much shorter the file
+    is than its headers say, at least. ``cut``: what is wrong with the end of the file, or "".
     """
 
     path: Path
     format: str
     size_bytes: int
     loads: npt.NDArray[Any]
-    missing_bytes: int
+    kdump: KdumpHeader | None = None
+    missing_bytes: int = 0
+    cut: str = ""
 
 
 def inspect(path: Path) -> DumpFile:
     """Look at the headers of ``path``. Raises TargetError if it is no kernel dump."""
     try:
         with path.open("rb") as file:
-            head = file.read(64)
-            size = os.fstat(file.fileno()).st_size
-            if head[:4] == b"\x7fELF":
-                loads = _elf_loads(path, file, head)
-                end = int((loads["offset"] + loads["filesz"]).max(initial=0))
-                return DumpFile(path, "elf", size, loads, max(0, end - size))
+            return _inspect(path, file, os.fstat(file.fileno()).st_size)
     except FileNotFoundError as error:
         raise TargetError(f"{path} does not exist") from error
     except IsADirectoryError as error:
         raise TargetError(f"{path} is a directory", hint="name the dump file in it") from error
     except PermissionError as error:
         raise TargetError(f"{path} may not be read by you", hint="try: sudo") from error
+    except OSError as error:
+        raise TargetError(f"{path} can't be read: {error.strerror}") from error
+
+
+def _inspect(path: Path, file: BinaryIO, size: int) -> DumpFile:
+    head = file.read(64)
+    if head[:4] == b"\x7fELF":
+        loads = _elf_loads(path, file, head, size)
+        end = int((loads["offset"] + loads["filesz"]).max(initial=0))
+        return DumpFile(path, "elf", size, loads, None, *_cut(path, size, end - size))
     no_loads = np.empty(0, _PHDR)
-    if head[:8] == b"KDUMP   ":
-        return DumpFile(path, "kdump", size, no_loads, 0)
-    if head[:12] == b"makedumpfile":
-        return DumpFile(path, "flattened", size, no_loads, 0)
+    if head.startswith(FLAT_SIGNATURE):
+        header = read_header(path, file, flattened=True)
+        cut = "" if flattened_to_its_end(file, size) else f"{path} is cut off: it has no end mark"
+        return DumpFile(path, "flattened", size, no_loads, header, 0, cut)
+    if head.startswith(SIGNATURE):
+        header = read_header(path, file, flattened=False)
+        missing = KdumpPages(path, header).missing_bytes
+        return DumpFile(path, "kdump", size, no_loads, header, *_cut(path, size, missing))
     if not head:
         raise TargetError(f"{path} is empty")
     raise TargetError(
@@ -73,7 +94,13 @@ def inspect(path: Path) -> DumpFile:
     )
 
 
-def _elf_loads(path: Path, file: Any, head: bytes) -> npt.NDArray[Any]:
+def _cut(path: Path, size: int, missing: int) -> tuple[int, str]:
+    if missing <= 0:
+        return 0, ""
+    return missing, f"{path} is cut off: it has {size:,} of at least {size + missing:,} bytes"
+
+
+def _elf_loads(path: Path, file: BinaryIO, head: bytes, size: int) -> npt.NDArray[Any]:
     if len(head) < _EHDR.itemsize:
         raise TargetError(f"{path} is cut off in its first {len(head)} bytes")
     ehdr = np.frombuffer(head, _EHDR, 1)[0]
@@ -88,11 +115,15 @@ def _elf_loads(path: Path, file: Any, head: bytes) -> npt.NDArray[Any]:
     if count == _PN_XNUM:
         file.seek(int(ehdr["shoff"]) + _SHDR_INFO_OFFSET)
         count = int.from_bytes(file.read(4), "little")
-    file.seek(int(ehdr["phoff"]))
-    raw = file.read(count * _PHDR.itemsize)
-    if len(raw) < count * _PHDR.itemsize:
+    start = int(ehdr["phoff"])
+    if start + count * _PHDR.itemsize > size:
         raise TargetError(f"{path} is cut off in its program headers")
+    file.seek(start)
+    raw = file.read(count * _PHDR.itemsize)
     headers = np.frombuffer(raw, _PHDR)
     loads: npt.NDArray[Any] = headers[headers["type"] == _PT_LOAD]
+    for begin, length in (("offset", "filesz"), ("paddr", "filesz"), ("paddr", "memsz")):
+        if (loads[begin] > _MOST_BYTES).any() or (loads[length] > _MOST_BYTES).any():
+            raise TargetError(f"{path} is damaged: a program header is beyond all memory")
     loads.sort(order="paddr")
     return loads

@@ -24,7 +24,6 @@ _PIN_BIAS = 1024  # GUP_PIN_COUNTING_BIAS
 _MAX_ANON_ORDER = 9  # HPAGE_PMD_ORDER
 _MAX_ORDER = 18  # PUD_ORDER: a larger one is damage
 _SMALL = np.iinfo(np.int32).min
-_HIGHEST_PFN = np.uint64(1 << 40)  # MAX_PHYSMEM_BITS is 52; what comes from damage may lie above
 _RUN_PAGES = 4096  # struct pages in one read
 _GAP_PAGES = 64  # read over gaps up to this long
 
@@ -81,6 +80,7 @@ class PageArray:
         self._memory = memory
         self._base = int(prog["vmemmap"].value_())
         self._page = _page_dtype(prog)
+        self._end_pfn = np.uint64(((1 << 64) - self._base) // self._page.itemsize)
         self._folio = _folio_dtype(prog)
         self._counts_mappings = "large_mapcount" in (self._folio.names or ())
         self._double_map = _bit(prog, "PG_double_map")
@@ -128,8 +128,9 @@ class PageArray:
     def _pages(self, pfns: Words) -> tuple[npt.NDArray[Any], Mask]:
         """struct page of the frames ``pfns``, which ascend; which of them could be read."""
         size = self._page.itemsize
-        pages, ok = np.zeros(len(pfns), self._page), pfns < _HIGHEST_PFN
-        pfns = pfns[ok]
+        possible = int(np.searchsorted(pfns, self._end_pfn))  # a damaged entry may say anything
+        pages, ok = np.zeros(len(pfns), self._page), np.arange(len(pfns)) < possible
+        pfns = pfns[:possible]
         gap = np.diff(pfns) > np.uint64(_GAP_PAGES)
         bounds = [0, *(np.flatnonzero(gap) + 1).tolist(), len(pfns)]
         for run_start, run_stop in itertools.pairwise(bounds):

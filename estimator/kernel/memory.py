@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import mmap
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from drgn.helpers.linux.mm import phys_to_virt
 
 from estimator.facts import Unknown
 from estimator.kernel.dumpfile import DumpFile
+from estimator.kernel.kdump import KdumpHeader, KdumpPages
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
@@ -50,6 +52,10 @@ class Memory:
         for start, stop in _runs(pfns):
             self._read_run(int(pfns[start]), data[start:stop], unknown[start:stop])
         return data, unknown
+
+    def unknown(self, pfns: Words) -> Bytes:
+        """Why the frames ``pfns`` can't be read as far as known beforehand, u8 (n,)."""
+        return np.zeros(len(pfns), np.uint8)
 
     def contents(self, pfns: Words) -> tuple[Iterable[Bytes], Bytes]:
         """The contents of the frames ``pfns``, each u8 (4096,), and why not: see ``frames``."""
@@ -100,13 +106,12 @@ class MappedElf(Memory):
     def __init__(self, prog: Program, dump: DumpFile) -> None:
         super().__init__(prog)
         self._file = _map(dump.path)
-        loads = dump.loads[dump.loads["memsz"] > 0]
-        self._paddr = loads["paddr"].astype(np.uint64)
-        self._offset = loads["offset"].astype(np.uint64)
-        self._memory_end = self._paddr + loads["memsz"].astype(np.uint64)
-        self._file_end = self._paddr + loads["filesz"].astype(np.uint64)
-        in_file = np.maximum(dump.size_bytes - loads["offset"].astype(np.int64), 0)
-        self._readable_end = np.minimum(self._file_end, self._paddr + in_file.astype(np.uint64))
+        start, length, offset = (
+            dump.loads[field].astype(np.uint64) for field in ("paddr", "filesz", "offset")
+        )
+        self._in_file, self._offset = _disjoint(start, start + length, offset)
+        self._in_memory, _ = _disjoint(start, start + dump.loads["memsz"].astype(np.uint64), offset)
+        self._forbid_gaps(dump.loads)
 
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
         """See ``Memory.frames``; the order of ``pfns`` does not matter."""
@@ -129,19 +134,40 @@ class MappedElf(Memory):
             found[~ok], ok[~ok] = super().structs(addresses[~ok], dtype)
         return found, ok
 
+    def unknown(self, pfns: Words) -> Bytes:
+        """See ``Memory.unknown``."""
+        return self._locate(pfns << np.uint64(PAGE_SHIFT), PAGE_SIZE)[1]
+
+    def _forbid_gaps(self, loads: npt.NDArray[Any]) -> None:
+        """Make drgn fail where it returns zeroes for memory that a filter left out of the dump."""
+
+        def fail(address: int, count: int, offset: int, physical: bool) -> bytes:
+            raise FaultError("memory is left out of the dump", address)
+
+        for start, size in _between(self._in_memory, self._in_file):
+            self.prog.add_memory_segment(start, size, fail, physical=True)
+        short = loads[loads["filesz"] < loads["memsz"]]
+        for start, end in zip(
+            (short["vaddr"] + short["filesz"]).tolist(),
+            (short["vaddr"] + short["memsz"]).tolist(),
+            strict=True,
+        ):
+            if start < end:
+                self.prog.add_memory_segment(start, end - start, fail)
+
     def _locate(self, physical: Words, size: int) -> tuple[Words, Bytes]:
         """File offsets of ``size`` bytes at the addresses ``physical``, and ``Unknown`` codes."""
-        load = np.searchsorted(self._paddr, physical, side="right") - 1
-        outside = load < 0
-        load[outside] = 0
         end = physical + np.uint64(size)
-        unknown = np.zeros(len(physical), np.uint8)
-        unknown[end > self._readable_end[load]] = Unknown.TRUNCATED
-        unknown[end > self._file_end[load]] = Unknown.EXCLUDED
-        outside |= end > self._memory_end[load]
-        unknown[outside] = Unknown.UNREADABLE
-        offsets = self._offset[load] + (physical - self._paddr[load])
-        offsets[unknown != 0] = 0
+        unknown = np.full(len(physical), Unknown.UNREADABLE, np.uint8)
+        _, was_there = self._in_memory.hold(physical, end)
+        unknown[was_there] = Unknown.EXCLUDED
+        load, in_file = self._in_file.hold(physical, end)
+        load = load[in_file]
+        offsets = np.zeros(len(physical), np.uint64)
+        place = self._offset[load] + (physical[in_file] - self._in_file.start[load])
+        complete = place + np.uint64(size) <= self._file.size
+        unknown[in_file] = np.where(complete, Unknown.HASHED, Unknown.TRUNCATED)
+        offsets[in_file] = np.where(complete, place, 0)
         return offsets, unknown
 
     def _gather(self, offsets: Words, size: int) -> Bytes:
@@ -152,6 +178,79 @@ class MappedElf(Memory):
         """The file as overlapping rows: row n is the ``size`` bytes at offset n."""
         windows = max(self._file.size - size + 1, 0)
         return np.lib.stride_tricks.as_strided(self._file, (windows, size), (1, 1), writeable=False)
+
+
+class Kdump(Memory):
+    """A kdump file: what can't be read is known beforehand, what can is decompressed once."""
+
+    def __init__(self, prog: Program, dump: DumpFile, header: KdumpHeader) -> None:
+        super().__init__(prog)
+        self._pages = KdumpPages(dump.path, header)
+
+    def unknown(self, pfns: Words) -> Bytes:
+        """See ``Memory.unknown``."""
+        return self._pages.unknown(pfns)
+
+    def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
+        """See ``Memory.frames``; runs are no faster, each page is decompressed by itself."""
+        data = np.empty((len(pfns), PAGE_SIZE), np.uint8)
+        unknown = self._pages.unknown(pfns)
+        for row in np.flatnonzero(unknown == Unknown.HASHED).tolist():
+            try:
+                raw = self.prog.read(int(pfns[row]) << PAGE_SHIFT, PAGE_SIZE, True)
+            except (FaultError, OSError):
+                unknown[row] = Unknown.UNREADABLE
+            else:
+                data[row] = np.frombuffer(raw, np.uint8)
+        return data, unknown
+
+
+@dataclass(frozen=True)
+class _Intervals:
+    """Disjoint intervals [start, end), ascending; u64 (n,)."""
+
+    start: Words
+    end: Words
+
+    def hold(self, start: Words, end: Words) -> tuple[npt.NDArray[np.int64], Mask]:
+        """The interval that may hold each [start, end), and whether it does."""
+        index = np.searchsorted(self.start, start, side="right") - 1
+        holds = index >= 0
+        holds[holds] = end[holds] <= self.end[index[holds]]
+        return index, holds
+
+
+def _between(outer: _Intervals, inner: _Intervals) -> Iterator[tuple[int, int]]:
+    """Start and size of what lies in ``outer``, but not in ``inner``."""
+    at = 0
+    parts = list(zip(inner.start.tolist(), inner.end.tolist(), strict=True))
+    for start, end in zip(outer.start.tolist(), outer.end.tolist(), strict=True):
+        while at < len(parts) and parts[at][0] < end:
+            if parts[at][0] > start:
+                yield start, parts[at][0] - start
+            start = max(start, parts[at][1])
+            at += 1
+        if start < end:
+            yield start, end - start
+
+
+def _disjoint(start: Words, end: Words, offset: Words) -> tuple[_Intervals, Words]:
+    """The union of intervals that may overlap, and the offset that belongs to each start.
+
+    Dumps by virtual address (kdump's kernel text, QEMU with paging) have memory more than once.
+    Adjoining intervals become one if their offsets adjoin too.
+    """
+    order = np.lexsort((offset, start))
+    start, end, offset = start[order], end[order], offset[order]
+    covered = np.concatenate([np.zeros(1, np.uint64), np.maximum.accumulate(end)[:-1]])[: len(end)]
+    begin = np.maximum(start, covered)
+    rest = begin < end
+    offset = offset[rest] + (begin - start)[rest]
+    begin, end = begin[rest], end[rest]
+    new = (begin[1:] != end[:-1]) | (offset[1:] != offset[:-1] + (end - begin)[:-1])
+    edge = np.ones(min(len(begin), 1), np.bool_)
+    first, last = np.concatenate([edge, new]), np.concatenate([new, edge])
+    return _Intervals(begin[first], end[last]), offset[first]
 
 
 def first_of_each(values: Words) -> Mask:

@@ -30,16 +30,13 @@ _MAX_POLICY = 256
 _LONGEST_LIST = 1 << 22  # PID_MAX_LIMIT
 _LIST_WALKS = 8
 _CMDLINE_BYTES = 4096
+_MOST_PAGES = 1 << 52  # a damaged counter may say more
 _HIGHEST_PHYSICAL = np.uint64(1 << 52)
+_KSM_COUNTERS = ("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages")
+_NULLABLE = {"merge_any": "boolean"} | dict.fromkeys(_KSM_COUNTERS, "Int64")
 _MM_MEMBERS = (
-    "pgd",
-    "map_count",
-    "flags",
-    "arg_start",
-    "arg_end",
-    "start_brk",
-    "brk",
-    "start_stack",
+    *("pgd", "flags", "map_count"),
+    *("arg_start", "arg_end", "start_brk", "brk", "start_stack"),
 )
 
 
@@ -89,7 +86,7 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
     ]
     if not rows:
         return Mms(pd.DataFrame(), structs, addresses, unreadable + int((~ok).sum()))
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype(_NULLABLE)
     place = table["scan_order"].where(table["scan_order"] >= 0, len(order))
     sorted_rows = np.lexsort((table["pid"], table["start_time_ns"], place))
     table = table.iloc[sorted_rows].reset_index(drop=True)
@@ -232,14 +229,15 @@ def _row(
             "cmdline": _cmdline(prog, mm, address),
             "uid": _int(prog, int(task["cred"]), "struct cred", "uid.val"),
             "cgroup": _cgroup(prog, int(task["cgroups"])),
-            "threads": owner.threads,
+            "threads": min(owner.threads, _LONGEST_LIST),
             "sharing_pids": sorted(owner.sharing_pids),
-            "sched_policy": int(task["policy"]),
-            "nice": int(task["static_prio"]) - _DEFAULT_PRIO,
+            "sched_policy": int(task["policy"]) & 0xFF,
+            "nice": min(max(int(task["static_prio"]) - _DEFAULT_PRIO, -20), 19),
             "start_time_ns": int(task["start_time"]),
         }
-    for counter in ("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages"):
-        row[counter] = int(mm[counter].astype(np.int64)) if counter in mm.dtype.names else None
+    for counter in _KSM_COUNTERS:
+        value = int(mm[counter]) if counter in mm.dtype.names else None
+        row[counter] = None if value is None or value > _MOST_PAGES else value
     return row
 
 
@@ -292,7 +290,7 @@ def _mm_dtype(prog: Program) -> Any:
     members = {name: name for name in _MM_MEMBERS}
     members["mm_users"] = "mm_users.counter"
     members["vmas"] = first_member(prog, type_, "mm_mt.ma_root", "mmap")
-    for counter in ("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages"):
+    for counter in _KSM_COUNTERS:
         for path in (f"{counter}.counter", counter):
             if has_member(prog, type_, path):
                 members[counter] = path

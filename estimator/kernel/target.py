@@ -8,15 +8,19 @@ from pathlib import Path
 
 from drgn import (
     Architecture,
+    FaultError,
     MissingDebugInfoError,
     ModuleFileStatus,
+    Platform,
     Program,
     ProgramFlags,
 )
 
-from estimator.errors import CannotAnswerError, NoDebugInfoError, TargetError
+from estimator.errors import BETTER_DUMP, CannotAnswerError, NoDebugInfoError, TargetError
 from estimator.kernel.dumpfile import DumpFile, inspect
-from estimator.kernel.memory import MappedElf, Memory
+from estimator.kernel.memory import Kdump, MappedElf, Memory
+
+ARCHITECTURES = {"x86_64": Architecture.X86_64, "aarch64": Architecture.AARCH64}
 
 
 @dataclass(frozen=True)
@@ -36,32 +40,83 @@ class Target:
         return self.kind != "core"
 
 
-def open_core(path: Path, symbols: Sequence[Path] = ()) -> Target:
+def open_core(path: Path, symbols: Sequence[Path] = (), architecture: str | None = None) -> Target:
     """Open the crash dump ``path`` with the vmlinux among ``symbols``, or the one drgn finds.
 
-    Raises TargetError (no kernel dump), NoDebugInfoError (no vmlinux, or one of another build),
-    CannotAnswerError (no KSM in that kernel, or page tables we can't decode).
+    ``architecture`` as in ``uname -m``, for a dump that does not say it. Raises TargetError (no
+    kernel dump), NoDebugInfoError (no vmlinux, or one of another build), CannotAnswerError (user
+    pages left out of the dump).
     """
     dump = inspect(path)
-    prog = Program()
+    refuse_incomplete(dump)
+    platform = _platform(dump, architecture)
+    prog = Program(platform)
     try:
         prog.set_core_dump(path)
-    except (ValueError, OSError, LookupError) as error:
-        raise TargetError(
-            _cut(dump) or f"{path} can't be opened as a kernel dump: {error}"
-        ) from error
+    except Exception as error:  # drgn has no narrower class for what libkdumpfile says
+        raise _why_not_opened(dump, platform, error) from error
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError(
             f"{path} is a core dump without a Linux kernel in it (no VMCOREINFO note)",
             hint="is it the core of a user process? From QEMU, add -device vmcoreinfo",
         )
-    load_symbols(prog, symbols)
-    found = str(path.absolute())
-    return Target(prog, _memory(prog, dump), "core", found, dump.format, _warnings(dump))
+    try:
+        load_symbols(prog, symbols)
+        memory = _memory(prog, dump)
+    except FaultError as error:
+        why = dump.cut or f"{path} is damaged"
+        raise TargetError(f"{why} (the kernel's own data can't be read: {error})") from error
+    return Target(prog, memory, "core", str(path.absolute()), dump.format, _warnings(dump))
+
+
+def refuse_incomplete(dump: DumpFile) -> None:
+    """Raise CannotAnswerError if the dump lacks what KSM would merge, by its own headers."""
+    header = dump.kdump
+    if header is None:
+        return
+    if header.without_user_pages:
+        raise CannotAnswerError(
+            f"{dump.path} has no user pages: it was made with makedumpfile -d {header.level}",
+            hint=BETTER_DUMP,
+        )
+    if header.split:
+        raise CannotAnswerError(
+            f"{dump.path} is one file of a split dump, the frames {header.start_pfn:#x} to "
+            f"{header.end_pfn:#x} of it",
+            hint="join them: makedumpfile --reassemble PART1 PART2 ... vmcore",
+        )
+
+
+def _platform(dump: DumpFile, architecture: str | None) -> Platform | None:
+    """What drgn must be told about the dump; None if nothing is known.
+
+    QEMU writes the architecture into its kdump files where libkdumpfile does not look for it.
+    """
+    machine = architecture or (dump.kdump.machine if dump.kdump else "")
+    return Platform(ARCHITECTURES[machine]) if machine in ARCHITECTURES else None
+
+
+def _why_not_opened(dump: DumpFile, platform: Platform | None, error: Exception) -> TargetError:
+    if dump.cut:
+        return TargetError(dump.cut)
+    if platform is None and dump.kdump is not None and not dump.kdump.machine:
+        return TargetError(
+            f"{dump.path} does not say of what architecture it is",
+            hint="try: --architecture x86_64",
+        )
+    return TargetError(f"{dump.path} can't be opened: {one_line(error)}")
+
+
+def one_line(error: Exception) -> str:
+    """What an exception of drgn says, as part of a sentence."""
+    return " ".join(str(error).split())
 
 
 def from_program(prog: Program) -> Target:
-    """The target of a drgn Program that has one, with symbols loaded: inside drgn itself."""
+    """The target of a drgn Program that has one, with symbols loaded: inside drgn itself.
+
+    Raises the errors of ``open_core``.
+    """
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError(
             "this drgn session does not look at a Linux kernel", hint="drgn -c VMCORE"
@@ -70,6 +125,7 @@ def from_program(prog: Program) -> Target:
     if path is None:
         return Target(prog, Memory(prog), "live", "the running kernel", "kcore")
     dump = inspect(Path(path))
+    refuse_incomplete(dump)
     return Target(prog, _memory(prog, dump), "core", path, dump.format, _warnings(dump))
 
 
@@ -120,19 +176,18 @@ def require_ksm(prog: Program) -> None:
 
 
 def _memory(prog: Program, dump: DumpFile) -> Memory:
-    return MappedElf(prog, dump) if dump.format == "elf" else Memory(prog)
-
-
-def _cut(dump: DumpFile) -> str:
-    if not dump.missing_bytes:
-        return ""
-    whole = dump.size_bytes + dump.missing_bytes
-    return f"{dump.path} is cut off: it has {dump.size_bytes:,} of {whole:,} bytes"
+    if dump.format == "elf":
+        return MappedElf(prog, dump)
+    if dump.format == "kdump" and dump.kdump is not None:
+        return Kdump(prog, dump, dump.kdump)
+    return Memory(prog)
 
 
 def _warnings(dump: DumpFile) -> tuple[str, ...]:
-    cut = _cut(dump)
-    return (cut,) if cut else ()
+    warnings = [dump.cut] if dump.cut else []
+    if dump.kdump is not None and dump.kdump.incomplete:
+        warnings.append(f"{dump.path} says that makedumpfile could not write all of it")
+    return tuple(warnings)
 
 
 def _install(release: str) -> str:

@@ -12,47 +12,7 @@ from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
 from estimator.advice.settings import Schedule
 from estimator.advice.verify import Verification
-from estimator.ksm.prediction import Prediction
 from estimator.report.commands import opt_in_commands, settings_commands
-
-_PROCESS = [
-    "pid",
-    "comm",
-    "cgroup",
-    "uid",
-    "ksm_rmap_items",
-    "ksm_merging_pages",
-    "ksm_zero_pages",
-    "ksm_process_profit",
-    "unknown_pages",
-]
-_VMA = [
-    "pid",
-    "start",
-    "end",
-    "name",
-    "ksm_rmap_items",
-    "ksm_merging_pages",
-    "ksm_zero_pages",
-    "unknown_pages",
-]
-
-
-def prediction_json(prediction: Prediction) -> dict[str, Any]:
-    """``prediction`` as one JSON object; ``vmas`` are those that ksmd would scan."""
-    scanned = prediction.vmas["excluded_by"].isna()
-    return {
-        "kernel": prediction.kernel,
-        "policy": prediction.policy.to_json(),
-        "coverage": prediction.coverage,
-        "warnings": prediction.warnings,
-        "counters": prediction.counters,
-        "physical": prediction.physical,
-        "processes": records(prediction.processes[_PROCESS]),
-        "cgroups": records(prediction.cgroups),
-        "vmas": records(prediction.vmas.loc[scanned, _VMA]),
-        "excluded": records(prediction.excluded),
-    }
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

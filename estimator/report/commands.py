@@ -27,7 +27,7 @@ def settings_commands(schedule: Schedule) -> str:
     if schedule.advisor and not schedule.advisor_too_eager:
         values["advisor_mode"] = "scan-time"
         values["advisor_target_scan_time"] = schedule.advisor.target_scan_time
-    elif schedule.proposed and not schedule.fast_enough:
+    elif schedule.proposed:
         if schedule.advisor:
             values["advisor_mode"] = "none"
         values["pages_to_scan"] = schedule.proposed.pages_to_scan
@@ -41,11 +41,12 @@ def _block(line: dict[Any, Any]) -> str:
     where = f"in {printable(line['comm'])} ({printable(line['cgroup'])})"
     if line["means"] == "program":
         return (
-            f"/* {_comment(where)}, or in its parent before exec */\n"
+            f"/* {_comment(where)}, or in its parent before exec,\n"
+            "   or without a change to it: systemd-run -p MemoryKSM=yes ... */\n"
             "prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);"
         )
-    name = printable(line["name"]) or "its anonymous mmaps"
-    return f"/* {_comment(where)}, for {_comment(name)} */\nmadvise(start, length, MADV_MERGEABLE);"
+    name = _comment(printable(line["name"]))
+    return f"/* {_comment(where)}, for {name} */\nmadvise(start, length, MADV_MERGEABLE);"
 
 
 def _drop_in(cgroup: str) -> str:

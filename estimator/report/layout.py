@@ -22,14 +22,22 @@ _WIDE_COLUMNS = 120
 _PIPE_COLUMNS = 200
 
 
+class _PipeConsole(Console):
+    """Leaves a closed pipe to the caller, where rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while BrokenPipeError is being handled."""
+        raise
+
+
 def make_console(file: IO[str]) -> Console:
     """A console on ``file``: colour on a terminal only, and wide where there is no width.
 
     COLUMNS and NO_COLOR are honoured.
     """
     if file.isatty() or "COLUMNS" in os.environ:
-        return Console(file=file, highlight=False, emoji=False)
-    return Console(file=file, highlight=False, emoji=False, width=_PIPE_COLUMNS)
+        return _PipeConsole(file=file, highlight=False, emoji=False)
+    return _PipeConsole(file=file, highlight=False, emoji=False, width=_PIPE_COLUMNS)
 
 
 @dataclass(frozen=True)

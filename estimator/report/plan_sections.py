@@ -13,7 +13,7 @@ from estimator.advice.sharing import page_bytes, scanned_pages, unit_of
 from estimator.report import words
 from estimator.report.commands import opt_in_commands, settings_commands
 from estimator.report.layout import Column, memory, pages
-from estimator.report.sections import Section, vma_name
+from estimator.report.sections import Section
 from estimator.report.units import count, human_bytes, human_seconds, percent, plural, printable
 from estimator.snapshot import Snapshot
 
@@ -29,7 +29,11 @@ def plan_sections(snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk
     if len(plan.lines):
         sections += [
             _lines(plan, size),
-            Section("What to type", commands=_numbered(opt_in_commands(plan.lines))),
+            Section(
+                "What to type",
+                note="MemoryKSM= needs systemd 254." if "unit" in set(plan.lines["means"]) else "",
+                commands=_numbered(opt_in_commands(plan.lines)),
+            ),
             Section(
                 "Settings of ksmd",
                 bullets=settings_words(schedule),
@@ -77,7 +81,7 @@ def line_words(line: Mapping[Hashable, Any]) -> str:
     comm = printable(str(line["comm"]))
     if line["means"] == "program":
         return f"{comm} in {unit} (prctl)"
-    return f"{vma_name(str(line['name']))} of {comm} in {unit} (madvise)"
+    return f"{printable(str(line['name']))} of {comm} in {unit} (madvise)"
 
 
 def _numbered(blocks: list[str]) -> str:
@@ -98,6 +102,7 @@ def _lines(plan: Plan, size: int) -> Section:
         Column("opt in", "what"),
         pages("processes", "processes", wide=True),
         memory("scans", "scanned_pages", size),
+        memory("merges", "merged_pages", size),
         memory("frees", "saved_pages", size),
         memory("profit", "profit_bytes"),
         memory("lost without", "loss_bytes"),
@@ -109,14 +114,17 @@ def _lines(plan: Plan, size: int) -> Section:
 def settings_words(schedule: Schedule) -> list[str]:
     """How long a scan takes now, what reaches the target, and where the cost comes from."""
     target = human_seconds(schedule.target_seconds)
-    sentences = [f"As set now: {_scan_words(schedule.first)}."]
-    if schedule.fast_enough:
-        sentences.append(f"That is faster than the {target} asked for: nothing to change.")
-    elif schedule.proposed and schedule.at_rest:
-        sentences.append(
-            f"For a scan in {target}: {_scan_words(schedule.proposed)}. "
-            f"Once merged: {_scan_words(schedule.at_rest)}."
-        )
+    everything = human_seconds(schedule.scans * schedule.first.seconds)
+    sentences = [
+        f"As set now: {_scan_words(schedule.first)}. All has merged after {schedule.scans} such "
+        f"scans, some {everything}."
+    ]
+    if schedule.proposed and schedule.at_rest:
+        sentences.append(f"For a scan in {target}: {_scan_words(schedule.proposed)}.")
+        if schedule.at_rest.pages != schedule.proposed.pages:
+            sentences.append(
+                f"Once merged, smart_scan skips most of the rest: {_scan_words(schedule.at_rest)}."
+            )
     else:
         sentences.append(
             f"No pages_to_scan reaches {target}: visiting the pages alone takes longer."
@@ -125,7 +133,7 @@ def settings_words(schedule: Schedule) -> list[str]:
         sentences.append(_advisor_words(schedule.advisor, schedule.advisor_scans))
     if schedule.advisor_too_eager:
         sentences.append(
-            f"The advisor never goes below {ADVISOR_MIN_CPU}% of a CPU, so with so few pages it "
+            f"The advisor aims at {ADVISOR_MIN_CPU}% of a CPU or more, so with so few pages it "
             "scans faster than asked: a fixed pages_to_scan costs less."
         )
     if schedule.cost:
@@ -163,7 +171,7 @@ def _frontier(plan: Plan, size: int) -> Section:
     rows = rows.assign(
         groups=[place + 1 for place in places],
         share=rows["saved_pages"] / whole,
-        last=rows["comm"] + " " + rows["name"].map(vma_name),
+        last=rows["comm"] + " " + rows["name"],
     )
     columns = [
         pages("VMA groups", "groups"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from estimator.report.layout import Column, memory, pages
 from estimator.report.summary import Summary, summarize
 from estimator.report.units import count, human_bytes, plural, printable
 from estimator.snapshot import Snapshot
+
+WARNINGS = "Before you trust these numbers"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ def prediction_sections(snapshot: Snapshot, prediction: Prediction) -> list[Sect
     summary = summarize(snapshot, prediction)
     sections = [
         _verdict(prediction, summary),
+        Section(WARNINGS, bullets=prediction.warnings),
         _counters(prediction, summary),
         _savings(summary),
         _coverage(summary),
@@ -46,28 +50,29 @@ def prediction_sections(snapshot: Snapshot, prediction: Prediction) -> list[Sect
         sections.append(_contents(summary))
     if len(summary.excluded):
         sections.append(_excluded(summary))
-    if prediction.warnings:
-        sections.append(Section("Warnings", bullets=prediction.warnings))
     return sections
 
 
 def _verdict(prediction: Prediction, summary: Summary) -> Section:
     return Section(
         words.verdict(prediction.policy, summary.savings),
-        note=f"{words.coverage_words(summary.coverage)} {words.UPPER_BOUND}",
+        note=words.coverage_words(summary.coverage),
     )
 
 
 def _counters(prediction: Prediction, summary: Summary) -> Section:
     rows = summary.counters.copy()
-    unit = [1 if name == "general_profit" else summary.page_bytes for name in rows["counter"]]
-    rows["memory"] = rows["predicted"] * unit
+    unit = {"general_profit": 1, "stable_node_chains": math.nan, "stable_node_dups": math.nan}
+    rows["memory"] = rows["predicted"] * [unit.get(n, summary.page_bytes) for n in rows["counter"]]
     columns = [Column("counter", "counter"), pages("predicted", "predicted")]
     if rows["now"].fillna(0).any():
         columns.append(Column("now", "now", _maybe_count, number=True))
-    columns += [memory("memory", "memory"), Column("meaning", "meaning")]
-    note = words.smart_scan_words(prediction.counters) if summary.smart_scan else ""
-    return Section("Counters of /sys/kernel/mm/ksm at rest", rows, columns, note=note)
+    columns += [
+        Column("memory", "memory", lambda n: "" if math.isnan(n) else human_bytes(n), number=True),
+        Column("meaning", "meaning"),
+    ]
+    title = f"Counters of /sys/kernel/mm/ksm at rest, after {plural(prediction.scans, 'full scan')}"
+    return Section(title, rows, columns, note=words.smart_scan_words(prediction))
 
 
 def _maybe_count(number: Any) -> str:
@@ -120,7 +125,7 @@ def _contributors(summary: Summary) -> list[Section]:
         Column("unit", "unit", wide=True),
         Column("uid", "uid", str, number=True, wide=True),
     ]
-    name = [Column("VMA", "name", vma_name), Column("comm", "comm"), processes]
+    name = [Column("VMA", "label"), Column("comm", "comm"), processes]
     return [
         Section("Who contributes: services and cgroups", summary.units, unit + amounts, limit=10),
         Section("Who contributes: processes", summary.processes, process + amounts),
@@ -131,11 +136,6 @@ def _contributors(summary: Summary) -> list[Section]:
             note=words.self_words(summary.between_processes),
         ),
     ]
-
-
-def vma_name(name: str) -> str:
-    """The name of a VMA as shown; the nameless ones are anonymous mmaps."""
-    return printable(name) if name else "(anonymous)"
 
 
 def _contents(summary: Summary) -> Section:
@@ -155,7 +155,7 @@ def content_words(row: Mapping[Hashable, Any]) -> str:
     places = [printable(place) for place in row["places"]]
     more = f" and {len(places) - 4} more" if len(places) > 4 else ""
     zero = "zero-filled: " if row["zero"] else ""
-    example = f"pid {row['pid']} {vma_name(row['name'])} at {row['address']:#x}"
+    example = f"pid {row['pid']} {printable(row['name'])} at {row['address']:#x}"
     return f"{zero}{', '.join(places[:4])}{more}; e.g. {example}"
 
 
@@ -168,4 +168,4 @@ def _excluded(summary: Summary) -> Section:
         pages("anonymous pages", "anonymous_pages"),
     ]
     note = f"{plural(total, 'anonymous page')} ({amount}) lie in them." if total else ""
-    return Section("VMAs that KSM never touches", summary.excluded, columns, note=note)
+    return Section("VMAs that take no part", summary.excluded, columns, note=note)

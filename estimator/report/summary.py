@@ -23,12 +23,10 @@ class Summary:
 
     ``counters``: counter, predicted, now (nullable Int64: the kernel's own at the snapshot),
     meaning. ``units``, ``programs``, ``processes``, ``vma_names``: see ``contributions_by``.
-    ``smart_scan``: on in the snapshot's kernel.
     ``contents``: see ``top_contents``. ``excluded``: excluded_by, vmas, anonymous_pages.
     """
 
     page_bytes: int
-    smart_scan: bool
     savings: Savings
     coverage: Coverage
     counters: pd.DataFrame
@@ -46,14 +44,13 @@ def summarize(snapshot: Snapshot, prediction: Prediction, contents: int = 10) ->
     table = contributions(snapshot, prediction)
     return Summary(
         page_bytes=page_bytes(snapshot),
-        smart_scan=bool(snapshot.info["ksm"].get("smart_scan")),
         savings=_savings.savings(snapshot, prediction),
         coverage=_savings.coverage(snapshot, prediction),
         counters=_counters(snapshot, prediction),
         units=contributions_by(table, ["unit", "cgroup"]),
         programs=contributions_by(table, ["comm", "unit"]),
         processes=contributions_by(table, ["pid", "comm", "unit", "uid"]),
-        vma_names=contributions_by(table, ["name", "comm"]),
+        vma_names=contributions_by(table, ["label", "comm"]),
         contents=top_contents(snapshot, prediction, contents),
         between_processes=borders(snapshot, prediction, np.arange(len(snapshot.processes))),
         excluded=prediction.excluded,

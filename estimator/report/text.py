@@ -13,7 +13,7 @@ from estimator.ksm.prediction import Prediction
 from estimator.report.compare_sections import comparison_sections, verification_sections
 from estimator.report.layout import bullets, heading, prose, table, verbatim
 from estimator.report.plan_sections import plan_sections
-from estimator.report.sections import Section, prediction_sections
+from estimator.report.sections import WARNINGS, Section, prediction_sections
 from estimator.snapshot import Snapshot
 
 
@@ -48,7 +48,7 @@ def print_sections(sections: list[Section], console: Console) -> None:
             prose(console, section.title, style="bold")
         if section.rows is not None:
             table(console, section.rows, section.columns, section.limit)
-        bullets(console, section.bullets, style="yellow" if section.title == "Warnings" else "")
+        bullets(console, section.bullets, style="yellow" if section.title == WARNINGS else "")
         if section.note:
             prose(console, section.note)
         if section.commands:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -32,13 +33,36 @@ def lab_kernel(series: str) -> Kernel:
         pytest.skip(f"no guest can be booted: {error}")
 
 
+@contextlib.contextmanager
+def _dumps() -> Iterator[Path]:
+    """A directory for vmcores, which are too big to be kept."""
+    directory = Path(tempfile.mkdtemp(prefix="ksm-lab-dumps."))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
 @pytest.fixture
 def lab() -> Iterator[RunWorkload]:
     """Run a workload on a kernel of a series; its vmcores are deleted when the test is over."""
-    directory = Path(tempfile.mkdtemp(prefix="ksm-lab-dump."))
+    with _dumps() as directory:
+        yield lambda workload, series: run_workload(
+            workload, lab_kernel(series), directory / "vmcore"
+        )
 
-    def run(workload: Workload, series: str) -> LabResult:
-        return run_workload(workload, lab_kernel(series), directory / "vmcore")
 
-    yield run
-    shutil.rmtree(directory)
+@pytest.fixture(scope="session")
+def shared_lab() -> Iterator[RunWorkload]:
+    """Like ``lab``, for tests that need the same result: run once, deleted when all are over."""
+    results: dict[tuple[str, str], LabResult] = {}
+    with _dumps() as directory:
+
+        def run(workload: Workload, series: str) -> LabResult:
+            key = (workload.name, series)
+            if key not in results:
+                vmcore = directory / f"{workload.name}-{series}"
+                results[key] = run_workload(workload, lab_kernel(series), vmcore)
+            return results[key]
+
+        yield run

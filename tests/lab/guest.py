@@ -131,6 +131,15 @@ class Guest:
         del self._received[: stop + 1]
         return status, output
 
+    def run_to_its_end(self, command: str, *, timeout_seconds: float) -> None:
+        """Run a shell command that ends the guest; LabError if it goes on for too long."""
+        self._shell.sendall(f"{command}\n".encode())
+        deadline = time.monotonic() + timeout_seconds
+        while self._process is not None and self._process.poll() is None:
+            if time.monotonic() > deadline:
+                raise self._error(f"timeout during {command!r}")
+            time.sleep(0.05)
+
     def read_file(self, path: str) -> str:
         """The content of a file in the guest."""
         return self.run(f"cat {shlex.quote(path)}")

@@ -27,9 +27,17 @@ done
 
 
 def build_initramfs(
-    kernel: Kernel, destination: Path, *, modules: Iterable[str], files: Mapping[str, Path]
+    kernel: Kernel,
+    destination: Path,
+    *,
+    modules: Iterable[str],
+    files: Mapping[str, Path],
+    init: str = INIT,
 ) -> None:
-    """Write the archive: ``modules`` are loaded at boot, ``files`` are {path in guest: source}."""
+    """Write the archive: ``modules`` are loaded at boot, ``files`` are {path in guest: source}.
+
+    ``init`` is the script that boots, with ``{modules}`` in the order of loading.
+    """
     loaded = _with_dependencies(kernel, modules)
     busybox = shutil.which("busybox")
     if busybox is None:
@@ -49,8 +57,8 @@ def build_initramfs(
             add(f"modules/{name}.ko", stat.S_IFREG | 0o644, content)
         for name, source in files.items():
             add(name.lstrip("/"), stat.S_IFREG | 0o755, source.read_bytes())
-        init = INIT.format(modules=" ".join(loaded))
-        add("init", stat.S_IFREG | 0o755, init.encode())
+        script = init.replace("{modules}", " ".join(loaded))
+        add("init", stat.S_IFREG | 0o755, script.encode())
         add("TRAILER!!!", 0)
 
 

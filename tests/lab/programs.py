@@ -9,7 +9,12 @@ from pathlib import Path
 from tests.lab.kernels import LabError, cache_directory, locked
 
 SOURCES = Path(__file__).parent
-PROGRAMS = {"actor": ("actor.c", "regions.c"), "churn": ("churn.c",), "probe": ("probe.c",)}
+PROGRAMS = {
+    "actor": ("actor.c", "regions.c"),
+    "churn": ("churn.c",),
+    "crash_load": ("crash_load.c",),
+    "probe": ("probe.c",),
+}
 FLAGS = ("-static", "-O2", "-Wall", "-Wextra", "-Wno-format-truncation", "-pthread")
 
 

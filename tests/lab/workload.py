@@ -7,7 +7,8 @@ it in pages: ``data``, ``data[10:20]``, ``data[10:]``, ``data[5]``.
   shared-memfd, hugetlb, stack, heap. Regions lie 2 MiB-aligned and far from each other.
 - ``fill R CONTENT [SEED]``: zero; same (one content for all pages); list (a content per page, the
   same in every process); own (a content per page that no other process has)
-- ``read R``; ``unmap R``; ``lock R`` (mlock); ``protect R none|read|write``; ``node R NODE`` (mbind)
+- ``read R``; ``unmap R``; ``lock R`` (mlock); ``node R NODE`` (mbind)
+- ``protect R none|read|write``
 - ``advise R ADVICE``: mergeable, unmergeable, hugepage, nohugepage, pageout, free, dontneed ...
 - ``merge-any 0|1``: prctl(PR_SET_MEMORY_MERGE)
 - ``stripes R``: every second page becomes a VMA of its own
@@ -54,6 +55,7 @@ class Workload:
     series: tuple[str, ...] = SERIES
     memory_mib: int = 256
     nodes: int = 1
+    cpu: str = "max"
     thp: str = "madvise"
     ksm: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -130,6 +132,7 @@ def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
         kernel,
         memory_mib=workload.memory_mib,
         nodes=workload.nodes,
+        cpu=workload.cpu,
         modules=workload.modules,
         files={f"/bin/{name}": build(name) for name in ("actor", "probe")},
         arguments=("numa_balancing=disable",),

@@ -84,16 +84,16 @@ SWAPPED = """
     read data[:20]              # back in memory, and in the swap cache
 """
 
-MANY_VMAS = """
+FEW_VMAS = """
     map data 20000
     fill data list 1
     fill data[15000:] own 2
     advise data mergeable
-    stripes data
 """
 
 WORKLOADS = (
     Workload("identical", (IDENTICAL,) * 8),
+    Workload("four-level-page-tables", (IDENTICAL, ADVISED), cpu="max,la57=off", settings=HUGETLB),
     Workload("partial", (PARTIAL,) * 3),
     Workload("kinds-madvise", (ADVISED,) * 3, settings=HUGETLB),
     Workload("kinds-prctl", (f"merge-any 1\n{KINDS}",) * 3, series=("6.12",), settings=HUGETLB),
@@ -104,13 +104,13 @@ WORKLOADS = (
     Workload(
         "swapped",
         (SWAPPED,) * 3,
-        modules=("zram",),
+        modules=("lzo-rle", "zram"),
         settings={"/sys/block/zram0/disksize": "64M"},
         commands=("mkswap /dev/zram0", "swapon /dev/zram0"),
     ),
     Workload(
         "many-vmas",
-        (MANY_VMAS,) * 2,
+        (f"{FEW_VMAS}\nstripes data", FEW_VMAS),
         memory_mib=512,
         settings={"/proc/sys/vm/max_map_count": "65530"},
     ),

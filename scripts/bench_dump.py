@@ -1,0 +1,214 @@
+"""A whole run on a dump against the plain drgn script and against hashing alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from scripts.bench_measure import Run, best, run
+from tests.lab.guest import Guest
+from tests.lab.kernels import Kernel, cache_directory, ensure_tools, fetch_kernel
+from tests.lab.programs import build
+from tests.lab.workload import Session, Workload
+
+_REPOSITORY = Path(__file__).parents[1]
+_BIN = Path(sys.executable).parent
+_SET_UP_SECONDS = 3600.0
+_PAGES_PER_GIB = 262_144
+_FILLED = 0.67  # of the guest's memory
+_SHARED_BY_FORK = 0.04  # of the frames: by a controller and its workers
+_WORKERS = 12
+
+
+def bench_dump(gib: float, rounds: int) -> None:
+    """Print the table for one dump of ``gib``, and for one with a quarter of its frames."""
+    ensure_tools()
+    kernel = fetch_kernel("6.12")
+    table = Table(title=f"ksm-estimator run --core, a guest of {gib:g} GiB")
+    for column in ("", *_HEADINGS):
+        table.add_column(column, justify="right" if column else "left")
+    for scale, name in ((0.25, "a quarter"), (1.0, "all")):
+        with _dumped(kernel, _fork_server(gib * scale)) as vmcore:
+            for kind in ("QEMU", "kdump ELF"):
+                if kind == "kdump ELF":
+                    _give_direct_map_addresses(vmcore, kernel)
+                table.add_row(f"{name}, {kind}", *_measure(vmcore, kernel, rounds))
+    Console(width=150).print(table)
+
+
+_HEADINGS = (
+    *("frames", "mappings", "run s", "start-up s", "hashing s", "beyond start-up / hashing"),
+    *("plain s", "plain / run", "GB/s", "anonymous MiB", "limit MiB"),
+)
+
+
+def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> list[str]:
+    core = ["--core", str(vmcore), "--symbols", str(kernel.vmlinux)]
+    ours, starts, hashing, plain = [], [], [], []
+    for _ in range(rounds):
+        ours.append(run([str(_BIN / "ksm-estimator"), "run", *core, "--json"]))
+        starts.append(run([sys.executable, "-c", _START_UP, str(vmcore), str(kernel.vmlinux)]))
+        hashing.append(_hash_alone(vmcore, kernel))
+    for _ in range(min(rounds, 2)):
+        command = [str(_BIN / "drgn"), "-q", "-c", str(vmcore), "-s", str(kernel.vmlinux)]
+        plain.append(run([*command, str(_REPOSITORY / "scripts" / "plain_drgn.py")]))
+    fastest, start_up, script = best(ours), best(starts).seconds, best(plain).seconds
+    facts = min(hashing, key=lambda h: h["seconds"])
+    beyond = fastest.seconds - start_up
+    limit = 200 * 1024**2 + 100 * facts["mappings"]
+    return [
+        f"{facts['frames']:,}",
+        f"{facts['mappings']:,}",
+        f"{fastest.seconds:.2f}",
+        f"{start_up:.2f}",
+        f"{facts['seconds']:.2f}",
+        f"{beyond / facts['seconds']:.2f}",
+        f"{script:.1f}",
+        f"{script / fastest.seconds:.1f}",
+        f"{facts['frames'] * 4096 / beyond / 1e9:.1f}",
+        f"{fastest.anonymous_bytes / 1024**2:.0f}",
+        f"{limit / 1024**2:.0f}",
+    ]
+
+
+_START_UP = """
+import sys
+from pathlib import Path
+import estimator.collect, estimator.hashing, estimator.ksm.predict, estimator.workers
+import estimator.kernel.frames, estimator.kernel.names, estimator.kernel.pagetable
+import estimator.kernel.processes, estimator.kernel.settings, estimator.kernel.stable_tree
+from estimator.kernel.target import open_core
+open_core(Path(sys.argv[1]), [Path(sys.argv[2])])
+"""
+
+_HASH = """
+import json, sys, time
+from pathlib import Path
+from estimator.collect import collect
+from estimator.hashing import hash_frames
+from estimator.kernel.target import open_core
+target = open_core(Path(sys.argv[1]), [Path(sys.argv[2])])
+snapshot = collect(target)
+pfns = snapshot.frames["pfn"].to_numpy()
+seconds = []
+for _ in range(2):
+    started = time.perf_counter()
+    hash_frames(target.memory, pfns, 0)
+    seconds.append(time.perf_counter() - started)
+facts = {"frames": len(pfns), "mappings": len(snapshot.mappings), "seconds": min(seconds)}
+print(json.dumps(facts))
+"""
+
+
+def _hash_alone(vmcore: Path, kernel: Kernel) -> dict[str, float]:
+    """Hashing the same frames in one loop on one core, from the mapped file."""
+    facts: dict[str, float] = json.loads(
+        run([sys.executable, "-c", _HASH, str(vmcore), str(kernel.vmlinux)]).output
+    )
+    return facts
+
+
+def _fork_server(gib: float) -> Workload:
+    frames = int(gib * _PAGES_PER_GIB * _FILLED)
+    preloaded = int(frames * _SHARED_BY_FORK)
+    own = (frames - preloaded) // _WORKERS
+    script = f"""
+        comm controller
+        merge-any 1
+        map preloaded {preloaded}
+        fill preloaded list 1
+        fork {_WORKERS}
+            comm worker
+            map identical {own * 3 // 4}
+            fill identical list 2
+            map unique {own // 4}
+            fill unique own 4
+        end
+    """
+    return Workload("bench", (script,), memory_mib=int(gib * 1024), thp="never")
+
+
+@contextmanager
+def _dumped(kernel: Kernel, workload: Workload) -> Iterator[Path]:
+    """The vmcore of a frozen workload; deleted afterwards."""
+    console = Console(stderr=True)
+    out = cache_directory() / "bench"
+    out.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        vmcore = Path(scratch) / "vmcore"
+        files = {f"/bin/{name}": build(name) for name in ("actor", "probe")}
+        console.print(f"filling a guest of {workload.memory_mib} MiB ...")
+        with Guest(kernel, memory_mib=workload.memory_mib, files=files) as guest:
+            session = Session(guest, workload)
+            session.set_up()
+            for number, script in enumerate(workload.scripts, 1):
+                guest.write_file(f"/tmp/script{number}", script)
+                command = f"actor start /tmp/script{number} {number}"
+                guest.run(command, timeout_seconds=_SET_UP_SECONDS)
+            console.print("dumping it ...")
+            guest.dump(vmcore)
+        console.print("measuring ...")
+        yield vmcore
+
+
+def _give_direct_map_addresses(vmcore: Path, kernel: Kernel) -> None:
+    """Make a QEMU dump like a kdump's: p_vaddr in the direct map, so that drgn walks no tables."""
+    from estimator.kernel.target import open_core
+
+    direct_map = open_core(vmcore, [kernel.vmlinux]).memory.direct_map
+    with vmcore.open("r+b") as file:
+        header = file.read(64)
+        table, count = (
+            int.from_bytes(header[32:40], "little"),
+            int.from_bytes(header[56:58], "little"),
+        )
+        for number in range(count):
+            place = table + 56 * number
+            file.seek(place)
+            program = file.read(56)
+            if int.from_bytes(program[:4], "little") == 1:
+                physical = int.from_bytes(program[24:32], "little")
+                file.seek(place + 16)
+                file.write((direct_map + physical).to_bytes(8, "little"))
+
+
+def bench_crowded(rounds: int) -> None:
+    """Print seconds per million frames for one big process, for many small ones, for many VMAs."""
+    ensure_tools()
+    kernel = fetch_kernel("6.12")
+    pages = 60_000
+    scripts = {
+        "one process, one VMA": f"map a {pages}\nfill a own 1",
+        "1 TiB reserved besides": f"map hole 268435456 sparse\nmap a {pages}\nfill a own 1",
+        "20,000 VMAs of one page": "map a 40000\nfill a own 1\nstripes a",
+        "500 processes": f"fork 500\nmap a {pages // 500}\nfill a own 1\nend",
+    }
+    table = Table(title="Crowded address spaces")
+    for column in ("", "frames", "beyond start-up s", "µs per frame", "against one process"):
+        table.add_column(column, justify="right" if column else "left")
+    first = 0.0
+    for name, script in scripts.items():
+        with _dumped(kernel, Workload("bench", (script,), memory_mib=1024, thp="never")) as vmcore:
+            core = ["--core", str(vmcore), "--symbols", str(kernel.vmlinux)]
+            ours, starts = [], []
+            for _ in range(rounds):
+                ours.append(run([str(_BIN / "ksm-estimator"), "run", *core, "--json"]))
+                command = [sys.executable, "-c", _START_UP, str(vmcore), str(kernel.vmlinux)]
+                starts.append(run(command))
+            frames = _frames(best(ours))
+            beyond = best(ours).seconds - best(starts).seconds
+        first = first or beyond / frames
+        row = (f"{frames:,}", f"{beyond:.2f}", f"{beyond / frames * 1e6:.2f}")
+        table.add_row(name, *row, f"{beyond / frames / first:.2f}")
+    Console(width=150).print(table)
+
+
+def _frames(finished: Run) -> int:
+    return int(json.loads(finished.output)["physical"]["frames_before"])

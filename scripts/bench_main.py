@@ -1,0 +1,38 @@
+"""The benchmarks: ratios between programs that run one after the other on the same input."""
+
+from __future__ import annotations
+
+import click
+
+from scripts.bench_dump import bench_crowded, bench_dump
+from scripts.bench_predict import bench_predict
+
+
+@click.group()
+def main() -> None:
+    """Measure. Shared machines are noisy: the best of several rounds counts."""
+
+
+@main.command()
+@click.option("--gib", type=float, default=7.0, help="Memory of the guest (default 7).")
+@click.option("--rounds", type=int, default=3, help="The best of so many (default 3).")
+def dump(gib: float, rounds: int) -> None:
+    """A whole `run` on a dump against the plain drgn script and hashing alone."""
+    bench_dump(gib, rounds)
+
+
+@main.command()
+@click.option("--rounds", type=int, default=3)
+def crowded(rounds: int) -> None:
+    """The cost of sparse and crowded address spaces, per frame."""
+    bench_crowded(rounds)
+
+
+@main.command()
+@click.option("--mappings", type=int, multiple=True, default=(1, 10, 50), help="In millions.")
+def predict(mappings: tuple[int, ...]) -> None:
+    """`predict` alone on synthetic snapshots."""
+    bench_predict(mappings)
+
+
+main()

@@ -1,0 +1,201 @@
+"""Hundreds of damaged dumps: ``python -m tests.lab.campaign --cases 5000 [--seed N] [--series S]``.
+
+Each case runs in a process that may be killed: a crash, a hang or too much memory is a result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from estimator.collect import collect
+from estimator.errors import EstimatorError
+from estimator.kernel.target import Target, open_core
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.snapshot import Snapshot, write_snapshot
+from tests.lab.damage import Ranges, applied, cut, damage, places
+from tests.lab.kernels import SERIES, ensure_tools, fetch_kernel, say
+
+CASE_SECONDS = 60.0
+MEMORY_BYTES = 6 << 30
+CUTS_PERCENT = (90, 50, 10)
+REOPENED_ONE_IN = 8  # cases on headers or another format: symbols are loaded anew for each
+GOOD = ("same", "told", "refused")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``result``: "same" as undamaged; "told" what is missing; "refused" with an EstimatorError;
+    "silent": other numbers without a word; "failed": crash, hang, memory. ``detail``: on it."""
+
+    case: str
+    result: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Dumps:
+    """One moment in several formats. Files are changed in place: not for two campaigns at once."""
+
+    elf: Path
+    others: tuple[Path, ...]
+    vmlinux: Path
+
+
+def campaign(dumps: Dumps, cases: int, seed: int) -> list[Outcome]:
+    """The outcome of ``cases`` damaged dumps, and of each format cut at ``CUTS_PERCENT``."""
+    context = multiprocessing.get_context("spawn")
+    outcomes: list[Outcome] = []
+    total = cases + len(CUTS_PERCENT) * (1 + len(dumps.others))
+    while len(outcomes) < total:
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=_child, args=(dumps, cases, seed, len(outcomes), theirs))
+        child.start()
+        theirs.close()
+        outcomes += _outcomes(ours, child)
+    return outcomes
+
+
+def _outcomes(results: Connection, child: Any) -> Iterable[Outcome]:
+    """What the child reports until it ends; if it did not end by itself, a failure on top."""
+    case, found = "the first case", []
+    with contextlib.suppress(EOFError):
+        while results.poll(CASE_SECONDS):
+            message = results.recv()
+            if isinstance(message, Outcome):
+                found.append(message)
+            else:
+                case = message
+        child.kill()
+        child.join()
+        return [*found, Outcome(case, "failed", f"not done after {CASE_SECONDS:.0f} s")]
+    child.join()
+    if child.exitcode:
+        found.append(Outcome(case, "failed", f"the process ended with {child.exitcode}"))
+    return found
+
+
+def _child(dumps: Dumps, cases: int, seed: int, done: int, results: Connection) -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # no workers: one process to kill
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    judge = Judge(dumps)
+    files = (dumps.elf, *dumps.others)
+    cuts = [(file, percent) for file in files for percent in CUTS_PERCENT]
+    for file, percent in cuts[done:]:
+        judge.cut(file, percent, results)
+    for number in range(max(0, done - len(cuts)), cases):
+        judge.damaged(random.Random(seed * 1_000_003 + number), results)
+
+
+class Judge:
+    """Runs damaged dumps and compares with the undamaged one."""
+
+    def __init__(self, dumps: Dumps) -> None:
+        self._dumps = dumps
+        self._target = open_core(dumps.elf, [dumps.vmlinux])
+        self._expected = _numbers(collect(self._target))
+        self._places = places(dumps.elf, dumps.vmlinux)
+        self._directory = Path(tempfile.mkdtemp(prefix="ksm-damage.", dir=dumps.elf.parent))
+
+    def damaged(self, numbers: random.Random, results: Connection) -> None:
+        """Damage one of the files somewhere and see."""
+        file, ranges, target = self._dumps.elf, self._places, None
+        if numbers.randrange(REOPENED_ONE_IN):
+            what = numbers.choice([name for name in ranges if name != "headers"])
+            target = self._target
+        else:
+            file = numbers.choice((file, *self._dumps.others))
+            ranges = self._places if file == self._dumps.elf else _parts(file)
+            what = "headers" if file == self._dumps.elf else numbers.choice(list(ranges))
+        change = damage(file, ranges, what, numbers)
+        case = f"{file.name}: {change.text}"
+        results.send(case)
+        with applied(file, change):
+            results.send(self._run(case, file, target))
+
+    def cut(self, file: Path, percent: int, results: Connection) -> None:
+        """Cut a file and see."""
+        case = f"{file.name} cut at {percent} %"
+        results.send(case)
+        shorter = self._directory / file.name
+        cut(file, shorter, percent)
+        results.send(self._run(case, shorter, None))
+        shorter.unlink()
+
+    def _run(self, case: str, file: Path, target: Target | None) -> Outcome:
+        try:
+            snapshot = collect(target or open_core(file, [self._dumps.vmlinux]))
+            write_snapshot(snapshot, self._directory / "case.ksm")
+            numbers = _numbers(snapshot)
+        except EstimatorError as error:
+            return Outcome(case, "refused", str(error))
+        except Exception:
+            return Outcome(case, "failed", traceback.format_exc())
+        finally:
+            shutil.rmtree(self._directory / "case.ksm", ignore_errors=True)
+        if numbers == self._expected:
+            return Outcome(case, "same", "")
+        told = _told(snapshot)
+        changed = {k: v - self._expected[k] for k, v in numbers.items() if v != self._expected[k]}
+        return Outcome(case, "told" if told else "silent", f"{told or changed}")
+
+
+def _numbers(snapshot: Snapshot) -> dict[str, int]:
+    return dict(predict(snapshot, Policy()).counters)
+
+
+def _told(snapshot: Snapshot) -> list[str]:
+    """What the snapshot and its prediction say about what is missing or wrong."""
+    told = [f"{n} {what}" for what, n in snapshot.info["unknown"].items() if n]
+    told += snapshot.info["source"]["warnings"]
+    share = predict(snapshot, Policy()).coverage["hashed_share"]
+    return told if share == 1 else [*told, f"{100 * share:.2f} % hashed"]
+
+
+def _parts(file: Path) -> Ranges:
+    """Of a kdump or flattened file: its head, with all that describes pages, and the rest."""
+    size = file.stat().st_size
+    return {"headers": [(0, 3 * 4096)], "bitmaps": [(3 * 4096, 1 << 20)], "pages": [(0, size - 8)]}
+
+
+def main() -> None:
+    """Run the command."""
+    from tests.lab.dumps import dump_from_qemu
+    from tests.lab.makedumpfile import makedumpfile
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=5000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--series", choices=SERIES, default=SERIES[0])
+    arguments = parser.parse_args()
+    ensure_tools()
+    kernel = fetch_kernel(arguments.series)
+    with tempfile.TemporaryDirectory(prefix="ksm-campaign.") as temporary:
+        directory = Path(temporary)
+        dump_from_qemu(kernel, directory)
+        makedumpfile("-l -d 1", directory / "elf-for-makedumpfile", directory / "lzo")
+        others = (directory / "lzo", directory / "kdump-zlib")
+        dumps = Dumps(directory / "elf", others, kernel.vmlinux)
+        outcomes = campaign(dumps, arguments.cases, arguments.seed)
+    for outcome in outcomes:
+        if outcome.result not in GOOD:
+            print(f"{outcome.result}: {outcome.case}: {outcome.detail}")
+    say(f"{dict(Counter(outcome.result for outcome in outcomes))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Damage to a dump, at the places that the program reads; undone when a case is over."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from drgn import FaultError
+from drgn.helpers.linux.mm import follow_phys
+
+from estimator.collect import collect
+from estimator.kernel.dumpfile import inspect
+from estimator.kernel.memory import PAGE_SIZE, Bytes, MappedElf, Mask, Words
+from estimator.kernel.target import Target, open_core
+
+WORD = 8
+_STRUCTS = {  # what is read, by a field that only it has
+    "pivot": "maple nodes",
+    "vm_start": "VMAs",
+    "pgd": "mm_structs",
+    "comm": "task_structs",
+    "order": "folios",
+    "kpfn": "stable nodes",
+    "oldchecksum": "rmap_items",
+}
+
+Ranges = dict[str, list[tuple[int, int]]]  # what -> [(offset in the file, bytes)]
+
+
+class Spy(MappedElf):
+    """Notes where in the file everything lies that is read."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.read: Ranges = {}
+        super().__init__(*arguments)
+
+    def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
+        self._note("page tables", pfns << np.uint64(12), PAGE_SIZE)
+        return super().frames(pfns)
+
+    def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
+        names = dtype.names or ()
+        what = next((_STRUCTS[name] for name in names if name in _STRUCTS), "struct pages")
+        self._note(what, addresses - np.uint64(self.direct_map), dtype.itemsize)
+        return super().structs(addresses, dtype)
+
+    def virtual_run(self, address: int, data: Bytes) -> bool:
+        kernel = self.prog["init_mm"].address_of_()
+        for page in range(address & -PAGE_SIZE, address + data.size, PAGE_SIZE):
+            try:
+                physical = follow_phys(kernel, page).value_()
+            except FaultError:
+                continue
+            self._note("struct pages", np.array([physical], np.uint64), PAGE_SIZE)
+        return super().virtual_run(address, data)
+
+    def _note(self, what: str, physical: Words, size: int) -> None:
+        offsets, unknown = self._locate(physical, size)
+        ranges = self.read.setdefault(what, [])
+        ranges += [(offset, size) for offset in offsets[unknown == 0].tolist()]
+
+
+def places(elf: Path, vmlinux: Path) -> Ranges:
+    """Where the ELF dump ``elf`` keeps what a snapshot is made from; and its headers."""
+    target = open_core(elf, [vmlinux])
+    dump = inspect(elf)
+    spy = Spy(target.prog, dump)
+    collect(Target(target.prog, spy, "core", str(elf), "elf"))
+    found = {what: sorted(set(ranges)) for what, ranges in spy.read.items() if ranges}
+    return found | {"headers": [(0, int(dump.loads["offset"].min()))]}
+
+
+def cut(source: Path, destination: Path, percent: int) -> None:
+    """Copy the first ``percent`` of a file."""
+    size = source.stat().st_size * percent // 100
+    with source.open("rb") as old, destination.open("wb") as new:
+        while size and (piece := old.read(min(size, 1 << 24))):
+            new.write(piece)
+            size -= len(piece)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Words to overwrite: {offset: new bytes}; ``text`` says what and how."""
+
+    text: str
+    words: dict[int, bytes]
+
+
+def damage(
+    file: Path, ranges: Ranges, what: str, numbers: random.Random, most_words: int = 6
+) -> Damage:
+    """Some words of ``what`` changed: bits flipped, zeroed, replaced by what stands elsewhere."""
+    how = numbers.choice(("bit", "random", "zero", "ones", "elsewhere", "small"))
+    words = {}
+    with file.open("rb") as old:
+
+        def word() -> tuple[int, bytes]:
+            start, size = numbers.choice(ranges[what])
+            at = start + numbers.randrange(max(1, size // WORD)) * WORD
+            old.seek(at)
+            return at, old.read(WORD)
+
+        for _ in range(numbers.randint(1, most_words)):
+            at, value = word()
+            for _ in range(50):  # most of a page table is empty: prefer what is not
+                if any(value):
+                    break
+                at, value = word()
+            words[at] = _changed(value, how, numbers, word()[1])
+    return Damage(f"{what}, {how}: {[hex(at) for at in words]}", words)
+
+
+def _changed(value: bytes, how: str, numbers: random.Random, elsewhere: bytes) -> bytes:
+    if how == "bit":
+        flipped = int.from_bytes(value, "little") ^ 1 << numbers.randrange(8 * len(value))
+        return flipped.to_bytes(len(value), "little")
+    if how == "elsewhere":
+        return elsewhere
+    if how == "small":
+        return numbers.randrange(1 << 13).to_bytes(WORD, "little")
+    return {"random": numbers.randbytes(WORD), "zero": bytes(WORD), "ones": b"\xff" * WORD}[how]
+
+
+@contextmanager
+def applied(file: Path, change: Damage) -> Iterator[None]:
+    """``file`` with the damage, until the context ends."""
+    with file.open("r+b") as handle:
+        before = {}
+        for at, value in change.words.items():
+            handle.seek(at)
+            before[at] = handle.read(len(value))
+            handle.seek(at)
+            handle.write(value)
+        handle.flush()
+        try:
+            yield
+        finally:
+            for at, value in before.items():
+                handle.seek(at)
+                handle.write(value)

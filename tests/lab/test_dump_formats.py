@@ -1,0 +1,151 @@
+"""Every format of one moment's dump gives the same snapshot, or says what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from estimator.collect import collect_core
+from estimator.errors import CannotAnswerError, NoDebugInfoError, TargetError
+from estimator.facts import Unknown
+from estimator.snapshot import Snapshot
+from tests.lab import dumps
+from tests.lab.conftest import lab_kernel
+from tests.lab.makedumpfile import makedumpfile
+from tests.lab.recompress import recompress
+
+pytestmark = pytest.mark.lab
+
+SERIES = "6.12"
+TABLES = ("processes", "vmas", "mappings", "frames", "stable_nodes", "stable_items")
+MINIMAL_MAPPINGS = 24_000  # of the workload
+
+
+@pytest.fixture(scope="session")
+def moment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    kernel = lab_kernel(SERIES)
+    with dumps.shared_directory(
+        tmp_path_factory, "qemu-dumps", lambda path: dumps.dump_from_qemu(kernel, path)
+    ) as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def crashed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    kernel = lab_kernel(SERIES)
+    with dumps.shared_directory(
+        tmp_path_factory, "crash-dumps", lambda path: dumps.dump_from_crash(kernel, path)
+    ) as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def from_elf(moment: Path) -> Snapshot:
+    return snapshot_of(moment / "elf")
+
+
+@pytest.fixture(scope="session")
+def from_plain(crashed: Path) -> Snapshot:
+    return snapshot_of(crashed / "plain")
+
+
+def snapshot_of(core: Path) -> Snapshot:
+    return collect_core(core, [lab_kernel(SERIES).vmlinux])
+
+
+def assert_same(found: Snapshot, expected: Snapshot) -> None:
+    assert len(expected.mappings) > MINIMAL_MAPPINGS
+    assert not expected.frames["unknown"].any()
+    for table in TABLES:
+        pd.testing.assert_frame_equal(getattr(found, table), getattr(expected, table), obj=table)
+    assert found.info["unknown"] == expected.info["unknown"]
+    assert found.info["ksm"] == expected.info["ksm"]
+
+
+@pytest.mark.parametrize("name", ["elf-paging", "kdump-zlib"])
+def test_dump_by_qemu(name: str, moment: Path, from_elf: Snapshot) -> None:
+    assert_same(snapshot_of(moment / name), from_elf)
+
+
+@pytest.mark.parametrize("codec", ["snappy", "zstd"])
+def test_compression_that_debian_does_not_build(
+    codec: str, moment: Path, from_elf: Snapshot, tmp_path: Path
+) -> None:
+    makedumpfile("-c -d 1", moment / "elf-for-makedumpfile", tmp_path / "zlib")
+    recompress(tmp_path / "zlib", tmp_path / codec, codec)
+    assert_same(snapshot_of(tmp_path / codec), from_elf)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *("-c -d 0", "-l -d 1", "-l -d 2", "-l -d 4", "-c -d 16", "-l -d 17", "-l -d 23"),
+        *("-E -d 0", "-E -d 16", "-F -c -d 17"),
+    ],
+)
+def test_dump_by_makedumpfile(
+    options: str, moment: Path, from_elf: Snapshot, tmp_path: Path
+) -> None:
+    makedumpfile(options, moment / "elf-for-makedumpfile", tmp_path / "vmcore")
+    assert_same(snapshot_of(tmp_path / "vmcore"), from_elf)
+
+
+def test_zeroes_left_out_of_elf_are_unknown(
+    moment: Path, from_elf: Snapshot, tmp_path: Path
+) -> None:
+    makedumpfile("-E -d 1", moment / "elf-for-makedumpfile", tmp_path / "vmcore")
+    found = snapshot_of(tmp_path / "vmcore").frames
+    excluded = found["unknown"] == Unknown.EXCLUDED
+    assert excluded.sum() >= 512
+    assert (found["unknown"][~excluded] == Unknown.HASHED).all()
+    assert found["hash"][~excluded].equals(from_elf.frames["hash"][~excluded])
+    assert found["hash"][excluded].isna().all()
+
+
+@pytest.mark.parametrize("options", ["-l -d 8", "-c -d 31", "-F -l -d 31"])
+def test_without_user_pages(options: str, moment: Path, tmp_path: Path) -> None:
+    makedumpfile(options, moment / "elf-for-makedumpfile", tmp_path / "vmcore")
+    with pytest.raises(CannotAnswerError, match=r"-d (8|31); make one with: makedumpfile -l -d 23"):
+        collect_core(tmp_path / "vmcore", [tmp_path / "never-looked-for"])
+
+
+def test_user_pages_filtered_by_a_makedumpfile_older_than_the_kernel(
+    moment: Path, from_elf: Snapshot, tmp_path: Path
+) -> None:
+    makedumpfile("-E -d 31", moment / "elf-for-makedumpfile", tmp_path / "vmcore")
+    try:
+        frames = snapshot_of(tmp_path / "vmcore").frames
+    except CannotAnswerError as error:
+        assert "anonymous frames" in str(error)
+    else:
+        known = frames["unknown"] == Unknown.HASHED
+        assert not known.all()
+        assert frames["hash"][known].equals(from_elf.frames["hash"][known])
+
+
+@pytest.mark.parametrize("name", ["zlib-1", "lzo-23", "elf-16", "flattened-16"])
+def test_dump_by_a_crash_kernel(name: str, crashed: Path, from_plain: Snapshot) -> None:
+    assert_same(snapshot_of(crashed / name), from_plain)
+
+
+def test_split_dump_is_reassembled(crashed: Path, from_plain: Snapshot, tmp_path: Path) -> None:
+    parts = [crashed / "split-1", crashed / "split-2"]
+    for part in parts:
+        with pytest.raises(CannotAnswerError, match="makedumpfile --reassemble"):
+            snapshot_of(part)
+    makedumpfile("--reassemble", parts[0], parts[1], tmp_path / "vmcore")
+    assert_same(snapshot_of(tmp_path / "vmcore"), from_plain)
+
+
+def test_flattened_elf_is_refused(moment: Path, tmp_path: Path) -> None:
+    makedumpfile("-F -E -d 17", moment / "elf-for-makedumpfile", tmp_path / "vmcore")
+    with pytest.raises(TargetError, match="makedumpfile -R"):
+        snapshot_of(tmp_path / "vmcore")
+
+
+def test_vmlinux_of_another_build_is_refused(moment: Path) -> None:
+    with pytest.raises(NoDebugInfoError, match="is not the vmlinux of this kernel"):
+        collect_core(moment / "elf", [lab_kernel("6.1").vmlinux])
