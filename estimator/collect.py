@@ -13,8 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+<<<<<<< HEAD
 from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
 from estimator.facts import MappingFlag, Unknown
+=======
+from estimator.care import Pace
+from estimator.errors import CannotAnswerError, TargetError
+from estimator.facts import MappingFlag
+from estimator.hashing import PAGE_SIZE
+>>>>>>> live
 from estimator.mapped import FRAME_FACTS, Columns, Mapped, distinct, make_tables
 from estimator.moving import settle
 from estimator.snapshot import FORMAT_VERSION, Snapshot
@@ -63,8 +70,12 @@ def collect_program(prog: Program, *, seed: int = 0, progress: Progress = silent
     return collect(from_program(prog), seed=seed, progress=progress)
 
 
-def collect(target: Target, *, seed: int = 0, progress: Progress = silent) -> Snapshot:
+def collect(
+    target: Target, *, seed: int = 0, progress: Progress = silent, pace: Pace | None = None
+) -> Snapshot:
     """Everything a prediction needs from the open ``target``; ``seed`` is the hash's.
+
+    ``pace`` limits how fast memory is read (only of a running system).
 
     Raises CannotAnswerError if that kernel has no KSM, TargetError if it can't be read.
     """
@@ -74,7 +85,7 @@ def collect(target: Target, *, seed: int = 0, progress: Progress = silent) -> Sn
 
     require_ksm(target.prog)
     try:
-        return _Collector(target, seed, progress).snapshot()
+        return _Collector(target, seed, progress, pace or Pace(None)).snapshot()
     except (FaultError, LookupError) as error:
         if isinstance(error, IndexError):
             raise  # ours
@@ -83,7 +94,7 @@ def collect(target: Target, *, seed: int = 0, progress: Progress = silent) -> Sn
 
 
 class _Collector:
-    def __init__(self, target: Target, seed: int, progress: Progress) -> None:
+    def __init__(self, target: Target, seed: int, progress: Progress, pace: Pace) -> None:
         self._target = target
         self._prog = target.prog
         self._memory = target.memory
@@ -91,6 +102,7 @@ class _Collector:
         # a running system has other work to do, and the connection to QEMU can't be shared
         self._workers = 1 if target.running else len(os.sched_getaffinity(0))
         self._progress = progress
+        self._pace = pace
         self._started = datetime.datetime.now(datetime.UTC)
 
     def snapshot(self) -> Snapshot:
@@ -195,6 +207,7 @@ class _Collector:
                 )
                 for name, values in found.items():
                     columns[name][piece] = values
+                self._pace(len(pfns[piece]) * PAGE_SIZE)
                 if worker == 0:
                     done = min((number + 1) * self._workers * _PIECE_PAGES, len(pfns))
                     self._progress("frames", done, len(pfns))
