@@ -13,15 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-<<<<<<< HEAD
+from estimator.care import Pace
 from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
 from estimator.facts import MappingFlag, Unknown
-=======
-from estimator.care import Pace
-from estimator.errors import CannotAnswerError, TargetError
-from estimator.facts import MappingFlag
 from estimator.hashing import PAGE_SIZE
->>>>>>> live
 from estimator.mapped import FRAME_FACTS, Columns, Mapped, distinct, make_tables
 from estimator.moving import settle
 from estimator.snapshot import FORMAT_VERSION, Snapshot
