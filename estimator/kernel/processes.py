@@ -25,7 +25,7 @@ from estimator.kernel.memory import Memory, Words
 _PF_KTHREAD = 0x0020_0000  # include/linux/sched.h
 _MMF_VM_MERGE_ANY = 30  # include/linux/sched/coredump.h; 29 in 6.4-6.6
 _DEFAULT_PRIO = 120
-_LONGEST_LIST = 4_000_000  # PID_MAX_LIMIT
+_MOST_THREADS = 4_000_000  # PID_MAX_LIMIT
 _CMDLINE_BYTES = 4096
 _MOST_PAGES = 1 << 52  # a damaged counter may say more
 _KSM_COUNTERS = ("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages")
@@ -125,10 +125,9 @@ def _ksm_mm_list(prog: Program) -> list[int]:
 
 def _list(prog: Program, head: int) -> Iterator[int]:
     """The nodes of a list_head, without the head; ends at an unreadable or looping node."""
-    node = prog.read_u64(head)
-    for _ in range(_LONGEST_LIST):
-        if node == head:
-            return
+    node, seen = prog.read_u64(head), {head}
+    while node not in seen:
+        seen.add(node)
         yield node
         try:
             node = prog.read_u64(node)
@@ -161,7 +160,7 @@ def _row(
             "cmdline": _cmdline(prog, mm, address),
             "uid": _int(prog, int(task["cred"]), "struct cred", "uid.val"),
             "cgroup": _cgroup(prog, int(task["cgroups"])),
-            "threads": min(owner.threads, _LONGEST_LIST),
+            "threads": min(owner.threads, _MOST_THREADS),
             "sharing_pids": sorted(owner.sharing_pids),
             "sched_policy": int(task["policy"]) & 0xFF,
             "nice": min(max(int(task["static_prio"]) - _DEFAULT_PRIO, -20), 19),

@@ -14,14 +14,12 @@ from drgn import Program
 
 from estimator.kernel.frames import PageArray
 from estimator.kernel.layout import first_type, has_member, offset, struct_dtype
+from estimator.kernel.lists import LoopGuard
 from estimator.kernel.memory import PAGE_SIZE, Memory, Words
 
 _STABLE_NODE_CHAIN = -1024  # rmap_hlist_len of the head of a chain
 _MAPPING_KSM = np.uint64(3)
 _PAGE_MASK = np.uint64(~(PAGE_SIZE - 1) & 0xFFFF_FFFF_FFFF_FFFF)
-
-
-_MOST_NODES = 1 << 28
 
 
 def read_stable_tree(
@@ -102,15 +100,19 @@ class _Reader:
         tree = np.flatnonzero(address).astype(np.uint16)
         address = address[address != 0]
         parts = [(address[:0], np.empty(0, self._node), tree[:0])]
-        total = 0
-        while len(address) and total < _MOST_NODES:
-            total += len(address)
+        seen = np.empty(0, np.uint64)
+        while len(address):
+            seen = np.union1d(seen, address)
             node, ok = self._memory.structs(address, self._node)
             self.unreadable += int((~ok).sum())
             parts.append((address[ok], node[ok], tree[ok]))
             below = np.concatenate([node["left"], node["right"]])
-            tree = np.concatenate([tree, tree])[below != 0]
-            address = below[below != 0]
+            new = ~np.isin(below, seen)  # a damaged tree may lead back to itself
+            self.unreadable += int((~new & (below != 0)).sum())
+            new &= below != 0
+            below, tree = below[new], np.concatenate([tree, tree])[new]
+            first = np.sort(np.unique(below, return_index=True)[1])
+            address, tree = below[first], tree[first]
         return (
             np.concatenate([p[0] for p in parts]),
             np.concatenate([p[1] for p in parts]),
@@ -126,14 +128,16 @@ class _Reader:
         """
         owner, address = np.flatnonzero(first), first[first != 0] - np.uint64(link)
         parts = [(owner[:0], address[:0], np.empty(0, dtype))]
-        total = 0
-        while len(address) and total < _MOST_NODES:
-            total += len(address)
+        guard = LoopGuard(address)
+        while len(address):
             entry, ok = self._memory.structs(address, dtype)
             self.unreadable += int((~ok).sum())
             parts.append((owner[ok], address[ok], entry[ok]))
             more = ok & (entry[following] != 0)
-            owner, address = owner[more], entry[following][more] - np.uint64(link)
+            onward = entry[following][more] - np.uint64(link)
+            fresh = guard.fresh(more, onward)
+            owner, address = owner[more][fresh], onward[fresh]
+        self.unreadable += guard.loops
         owners = np.concatenate([p[0] for p in parts])
         by_list = np.argsort(owners, kind="stable")
         return (

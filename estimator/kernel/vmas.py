@@ -10,12 +10,12 @@ import numpy.typing as npt
 from drgn import FaultError, Program
 
 from estimator.kernel.layout import first_member, has_member, offset, struct_dtype
+from estimator.kernel.lists import LoopGuard
 from estimator.kernel.memory import Mask, Memory, Words
 
 _NODE_MASK = np.uint64(0xFF)  # MAPLE_NODE_MASK: the low bits of a pointer to a node say its type
 _TYPE_SHIFT, _TYPE_MASK = np.uint64(3), np.uint64(0xF)
 _NO_LIMIT = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-_MAX_VMAS = 1 << 24
 
 # include/linux/mm.h; used where the kernel's own table of names lacks one
 _VM_FLAGS = {
@@ -172,16 +172,18 @@ def _linked(
 ) -> tuple[npt.NDArray[np.int64], Words, int]:
     """The list mm->mmap, vm_next (before 6.1), one step of all mms at a time."""
     mm, addresses = np.flatnonzero(heads), heads[heads != 0]
-    found_mm, found, lost, total = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], 0, 0
-    while len(addresses) and total < _MAX_VMAS:
+    found_mm, found, lost = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], 0
+    guard = LoopGuard(addresses)
+    while len(addresses):
         found_mm.append(mm)
         found.append(addresses)
-        total += len(addresses)
         structs, ok = memory.structs(addresses, dtype)
         lost += int((~ok).sum())
         more = ok & (structs["vm_next"] != 0)
-        mm, addresses = mm[more], structs["vm_next"][more]
-    return np.concatenate(found_mm), np.concatenate(found), lost
+        onward = structs["vm_next"][more]
+        fresh = guard.fresh(more, onward)
+        mm, addresses = mm[more][fresh], onward[fresh]
+    return np.concatenate(found_mm), np.concatenate(found), lost + guard.loops
 
 
 def vm_flag_values(prog: Program) -> dict[str, int]:
