@@ -13,6 +13,7 @@ import click
 from estimator.cli_answers import advise, compare, report, verify
 from estimator.errors import EXIT_INTERRUPTED, EXIT_LOW_COVERAGE, EstimatorError
 from estimator.options import options, policy_options
+from estimator.sources import Source, source_options
 
 if TYPE_CHECKING:
     from estimator.ksm.prediction import Prediction
@@ -21,22 +22,6 @@ if TYPE_CHECKING:
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-_target = options(
-    click.option("--core", type=click.Path(path_type=Path), help="A crash dump (vmcore)."),
-    click.option(
-        "--symbols",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        metavar="VMLINUX",
-        help="Its vmlinux with debug information; else looked for by build-id in the usual places.",
-    ),
-    click.option(
-        "--architecture",
-        type=click.Choice(["x86_64", "aarch64"]),
-        help="Of a dump that does not say it.",
-    ),
-    click.option("--seed", type=int, default=0, help="Seed of the hash (default 0)."),
-)
 _answer = options(
     click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),
     click.option(
@@ -64,40 +49,47 @@ def cli(debug: bool) -> None:
 
 
 @cli.command()
-@_target
+@source_options
 @_output
-def collect(output: Path | None, **target: Any) -> None:
+def collect(source: Source, output: Path | None) -> None:
     """Read a kernel's memory into a snapshot."""
     from estimator.snapshot import check_output, write_snapshot
 
     if output is None:
         raise click.UsageError("name the snapshot to make with -o NAME.ksm")
     check_output(output)
-    write_snapshot(_collect(**target), output)
+    write_snapshot(_collect(source), output)
     click.echo(f"wrote {output}; next: ksm-estimator predict {output}", err=True)
 
 
 @cli.command()
 @click.argument("snapshot", type=click.Path(path_type=Path))
+@click.option(
+    "--and",
+    "later",
+    type=click.Path(path_type=Path),
+    metavar="LATER.ksm",
+    help="A second snapshot of the same system: what changed in between never merges.",
+)
 @policy_options
 @_answer
-def predict(snapshot: Path, as_json: bool, min_coverage: float, **policy: Any) -> None:
+def predict(
+    snapshot: Path, later: Path | None, as_json: bool, min_coverage: float, **policy: Any
+) -> None:
     """Say what ksmd would do with a snapshot."""
     from estimator.snapshot import open_snapshot
 
-    _answer_with(open_snapshot(snapshot), policy, as_json, min_coverage)
+    second = open_snapshot(later) if later else None
+    _answer_with(open_snapshot(snapshot), policy, as_json, min_coverage, second)
 
 
 @cli.command()
-@_target
+@source_options
 @_output
 @policy_options
 @_answer
 def run(
-    core: Path | None,
-    symbols: tuple[Path, ...],
-    architecture: str | None,
-    seed: int,
+    source: Source,
     output: Path | None,
     as_json: bool,
     min_coverage: float,
@@ -108,31 +100,31 @@ def run(
 
     if output is not None:
         check_output(output)
-    snapshot = _collect(core, symbols, architecture, seed)
+    snapshot = _collect(source)
     if output is not None:
         write_snapshot(snapshot, output)
     _answer_with(snapshot, policy, as_json, min_coverage)
 
 
-def _collect(
-    core: Path | None, symbols: tuple[Path, ...], architecture: str | None, seed: int
-) -> Snapshot:
-    if core is None:
-        raise click.UsageError("name the target: --core VMCORE")
-    from estimator.collect import collect_core
+def _collect(source: Source) -> Snapshot:
     from estimator.report.progress import progress_bar
 
+    source.check()
     with progress_bar() as progress:
-        return collect_core(core, symbols, architecture=architecture, seed=seed, progress=progress)
+        return source.collect(progress)
 
 
 def _answer_with(
-    snapshot: Snapshot, policy: dict[str, Any], as_json: bool, min_coverage: float
+    snapshot: Snapshot,
+    policy: dict[str, Any],
+    as_json: bool,
+    min_coverage: float,
+    later: Snapshot | None = None,
 ) -> None:
     from estimator.ksm.policy import Policy
     from estimator.ksm.predict import predict
 
-    prediction = predict(snapshot, Policy(**policy))
+    prediction = predict(snapshot, Policy(**policy), later=later)
     _show(snapshot, prediction, as_json)
     covered = 100 * prediction.coverage["hashed_share"]
     if covered < min_coverage:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from itertools import repeat
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
 from estimator.facts import Unknown
-from estimator.kernel.memory import PAGE_SIZE, Memory, Words
+
+if TYPE_CHECKING:
+    from estimator.kernel.memory import Memory
 
 HASH_NAME = "xxh3_64"
+PAGE_SIZE = 4096
+
+Words = npt.NDArray[np.uint64]
 
 
 def hash_frames(memory: Memory, pfns: Words, seed: int) -> tuple[Words, npt.NDArray[np.uint8]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ def synthetic(mappings: int) -> Snapshot:
     )
 
 
-def _table(name: str, columns: dict[str, object], rows: int) -> pd.DataFrame:
+def _table(name: str, columns: Mapping[str, object], rows: int) -> pd.DataFrame:
     """``columns`` with what the schema has besides, nulls or zeroes."""
     table = pd.DataFrame(columns, index=pd.RangeIndex(rows))
     for field in SCHEMAS[name]:

@@ -17,6 +17,7 @@ from estimator.ksm.prediction import Outcome
 from estimator.ksm.rules import Rules, tunables
 from estimator.ksm.simulate import Ksmd, Simulation
 from estimator.ksm.summary import summarise
+from estimator.ksm.warn import Told
 from estimator.snapshot import FrameFlag, MappingFlag, Snapshot
 from tests.synthetic import Frame, System, folio, small
 
@@ -59,6 +60,12 @@ def systems(draw: st.DrawFn) -> System:
             )
         if draw(st.booleans()):
             system.fork(process, draw(st.integers(1, 4)))
+    for node in range(draw(st.integers(0, 3)) if draw(st.booleans()) else 0):
+        merged = Frame(draw(st.integers(0, contents)), node=draw(st.integers(0, 1)))
+        system.stable_node(merged, chain=node)
+        for _ in range(draw(st.integers(1, 4))):
+            on_node = draw(st.integers(0, 3)) != 0
+            system.process(merged, flags=MappingFlag.MERGED if on_node else 0)
     draw(st.randoms(use_true_random=False)).shuffle(system.processes)
     return system
 
@@ -68,17 +75,17 @@ def case_of(snapshot: Snapshot) -> tuple[Case, Policy]:
     rules = Rules.of(snapshot.info, policy)
     candidates = find_candidates(snapshot, policy, rules)
     facts = frame_facts(snapshot, candidates, rules)
-    return Case(
-        snapshot, rules, candidates, group_by_content(snapshot.frames, rules), facts
-    ), policy
+    frame_of_row = snapshot.mappings["frame_id"].to_numpy()
+    contents = group_by_content(snapshot.frames, facts, frame_of_row, rules)
+    return Case(snapshot, rules, candidates, contents, facts), policy
 
 
 def scan_everything(case: Case) -> tuple[Fate, Simulation]:
     """Every item of every content in every scan, as ksmd does it."""
     root, closed_trees = hidden_roots(case)
-    unsplit = np.full(len(case.facts.items), NEVER)
+    unsplit = np.full(len(case.facts.items), NEVER, dtype=np.int32)
     everything = case.facts.items > 0
-    items, state = items_of(case, everything, root[:0], closed_trees, unsplit)
+    items, state = items_of(case, everything, unsplit[:0], closed_trees, unsplit)
     ksmd = Ksmd(items, state, case.rules)
     ksmd.first_scan(range(len(items)))
     while ksmd.scan(range(len(items))):
@@ -117,7 +124,7 @@ def test_closed_forms_equal_the_simulation_of_everything(system: System) -> None
     case, policy = case_of(system.snapshot())
     solved = settle(case)
     scanned, _ = scan_everything(case)
-    a, b = summarise(case, policy, solved), summarise(case, policy, scanned)
+    a, b = summarise(case, policy, solved, Told()), summarise(case, policy, scanned, Told())
     assert a.counters == b.counters
     assert a.outcome.tolist() == b.outcome.tolist()
     assert a.vmas.equals(b.vmas)
@@ -134,7 +141,7 @@ def _partition(stable: np.ndarray) -> list[int]:
 @given(systems())
 def test_conservation(system: System) -> None:
     case, policy = case_of(system.snapshot())
-    found = summarise(case, policy, settle(case))
+    found = summarise(case, policy, settle(case), Told())
     c = found.counters
     assert c["ksm_rmap_items"] == sum(
         c[n] for n in ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile")
@@ -153,7 +160,7 @@ def test_order_does_not_matter_within_the_limit(copies: list[int], order: list[i
         for frame in pages:
             system.process(frame)
         case, policy = case_of(system.snapshot())
-        return summarise(case, policy, settle(case)).counters
+        return summarise(case, policy, settle(case), Told()).counters
 
     def pages() -> list[Frame]:
         made: list[Frame] = []

@@ -9,7 +9,7 @@ import pytest
 from estimator.advice.plan import Plan, make_plan, restrict
 from estimator.advice.risk import assess
 from estimator.advice.settings import PageCost, schedule
-from estimator.errors import UsageError
+from estimator.errors import CannotAnswerError, UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.report.commands import opt_in_commands, settings_commands
@@ -179,6 +179,14 @@ def test_an_older_kernel_gets_pages_to_scan() -> None:
     assert times.proposed.seconds <= 0.5
     assert f"echo {times.proposed.pages_to_scan} > " in settings_commands(times)
     assert "advisor" not in settings_commands(times)
+
+
+def test_a_snapshot_that_does_not_say_how_ksmd_is_set() -> None:
+    snapshot = fork_server()
+    info = snapshot.info | {"ksm": {**snapshot.info["ksm"]}}
+    del info["ksm"]["sleep_millisecs"]
+    with pytest.raises(CannotAnswerError, match="sleep_millisecs"):
+        schedule(replace(snapshot, info=info), predict(snapshot, Policy()))
 
 
 def test_poor_candidates() -> None:

@@ -85,7 +85,7 @@ def test_why_the_two_savings_differ() -> None:
     pages = list(range(20))
     forks = [Process("fork", [Area(pages, frames=[f"f{i}" for i in pages])])] * 8
     forked = system([*forks, Process("copy", [Area(pages)])])
-    assert "140 references (pages) pointed at frames that fork shares" in why_they_differ(
+    assert "140 are to frames that fork shares already" in why_they_differ(
         savings(forked, predict(forked, Policy()))
     )
     plain = system([Process("web", [Area(pages)])] * 2)

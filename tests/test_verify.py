@@ -72,6 +72,15 @@ def test_ksm_that_is_off_or_new_is_said(tmp_path: Path) -> None:
     ]
 
 
+def test_processes_that_have_not_opted_in_are_said(tmp_path: Path) -> None:
+    stat = {"ksm_rmap_items": 3, "ksm_merging_pages": 3}
+    none = dict.fromkeys(stat, 0)
+    root = running(tmp_path, {"run": 1, "full_scans": 9}, {10: ("web", stat), 11: ("web", none)})
+    caveats = verify(predict(SNAPSHOT, Policy()), read_reality(root)).caveats
+    assert len(caveats) == 1
+    assert caveats[0].startswith("1 of the predicted processes have no rmap_item here")
+
+
 def test_a_kernel_without_ksm(tmp_path: Path) -> None:
     with pytest.raises(CannotAnswerError, match="this kernel has no KSM"):
         read_reality(tmp_path)

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from estimator.advice.sharing import scanned_pages
+from estimator.errors import CannotAnswerError
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot import Snapshot
 
@@ -181,10 +182,19 @@ def schedule(
     target_seconds: float = TARGET_SCAN_SECONDS,
     cost: PageCost | None = None,
 ) -> Schedule:
-    """Settings that scan what ``prediction`` scans in ``target_seconds``."""
+    """Settings that scan what ``prediction`` scans in ``target_seconds``.
+
+    Raises CannotAnswerError if the snapshot does not say how ksmd is set.
+    """
     ksm, counters = snapshot.info["ksm"], prediction.counters
     pages = scanned_pages(prediction)
-    sleep = int(ksm["sleep_millisecs"])
+    try:
+        sleep, pages_to_scan = int(ksm["sleep_millisecs"]), int(ksm["pages_to_scan"])
+    except KeyError as error:
+        raise CannotAnswerError(
+            f"the snapshot does not say how ksmd is set ({error.args[0]}): no time of a scan",
+            hint="collect again with this version of ksm-estimator",
+        ) from error
     merged = counters["pages_shared"] + counters["pages_sharing"]
     rest = pages_at_rest(merged, pages - merged, prediction.smart_scan)
     wanted = pages_to_scan_for(pages, target_seconds, sleep, cost)
@@ -200,7 +210,7 @@ def schedule(
         target_seconds=target_seconds,
         cost=cost,
         scans=prediction.scans,
-        first=scan_time(pages, int(ksm["pages_to_scan"]), sleep, cost),
+        first=scan_time(pages, pages_to_scan, sleep, cost),
         proposed=scan_time(pages, wanted, sleep, cost) if wanted else None,
         at_rest=scan_time(rest, wanted, sleep, cost) if wanted else None,
         advisor=advisor,

@@ -69,9 +69,15 @@ def verify(prediction: Prediction, reality: Reality) -> Verification:
     )
     counters["difference"] = counters["real"] - counters["predicted"]
     processes, gone = _processes(prediction, reality)
-    return Verification(
-        counters, processes, gone, _caveats(prediction, reality), measured_page_cost(reality)
-    )
+    caveats = _caveats(prediction, reality)
+    items = processes[processes["counter"] == "ksm_rmap_items"]
+    absent = int(((items["predicted"] > 0) & (items["real"] == 0)).sum())
+    if absent:
+        caveats.append(
+            f"{absent} of the predicted processes have no rmap_item here: not opted in; "
+            "select those that are (--scope enabled, --cgroup ...)"
+        )
+    return Verification(counters, processes, gone, caveats, measured_page_cost(reality))
 
 
 def measured_page_cost(reality: Reality) -> PageCost | None:

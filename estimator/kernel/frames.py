@@ -21,6 +21,7 @@ from estimator.kernel.memory import Mask, Memory, Words
 
 _ANON, _KSM = 1, 3  # bits of page.mapping: PAGE_MAPPING_ANON, PAGE_MAPPING_KSM
 _PIN_BIAS = 1024  # GUP_PIN_COUNTING_BIAS
+_MAX_ANON_ORDER = 9  # HPAGE_PMD_ORDER
 _MAX_ORDER = 18  # PUD_ORDER: a larger one is damage
 _SMALL = np.iinfo(np.int32).min
 _RUN_PAGES = 4096  # struct pages in one read
@@ -125,6 +126,7 @@ class PageArray:
         return found
 
     def _pages(self, pfns: Words) -> tuple[npt.NDArray[Any], Mask]:
+        """struct page of the frames ``pfns``, which ascend; which of them could be read."""
         size = self._page.itemsize
         possible = int(np.searchsorted(pfns, self._end_pfn))  # a damaged entry may say anything
         pages, ok = np.zeros(len(pfns), self._page), np.arange(len(pfns)) < possible
@@ -223,12 +225,21 @@ class PageArray:
         return own, np.where(of_folio == _SMALL, own, of_folio)
 
     def _sum_of_pages(self, heads: Words, order: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
-        """The sum of _mapcount + 1 over the pages of each large folio, i32 (n,)."""
-        count = np.int64(1) << order.astype(np.int64)
+        """The sum of _mapcount + 1 over the pages of each large folio, i32 (n,).
+
+        0 where the order is more than an anonymous folio has.
+        """
+        count = np.where(order <= _MAX_ANON_ORDER, np.int64(1) << order.astype(np.int64), 1)
         start = np.cumsum(count) - count
         piece = np.arange(int(count.sum())) - np.repeat(start, count)
-        pages, _ = self._pages(np.repeat(heads, count) + piece.astype(np.uint64))
-        return np.add.reduceat(pages["mapcount"] + np.int32(1), start).astype(np.int32)
+        pfns, row = np.unique(
+            np.repeat(heads, count) + piece.astype(np.uint64), return_inverse=True
+        )
+        pages, _ = self._pages(pfns)
+        mappings = (pages["mapcount"] + np.int32(1))[row]
+        return np.where(order <= _MAX_ANON_ORDER, np.add.reduceat(mappings, start), 0).astype(
+            np.int32
+        )
 
 
 def _distinct(words: Words) -> tuple[Words, npt.NDArray[np.intp]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from drgn import FaultError, Program
+from drgn import BadDataError, FaultError, Program
 from drgn.helpers.linux.mm import phys_to_virt
 
 from estimator.facts import Unknown
@@ -25,13 +25,18 @@ PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
 _RUN_PAGES = 256  # drgn copies what it reads: 1 MiB at a time keeps the copy in the cache
 
+READ_ERRORS = (FaultError, BadDataError, OSError, OverflowError)
+"""What a failed read raises: OSError from a running kernel, OverflowError for a wild pointer."""
+
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
 
 class Memory:
-    """Reads through drgn; works for every target."""
+    """Reads through drgn; works for every target. ``moving``: what is read may change meanwhile."""
+
+    moving = False
 
     def __init__(self, prog: Program) -> None:
         self.prog = prog
@@ -67,7 +72,7 @@ class Memory:
         for row, address in enumerate(addresses.tolist()):
             try:
                 data[row] = np.frombuffer(self.prog.read(address, size), np.uint8)
-            except (FaultError, OSError):
+            except READ_ERRORS:
                 ok[row] = False
         return data.view(dtype)[:, 0], ok
 
@@ -75,7 +80,7 @@ class Memory:
         """Fill ``data`` from the kernel address ``address`` on; False if that failed."""
         try:
             data[:] = np.frombuffer(self.prog.read(address, data.size), np.uint8)
-        except (FaultError, OSError):
+        except READ_ERRORS:
             return False
         return True
 
@@ -83,7 +88,7 @@ class Memory:
         """Read a run of frames; where it fails, halve it until the frames at fault are found."""
         try:
             raw = self.prog.read(pfn << PAGE_SHIFT, data.size, True)
-        except (FaultError, OSError) as error:
+        except READ_ERRORS as error:
             if len(data) == 1:
                 excluded = "Excluded page" in str(error)
                 unknown[0] = Unknown.EXCLUDED if excluded else Unknown.UNREADABLE
@@ -246,6 +251,13 @@ def _disjoint(start: Words, end: Words, offset: Words) -> tuple[_Intervals, Word
     edge = np.ones(min(len(begin), 1), np.bool_)
     first, last = np.concatenate([edge, new]), np.concatenate([new, edge])
     return _Intervals(begin[first], end[last]), offset[first]
+
+
+def first_of_each(values: Words) -> Mask:
+    """Where a value stands for the first time."""
+    first = np.zeros(len(values), np.bool_)
+    first[np.unique(values, return_index=True)[1]] = True
+    return first
 
 
 def _map(path: Path) -> Bytes:

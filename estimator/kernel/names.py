@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from drgn import FaultError, Object, Program
+from drgn import Object, Program
 from drgn.helpers.linux.fs import d_path
 
 from estimator.kernel.layout import has_type, offset
+from estimator.kernel.memory import READ_ERRORS
 from estimator.kernel.vmas import Vmas
 
 
@@ -49,7 +50,7 @@ def _paths(prog: Program) -> Any:
                 path = d_path(Object(prog, "struct file *", file).f_path)
                 seen[dentry] = path.decode(errors="replace")
             return seen[dentry]
-        except (FaultError, LookupError, ValueError):
+        except (*READ_ERRORS, LookupError, ValueError):
             return "[unreadable]"
 
     return of_file
@@ -66,7 +67,7 @@ def _anon_names(prog: Program) -> Any:
             return (
                 f"[anon:{prog.read_c_string(pointer + name_offset, 80).decode(errors='replace')}]"
             )
-        except FaultError:
+        except READ_ERRORS:
             return "[anon]"
 
     return of_pointer

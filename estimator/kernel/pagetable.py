@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
-from estimator.kernel.memory import Mask, Memory, Words
+from estimator.kernel.memory import Mask, Memory, Words, first_of_each
 
 _PRESENT = np.uint64(1 << 0)
 _RW = np.uint64(1 << 1)
@@ -137,18 +137,33 @@ class PageTables:
         ``pgd_pfns``: u64, the frames of their top-level tables. ``mms`` ascends.
         """
         key, table = mms << KEY_PAGE_BITS, pgd_pfns
+        seen = np.unique(table)
         for level in range(self._levels - 1, 1, -1):
             key, value = self._descend(key, table, level)
             is_table = (value & (_PRESENT | _PSE)) == _PRESENT  # a 1 GiB leaf is never anonymous
             key, table = key[is_table], (value[is_table] & _PFN_MASK) >> _PAGE_SHIFT
+            key, table = self._unseen(seen, key, table, level)
+            seen = np.union1d(seen, table)
         key, value = self._descend(key, table, 1)
         huge = (value & _PSE) != _ZERO
         gone = ~huge & ((value & _PRESENT) == _ZERO)
         self.nonpresent_pages += self._ranges.count(key[gone], np.uint64(_ENTRIES))
-        key, value, huge = key[~gone], value[~gone], huge[~gone]
+        tables = ~huge & ~gone
+        table_key, table = key[tables], (value[tables] & _PFN_MASK) >> _PAGE_SHIFT
+        once, _ = self._unseen(seen, table_key, table, 1)
+        wanted = huge | (tables & np.isin(key, once, assume_unique=True))
+        key, value, huge = key[wanted], value[wanted], huge[wanted]
         for start in range(0, len(key), _TABLES_AT_ONCE):
             rows = slice(start, start + _TABLES_AT_ONCE)
             yield self._leaves(key[rows], value[rows], huge[rows])
+
+    def _unseen(self, seen: Words, key: Words, table: Words, level: int) -> tuple[Words, Words]:
+        """Leave out and count tables met before: damaged ones may lead back to themselves."""
+        new = ~np.isin(table, seen)
+        new[new] = first_of_each(table[new])
+        pages = np.uint64(1) << np.uint64(_BITS_PER_LEVEL * level)
+        self.unreadable_pages += self._ranges.count(key[~new], pages)
+        return key[new], table[new]
 
     def _descend(self, key: Words, table: Words, level: int) -> tuple[Words, Words]:
         """Keys and values of the non-empty entries, in a range, of tables at ``level``."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-from drgn import FaultError, Object, Program
+from drgn import Object, Program
 from drgn.helpers.linux.cgroup import cgroup_path
 from drgn.helpers.linux.mm import access_remote_vm
 
@@ -20,14 +21,17 @@ from estimator.kernel.layout import (
     offset,
     struct_dtype,
 )
-from estimator.kernel.memory import Memory, Words
+from estimator.kernel.memory import PAGE_SIZE, READ_ERRORS, Mask, Memory, Words
 
 _PF_KTHREAD = 0x0020_0000  # include/linux/sched.h
 _MMF_VM_MERGE_ANY = 30  # include/linux/sched/coredump.h; 29 in 6.4-6.6
-_DEFAULT_PRIO = 120
-_MOST_THREADS = 4_000_000  # PID_MAX_LIMIT
+_DEFAULT_PRIO, _MAX_PRIO = 120, 140
+_MAX_POLICY = 256
+_LONGEST_LIST = 1 << 22  # PID_MAX_LIMIT
+_LIST_WALKS = 8
 _CMDLINE_BYTES = 4096
 _MOST_PAGES = 1 << 52  # a damaged counter may say more
+_HIGHEST_PHYSICAL = np.uint64(1 << 52)
 _KSM_COUNTERS = ("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages")
 _NULLABLE = {"merge_any": "boolean"} | dict.fromkeys(_KSM_COUNTERS, "Int64")
 _MM_MEMBERS = (
@@ -57,6 +61,12 @@ class Mms:
     addresses: Words
     unreadable: int
 
+    def keep(self, rows: Mask) -> Mms:
+        """The mms where ``rows`` is true, numbered anew."""
+        table = self.table[rows].reset_index(drop=True)
+        table["mm_id"] = np.arange(len(table), dtype=np.uint32)
+        return Mms(table, self.structs[rows], self.addresses[rows], self.unreadable)
+
 
 def read_processes(prog: Program, memory: Memory) -> Mms:
     """Every mm that has a task or stands on ksmd's list, in ksmd's scan order.
@@ -68,12 +78,14 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
     dtype = _mm_dtype(prog)
     addresses = np.array([*order, *(mm for mm in owners if mm not in order)], np.uint64)
     structs, ok = memory.structs(addresses, dtype)
-    alive = ok & (structs["mm_users"] > 0)  # ksm_test_exit()
+    alive = ok & _in_use(memory, structs)
     addresses, structs = addresses[alive], structs[alive]
     rows = [
         _row(prog, order.get(mm, -1), owners.get(mm), struct, mm)
         for mm, struct in zip(addresses.tolist(), structs, strict=True)
     ]
+    if not rows:
+        return Mms(pd.DataFrame(), structs, addresses, unreadable + int((~ok).sum()))
     table = pd.DataFrame(rows).astype(_NULLABLE)
     place = table["scan_order"].where(table["scan_order"] >= 0, len(order))
     sorted_rows = np.lexsort((table["pid"], table["start_time_ns"], place))
@@ -82,14 +94,41 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
     return Mms(table, structs[sorted_rows], addresses[sorted_rows], unreadable + int((~ok).sum()))
 
 
+def still_there(prog: Program, memory: Memory, mms: Mms) -> Mask:
+    """Which of the mms are still the ones that were read: not exited, not used for another."""
+    structs, ok = memory.structs(mms.addresses, _mm_dtype(prog))
+    for name in ("pgd", "arg_start", "start_stack"):
+        ok &= structs[name] == mms.structs[name]
+    return ok & _in_use(memory, structs)
+
+
+def reread_roots(prog: Program, memory: Memory, mms: Mms) -> tuple[Words, npt.NDArray[np.int64]]:
+    """Where the VMAs of each mm hang now, u64, and how many they are; 0 and 0 if the mm is gone."""
+    structs, _ = memory.structs(mms.addresses, _mm_dtype(prog))
+    there = still_there(prog, memory, mms)
+    roots = np.where(there, structs["vmas"], np.uint64(0))
+    return roots, np.where(there, structs["map_count"], 0).astype(np.int64)
+
+
+def _in_use(memory: Memory, structs: Any) -> Mask:
+    """Not ksm_test_exit(), and page tables where page tables can be."""
+    table = structs["pgd"] - np.uint64(memory.direct_map)
+    aligned = (table & np.uint64(PAGE_SIZE - 1)) == 0
+    in_use: Mask = (structs["mm_users"] > 0) & aligned & (table < _HIGHEST_PHYSICAL)
+    return in_use
+
+
 def _owners(prog: Program, memory: Memory) -> tuple[dict[int, Owner], int]:
     dtype = _task_dtype(prog)
     init_task = prog["init_task"]
     tasks_offset = offset(prog, "struct task_struct", "tasks")
     head = init_task.tasks.address_of_().value_()
-    leaders = np.fromiter(_list(prog, head), np.uint64) - np.uint64(tasks_offset)
+    leaders = _list(prog, head) - np.uint64(tasks_offset)
     tasks, ok = memory.structs(leaders, dtype)
     owners: dict[int, Owner] = {}
+    ok &= (tasks["pid"] > 0) & (tasks["pid"] < _LONGEST_LIST)
+    ok &= (tasks["static_prio"] >= 0) & (tasks["static_prio"] < _MAX_PRIO)
+    ok &= tasks["policy"] < _MAX_POLICY
     for task in tasks[ok & (tasks["flags"] & _PF_KTHREAD == 0)]:
         mm = int(task["mm"]) or _mm_of_a_thread(prog, memory, dtype, int(task["signal"]))
         if not mm:
@@ -106,7 +145,7 @@ def _owners(prog: Program, memory: Memory) -> tuple[dict[int, Owner], int]:
 def _mm_of_a_thread(prog: Program, memory: Memory, dtype: Any, signal: int) -> int:
     """The mm of a thread group whose leader has exited already; 0 if all have."""
     head = signal + offset(prog, "struct signal_struct", "thread_head")
-    nodes = np.fromiter(_list(prog, head), np.uint64)
+    nodes = _list(prog, head)
     thread_offset = np.uint64(offset(prog, "struct task_struct", "thread_node"))
     threads, ok = memory.structs(nodes - thread_offset, dtype)
     mms = threads["mm"][ok]
@@ -120,19 +159,49 @@ def _ksm_mm_list(prog: Program) -> list[int]:
     pointer = first_member(prog, slot, "slot.mm", "mm")
     link_offset, mm_offset = offset(prog, slot, link), offset(prog, slot, pointer)
     head = prog["ksm_mm_head"].address_of_().value_() + link_offset
-    return [prog.read_u64(node - link_offset + mm_offset) for node in _list(prog, head)]
+    mms = []
+    for node in _list(prog, head).tolist():
+        with contextlib.suppress(*READ_ERRORS):
+            mms.append(prog.read_u64(node - link_offset + mm_offset))
+    return mms
 
 
-def _list(prog: Program, head: int) -> Iterator[int]:
-    """The nodes of a list_head, without the head; ends at an unreadable or looping node."""
-    node, seen = prog.read_u64(head), {head}
-    while node not in seen:
-        seen.add(node)
-        yield node
+def _list(prog: Program, head: int) -> Words:
+    """The nodes of a list_head, without the head; up to an unreadable or looping node.
+
+    Each node is checked to point back at the one before: on a running system that is not so while
+    entries come and go, or where the walk went astray on a freed one. Then it starts again.
+    """
+    longest: list[int] = []
+    for _ in range(_LIST_WALKS):
+        nodes, whole = _walk_list(prog, head)
+        if len(nodes) > len(longest):
+            longest = nodes
+        if whole:
+            return np.array(nodes, np.uint64)
+    return np.array(longest, np.uint64)
+
+
+def _walk_list(prog: Program, head: int) -> tuple[list[int], bool]:
+    """The nodes of a list_head, and whether they lead back to the head with all links in order."""
+    nodes: dict[int, None] = {}
+    before, (node, _) = head, _links(prog, head)
+    while node != head:
         try:
-            node = prog.read_u64(node)
-        except FaultError:
-            return
+            following, previous = _links(prog, node)
+        except READ_ERRORS:
+            return list(nodes), False
+        if previous != before or node in nodes or len(nodes) >= _LONGEST_LIST:
+            return list(nodes), False
+        nodes[node] = None
+        before, node = node, following
+    return list(nodes), True
+
+
+def _links(prog: Program, node: int) -> tuple[int, int]:
+    """next and prev of a list_head."""
+    following, previous = np.frombuffer(prog.read(node, 16), np.uint64).tolist()
+    return following, previous
 
 
 def _row(
@@ -160,7 +229,7 @@ def _row(
             "cmdline": _cmdline(prog, mm, address),
             "uid": _int(prog, int(task["cred"]), "struct cred", "uid.val"),
             "cgroup": _cgroup(prog, int(task["cgroups"])),
-            "threads": min(owner.threads, _MOST_THREADS),
+            "threads": min(owner.threads, _LONGEST_LIST),
             "sharing_pids": sorted(owner.sharing_pids),
             "sched_policy": int(task["policy"]) & 0xFF,
             "nice": min(max(int(task["static_prio"]) - _DEFAULT_PRIO, -20), 19),
@@ -189,7 +258,7 @@ def _cmdline(prog: Program, mm: Any, address: int) -> str | None:
         raw = access_remote_vm(
             Object(prog, "struct mm_struct *", address), int(mm["arg_start"]), size
         )
-    except (FaultError, OSError, ValueError):
+    except (*READ_ERRORS, ValueError):
         return None
     return raw.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
 
@@ -198,7 +267,7 @@ def _cgroup(prog: Program, css_set: int) -> str:
     try:
         group = Object(prog, "struct css_set *", css_set).dfl_cgrp
         return cgroup_path(group).decode(errors="replace")
-    except (FaultError, AttributeError, LookupError):
+    except (*READ_ERRORS, AttributeError, LookupError):
         return ""
 
 
@@ -206,7 +275,7 @@ def _int(prog: Program, address: int, type_: str, path: str) -> int:
     """An unsigned 32-bit member; 0 if it can't be read."""
     try:
         return prog.read_u32(address + offset(prog, type_, path))
-    except FaultError:
+    except READ_ERRORS:
         return 0
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import drgn
-from drgn import FaultError, Program
+from drgn import Program
 
 from estimator.kernel.layout import first_type, has_function
+from estimator.kernel.memory import READ_ERRORS
 
 # sysfs file in /sys/kernel/mm/ksm: variable in mm/ksm.c
 _TUNABLES = {
@@ -61,7 +62,7 @@ def _read(prog: Program, variables: dict[str, str]) -> dict[str, int]:
             if value.type_.unaliased_kind() == drgn.TypeKind.STRUCT:  # atomic_long_t since 6.10
                 value = value.counter
             found[name] = int(value.value_())
-        except (LookupError, FaultError):
+        except (*READ_ERRORS, LookupError):
             continue
     return found
 
@@ -110,7 +111,7 @@ def thp_enabled(prog: Program) -> str:
         flags = int(prog["transparent_hugepage_flags"])
         always = int(prog.constant("TRANSPARENT_HUGEPAGE_FLAG"))
         madvise = int(prog.constant("TRANSPARENT_HUGEPAGE_REQ_MADV_FLAG"))
-    except (LookupError, FaultError):
+    except (*READ_ERRORS, LookupError):
         return "never"
     if flags >> always & 1:
         return "always"

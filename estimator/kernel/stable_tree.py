@@ -14,12 +14,13 @@ from drgn import Program
 
 from estimator.kernel.frames import PageArray
 from estimator.kernel.layout import first_type, has_member, offset, struct_dtype
-from estimator.kernel.lists import LoopGuard
-from estimator.kernel.memory import PAGE_SIZE, Memory, Words
+from estimator.kernel.memory import PAGE_SIZE, Memory, Words, first_of_each
 
 _STABLE_NODE_CHAIN = -1024  # rmap_hlist_len of the head of a chain
 _MAPPING_KSM = np.uint64(3)
 _PAGE_MASK = np.uint64(~(PAGE_SIZE - 1) & 0xFFFF_FFFF_FFFF_FFFF)
+_MOST_TREES = 1 << 10  # MAX_NUMNODES
+_DEEPEST_TREE = 64  # 2 * log2(nodes)
 
 
 def read_stable_tree(
@@ -96,28 +97,26 @@ class _Reader:
         """The nodes of root_stable_tree[], level by level."""
         roots = self._prog["root_stable_tree"]
         count = int(self._prog["ksm_nr_node_ids"]) if "ksm_nr_node_ids" in self._prog else 1
+        count = min(max(count, 1), _MOST_TREES)
         address = np.array([int(roots[nid].rb_node) for nid in range(count)], np.uint64)
         tree = np.flatnonzero(address).astype(np.uint16)
         address = address[address != 0]
         parts = [(address[:0], np.empty(0, self._node), tree[:0])]
-        seen = np.empty(0, np.uint64)
-        while len(address):
-            seen = np.union1d(seen, address)
+        for _ in range(_DEEPEST_TREE):
+            if not len(address):
+                break
             node, ok = self._memory.structs(address, self._node)
             self.unreadable += int((~ok).sum())
             parts.append((address[ok], node[ok], tree[ok]))
             below = np.concatenate([node["left"], node["right"]])
-            new = ~np.isin(below, seen)  # a damaged tree may lead back to itself
-            self.unreadable += int((~new & (below != 0)).sum())
-            new &= below != 0
-            below, tree = below[new], np.concatenate([tree, tree])[new]
-            first = np.sort(np.unique(below, return_index=True)[1])
-            address, tree = below[first], tree[first]
-        return (
-            np.concatenate([p[0] for p in parts]),
-            np.concatenate([p[1] for p in parts]),
-            np.concatenate([p[2] for p in parts]),
-        )
+            tree = np.concatenate([tree, tree])[below != 0]
+            address = below[below != 0]
+            once = first_of_each(address)  # a damaged tree may lead back to itself
+            self.unreadable += int((~once).sum())
+            address, tree = address[once], tree[once]
+        addresses, nodes, trees = (np.concatenate(part) for part in zip(*parts, strict=True))
+        once = first_of_each(addresses)
+        return addresses[once], nodes[once], trees[once]
 
     def _lists(
         self, first: Words, link: int, dtype: np.dtype[Any], following: str
@@ -128,16 +127,19 @@ class _Reader:
         """
         owner, address = np.flatnonzero(first), first[first != 0] - np.uint64(link)
         parts = [(owner[:0], address[:0], np.empty(0, dtype))]
-        guard = LoopGuard(address)
+        steps, remembered = 0, np.zeros(len(first), np.uint64)
         while len(address):
+            looping = address == remembered[owner]  # as Brent: the place 2**n steps from the start
+            self.unreadable += int(looping.sum())
+            owner, address = owner[~looping], address[~looping]
+            if steps & (steps - 1) == 0:
+                remembered[owner] = address
+            steps += 1
             entry, ok = self._memory.structs(address, dtype)
             self.unreadable += int((~ok).sum())
             parts.append((owner[ok], address[ok], entry[ok]))
             more = ok & (entry[following] != 0)
-            onward = entry[following][more] - np.uint64(link)
-            fresh = guard.fresh(more, onward)
-            owner, address = owner[more][fresh], onward[fresh]
-        self.unreadable += guard.loops
+            owner, address = owner[more], entry[following][more] - np.uint64(link)
         owners = np.concatenate([p[0] for p in parts])
         by_list = np.argsort(owners, kind="stable")
         return (

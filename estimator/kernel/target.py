@@ -34,6 +34,11 @@ class Target:
     format: str
     warnings: tuple[str, ...] = ()
 
+    @property
+    def running(self) -> bool:
+        """Whether what is read may change meanwhile."""
+        return self.kind != "core"
+
 
 def open_core(path: Path, symbols: Sequence[Path] = (), architecture: str | None = None) -> Target:
     """Open the crash dump ``path`` with the vmlinux among ``symbols``, or the one drgn finds.
@@ -61,7 +66,7 @@ def open_core(path: Path, symbols: Sequence[Path] = (), architecture: str | None
     except FaultError as error:
         why = dump.cut or f"{path} is damaged"
         raise TargetError(f"{why} (the kernel's own data can't be read: {error})") from error
-    return Target(prog, memory, "core", str(path), dump.format, _warnings(dump))
+    return Target(prog, memory, "core", str(path.absolute()), dump.format, _warnings(dump))
 
 
 def refuse_incomplete(dump: DumpFile) -> None:

@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from drgn import FaultError, Program
+from drgn import Program
 
 from estimator.kernel.layout import first_member, has_member, offset, struct_dtype
-from estimator.kernel.lists import LoopGuard
-from estimator.kernel.memory import Mask, Memory, Words
+from estimator.kernel.memory import PAGE_SIZE, READ_ERRORS, Mask, Memory, Words, first_of_each
+from estimator.kernel.processes import Mms, reread_roots
 
 _NODE_MASK = np.uint64(0xFF)  # MAPLE_NODE_MASK: the low bits of a pointer to a node say its type
 _TYPE_SHIFT, _TYPE_MASK = np.uint64(3), np.uint64(0xF)
 _NO_LIMIT = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+_USER_END = np.uint64(1 << 56)
+_ZERO = np.uint64(0)
+_LOOKS = 5
+Rows = npt.NDArray[np.int64]
 
 # include/linux/mm.h; used where the kernel's own table of names lacks one
 _VM_FLAGS = {
@@ -60,20 +64,36 @@ class Vmas:
     anon_name: Words
     unreadable: int
 
+    def of_mms(self, mms: Mask) -> Vmas:
+        """The VMAs of the mms where ``mms`` is true; these are numbered anew."""
+        rows, number = mms[self.mm], (np.cumsum(mms) - 1).astype(np.uint32)
+        columns = {
+            name: values[rows] for name, values in vars(self).items() if name != "unreadable"
+        }
+        return Vmas(**columns | {"mm": number[columns["mm"]]}, unreadable=self.unreadable)
 
-def read_vmas(prog: Program, memory: Memory, roots: Words) -> Vmas:
-    """The VMAs of the mms whose tree roots (or list heads, before 6.1) are ``roots``."""
+
+def read_vmas(prog: Program, memory: Memory, mms: Mms) -> Vmas:
+    """The VMAs of ``mms``.
+
+    On a running system the VMAs of an mm are read again, some times at most, until they are as
+    many as the mm counts.
+    """
     dtype = _vma_dtype(prog)
-    if has_member(prog, "struct mm_struct", "mm_mt"):
-        mm, addresses, lost = _maple(prog, memory, roots)
-    else:
-        mm, addresses, lost = _linked(memory, roots, dtype)
-    structs, ok = memory.structs(addresses, dtype)
-    sane = ok & (structs["vm_start"] < structs["vm_end"])
-    lost += int((~sane).sum())
-    structs, mm = structs[sane], mm[sane]
-    rows = np.lexsort((structs["vm_start"], mm))
-    structs, mm = structs[rows], mm[rows]
+    rows, structs, lost = _of_mms(prog, memory, dtype, mms, mms.structs["vmas"])
+    for _ in range(_LOOKS if memory.moving else 0):
+        roots, count = reread_roots(prog, memory, mms)
+        wrong = np.bincount(rows, minlength=len(count)) != count
+        lost[wrong] = np.maximum(lost[wrong], 1)
+        if not lost.any():
+            break
+        again = lost > 0
+        more_rows, more, lost = _of_mms(prog, memory, dtype, mms, np.where(again, roots, _ZERO))
+        keep = ~again[rows]
+        rows = np.concatenate([rows[keep], more_rows])
+        structs = np.concatenate([structs[keep], more])
+    order = np.lexsort((structs["vm_start"], rows))
+    structs, mm = structs[order], rows[order]
     zeroes = np.zeros(len(structs), np.uint64)
     return Vmas(
         mm=mm.astype(np.uint32),
@@ -83,13 +103,39 @@ def read_vmas(prog: Program, memory: Memory, roots: Words) -> Vmas:
         anon_vma=structs["anon_vma"],
         file=structs["vm_file"],
         anon_name=structs["anon_name"] if "anon_name" in (dtype.names or ()) else zeroes,
-        unreadable=lost,
+        unreadable=int(lost.sum()),
     )
+
+
+def _of_mms(
+    prog: Program, memory: Memory, dtype: np.dtype[Any], mms: Mms, roots: Words
+) -> tuple[Rows, npt.NDArray[Any], Rows]:
+    """The VMAs below ``roots``, one per mm: row of the mm, struct; and per mm how many are lost.
+
+    Not a VMA, or not of this mm, is what does not point back at the mm, lies outside of user
+    space or overlaps another one.
+    """
+    if has_member(prog, "struct mm_struct", "mm_mt"):
+        rows, addresses, lost_rows = _maple(prog, memory, roots)
+    else:
+        rows, addresses, lost_rows = _linked(memory, roots, dtype)
+    structs, ok = memory.structs(addresses, dtype)
+    ok &= structs["vm_mm"] == mms.addresses[rows]
+    ok &= (structs["vm_start"] < structs["vm_end"]) & (structs["vm_end"] <= _USER_END)
+    ok &= ((structs["vm_start"] | structs["vm_end"]) & np.uint64(PAGE_SIZE - 1)) == 0
+    order = np.lexsort((structs["vm_start"], rows))
+    order = order[ok[order]]
+    same = rows[order][1:] == rows[order][:-1]
+    overlaps = same & (structs["vm_start"][order][1:] < structs["vm_end"][order][:-1])
+    ok[order[1:][overlaps]] = False
+    lost = np.bincount(np.concatenate([lost_rows, rows[~ok]]), minlength=len(roots))
+    return rows[ok], structs[ok], lost
 
 
 def _vma_dtype(prog: Program) -> np.dtype[Any]:
     type_ = "struct vm_area_struct"
-    members = {name: name for name in ("vm_start", "vm_end", "anon_vma", "vm_file")}
+    names = ("vm_start", "vm_end", "vm_mm", "anon_vma", "vm_file")
+    members = {name: name for name in names}
     members["vm_flags"] = first_member(prog, type_, "vm_flags", "__vm_flags")
     for field, path in (("anon_name", "anon_name"), ("vm_next", "vm_next")):
         if has_member(prog, type_, path):
@@ -97,23 +143,29 @@ def _vma_dtype(prog: Program) -> np.dtype[Any]:
     return struct_dtype(prog, type_, members)
 
 
-def _maple(prog: Program, memory: Memory, roots: Words) -> tuple[npt.NDArray[np.int64], Words, int]:
-    """Row of the mm and address of every VMA in the maple trees (lib/maple_tree.c)."""
+def _maple(prog: Program, memory: Memory, roots: Words) -> tuple[Rows, Words, Rows]:
+    """Row of the mm and address of every VMA in the maple trees (lib/maple_tree.c).
+
+    And the row of the mm of every node that is lost: unreadable, dead or met before.
+    """
     layouts = _MapleLayouts(prog)
     mm = np.flatnonzero(roots)
     nodes, limit = roots[mm], np.full(len(mm), _NO_LIMIT)
-    seen, lost = np.empty(0, np.uint64), 0
-    found: list[tuple[npt.NDArray[np.int64], Words]] = []
+    seen = np.empty(0, np.uint64)
+    lost = [np.empty(0, np.int64)]
+    found = [(np.empty(0, np.int64), np.empty(0, np.uint64))]
     while len(nodes):
-        below: list[tuple[npt.NDArray[np.int64], Words, Words]] = []
+        below = [(mm[:0], nodes[:0], limit[:0])]
         kind = nodes >> _TYPE_SHIFT & _TYPE_MASK
         for type_ in np.unique(kind).tolist():
             rows = np.flatnonzero(kind == type_)
             if type_ not in layouts.dtypes:
-                lost += len(rows)
+                lost.append(mm[rows])
                 continue
-            raw, ok = memory.structs(nodes[rows] & ~_NODE_MASK, layouts.dtypes[type_])
-            lost += int((~ok).sum())
+            address = nodes[rows] & ~_NODE_MASK
+            raw, ok = memory.structs(address, layouts.dtypes[type_])
+            ok &= raw["parent"] & ~_NODE_MASK != address  # ma_dead_node()
+            lost.append(mm[rows[~ok]])
             used, slot_limit = _used_slots(raw["pivot"], raw["slot"], limit[rows])
             row, column = np.nonzero(used & ok[:, None])
             slots = raw["slot"][row, column]
@@ -122,17 +174,13 @@ def _maple(prog: Program, memory: Memory, roots: Words) -> tuple[npt.NDArray[np.
             else:
                 below.append((mm[rows][row], slots, slot_limit[row, column]))
         seen = np.union1d(seen, nodes)
-        mm, nodes, limit = (
-            (np.concatenate(parts) for parts in zip(*below, strict=True))
-            if below
-            else (mm[:0], nodes[:0], limit[:0])
-        )
+        mm, nodes, limit = (np.concatenate(parts) for parts in zip(*below, strict=True))
         new = ~np.isin(nodes, seen)  # a damaged tree may lead back to itself
-        lost += int((~new).sum())
+        new[new] = first_of_each(nodes[new])
+        lost.append(mm[~new])
         mm, nodes, limit = mm[new], nodes[new], limit[new]
-    if not found:
-        return np.empty(0, np.int64), np.empty(0, np.uint64), lost
-    return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found]), lost
+    mm, addresses = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return mm, addresses, np.concatenate(lost)
 
 
 class _MapleLayouts:
@@ -141,8 +189,9 @@ class _MapleLayouts:
     def __init__(self, prog: Program) -> None:
         self.leaf = int(prog.constant("maple_leaf_64").value_())
         size = int(prog.type("struct maple_node").size or 256)
+        members = {name: name for name in ("parent", "pivot", "slot")}
         range64, arange64 = (
-            struct_dtype(prog, f"struct maple_{name}_64", {"pivot": "pivot", "slot": "slot"}, size)
+            struct_dtype(prog, f"struct maple_{name}_64", members, size)
             for name in ("range", "arange")
         )
         self.dtypes = {
@@ -167,23 +216,24 @@ def _used_slots(pivot: Words, slot: Words, limit: Words) -> tuple[Mask, Words]:
     return used, np.minimum(upto, last)
 
 
-def _linked(
-    memory: Memory, heads: Words, dtype: np.dtype[Any]
-) -> tuple[npt.NDArray[np.int64], Words, int]:
-    """The list mm->mmap, vm_next (before 6.1), one step of all mms at a time."""
+def _linked(memory: Memory, heads: Words, dtype: np.dtype[Any]) -> tuple[Rows, Words, Rows]:
+    """The list mm->mmap, vm_next (before 6.1), one step of all mms at a time; see ``_maple``.
+
+    A list that does not ascend is damaged and ends there.
+    """
     mm, addresses = np.flatnonzero(heads), heads[heads != 0]
-    found_mm, found, lost = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], 0
-    guard = LoopGuard(addresses)
+    end = np.zeros(len(mm), np.uint64)
+    found = [(mm[:0], addresses[:0])]
+    lost = [mm[:0]]
     while len(addresses):
-        found_mm.append(mm)
-        found.append(addresses)
         structs, ok = memory.structs(addresses, dtype)
-        lost += int((~ok).sum())
+        ok &= (structs["vm_start"] >= end) & (structs["vm_end"] > structs["vm_start"])
+        lost.append(mm[~ok])
+        found.append((mm[ok], addresses[ok]))
         more = ok & (structs["vm_next"] != 0)
-        onward = structs["vm_next"][more]
-        fresh = guard.fresh(more, onward)
-        mm, addresses = mm[more][fresh], onward[fresh]
-    return np.concatenate(found_mm), np.concatenate(found), lost + guard.loops
+        mm, addresses, end = mm[more], structs["vm_next"][more], structs["vm_end"][more]
+    mm, addresses = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return mm, addresses, np.concatenate(lost)
 
 
 def vm_flag_values(prog: Program) -> dict[str, int]:
@@ -194,7 +244,7 @@ def vm_flag_values(prog: Program) -> dict[str, int]:
             if entry.name.value_():
                 name = entry.name.string_().decode(errors="replace")
                 values[name] = int(entry.mask.value_())
-    except (LookupError, FaultError):
+    except (*READ_ERRORS, LookupError):
         pass
     return values
 
@@ -223,6 +273,6 @@ def _dax_files(prog: Program, files: Words) -> set[int]:
             address = prog.read_u64(file + inode_offset)
             if prog.read_u32(address + flags_offset) & _S_DAX:
                 found.add(file)
-        except FaultError:
+        except READ_ERRORS:
             continue
     return found

@@ -29,24 +29,30 @@ class Candidates:
     ``mms``, ``vmas``: bool per row of the snapshot's tables: selected mms, candidate VMAs.
     ``excluded_by``: object per VMA, why it is no candidate; None for candidates and for VMAs of
     processes that were not selected. ``vma_starts``: i64, first row of ``mappings`` of every VMA,
-    and one past the end. ``rows``: i64, the rows of ``mappings`` that are candidates, in scan
-    order; None: all of them. ``frame``: i64, their frame_id.
+    and one past the end. ``rows``: i32, the rows of ``mappings`` that are candidates, in scan
+    order; None: all of them. ``frame``: i64, their frame_id. ``changing``: i32, rows that would be
+    candidates, but keep changing.
     """
 
     mms: Bools
     vmas: Bools
     excluded_by: npt.NDArray[np.object_]
     vma_starts: Ints
-    rows: Ints | None
+    rows: npt.NDArray[np.int32] | None
     frame: Ints
+    changing: npt.NDArray[np.int32]
 
-    def row_numbers(self) -> Ints:
-        """``rows``, also where it is None."""
-        return np.arange(len(self.frame)) if self.rows is None else self.rows
+    def row_numbers(self) -> npt.NDArray[np.int32]:
+        """``rows`` as i32, also where it is None."""
+        if self.rows is None:
+            return np.arange(len(self.frame), dtype=np.int32)
+        return self.rows
 
 
-def find_candidates(snapshot: Snapshot, policy: Policy, rules: Rules) -> Candidates:
-    """The candidates under ``policy``.
+def find_candidates(
+    snapshot: Snapshot, policy: Policy, rules: Rules, changed: Bools | None = None
+) -> Candidates:
+    """The candidates under ``policy``. ``changed``: bool per mapping, see ``changes.py``.
 
     A VMA takes part if it is VM_MERGEABLE and has an anon_vma (scan_get_next_rmap_item() in
     mm/ksm.c), in an mm on ksmd's list; in scope "all" also if vma_ksm_compatible() and its mm
@@ -74,20 +80,25 @@ def find_candidates(snapshot: Snapshot, policy: Policy, rules: Rules) -> Candida
     vma_starts = np.searchsorted(vma_of_mapping, np.arange(len(vmas) + 1, dtype=np.uint32))
     frame = snapshot.mappings["frame_id"].to_numpy()
     rows = _candidate_rows(snapshot.mappings, taking_part, vma_starts, rules)
+    changing = np.zeros(0, dtype=np.int32)
+    if changed is not None and changed.any():
+        rows = np.arange(len(frame), dtype=np.int32) if rows is None else rows
+        rows, changing = rows[~changed[rows]], rows[changed[rows]]
     if rows is not None:
         frame = frame[rows]
-    return Candidates(mms, taking_part, excluded_by, vma_starts, rows, frame.astype(np.int64))
+    frame = frame.astype(np.int64)
+    return Candidates(mms, taking_part, excluded_by, vma_starts, rows, frame, changing)
 
 
 def _candidate_rows(
     mappings: pd.DataFrame, vmas: Bools, vma_starts: Ints, rules: Rules
-) -> Ints | None:
+) -> npt.NDArray[np.int32] | None:
     takes_part = np.repeat(vmas, np.diff(vma_starts))
     if not rules.scans_prot_none:
         takes_part &= (mappings["flags"].to_numpy() & MappingFlag.PROT_NONE) == 0
     if takes_part.all():
         return None
-    return np.flatnonzero(takes_part)
+    return np.flatnonzero(takes_part).astype(np.int32)
 
 
 def select_mms(processes: pd.DataFrame, policy: Policy) -> Bools:

@@ -14,8 +14,14 @@ from estimator.snapshot import FrameFlag, MappingFlag, Snapshot
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int32]  # rows, frames, contents: 2^31 pages are 8 TiB
 
-NEVER = np.iinfo(np.int64).max  # a row that no scan reaches
+NEVER = np.iinfo(np.int32).max  # a row that no scan reaches
+
+
+def distinct(numbers: Ints | Numbers) -> Ints:
+    """``np.unique`` of small numbers from 0, many times faster for millions of them."""
+    return np.flatnonzero(np.bincount(numbers))
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,10 @@ class FrameFacts:
     """
 
     known: Bools
-    items: Ints
-    first: Ints
-    mapcount: Ints
-    folio: Ints
+    items: Numbers
+    first: Numbers
+    mapcount: Numbers
+    folio: Numbers
     pinned: Bools
     blocked: Bools
     maybe_blocked: Bools
@@ -43,7 +49,7 @@ class FrameFacts:
     mlocked: Bools
     ksm: Bools
     node: Bools
-    on_node: Ints
+    on_node: Numbers
     opaque: Bools
 
 
@@ -53,26 +59,26 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
     count = len(frames)
     flags = frames["flags"].to_numpy()
     known = frames["unknown"].to_numpy() == 0
-    items = np.bincount(candidates.frame, minlength=count)
-    first = np.full(count, NEVER, dtype=np.int64)
+    items = np.bincount(candidates.frame, minlength=count).astype(np.int32)
+    first = np.full(count, NEVER, dtype=np.int32)
     first[candidates.frame[::-1]] = candidates.row_numbers()[::-1]
-    items[~known] = 0
-    first[~known] = NEVER
+    if not known.all():
+        items[~known] = 0
+        first[~known] = NEVER
 
     ksm = (flags & FrameFlag.KSM) != 0
     node = np.zeros(count, dtype=bool)
     node[live_node_frames(snapshot)] = True
-    on_node = np.zeros(count, dtype=np.int64)
+    on_node = np.zeros(count, dtype=np.int32)
     if node.any():
-        on_node = np.bincount(
-            candidates.frame[_on_node(snapshot, candidates, node)], minlength=count
-        )
+        merged = candidates.frame[_on_node(snapshot, candidates, node)]
+        on_node = np.bincount(merged, minlength=count).astype(np.int32)
 
     large = (flags & FrameFlag.LARGE) != 0
-    folio = np.full(count, -1, dtype=np.int64)
+    folio = np.full(count, -1, dtype=np.int32)
     if large.any():
         head = frames["head_pfn"].to_numpy()[large]
-        folio[large] = np.cumsum(np.append(True, head[1:] != head[:-1])) - 1
+        folio[large] = np.cumsum(np.append(True, head[1:] != head[:-1]), dtype=np.int32) - 1
 
     pinned = pinned_frames(frames)
     orphan = ksm & ~node
@@ -92,7 +98,7 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         known=known,
         items=items,
         first=first,
-        mapcount=frames["mapcount"].to_numpy().astype(np.int64),
+        mapcount=frames["mapcount"].to_numpy(),
         folio=folio,
         pinned=pinned,
         blocked=blocked,

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator.ksm.case import Case
-from estimator.ksm.contents import ClosedForms, closed_forms, first_split_of_folio, per_frame
-from estimator.ksm.facts import NEVER, Bools, Ints
+from estimator.ksm.closed_forms import ClosedForms, closed_forms
+from estimator.ksm.contents import first_split_of_folio, per_frame
+from estimator.ksm.facts import NEVER, Bools, Ints, Numbers
 from estimator.ksm.ordered import Ordered, in_locked_vma, simulate_in_order
 from estimator.ksm.prediction import Outcome
 from estimator.ksm.zero import (
@@ -27,7 +28,7 @@ from estimator.snapshot import MappingFlag
 class Fate:
     """The state at rest.
 
-    ``outcome``: u8 ``Outcome`` per row of ``mappings``. ``stable_frame``: i64 per row, the
+    ``outcome``: u8 ``Outcome`` per row of ``mappings``. ``stable_frame``: i32 per row, the
     frame_id of the KSM frame it maps, -1 unless MERGED. ``copied``: i64 rows that map a copy made
     by break_cow(). ``left``: i64 per frame, candidate mappings that left it. ``vanished``: bool
     per frame, the split of its folio took its mappings. ``ksm``: bool per frame, a KSM page in
@@ -36,7 +37,7 @@ class Fate:
     """
 
     outcome: npt.NDArray[np.uint8]
-    stable_frame: Ints
+    stable_frame: Numbers
     copied: Ints
     left: Ints
     vanished: Bools
@@ -66,8 +67,8 @@ def settle(case: Case) -> Fate:
     zero_frames = per_frame(apart, contents) & (facts.items > 0)
     locked_frames = _frames_with_locked_items(case, zero_frames)
     nothing = np.zeros(len(facts.items), dtype=bool)
-    few = FewItems(frames=nothing, rows=root[:0], follow=nothing)
-    split = np.full(len(facts.items), NEVER, dtype=np.int64)
+    split = np.full(len(facts.items), NEVER, dtype=np.int32)
+    few = FewItems(frames=nothing, rows=split[:0], follow=nothing)
     zero_pages = None
     if rules.use_zero_pages and apart.any():
         unusual = closed_trees.copy()
@@ -80,15 +81,7 @@ def settle(case: Case) -> Fate:
 
     with_node = np.zeros(len(contents), dtype=bool)
     with_node[contents.of_frame[facts.known & facts.node]] = True
-    closed = closed_forms(
-        contents,
-        facts,
-        case.candidates,
-        case.frame_of_row,
-        rules,
-        elsewhere=apart | (closed_trees & ~with_node),
-        split=split,
-    )
+    closed = closed_forms(case, apart | (closed_trees & ~with_node), split)
     in_order = few.frames | (per_frame(closed.open, contents) & (facts.items > 0))
     ordered = None
     if in_order.any() or len(few.rows):
@@ -153,16 +146,17 @@ def _assemble(case: Case, solved: _Solved, root: Ints) -> Fate:
     left[gone] = facts.items[gone]
 
     outcome = np.full(len(case.frame_of_row), Outcome.NOT_CANDIDATE, dtype=np.uint8)
-    stable_frame = np.full(len(outcome), -1, dtype=np.int64)
+    stable_frame = np.full(len(outcome), -1, dtype=np.int32)
     where = slice(None) if candidates.rows is None else candidates.rows
     outcome[where] = code[candidates.frame]
     stable_frame[where] = closed.stable_frame[candidates.frame]
+    outcome[candidates.changing] = Outcome.VOLATILE
     outcome[closed.unshared] = Outcome.UNSHARED
     node = np.zeros(len(code), dtype=bool)
     node[closed.stable_frame[closed.stable_frame >= 0]] = True
     ksm = facts.ksm.copy()
     ksm[case.frame_of_row[closed.copied]] = True
-    copied = closed.copied
+    copied = closed.copied.astype(np.int64)
     scans = closed.scans
     if solved.zero_pages is not None:
         _set_locked_zero_pages(case, solved, outcome)

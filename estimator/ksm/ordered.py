@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from estimator.ksm.case import Case
 from estimator.ksm.contents import first_split_of_folio
-from estimator.ksm.facts import NEVER, Bools, Ints, live_node_frames
+from estimator.ksm.facts import NEVER, Bools, Ints, Numbers, distinct, live_node_frames
 from estimator.ksm.mergeable import clean_read_only
 from estimator.ksm.simulate import Frames, Items, Simulation, simulate
 from estimator.snapshot import MappingFlag, Snapshot
@@ -24,11 +24,11 @@ class Ordered:
 
 
 def simulate_in_order(
-    case: Case, frames: Bools, rows: Ints, closed_trees: Bools, split: Ints
+    case: Case, frames: Bools, rows: Numbers, closed_trees: Bools, split: Numbers
 ) -> Ordered:
     """Simulate all items of ``frames`` (bool per frame) and the items at ``rows``, together.
 
-    ``closed_trees``: bool per content, see ``Frames.closed_trees``. ``split``: i64 per frame, the
+    ``closed_trees``: bool per content, see ``Frames.closed_trees``. ``split``: i32 per frame, the
     row at which other contents split its folio in scan 2.
     """
     items, state = items_of(case, frames, rows, closed_trees, split)
@@ -36,13 +36,14 @@ def simulate_in_order(
 
 
 def items_of(
-    case: Case, frames: Bools, rows: Ints, closed_trees: Bools, split: Ints
+    case: Case, frames: Bools, rows: Numbers, closed_trees: Bools, split: Numbers
 ) -> tuple[Items, Frames]:
     """What the simulation is given; arguments as for ``simulate_in_order``."""
     facts, contents = case.facts, case.contents
     items, numbers = _items(case, frames, rows)
-    frame, mapped = np.unique(items.frame, return_counts=True)
-    others = facts.mapcount[frame] - mapped
+    counts = np.bincount(items.frame)
+    frame = np.flatnonzero(counts)
+    others = facts.mapcount[frame] - counts[frame]
     shared = others > 0
     nodes: dict[int, list[int]] = {}
     node_frames = live_node_frames(case.snapshot)
@@ -50,7 +51,7 @@ def items_of(
     for node in node_frames.tolist():
         number = int(np.searchsorted(numbers, contents.of_frame[node]))
         nodes.setdefault(number, []).append(node)
-    folio = np.unique(items.folio[items.folio >= 0])
+    folio = distinct(items.folio[items.folio >= 0])
     when = first_split_of_folio(facts, split)[folio]
     early = np.flatnonzero(when != NEVER)
     early = early[np.argsort(when[early])]
@@ -64,20 +65,22 @@ def items_of(
     return items, state
 
 
-def _items(case: Case, frames: Bools, rows: Ints) -> tuple[Items, Ints]:
+def _items(case: Case, frames: Bools, rows: Numbers) -> tuple[Items, Ints]:
     """The items in scan order, and the numbers of their contents."""
     candidates, facts = case.candidates, case.facts
     chosen = candidates.row_numbers()[np.flatnonzero(frames[candidates.frame])]
-    row = np.union1d(chosen, rows)
+    row = np.sort(np.concatenate([chosen, rows])).astype(np.int64)
     frame = case.frame_of_row[row].astype(np.int64)
     flags = case.mapping_flags[row]
-    numbers, content = np.unique(case.contents.of_frame[frame], return_inverse=True)
+    of_item = case.contents.of_frame[frame]
+    numbers = distinct(of_item)
+    content = np.searchsorted(numbers, of_item)
     opaque: npt.NDArray[np.bool_] = (flags & MappingFlag.PROT_NONE) != 0
     items = Items(
         row=row,
         content=content,
         frame=frame,
-        folio=facts.folio[frame],
+        folio=facts.folio[frame].astype(np.int64),
         zero=facts.zero[frame],
         blocked=facts.blocked[frame] | (facts.maybe_blocked[frame] & ~clean_read_only(flags)),
         locked=facts.mlocked[frame] | in_locked_vma(case.snapshot, row),
@@ -87,7 +90,7 @@ def _items(case: Case, frames: Bools, rows: Ints) -> tuple[Items, Ints]:
     return items, numbers
 
 
-def in_locked_vma(snapshot: Snapshot, rows: Ints) -> Bools:
+def in_locked_vma(snapshot: Snapshot, rows: Ints | Numbers) -> Bools:
     """Bool per row of ``mappings`` in ``rows``: its VMA is VM_LOCKED."""
     vma = snapshot.mappings["vma_id"].to_numpy()[rows]
     locked: Bools = snapshot.vmas["locked"].to_numpy()[vma]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from estimator.errors import CannotAnswerError
 from estimator.ksm.candidates import find_candidates
 from estimator.ksm.case import Case
+from estimator.ksm.changes import changed_mappings
 from estimator.ksm.contents import group_by_content
 from estimator.ksm.facts import frame_facts
 from estimator.ksm.fate import settle
@@ -12,24 +15,40 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.rules import Rules, tunables
 from estimator.ksm.summary import summarise
+from estimator.ksm.unmerge import has_to_start_over, unmerged
+from estimator.ksm.warn import Told
 from estimator.snapshot import Snapshot
 
 
-def predict(snapshot: Snapshot, policy: Policy | None = None) -> Prediction:
+def predict(
+    snapshot: Snapshot, policy: Policy | None = None, *, later: Snapshot | None = None
+) -> Prediction:
     """What ksmd's counters will be when memory holds still until it is at rest.
 
-    Pure: the same snapshot and policy give the same answer. Raises UsageError for selectors that
-    match nothing, CannotAnswerError for a snapshot that lacks what a rule needs.
+    ``later``: a snapshot of the same system some seconds on; pages that changed in between are
+    taken to keep changing and never merge. Pure: the same input gives the same answer. Raises
+    UsageError for selectors that match nothing and for snapshots that can't be compared,
+    CannotAnswerError for a snapshot that lacks what a rule needs.
     """
-    policy = (policy or Policy()).with_tunables(tunables(snapshot.info))
+    ksm = tunables(snapshot.info)
+    policy = (policy or Policy()).with_tunables(ksm)
     rules = Rules.of(snapshot.info, policy)
-    candidates = find_candidates(snapshot, policy, rules)
+    changed = None if later is None else changed_mappings(snapshot, later)
+    frame_count = len(snapshot.frames)
+    starts_over = has_to_start_over(snapshot, policy, ksm)
+    if starts_over:
+        snapshot = unmerged(snapshot)
+    candidates = find_candidates(snapshot, policy, rules, changed)
     facts = frame_facts(snapshot, candidates, rules)
     if len(candidates.frame) and not facts.known.any():
         raise CannotAnswerError(
             "no page of any process could be read: there is nothing to compare",
             hint="take a dump that includes user pages (makedumpfile -d 1, 3, 17 or 19)",
         )
-    contents = group_by_content(snapshot.frames, rules)
+    contents = group_by_content(
+        snapshot.frames, facts, snapshot.mappings["frame_id"].to_numpy(), rules
+    )
     case = Case(snapshot, rules, candidates, contents, facts)
-    return summarise(case, policy, settle(case))
+    told = Told(two_snapshots=later is not None, starts_over=starts_over)
+    prediction = summarise(case, policy, settle(case), told)
+    return replace(prediction, content=prediction.content[:frame_count])

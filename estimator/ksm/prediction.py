@@ -43,9 +43,10 @@ class Prediction:
     split_away_pages, unknown_pages, and ``excluded_by`` (null: a candidate VMA). ``cgroups``: sums
     of ``processes`` by cgroup. ``excluded``: excluded_by, vmas, anonymous_pages.
 
-    ``outcome``: u8 ``Outcome`` per row of ``snapshot.mappings``. ``stable_node``: i64 per row of
-    ``snapshot.mappings``, the frame_id of the KSM page that it maps in the end, -1 unless MERGED.
-    ``content``: i64 per row of ``snapshot.frames``, equal for frames with the same bytes (and the
+    ``outcome``: u8 ``Outcome`` per row of ``snapshot.mappings``. ``stable_node``: i32 per row of
+    ``snapshot.mappings``, the frame_id of the KSM page that it maps in the end, -1 unless MERGED
+    (beyond the last frame_id: a page that exists only after unmerging, see ``unmerge.py``).
+    ``content``: i32 per row of ``snapshot.frames``, equal for frames with the same bytes (and the
     same node where trees are per node), -1 where unknown.
     """
 
@@ -62,8 +63,8 @@ class Prediction:
     cgroups: pd.DataFrame
     excluded: pd.DataFrame = field(repr=False)
     outcome: npt.NDArray[np.uint8] = field(repr=False)
-    stable_node: npt.NDArray[np.int64] = field(repr=False)
-    content: npt.NDArray[np.int64] = field(repr=False)
+    stable_node: npt.NDArray[np.int32] = field(repr=False)
+    content: npt.NDArray[np.int32] = field(repr=False)
 
     def unmerged_readings(self) -> list[dict[str, int]]:
         """What pages_unshared and pages_volatile can show at rest; their sum never differs.

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
+from estimator.ksm.facts import distinct
 from estimator.ksm.prediction import Outcome
 from estimator.ksm.rules import Rules
 
@@ -98,7 +98,8 @@ def simulate(items: Items, frames: Frames, rules: Rules) -> Simulation:
     """
     ksmd = Ksmd(items, frames, rules)
     together = list(range(len(items)))
-    ksmd.first_scan(together)
+    if frames.nodes:
+        ksmd.first_scan(together)
     splits = frames.splits
     while ksmd.scan(together, splits) - ksmd.zero_contents:
         splits = ()
@@ -143,6 +144,7 @@ class Ksmd:
         for item in np.flatnonzero(items.on_node).tolist():
             self._count(self.content[item], self.frame[item])
         self.tree = [-1] * contents
+        self._contents = items.content
         self.zero_contents: set[int] = set()
         if rules.split_maps_zero_page:
             self.zero_contents = set(items.content[items.zero].tolist())
@@ -152,7 +154,8 @@ class Ksmd:
         self.at_rest = 2
 
     def _number_frames(self, items: Items, frames: Frames) -> None:
-        ids, first, number = np.unique(items.frame, return_index=True, return_inverse=True)
+        ids = distinct(items.frame)
+        number = np.searchsorted(ids, items.frame)
         self.frame_ids: list[int] = ids.tolist()
         self.numbers = {frame_id: n for n, frame_id in enumerate(self.frame_ids)}
         self.frame: list[int] = number.tolist()
@@ -161,19 +164,25 @@ class Ksmd:
             self.mapped[self.numbers[frame_id]] += count
         self.node_len = [-1] * len(ids)
         self.orphan = [False] * len(ids)
+        self.folio = [-1] * len(ids)
         self.copies: list[int] = []  # the item for which each further frame was made
-        self._first_item = first
+        self._simple = ~(items.blocked | items.opaque | items.on_node)
 
     def _number_folios(self, items: Items, frames: Frames) -> None:
-        ids, number = np.unique(items.folio, return_inverse=True)
+        large = np.flatnonzero(items.folio >= 0)
+        ids = distinct(items.folio[large])
+        number = np.searchsorted(ids, items.folio)
         self.folio_ids: list[int] = ids.tolist()
         self.folio_numbers = {folio_id: n for n, folio_id in enumerate(self.folio_ids)}
-        self.folio: list[int] = np.where(items.folio < 0, -1, number)[self._first_item].tolist()
-        self.unsplit = [folio_id >= 0 for folio_id in self.folio_ids]
+        for item in large.tolist():
+            self.folio[self.frame[item]] = int(number[item])
+        self.unsplit = [True] * len(ids)
         self.pinned = [folio_id in frames.pinned_folios for folio_id in self.folio_ids]
         self.vanishing: list[list[int]] = [[] for _ in ids]
         if self.rules.split_maps_zero_page:
-            for item in np.flatnonzero(items.zero & ~items.locked & (items.folio >= 0)).tolist():
+            vanishing = items.zero & ~items.locked & (items.folio >= 0)
+            self._simple &= ~vanishing
+            for item in np.flatnonzero(vanishing).tolist():
                 self.vanishing[int(number[item])].append(item)
 
     def first_scan(self, items: Iterable[int]) -> None:
@@ -189,16 +198,22 @@ class Ksmd:
             ):
                 self.merge_with_stable_node(item)
 
-    def scan(self, items: Iterable[int], splits: Sequence[tuple[int, int]] = ()) -> set[int]:
+    def scan(self, items: Sequence[int], splits: Sequence[tuple[int, int]] = ()) -> set[int]:
         """One full scan over ``items``. Returns the contents that it changed."""
         self.scans += 1
         self.active = set()
         self.tree = [-1] * len(self.tree)
         pending = list(reversed(splits))
-        for item in items:
+        run_ends = self._runs(items)
+        place = 0
+        while place < len(items):
+            item = items[place]
             while pending and pending[-1][0] < self.row[item]:
                 self._split_from_outside(*pending.pop())
             self.visit(item)
+            place += 1
+            if run_ends[place - 1] > place:
+                place += self._join_run(items, place, run_ends[place - 1])
         while pending:
             self._split_from_outside(*pending.pop())
         if self.active:
@@ -212,7 +227,8 @@ class Ksmd:
         gives up. So each scan costs what it changes, and not what is left.
         """
         scans = self.scans
-        ahead = iter(items)
+        run_ends = self._runs(items)
+        place = 0
         passed: list[int] = []
         changed = True
         while changed:
@@ -221,20 +237,80 @@ class Ksmd:
             self.tree[content] = -1
             again = iter(passed)
             passed = []
-            for item in chain(again, ahead):
+            over = False
+            for item in again:
                 self.visit(item)
                 if self.where[item] == MAPPED:
                     passed.append(item)
-                if not self.rules.use_zero_pages and self._tree_item_gone(content):
+                over = self._search_is_over(content)
+                if over:
                     break
+            while not over and place < len(items):
+                item = items[place]
+                self.visit(item)
+                if self.where[item] == MAPPED:
+                    passed.append(item)
+                place += 1
+                over = self._search_is_over(content)
+                if not over and run_ends[place - 1] > place:
+                    place += self._join_run(items, place, run_ends[place - 1])
             passed.extend(again)
             changed = bool(self.active)
             if changed:
                 self.at_rest = max(self.at_rest, self.scans)
         self.scans = scans
 
-    def _tree_item_gone(self, content: int) -> bool:
-        return self.tree[content] >= 0 and self.where[self.tree[content]] != MAPPED
+    def _runs(self, items: Sequence[int]) -> list[int]:
+        """For each place in ``items``: where the run ends of those after it that are simple.
+
+        A simple item belongs to the same content, can be merged and does not vanish: when a stable
+        node has room, all of the run join it, one after the other.
+        """
+        index = np.asarray(items, dtype=np.int64)
+        if not len(index):
+            return []
+        content = self._contents[index]
+        breaks = ~self._simple[index]
+        breaks[1:] |= content[1:] != content[:-1]
+        ends = np.where(breaks, np.arange(len(index)), len(index))
+        ends = np.minimum.accumulate(ends[::-1])[::-1]
+        run_ends: list[int] = np.append(ends[1:], len(index)).tolist()
+        return run_ends
+
+    def _join_run(self, items: Sequence[int], begin: int, end: int) -> int:
+        """Let simple items join the stable node that has room. Returns how many do."""
+        content = self.content[items[begin]]
+        if self.rules.use_zero_pages and self.zero[items[begin]]:
+            return 0
+        node = self._open_node(content)
+        if node < 0:
+            return 0
+        end = min(end, begin + self.rules.max_page_sharing - self.node_len[node])
+        joined = 0
+        for item in items[begin:end]:
+            frame = self.frame[item]
+            if self.where[item] != MAPPED or self.node_len[frame] >= 0 or self.orphan[frame]:
+                break
+            folio = self.folio[frame]
+            if folio >= 0 and self.unsplit[folio]:
+                self.current_row = self.row[item]
+                self._split(folio, content)
+            self.mapped[frame] -= 1
+            self.frame[item] = node
+            self.where[item] = ON_NODE
+            joined += 1
+        if joined:
+            self.active.add(content)
+            self.mapped[node] += joined
+            self.node_len[node] += joined
+            if self.node_len[node] == self.rules.max_page_sharing:
+                self.open_nodes[content].remove(node)
+        return joined
+
+    def _search_is_over(self, content: int) -> bool:
+        """The page of the tree item has gone, and there is no other way to change anything."""
+        item = self.tree[content]
+        return item >= 0 and self.where[item] != MAPPED and not self.rules.use_zero_pages
 
     def visit(self, item: int) -> None:
         """cmp_and_merge_page() of a page that did not change."""
@@ -272,12 +348,20 @@ class Ksmd:
         Of several nodes with room, stable_node_dup() takes the fullest when its prune timer has
         expired and moves it to the front, where later searches find it first.
         """
-        room = [n for n in self.open_nodes[self.content[item]] if self.node_len[n] > 0]
-        if not room:
+        node = self._open_node(self.content[item])
+        if node < 0:
             return False
         if self.prepare(item):
-            self._append(item, max(room, key=self.node_len.__getitem__))
+            self._append(item, node)
         return True
+
+    def _open_node(self, content: int) -> int:
+        """A stable node with items and room for one more, as its frame; -1: none."""
+        open_nodes = self.open_nodes[content]
+        if not open_nodes:
+            return -1
+        node = max(open_nodes, key=self.node_len.__getitem__)
+        return node if self.node_len[node] > 0 else -1
 
     def search_unstable_tree(self, item: int) -> None:
         """unstable_tree_search_insert() and try_to_merge_two_pages()."""
@@ -393,9 +477,7 @@ class Ksmd:
                 i for i, orphan in zip(frame_ids, self.orphan, strict=True) if orphan
             ),
             split_folios=frozenset(
-                i
-                for i, unsplit in zip(self.folio_ids, self.unsplit, strict=True)
-                if i >= 0 and not unsplit
+                i for i, unsplit in zip(self.folio_ids, self.unsplit, strict=True) if not unsplit
             ),
             scans=self.at_rest,
         )

@@ -15,7 +15,7 @@ from estimator.ksm.fate import Fate
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.ksm.savings import general_profit_bytes, physical, stable_nodes
-from estimator.ksm.warn import warnings
+from estimator.ksm.warn import Told, warnings
 
 _SUMS = [
     "ksm_rmap_items",
@@ -28,7 +28,7 @@ _SUMS = [
 ]
 
 
-def summarise(case: Case, policy: Policy, fate: Fate) -> Prediction:
+def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
     """Put the prediction together."""
     rules, processes = case.rules, case.snapshot.processes
     vmas = _vmas(case, fate)
@@ -60,7 +60,7 @@ def summarise(case: Case, policy: Policy, fate: Fate) -> Prediction:
         coverage=coverage,
         scans=fate.scans,
         smart_scan=rules.smart_scan,
-        warnings=warnings(case, policy, fate, coverage),
+        warnings=warnings(case, policy, fate, coverage, told),
         processes=per_mm,
         vmas=vmas[case.candidates.mms[processes_of(vmas)]].reset_index(drop=True)
         if len(processes)
@@ -154,7 +154,7 @@ def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:
 def _coverage(case: Case, fate: Fate, counters: dict[str, int]) -> dict[str, Any]:
     """What was known of the candidates, in pages, and what the unknown could add."""
     candidates, vmas = case.candidates, case.snapshot.vmas
-    total = len(candidates.frame)
+    total = len(candidates.frame) + len(candidates.changing)
     unknown = int(np.count_nonzero(fate.outcome == Outcome.UNKNOWN))
     by_reason = {}
     if unknown:
@@ -170,6 +170,7 @@ def _coverage(case: Case, fate: Fate, counters: dict[str, int]) -> dict[str, Any
         "hashed_pages": total - unknown,
         "unknown_pages": unknown,
         "unknown_by_reason": by_reason,
+        "changed_pages": len(candidates.changing),
         "hashed_share": (total - unknown) / (total + missing) if total + missing else 1.0,
         "swap_pages": of_candidate_vmas("swap_pages"),
         "nonpresent_pages": of_candidate_vmas("nonpresent_pages"),

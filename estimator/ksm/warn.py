@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from estimator.ksm.case import Case
+from estimator.ksm.facts import distinct
 from estimator.ksm.fate import Fate
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
@@ -15,17 +17,27 @@ from estimator.snapshot import MappingFlag
 VM_HUGEPAGE = 0x20000000  # include/linux/mm.h, the same on every architecture
 
 
-def warnings(case: Case, policy: Policy, fate: Fate, coverage: dict[str, Any]) -> list[str]:
+@dataclass(frozen=True)
+class Told:
+    """How the question was put: with a later snapshot; with settings that need a fresh start."""
+
+    two_snapshots: bool = False
+    starts_over: bool = False
+
+
+def warnings(
+    case: Case, policy: Policy, fate: Fate, coverage: dict[str, Any], told: Told
+) -> list[str]:
     """The warnings that apply, most important first."""
     found = [
         _unknown(coverage),
+        _starts_over(told),
         _prot_none(case),
         _order(case, policy, fate),
         _khugepaged(case),
         _no_prctl(case, policy),
         _uncounted_zero_pages(case, fate),
-        "One snapshot can't tell which pages keep changing: those never merge, so pages_shared and "
-        "pages_sharing are upper bounds.",
+        _changing(case, coverage, told),
     ]
     return [text for text in found if text]
 
@@ -41,6 +53,34 @@ def _unknown(coverage: dict[str, Any]) -> str | None:
     if missing:
         text += f", and the page tables of {missing} more are missing"
     return text + ": they are in no counter."
+
+
+def _starts_over(told: Told) -> str | None:
+    if not told.starts_over:
+        return None
+    return (
+        "The kernel refuses to change max_page_sharing or merge_across_nodes while pages are "
+        "merged: the numbers, savings included, are as if all had been unmerged before "
+        "(echo 2 > /sys/kernel/mm/ksm/run)."
+    )
+
+
+def _changing(case: Case, coverage: dict[str, Any], told: Told) -> str:
+    if not told.two_snapshots:
+        return (
+            "One snapshot can't tell which pages keep changing: those never merge, so pages_shared "
+            "and pages_sharing are upper bounds."
+        )
+    text = (
+        f"{coverage['changed_pages']} candidate pages changed between the two snapshots and are "
+        "taken to keep changing: they count as volatile."
+    )
+    if not case.rules.checksum_before_stable_tree:
+        text += (
+            " This kernel merges a changing page all the same while it equals a KSM page, until "
+            "the next write."
+        )
+    return text
 
 
 def _prot_none(case: Case) -> str | None:
@@ -61,7 +101,7 @@ def _order(case: Case, policy: Policy, fate: Fate) -> str | None:
     if not len(fate.simulated):
         return None
     frames = case.frame_of_row[fate.simulated]
-    contents = len(np.unique(case.contents.of_frame[frames]))
+    contents = len(distinct(case.contents.of_frame[frames]))
     text = (
         f"{contents} contents on {len(fate.simulated)} pages depend on the order in which ksmd "
         "scans (more copies than max_page_sharing, shared by fork, pinned or zero-filled): they "

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator.ksm.contents import Contents, per_frame
-from estimator.ksm.facts import NEVER, Bools, FrameFacts, Ints
+from estimator.ksm.facts import NEVER, Bools, FrameFacts, Numbers
 from estimator.ksm.prediction import Outcome
 from estimator.ksm.rules import Rules
 
@@ -45,7 +45,7 @@ class FewItems:
     """
 
     frames: Bools
-    rows: Ints
+    rows: Numbers
     follow: Bools
 
 
@@ -84,8 +84,8 @@ class ZeroPages:
 
     outcome: npt.NDArray[np.uint8]
     locked_outcome: npt.NDArray[np.uint8]
-    unshared: Ints
-    split: Ints
+    unshared: Numbers
+    split: Numbers
 
 
 def use_zero_pages(contents: Contents, facts: FrameFacts, apart: Bools, rules: Rules) -> ZeroPages:
@@ -100,8 +100,8 @@ def use_zero_pages(contents: Contents, facts: FrameFacts, apart: Bools, rules: R
     outcome = np.where(mergeable, Outcome.ZERO_PAGE, Outcome.VOLATILE).astype(np.uint8)
     locked_outcome = outcome.copy()
     outcome[mergeable & can_vanish(facts, rules)] = Outcome.SPLIT_AWAY
-    split = np.where(mergeable & (facts.folio >= 0), facts.first, NEVER)
+    split = np.where(mergeable & (facts.folio >= 0), facts.first, np.int32(NEVER))
     held = np.flatnonzero(frames & facts.blocked)
-    first = np.full(len(contents), NEVER, dtype=np.int64)
+    first = np.full(len(contents), NEVER, dtype=np.int32)
     np.minimum.at(first, contents.of_frame[held], facts.first[held])
     return ZeroPages(outcome, locked_outcome, first[first != NEVER], split)

@@ -120,10 +120,11 @@ def settings_words(schedule: Schedule) -> list[str]:
         f"scans, some {everything}."
     ]
     if schedule.proposed and schedule.at_rest:
-        sentences.append(
-            f"For a scan in {target}: {_scan_words(schedule.proposed)}. "
-            f"Once merged: {_scan_words(schedule.at_rest)}."
-        )
+        sentences.append(f"For a scan in {target}: {_scan_words(schedule.proposed)}.")
+        if schedule.at_rest.pages != schedule.proposed.pages:
+            sentences.append(
+                f"Once merged, smart_scan skips most of the rest: {_scan_words(schedule.at_rest)}."
+            )
     else:
         sentences.append(
             f"No pages_to_scan reaches {target}: visiting the pages alone takes longer."
@@ -132,7 +133,7 @@ def settings_words(schedule: Schedule) -> list[str]:
         sentences.append(_advisor_words(schedule.advisor, schedule.advisor_scans))
     if schedule.advisor_too_eager:
         sentences.append(
-            f"The advisor never goes below {ADVISOR_MIN_CPU}% of a CPU, so with so few pages it "
+            f"The advisor aims at {ADVISOR_MIN_CPU}% of a CPU or more, so with so few pages it "
             "scans faster than asked: a fixed pages_to_scan costs less."
         )
     if schedule.cost:

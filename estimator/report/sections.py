@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,12 +62,15 @@ def _verdict(prediction: Prediction, summary: Summary) -> Section:
 
 def _counters(prediction: Prediction, summary: Summary) -> Section:
     rows = summary.counters.copy()
-    unit = [1 if name == "general_profit" else summary.page_bytes for name in rows["counter"]]
-    rows["memory"] = rows["predicted"] * unit
+    unit = {"general_profit": 1, "stable_node_chains": math.nan, "stable_node_dups": math.nan}
+    rows["memory"] = rows["predicted"] * [unit.get(n, summary.page_bytes) for n in rows["counter"]]
     columns = [Column("counter", "counter"), pages("predicted", "predicted")]
     if rows["now"].fillna(0).any():
         columns.append(Column("now", "now", _maybe_count, number=True))
-    columns += [memory("memory", "memory"), Column("meaning", "meaning")]
+    columns += [
+        Column("memory", "memory", lambda n: "" if math.isnan(n) else human_bytes(n), number=True),
+        Column("meaning", "meaning"),
+    ]
     title = f"Counters of /sys/kernel/mm/ksm at rest, after {plural(prediction.scans, 'full scan')}"
     return Section(title, rows, columns, note=words.smart_scan_words(prediction))
 

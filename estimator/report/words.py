@@ -6,7 +6,7 @@ from estimator.advice.borders import Borders
 from estimator.advice.savings import WORTH_IT, Coverage, Savings
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
-from estimator.report.units import count, human_bytes, percent, plural, printable
+from estimator.report.units import count, human_bytes, percent, printable
 
 COUNTER_MEANINGS = {
     "pages_shared": "merged pages that stay: one per stable node",
@@ -93,33 +93,32 @@ def why_they_differ(savings: Savings) -> str:
     reasons = []
     if savings.merged_now_pages:
         reasons.append(
-            f"{plural(savings.merged_now_pages, 'reference')} (pages) were merged already when the "
-            "snapshot was taken, and the machine has these frames back"
+            f"{count(savings.merged_now_pages)} were merged already when the snapshot was taken, "
+            "and the machine has these frames back"
         )
     if savings.fork_shared_pages:
         reasons.append(
-            f"{plural(savings.fork_shared_pages, 'reference')} (pages) pointed at frames that fork "
-            "shares already: merging them frees the frame once, not once per process"
+            f"{count(savings.fork_shared_pages)} are to frames that fork shares already: merging "
+            "frees such a frame once, not once per process"
         )
     if savings.kept_pages:
         reasons.append(
-            f"{plural(savings.kept_pages, 'reference')} (pages) free nothing, because something "
-            "that does not take part goes on using their frame"
+            f"{count(savings.kept_pages)} free nothing, because another mapping of the frame "
+            "stays: one that does not take part, or could not merge"
         )
+    words = "general_profit counts references to merged pages, the machine gets back frames."
+    if reasons:
+        words += f" Of the references, {'; '.join(reasons)}."
     if savings.split_away_pages:
-        reasons.append(
-            f"{plural(savings.split_away_pages, 'zero-filled piece')} of huge pages become free "
-            "when ksmd splits these, which the kernel counts nowhere"
+        words += (
+            f" {count(savings.split_away_pages)} mappings of zero-filled pieces of huge pages go "
+            "when ksmd splits these, which the kernel counts nowhere."
         )
-    if not reasons:
-        return (
-            "They agree but for the records: general_profit leaves out stable nodes, mm slots and "
-            "the rounding to whole slab pages."
-        )
+    if reasons or savings.split_away_pages:
+        return words
     return (
-        "general_profit counts references to merged pages, the machine gets back frames. "
-        + "; ".join(reasons)
-        + "."
+        "They agree but for the records: general_profit leaves out stable nodes, mm slots and the "
+        "rounding to whole slab pages."
     )
 
 

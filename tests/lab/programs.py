@@ -11,6 +11,7 @@ from tests.lab.kernels import LabError, cache_directory, locked
 SOURCES = Path(__file__).parent
 PROGRAMS = {
     "actor": ("actor.c", "regions.c"),
+    "churn": ("churn.c",),
     "crash_load": ("crash_load.c",),
     "probe": ("probe.c",),
 }

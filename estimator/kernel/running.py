@@ -1,0 +1,160 @@
+"""A system that runs, as a drgn Program: this machine's kernel, or a QEMU guest of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from drgn import FaultError, Program, ProgramFlags
+
+from estimator.errors import CannotAnswerError, TargetError
+from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Mask, Memory, Words
+from estimator.kernel.target import Target, load_symbols
+
+KCORE = Path("/proc/kcore")
+LOCKDOWN = Path("/sys/kernel/security/lockdown")
+_GREETING_SECONDS = 5.0
+_BATCH_PAGES = 256  # 1 MiB
+
+
+class RunningMemory(Memory):
+    """Reads structs of the direct map a frame at a time, not one read (or page walk) each."""
+
+    moving = True
+
+    def __init__(self, prog: Program) -> None:
+        super().__init__(prog)
+        self._direct_map_end = self.direct_map + (int(prog["max_pfn"].value_()) << PAGE_SHIFT)
+
+    def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
+        """See ``Memory.structs``."""
+        size = dtype.itemsize
+        data = np.zeros((len(addresses), size), np.uint8)
+        start = addresses - np.uint64(self.direct_map)
+        page = np.uint64(PAGE_SIZE - 1)
+        bulk = (addresses >= self.direct_map) & (addresses < self._direct_map_end)
+        bulk &= (start & page) + np.uint64(size) <= PAGE_SIZE
+        ok = np.zeros(len(addresses), np.bool_)
+        rows = np.flatnonzero(bulk)
+        pfns, where = np.unique(start[rows] >> np.uint64(PAGE_SHIFT), return_inverse=True)
+        order = np.argsort(where, kind="stable")
+        bounds = np.searchsorted(where[order], np.arange(len(pfns) + 1))
+        for first in range(0, len(pfns), _BATCH_PAGES):
+            frames, unknown = self.frames(pfns[first : first + _BATCH_PAGES])
+            here = order[bounds[first] : bounds[first + len(frames)]]
+            row, frame = rows[here], where[here] - first
+            offset = (start[row] & page).astype(np.int64)
+            data[row] = frames[frame[:, None], offset[:, None] + np.arange(size)]
+            ok[row] = unknown[frame] == 0
+        data[~ok] = 0
+        found = data.view(dtype)[:, 0]
+        if not bulk.all():  # vmalloc space or the kernel image, or across a page boundary
+            found[~bulk], ok[~bulk] = super().structs(addresses[~bulk], dtype)
+        return found, ok
+
+
+def open_live(symbols: Sequence[Path] = ()) -> Target:
+    """The kernel of this machine, through /proc/kcore.
+
+    Raises TargetError (not root, no kcore, locked down), NoDebugInfoError, CannotAnswerError.
+    """
+    if os.geteuid() != 0:
+        raise TargetError("reading the running kernel needs root", hint="try: sudo")
+    prog = Program()
+    try:
+        prog.set_kernel()
+    except (OSError, ValueError, FaultError) as error:
+        raise TargetError(kcore_refused() or f"{KCORE} can't be read: {error}") from error
+    load_symbols(prog, symbols)
+    return Target(prog, RunningMemory(prog), "live", str(KCORE), "kcore")
+
+
+def kcore_refused() -> str | None:
+    """Why this machine does not let /proc/kcore be read, found by looking; None if it does."""
+    mode = lockdown()
+    instead = "; collect --procfs reads the same from /proc/PID/pagemap and mem"
+    if not KCORE.exists():
+        return f"this kernel has no {KCORE} (no CONFIG_PROC_KCORE, or a container){instead}"
+    try:
+        with KCORE.open("rb") as file:
+            if file.read(4) != b"\x7fELF":
+                return f"{KCORE} is empty: a container masks it{instead}"
+    except OSError as error:
+        if mode == "confidentiality":
+            return f"{KCORE} is forbidden: the kernel is locked down (confidentiality){instead}"
+        return f"{KCORE} can't be opened: {error.strerror}{instead}"
+    return None
+
+
+def lockdown() -> str | None:
+    """The lockdown mode of this machine: none, integrity or confidentiality; None if unknown."""
+    with contextlib.suppress(OSError):
+        text = LOCKDOWN.read_text()
+        return text.partition("[")[2].partition("]")[0] or None
+    return None
+
+
+def open_qemu(address: str, symbols: Sequence[Path] = ()) -> Target:
+    """A guest of this machine through QEMU's monitor protocol; ``address``: socket or HOST:PORT.
+
+    Raises TargetError (no socket, monitor in use, not a Linux guest with vmcoreinfo),
+    NoDebugInfoError, CannotAnswerError.
+    """
+    monitor = _connect(address)
+    prog = Program()
+    try:
+        prog.set_qemu_qmp(monitor.fileno())
+    except (OSError, ValueError, LookupError, FaultError) as error:
+        raise TargetError(f"the guest behind {address} can't be read: {error}") from error
+    finally:
+        monitor.detach()  # belongs to drgn now
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        raise TargetError(
+            f"the guest behind {address} does not say where its kernel is",
+            hint="start QEMU with -device vmcoreinfo; the guest needs the module qemu_fw_cfg",
+        )
+    load_symbols(prog, symbols)
+    warnings = () if monitor_is_local(address) else (_SLOW,)
+    return Target(prog, RunningMemory(prog), "qemu", address, "qmp", warnings)
+
+
+_SLOW = "over TCP the guest's memory is read 1 KiB at a time; use the monitor's Unix socket"
+
+
+def monitor_is_local(address: str) -> bool:
+    """Whether ``address`` is the path of a Unix socket, by drgn's rule."""
+    return address.startswith(("/", ".")) or not address.rpartition(":")[2].isdecimal()
+
+
+def _connect(address: str) -> socket.socket:
+    """The monitor, once it has greeted: it serves one client and lets all others wait."""
+    try:
+        if monitor_is_local(address):
+            monitor = socket.socket(socket.AF_UNIX)
+            monitor.connect(address)
+        else:
+            host, _, port = address.rpartition(":")
+            monitor = socket.create_connection((host or "localhost", int(port)))
+    except FileNotFoundError as error:
+        raise TargetError(
+            f"{address} does not exist", hint="start QEMU with -qmp unix:PATH,server=on,wait=off"
+        ) from error
+    except OSError as error:
+        raise TargetError(f"{address} can't be connected to: {error}") from error
+    if not select.select([monitor], [], [], _GREETING_SECONDS)[0]:
+        monitor.close()
+        raise TargetError(
+            f"{address} does not answer, another client seems to hold it",
+            hint="give QEMU a second monitor: -qmp unix:PATH,server=on,wait=off",
+        )
+    if b"QMP" not in monitor.recv(32, socket.MSG_PEEK):
+        monitor.close()
+        raise CannotAnswerError(f"{address} is not a QMP monitor (the human monitor?)")
+    return monitor

@@ -1,0 +1,260 @@
+"""The contents whose state at rest does not depend on the order of the scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from estimator.ksm.case import Case
+from estimator.ksm.contents import first_split_of_folio
+from estimator.ksm.facts import NEVER, Bools, Ints, Numbers, distinct
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class ClosedForms:
+    """What the closed forms say, and what they leave open.
+
+    ``stable_frame``: i32 per frame, the KSM frame that all its items map in the end, -1 if they
+    are not merged. ``unshared``: rows whose item waits in the unstable tree. ``copied``: rows that
+    map a copy made by break_cow() in the end. ``split``: i32 per frame, the row at which the second
+    full scan splits its folio because of it, else NEVER. ``open``: bool per content, left to
+    ``simulate.py``. ``scans``: full scans until at rest.
+    """
+
+    stable_frame: Numbers
+    unshared: Numbers
+    copied: Numbers
+    split: Numbers
+    open: Bools
+    scans: int
+
+
+@dataclass(frozen=True)
+class _Meeting:
+    """Per content: its ``items``; ``first`` and ``second``, see ``closed_forms``, as rows.
+
+    ``first_frame``: the frame of the first item. ``first_blocked``: it can't be merged.
+    ``nodes``: live stable nodes; ``on_nodes``: items on them; ``node_frame``: a node's frame.
+    ``undecided``: items that can't be told apart frame by frame.
+    """
+
+    items: Numbers
+    first: Numbers
+    second: Numbers
+    first_frame: Numbers
+    first_blocked: Bools
+    nodes: Ints
+    on_nodes: Ints
+    node_frame: Ints
+    undecided: Bools
+
+
+def closed_forms(case: Case, elsewhere: Bools, split: Numbers) -> ClosedForms:
+    """Solve every content whose state at rest does not depend on the order of the scan.
+
+    ``elsewhere``: bool per content, solved by other rules. ``split``: see ``ClosedForms``; as other
+    rules have filled it, and extended here.
+
+    Let a content have N items, f1 the frame of the first item in the scan, and q the first item
+    that can be merged and is on another frame than f1.
+
+    - No q: each search meets ``page == tree_page`` in unstable_tree_search_insert() or can't be
+      merged. The first item stays in the unstable tree, N-1 are volatile. No folio is split.
+    - First item can't be merged: it is the tree item in every scan, each attempt to merge with it
+      fails in try_to_merge_two_pages(). One unshared, N-1 volatile. The scanned page was a KSM
+      page by then: break_cow() repairs one mapping, and other mappings of the frame keep a KSM
+      page without stable node, which never merges (page_address_in_vma() fails).
+    - N <= max_page_sharing: q meets the first item and becomes the KSM page (two items of one
+      unsplit folio only split it, and merge in the next scan); the stable node has room for all,
+      so stable_tree_search() finds it for every later item and every item of a later scan. Other
+      mappings of q's frame are appended as forked KSM pages. All that can be merged is.
+    - N > max_page_sharing, every item on a frame of its own that can be merged, no two of one
+      folio: nodes are filled one after the other in the order of the scan, and one item is left
+      over if N is one more than a multiple of max_page_sharing (is_page_sharing_candidate()).
+    - All items on stable nodes already: nothing changes. One stable node with room for all: all
+      that can be merged join it.
+
+    All splits happen in scan 2: a frame's folio is split when its first item is prepared for
+    merging, which for f1 is when q meets it, and for any other frame at its first item. That holds
+    too where two items of one folio have to wait for scan 3.
+    """
+    facts, contents, rules = case.facts, case.contents, case.rules
+    m = _meetings(case)
+    here = ~elsewhere & (m.items > 0)
+    fresh = here & (m.nodes == 0)
+    at_rest = here & ~fresh & (m.on_nodes == m.items)
+    room = m.items <= rules.max_page_sharing
+    one_node = here & (m.nodes == 1) & (m.on_nodes > 0) & room & ~m.undecided & ~at_rest
+    lonely = fresh & (m.second == NEVER)
+    fresh &= ~lonely & ~m.undecided
+    first_blocked = fresh & m.first_blocked
+    fresh &= ~m.first_blocked
+    fits = fresh & room
+    alone = _all_distinct(case, np.flatnonzero(fresh & ~room))
+    is_open = here & ~(at_rest | one_node | lonely | first_blocked | fits)
+    is_open[alone] = False
+
+    if (facts.folio >= 0).any():
+        _note_splits(case, m, fits, first_blocked, one_node, split)
+    stable_frame = np.full(len(facts.items), -1, dtype=np.int32)
+    left_over = _fill_nodes(case, alone, stable_frame, split)
+    pairs = _meet_in_one_folio(case, m, fits, split)
+    waits = len(pairs) > 0
+    uncertain = _with_other_mappings(case, pairs)
+    is_open[uncertain] = True
+    fits[uncertain] = False
+
+    ksm_frame = np.full(len(contents) + 1, -1, dtype=np.int32)
+    met = np.flatnonzero(fits)
+    ksm_frame[met] = case.frame_of_row[m.second[met]]
+    ksm_frame[np.flatnonzero(one_node)] = m.node_frame[one_node]
+    solved = ksm_frame.take(contents.of_frame)
+    np.copyto(stable_frame, solved, where=(solved >= 0) & ~facts.blocked & (facts.items > 0))
+    on_node = np.flatnonzero(facts.on_node > 0)
+    on_node = on_node[at_rest[contents.of_frame[on_node]]]
+    stable_frame[on_node] = on_node
+
+    unshared = np.concatenate([m.first[lonely], m.first[first_blocked], left_over])
+    return ClosedForms(
+        stable_frame=stable_frame,
+        unshared=unshared,
+        copied=_repaired(case, m, np.flatnonzero(first_blocked)),
+        split=split,
+        open=is_open,
+        scans=3 if waits or _has_stragglers(case, m, fits) else 2,
+    )
+
+
+def _meetings(case: Case) -> _Meeting:
+    """Rows ``first`` and ``second`` are those of the first two frames, but for odd frames."""
+    facts, contents = case.facts, case.contents
+    starts, order = contents.starts, contents.order
+    count = len(contents)
+    items = facts.items[:0]
+    if count:
+        items = np.add.reduceat(facts.items.take(order), starts[:-1], dtype=np.int32)
+    first_frame = order.take(starts[:-1])
+    first = facts.first.take(first_frame)
+    second = np.full(count, NEVER, dtype=np.int32)
+    several = np.flatnonzero(np.diff(starts) > 1)
+    second[several] = facts.first.take(order.take(starts[several] + 1))
+    first_blocked = facts.blocked.take(first_frame)
+    nodes, on_nodes = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    node_frame = np.full(count, -1, dtype=np.int64)
+    undecided = np.zeros(count, dtype=bool)
+
+    odd = facts.known & (facts.blocked | facts.node | facts.maybe_blocked | facts.opaque)
+    chosen = distinct(contents.of_frame[odd])
+    if len(chosen):
+        frame, begin, of = contents.frames_of(chosen)
+        skip = facts.blocked[frame] | (frame == first_frame[chosen][of])
+        second[chosen] = np.minimum.reduceat(np.where(skip, NEVER, facts.first[frame]), begin)
+        nodes[chosen] = np.add.reduceat(facts.node[frame], begin, dtype=np.int64)
+        on_nodes[chosen] = np.add.reduceat(facts.on_node[frame], begin)
+        node_frame[chosen] = np.maximum.reduceat(np.where(facts.node[frame], frame, -1), begin)
+        strange = (facts.maybe_blocked | facts.opaque)[frame] & (facts.items[frame] > 0)
+        undecided[chosen] = np.logical_or.reduceat(strange, begin)
+    return _Meeting(
+        items, first, second, first_frame, first_blocked, nodes, on_nodes, node_frame, undecided
+    )
+
+
+def _all_distinct(case: Case, chosen: Ints) -> Ints:
+    """Those of the contents with every item on a frame of its own, and no two in one folio."""
+    facts = case.facts
+    if not len(chosen):
+        return chosen
+    frame, begin, of = case.contents.frames_of(chosen)
+    mixed = np.logical_or.reduceat((facts.items[frame] > 1) | facts.blocked[frame], begin)
+    large = np.flatnonzero((facts.folio[frame] >= 0) & (facts.items[frame] > 0) & ~mixed[of])
+    large = large[np.lexsort((facts.folio[frame[large]], of[large]))]
+    folio, group = facts.folio[frame[large]], of[large]
+    paired = (folio[1:] == folio[:-1]) & (group[1:] == group[:-1])
+    mixed[group[1:][paired]] = True
+    return chosen[~mixed]
+
+
+def _note_splits(
+    case: Case, m: _Meeting, fits: Bools, first_blocked: Bools, one_node: Bools, split: Numbers
+) -> None:
+    facts, of_frame = case.facts, case.contents.of_frame
+    large = np.flatnonzero((facts.folio >= 0) & facts.known & (facts.items > 0) & ~facts.blocked)
+    content = of_frame[large]
+    prepared = large[(fits | first_blocked)[content]]
+    split[prepared] = facts.first[prepared]
+    met = np.flatnonzero(fits)
+    met = met[facts.folio[m.first_frame[met]] >= 0]
+    split[m.first_frame[met]] = m.second[met]
+    joining = large[one_node[content]]
+    split[joining] = facts.first[joining] if case.rules.checksum_before_stable_tree else -1
+
+
+def _fill_nodes(case: Case, chosen: Ints, stable_frame: Numbers, split: Numbers) -> Numbers:
+    """Fill stable nodes in scan order, one item per frame. Returns the rows left over."""
+    facts, limit = case.facts, case.rules.max_page_sharing
+    frame, begin, of = case.contents.frames_of(chosen)
+    rank = np.arange(len(frame)) - begin[of]
+    used = facts.items[frame] > 0
+    frame, rank, of = frame[used], rank[used], of[used]
+    row = facts.first[frame]
+    opens = rank % limit == 0
+    last = np.append(of[1:] != of[:-1], True)[: len(of)]
+    left_over = opens & last
+    opener = np.flatnonzero(opens & ~left_over)
+    when = row.copy()
+    when[opener] = row[opener + 1]
+    when[left_over] = NEVER
+    large = facts.folio[frame] >= 0
+    split[frame[large]] = when[large]
+    node = np.minimum(np.arange(len(rank)) - rank % limit + 1, max(len(rank) - 1, 0))
+    stable_frame[frame] = np.where(left_over, -1, frame[node])
+    return row[left_over]
+
+
+def _meet_in_one_folio(case: Case, m: _Meeting, fits: Bools, split: Numbers) -> Ints:
+    """Contents whose first two frames belong to one folio that nothing split before they met."""
+    facts = case.facts
+    chosen = np.flatnonzero(fits)
+    folio = facts.folio.take(m.first_frame[chosen])
+    same = (folio >= 0) & (folio == facts.folio.take(case.frame_of_row[m.second[chosen]]))
+    chosen, folio = chosen[same], folio[same]
+    return chosen[first_split_of_folio(facts, split)[folio] == m.second[chosen]]
+
+
+def _with_other_mappings(case: Case, chosen: Ints) -> Ints:
+    """Those of the contents with mappings that are no items: they show which frame is kept."""
+    if not len(chosen):
+        return chosen
+    frame, begin, _ = case.contents.frames_of(chosen)
+    others = case.facts.mapcount[frame] > case.facts.items[frame]
+    return chosen[np.logical_or.reduceat(others, begin)]
+
+
+def _repaired(case: Case, m: _Meeting, chosen: Ints) -> Numbers:
+    """Rows that break_cow() gave a page of their own, of contents whose first item is blocked."""
+    facts = case.facts
+    frame, _, of = case.contents.frames_of(chosen)
+    tried = (frame != m.first_frame[chosen][of]) & ~facts.blocked[frame] & (facts.items[frame] > 0)
+    rows: Numbers = facts.first[frame[tried & (facts.mapcount[frame] > 1)]]
+    return rows
+
+
+def _has_stragglers(case: Case, m: _Meeting, fits: Bools) -> bool:
+    """True if items of some f1 pass before q comes, and so have to wait for scan 3."""
+    facts, candidates = case.facts, case.candidates
+    waiting = np.flatnonzero(fits)
+    waiting = waiting[facts.items.take(m.first_frame[waiting]) > 1]
+    if not len(waiting):
+        return False
+    until = np.full(len(facts.items), -1, dtype=np.int32)
+    until[m.first_frame[waiting]] = m.second[waiting]
+    rows = candidates.row_numbers()
+    for begin in range(0, len(rows), _CHUNK):
+        frame, row = candidates.frame[begin : begin + _CHUNK], rows[begin : begin + _CHUNK]
+        early = row < until.take(frame)
+        if (facts.first.take(frame[early]) < row[early]).any():
+            return True
+    return False

@@ -1,0 +1,108 @@
+"""A Debian user space with Python and what the package needs, as a disk image in the cache.
+
+Nothing is installed here: packages are unpacked, wheels are put beside them. The package itself
+goes into the guest as a zip file, so that it is the one of this clone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+from tests.lab.kernels import APT_DOWNLOAD, Kernel, LabError, cache_directory, locked, say
+
+REPOSITORY = Path(__file__).parents[2]
+PYTHON = "3.11"
+PACKAGES = (
+    *(f"python{PYTHON}-minimal", f"libpython{PYTHON}-minimal", f"libpython{PYTHON}-stdlib"),
+    *("libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libexpat1", "libffi8", "liblzma5"),
+    *("libbz2-1.0", "libssl3", "libuuid1", "libsqlite3-0", "libcrypt1"),
+    *("libreadline8", "libtinfo6", "libncursesw6"),
+)
+SITE_PACKAGES = "usr/lib/python3/dist-packages"
+MEGABYTES_FREE = 64
+
+
+def debian_image() -> Path:
+    """An ext4 image with Python and all dependencies of the package; made if not cached."""
+    requirements = _requirements()
+    key = hashlib.sha256(repr((PACKAGES, requirements)).encode()).hexdigest()[:16]
+    image = cache_directory() / f"debian-{key}.ext4"
+    with locked(cache_directory() / "debian.lock"):
+        if not image.exists():
+            with tempfile.TemporaryDirectory(dir=cache_directory(), prefix=".debian.") as temp:
+                _unpack_debian(Path(temp), requirements)
+                _make_image(Path(temp) / "root", image)
+    return image
+
+
+def symbols_image(kernel: Kernel) -> Path:
+    """An ext4 image with the ``vmlinux`` of ``kernel``; made if not cached."""
+    image = cache_directory() / f"symbols-{kernel.release}.ext4"
+    with locked(cache_directory() / "symbols.lock"):
+        if not image.exists():
+            with tempfile.TemporaryDirectory(dir=cache_directory(), prefix=".symbols.") as temp:
+                shutil.copy(kernel.vmlinux, Path(temp) / "vmlinux")
+                _make_image(Path(temp), image)
+    return image
+
+
+def package_zip(destination: Path) -> Path:
+    """The package of this clone as a zip file that Python imports from, with its metadata."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    metadata = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    with zipfile.ZipFile(destination, "w") as archive:
+        for path in sorted((REPOSITORY / "estimator").rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                archive.write(path, path.relative_to(REPOSITORY))
+        name = f"{project['name'].replace('-', '_')}-{project['version']}.dist-info/METADATA"
+        archive.writestr(name, metadata)
+    return destination
+
+
+def _requirements() -> list[str]:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    requirements: list[str] = project["dependencies"]
+    return sorted(requirements)
+
+
+def _unpack_debian(directory: Path, requirements: list[str]) -> None:
+    say("downloading a Debian user space")
+    root = directory / "root"
+    for name in ("debs", "root/proc", "root/sys", "root/dev", "root/tmp", "root/symbols"):
+        (directory / name).mkdir(parents=True)
+    _run([*APT_DOWNLOAD, *PACKAGES], directory / "debs")
+    for package in sorted((directory / "debs").glob("*.deb")):
+        _run(["dpkg-deb", "-x", str(package), str(root)], directory)
+    say("downloading Python packages")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip += ["--target", str(root / SITE_PACKAGES), "--python-version", PYTHON, "--no-compile"]
+    pip += ["--only-binary", ":all:", "--platform", "manylinux_2_28_x86_64"]
+    _run([*pip, "--platform", "manylinux2014_x86_64", *requirements], directory)
+    for tests in (root / SITE_PACKAGES).glob("*/tests"):
+        shutil.rmtree(tests)
+
+
+def _make_image(root: Path, image: Path) -> None:
+    say(f"making {image.name}")
+    used = sum(path.lstat().st_size + 4096 for path in root.rglob("*"))
+    size = used * 11 // 10 // (1 << 20) + MEGABYTES_FREE
+    temporary = image.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    mke2fs = shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if mke2fs is None:
+        raise LabError("there is no mke2fs; install e2fsprogs")
+    _run([mke2fs, "-q", "-t", "ext4", "-d", str(root), str(temporary), f"{size}M"], root)
+    temporary.rename(image)
+
+
+def _run(command: list[str], directory: Path) -> None:
+    done = subprocess.run(command, cwd=directory, stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise LabError(f"failed with status {done.returncode}: {' '.join(command)}")

@@ -1,0 +1,90 @@
+"""A frozen workload in a guest that a test looks into while it runs."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab.debian import PYTHON, debian_image, package_zip, symbols_image
+from tests.lab.guest import Guest
+from tests.lab.kernels import Kernel
+from tests.lab.programs import build
+from tests.lab.workload import Session, Workload
+
+
+@dataclass(frozen=True)
+class Running:
+    """A guest with its workload; ``monitor``: a QMP socket that nobody uses."""
+
+    guest: Guest
+    session: Session
+    monitor: Path
+
+    def estimator(self, arguments: str, *, timeout_seconds: float = 300.0) -> tuple[int, str]:
+        """Run the command ``ksm-estimator`` in the guest's Debian; exit status and output."""
+        environment = "PYTHONPATH=/tmp/package.zip PYTHONDONTWRITEBYTECODE=1"
+        command = f"env -i {environment} /bin/busybox chroot {DEBIAN}"
+        command += f" /usr/bin/python{PYTHON} -m estimator {arguments}"
+        status, output = self.guest.run_raw(command, timeout_seconds=timeout_seconds)
+        return status, output.decode(errors="replace")
+
+    def fetch_snapshot(self, path: str, destination: Path) -> Path:
+        """Copy the snapshot ``path`` of the guest to the directory ``destination``."""
+        status, text = self.guest.run_raw(
+            f"tar -C {DEBIAN}{path} -c . | base64", timeout_seconds=60.0
+        )
+        assert status == 0
+        with tarfile.open(fileobj=io.BytesIO(base64.b64decode(text))) as archive:
+            archive.extractall(destination, filter="data")
+        return destination
+
+
+DEBIAN = "/debian"
+MOUNT = f"""
+mkdir {DEBIAN} && mount -r -t ext4 /dev/vda {DEBIAN} && mount -r -t ext4 /dev/vdb {DEBIAN}/symbols
+for name in proc sys dev tmp; do mount -o bind /$name {DEBIAN}/$name || false; done
+cp /package.zip /tmp
+"""
+
+
+@contextlib.contextmanager
+def running(
+    workload: Workload,
+    kernel: Kernel,
+    directory: Path,
+    programs: Sequence[str] = (),
+    *,
+    debian: bool = False,
+) -> Iterator[Running]:
+    """Boot a guest and start ``workload`` in it; ``programs`` are there besides actor and probe.
+
+    With ``debian`` it has a Debian user space with the package, and the kernel's symbols in
+    /symbols of it. Sockets go to ``directory``.
+    """
+    files = {f"/bin/{name}": build(name) for name in ("actor", "probe", *programs)}
+    disks: list[str] = []
+    if debian:
+        files["/package.zip"] = package_zip(directory / "package.zip")
+        for image in (debian_image(), symbols_image(kernel)):
+            disks += ["-drive", f"file={image},format=raw,if=virtio,readonly=on"]
+    monitor = directory / "monitor"
+    with Guest(
+        kernel,
+        memory_mib=workload.memory_mib,
+        modules=("virtio_blk",) if debian else (),
+        files=files,
+        arguments=("numa_balancing=disable",),
+        qemu=("-qmp", f"unix:{monitor},server=on,wait=off", *disks),
+    ) as guest:
+        if debian:
+            guest.run(MOUNT)
+        session = Session(guest, workload)
+        session.set_up()
+        for script in workload.scripts:
+            session.start(script)
+        yield Running(guest, session, monitor)

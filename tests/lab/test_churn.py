@@ -1,0 +1,73 @@
+"""A guest whose processes fork, exec, exit, map and unmap while it is read."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from xxhash import xxh3_64_intdigest
+
+from estimator.collect import collect
+from estimator.kernel.running import open_qemu
+from estimator.snapshot import Snapshot
+from tests.lab.conftest import lab_kernel
+from tests.lab.running import running
+from tests.lab.test_damage import check_rows
+from tests.lab.workload import Workload
+
+pytestmark = pytest.mark.lab
+
+COLLECTIONS = 20
+SECONDS = 30
+TEMPLATES = {xxh3_64_intdigest(bytes([ord("a") + i]) * 4096, 0) for i in range(16)}
+BASE = 0x2000_0000_0000
+FROZEN = Workload("frozen", ("comm frozen\nmap data 3000\nfill data own 1\nfork 2\nend",))
+
+
+@pytest.mark.parametrize("series", ["6.12", "6.1"])
+def test_what_moves_is_no_harm_to_what_holds_still(series: str, tmp_path: Path) -> None:
+    kernel = lab_kernel(series)
+    with running(FROZEN, kernel, tmp_path, programs=["churn"]) as guest:
+        target = open_qemu(str(guest.monitor), [kernel.vmlinux])
+        still = frozen(collect(target))
+        guest.guest.run("churn 4 & ")
+        moved = 0
+        for _ in range(COLLECTIONS):
+            started = time.monotonic()
+            snapshot = collect(target)
+            assert time.monotonic() - started < SECONDS
+            check_rows(snapshot)
+            pd.testing.assert_frame_equal(frozen(snapshot), still)
+            assert set(snapshot.processes["comm"]) <= {
+                "frozen",
+                "churn",
+                "busybox",
+                "true",
+                "sh",
+            } | {"init"}
+            check_contents(snapshot)
+            moved += snapshot.info["unknown"]["changed_pages"]
+            assert snapshot.info["unknown"]["changed_pages"] < len(snapshot.mappings)
+        assert moved > 0
+
+
+def frozen(snapshot: Snapshot) -> pd.DataFrame:
+    """Process, address, frame and hash of every page of the frozen processes."""
+    rows = snapshot.mappings.join(snapshot.vmas[["mm_id", "start"]], on="vma_id")
+    rows = rows.join(snapshot.processes[["pid", "comm"]], on="mm_id")
+    rows = rows[rows["comm"] == "frozen"]
+    rows = rows.join(snapshot.frames[["pfn", "hash"]], on="frame_id")
+    rows = rows.sort_values(["pid", "start", "page_index"])
+    return rows[["pid", "start", "page_index", "pfn", "hash"]].reset_index(drop=True)
+
+
+def check_contents(snapshot: Snapshot) -> None:
+    """What the moving processes have mapped is theirs: all but pages in the middle of a change."""
+    vmas = snapshot.vmas[(snapshot.vmas["start"] >= BASE) & (snapshot.vmas["end"] < 2 * BASE)]
+    rows = snapshot.mappings[snapshot.mappings["vma_id"].isin(vmas["vma_id"])]
+    frames = snapshot.frames.iloc[rows["frame_id"].unique()]
+    known = frames[frames["hash"].notna()]
+    odd = known[~known["hash"].isin(TEMPLATES) & ((known["flags"] & 1) == 0)]
+    assert len(odd) <= 8 + len(known) // 100

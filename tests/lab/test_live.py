@@ -1,0 +1,120 @@
+"""The live kernel, read in a guest by the package itself, against what /proc and ksmd say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from estimator.facts import FrameFlag, MappingFlag
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.snapshot import Snapshot, open_snapshot
+from tests.lab.compare import differences
+from tests.lab.conftest import lab_kernel
+from tests.lab.debian import PYTHON
+from tests.lab.running import DEBIAN, Running, running
+from tests.lab.test_qemu import MIXED
+from tests.lab.truth import report, settle
+
+pytestmark = pytest.mark.lab
+
+PROBE = Path(__file__).with_name("pagemap_probe.py")
+KPF_ANON, KPF_KSM, KPF_LRU, KPF_SWAPCACHE, KPF_LARGE = 1 << 12, 1 << 21, 1 << 5, 1 << 13, 3 << 15
+KPF = {FrameFlag.KSM: KPF_KSM, FrameFlag.LRU: KPF_LRU, FrameFlag.LARGE: KPF_LARGE}
+PAGE_KB = 4
+
+
+@pytest.fixture(scope="module", params=["6.12", "6.1"])
+def system(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    kernel, directory = lab_kernel(request.param), tmp_path_factory.mktemp("live")
+    with running(MIXED, kernel, directory, debian=True) as guest:
+        guest.session.scan(2)  # some of it is merged
+        yield guest
+
+
+@pytest.fixture(scope="module")
+def live(system: Running, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    command = "collect --live --symbols /symbols/vmlinux -o /tmp/live.ksm"
+    status, output = system.estimator(command)
+    assert status == 0, output
+    return open_snapshot(
+        system.fetch_snapshot("/tmp/live.ksm", tmp_path_factory.mktemp("snapshot"))
+    )
+
+
+@pytest.fixture(scope="module")
+def proc(system: Running) -> dict[int, Any]:
+    system.guest.run("mkdir -p /tmp/probe")
+    system.guest.write_file("/tmp/probe/probe.py", PROBE.read_text())
+    pids = " ".join(map(str, frozen_pids(system)))
+    python = f"/bin/busybox chroot {DEBIAN} /usr/bin/python{PYTHON}"
+    text = system.guest.run(f"{python} /tmp/probe/probe.py {pids}")
+    return {int(pid): found for pid, found in json.loads(text).items()}
+
+
+def frozen_pids(system: Running) -> list[int]:
+    return [p["pid"] for p in report(system.guest).processes if p["comm"] == "actor"]
+
+
+def pages(snapshot: Snapshot, pids: list[int]) -> pd.DataFrame:
+    """pid, address, pfn and flags of all pages mapped by ``pids``."""
+    rows = snapshot.mappings.join(snapshot.vmas[["mm_id", "start"]], on="vma_id")
+    rows = rows.join(snapshot.processes["pid"], on="mm_id")
+    rows = rows[rows["pid"].isin(pids)]
+    rows = rows.join(snapshot.frames.drop(columns="flags"), on="frame_id")
+    rows["frame_flags"] = snapshot.frames["flags"].to_numpy()[rows["frame_id"]]
+    rows["address"] = rows["start"] + rows["page_index"].astype("uint64") * 4096
+    return rows.sort_values(["pid", "address"]).reset_index(drop=True)
+
+
+def test_every_mapping_agrees_with_pagemap_and_kpageflags(
+    live: Snapshot, proc: dict[int, Any]
+) -> None:
+    rows = pages(live, list(proc))
+    anonymous = [
+        (pid, address, pfn, flags)
+        for pid, found in sorted(proc.items())
+        for address, pfn, flags in found["pages"]
+        if flags & (KPF_ANON | KPF_KSM)
+    ]
+    assert len(anonymous) > 4000
+    assert [row[:3] for row in anonymous] == list(
+        rows[["pid", "address", "pfn"]].itertuples(index=False, name=None)
+    )
+    flags = pd.Series([row[3] for row in anonymous], dtype="uint64")
+    for ours, theirs in KPF.items():
+        assert ((rows["frame_flags"] & ours) != 0).equals((flags & theirs) != 0), ours
+    assert rows["hash"].notna().all()
+
+
+def test_every_vma_agrees_with_smaps(live: Snapshot, proc: dict[int, Any]) -> None:
+    rows = pages(live, list(proc))
+    of_vma = rows.groupby("vma_id")
+    count = of_vma.size()
+    huge = rows[(rows["flags"] & MappingFlag.HUGE) != 0].groupby("vma_id").size()
+    ksm = rows[(rows["frame_flags"] & FrameFlag.KSM) != 0].groupby("vma_id").size()
+    vmas = live.vmas.join(live.processes["pid"], on="mm_id")
+    checked = 0
+    for vma in vmas[vmas["pid"].isin(list(proc)) & vmas["has_anon_vma"]].itertuples():
+        smaps = proc[vma.pid]["smaps"][str(vma.start)]
+        assert smaps["Anonymous"] == PAGE_KB * count.get(vma.vma_id, 0)
+        assert smaps["AnonHugePages"] == PAGE_KB * huge.get(vma.vma_id, 0)
+        assert smaps["Swap"] == PAGE_KB * vma.swap_pages
+        if "KSM" in smaps:  # 6.7+
+            assert smaps["KSM"] == PAGE_KB * ksm.get(vma.vma_id, 0)
+        checked += 1
+    assert checked > 20
+    assert huge.sum() >= 512
+
+
+def test_the_prediction_is_what_ksmd_does(system: Running, live: Snapshot) -> None:
+    prediction = predict(live, Policy(scope="enabled"))
+    settle(system.guest, min_scans=4)
+    assert differences(prediction, report(system.guest)) == {}

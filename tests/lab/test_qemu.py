@@ -1,0 +1,83 @@
+"""A running guest read through QMP holds what its dump holds; what is said if it can't be."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from estimator.collect import collect, collect_core
+from estimator.errors import TargetError
+from estimator.kernel import running as module
+from estimator.kernel.running import open_qemu
+from tests.lab.kernels import ensure_tools, fetch_kernel
+from tests.lab.running import Running, running
+from tests.lab.workload import Workload
+
+pytestmark = pytest.mark.lab
+
+MIXED = Workload(
+    "mixed",
+    (
+        """
+        map list 700
+        fill list list 1
+        map same 300
+        fill same same 2
+        map huge 1024
+        advise huge hugepage
+        fill huge list 3
+        map zero 100
+        fill zero zero
+        read zero[:50]
+        map closed 40
+        fill closed own 4
+        protect closed none
+        advise list mergeable
+        advise same mergeable
+        advise huge[:512] mergeable
+        fork 3
+            fill list[:100] own 5
+        end
+        """,
+    ),
+)
+TABLES = ("processes", "vmas", "mappings", "frames", "stable_nodes", "stable_items")
+
+
+@pytest.fixture(scope="module", params=["6.12", "6.1"])
+def system(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    ensure_tools()
+    with running(MIXED, fetch_kernel(request.param), tmp_path_factory.mktemp("qemu")) as guest:
+        guest.session.scan(2)  # some of it is merged
+        yield guest
+
+
+def test_a_guest_and_its_dump_are_the_same_snapshot(system: Running, tmp_path: Path) -> None:
+    vmlinux = system.guest.kernel.vmlinux
+    system.guest.qmp("stop")
+    live = collect(open_qemu(str(system.monitor), [vmlinux]))
+    system.guest.dump(tmp_path / "vmcore")
+    system.guest.qmp("cont")
+    dump = collect_core(tmp_path / "vmcore", [vmlinux])
+    assert live.info["source"]["kind"] == "qemu"
+    assert live.frames["hash"].notna().all()
+    assert len(live.stable_nodes) > 0
+    for name in TABLES:
+        pd.testing.assert_frame_equal(getattr(live, name), getattr(dump, name))
+
+
+def test_a_monitor_in_use_is_named_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_GREETING_SECONDS", 0.1)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "monitor"))
+        silent.listen()
+        with pytest.raises(TargetError, match="another client"):
+            open_qemu(str(tmp_path / "monitor"))

@@ -1,0 +1,367 @@
+"""Who takes part, what is said about it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from estimator.errors import CannotAnswerError, UsageError
+from estimator.ksm.contents import _stable_order
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.ksm.prediction import Outcome
+from estimator.snapshot import FrameFlag, MappingFlag
+from tests.synthetic import Frame, System, folio, small
+
+ENABLED = Policy(scope="enabled")
+
+
+def two_cgroups() -> System:
+    system = System()
+    system.process(*small(1, 2), comm="web", cgroup="/system.slice/web.service", uid=33)
+    system.process(*small(1, 2), comm="web", cgroup="/system.slice/web.service/worker", uid=33)
+    system.process(*small(1, 2), comm="db", cgroup="/system.slice/db.service", uid=70)
+    return system
+
+
+@pytest.mark.parametrize(
+    ("selector", "pids"),
+    [
+        ({"pids": (100,)}, [100]),
+        ({"pids": (100, 102)}, [100, 102]),
+        ({"comms": ("web",)}, [100, 101]),
+        ({"cgroups": ("/system.slice/web.service",)}, [100, 101]),
+        ({"cgroups": ("/system.slice/web.service/",)}, [100, 101]),
+        ({"cgroups": ("/",)}, [100, 101, 102]),
+        ({"cgroups": ("/system.slice/web.service/worker",)}, [101]),
+        ({"uids": (70,)}, [102]),
+        ({"comms": ("web",), "pids": (101, 102)}, [101]),
+    ],
+)
+def test_selection(selector: dict[str, Any], pids: list[int]) -> None:
+    found = predict(two_cgroups().snapshot(), Policy(scope="enabled", **selector))
+    assert found.processes["pid"].tolist() == pids
+    assert found.counters["ksm_rmap_items"] == 2 * len(pids)
+    assert found.counters["pages_sharing"] == 2 * (len(pids) - 1)
+    assert found.vmas["pid"].unique().tolist() == pids
+
+
+@pytest.mark.parametrize(
+    ("selector", "named"),
+    [
+        ({"pids": (99,)}, "it has pid 100, 101, 102"),
+        ({"comms": ("wed",)}, "it has comm web"),
+        ({"cgroups": ("/system.slice/webs",)}, "/system.slice/web.service"),
+        ({"uids": (0,)}, "it has uid 33, 70"),
+        ({"comms": ("web",), "uids": (70,)}, "at once"),
+    ],
+)
+def test_selecting_nothing_names_what_exists(selector: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        predict(two_cgroups().snapshot(), Policy(**selector))
+
+
+def test_a_shared_mm_is_selected_by_any_of_its_thread_groups() -> None:
+    system = two_cgroups()
+    system.processes[2].sharing_pids = [500]
+    found = predict(system.snapshot(), Policy(pids=(500,)))
+    assert found.processes["pid"].tolist() == [102]
+
+
+def half_enabled() -> System:
+    system = System()
+    system.process(*small(1), mergeable=True)
+    process = system.process()
+    process.map(small(1), mergeable=False, name="[stack]")
+    process.map(small(1, 1), mergeable=False, excluded_by="VM_SHARED")
+    process.map(small(), mergeable=False, has_anon_vma=False)
+    system.process(*small(1), listed=False, mergeable=False)
+    return system
+
+
+def test_scope_enabled_takes_mergeable_vmas_of_listed_processes() -> None:
+    found = predict(half_enabled().snapshot(), ENABLED)
+    assert found.counters["ksm_rmap_items"] == 1
+    assert found.counters["pages_unshared"] == 1
+    assert found.excluded.to_dict("records") == [
+        {"excluded_by": "its mm is not on ksmd's list", "vmas": 1, "anonymous_pages": 1},
+        {"excluded_by": "not VM_MERGEABLE", "vmas": 3, "anonymous_pages": 3},
+    ]
+
+
+def test_scope_all_takes_every_compatible_vma_of_every_process() -> None:
+    found = predict(half_enabled().snapshot(), Policy(scope="all"))
+    assert found.counters["pages_sharing"] == 2
+    assert found.vmas["ksm_merging_pages"].tolist() == [1, 1, 0, 0, 1]
+    assert found.excluded.to_dict("records") == [
+        {"excluded_by": "VM_SHARED", "vmas": 1, "anonymous_pages": 2}
+    ]
+
+
+def test_other_mappings_keep_their_frame() -> None:
+    system = System()
+    shared = small(1)
+    system.process(*shared)
+    system.process(*shared, mergeable=False)
+    system.process(*small(1))
+    found = predict(system.snapshot(), ENABLED)
+    assert found.counters["pages_sharing"] == 1
+    assert found.physical["frames_freed"] == 0
+
+
+def test_who_else_maps_the_ksm_page_shows_in_smaps() -> None:
+    system = System()
+    system.process(*small(1))
+    shared = small(1)
+    system.process(*shared)
+    system.process(*shared, mergeable=False)
+    found = predict(system.snapshot(), ENABLED)
+    assert found.vmas["smaps_ksm_pages"].tolist() == [1, 1, 1]
+    assert found.vmas["ksm_merging_pages"].tolist() == [1, 1, 0]
+
+
+def test_the_last_item_in_the_scan_is_left_over() -> None:
+    system = System(max_page_sharing=2)
+    for _ in range(5):
+        system.process(*small(7))
+    found = predict(system.snapshot(), ENABLED)
+    assert found.vmas["pages_unshared"].tolist() == [0, 0, 0, 0, 1]
+    assert found.stable_node.tolist() == [1, 1, 3, 3, -1]
+
+
+def test_unknown_pages_are_in_no_counter() -> None:
+    system = System()
+    system.process(*small(1, None, None), swap_pages=3, unknown_pages=5)
+    system.process(*small(1))
+    found = predict(system.snapshot(), ENABLED)
+    assert found.counters["ksm_rmap_items"] == 2
+    assert found.coverage["unknown_pages"] == 2
+    assert found.coverage["unknown_by_reason"] == {"excluded": 2}
+    assert found.coverage["candidate_pages"] == 4
+    assert found.coverage["swap_pages"] == 3
+    assert found.coverage["page_table_missing_pages"] == 5
+    assert found.coverage["pages_sharing_at_most"] == 3
+    assert found.processes["unknown_pages"].tolist() == [2, 0]
+    assert "2 of 4 candidate pages could not be read (2 excluded)" in found.warnings[0]
+
+
+def test_nothing_readable_can_not_be_answered() -> None:
+    system = System()
+    system.process(*small(None, None))
+    with pytest.raises(CannotAnswerError, match="no page of any process could be read"):
+        predict(system.snapshot(), ENABLED)
+
+
+def test_no_candidates_at_all() -> None:
+    system = System()
+    system.process()
+    found = predict(system.snapshot(), ENABLED)
+    assert set(found.counters.values()) == {0}
+    assert found.coverage["hashed_share"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "answer"),
+    [
+        ("features", "split_maps_zero_page", "zero-filled pieces of huge pages"),
+        ("features", "smart_scan", "pages_unshared"),
+        ("sizes", "ksm_rmap_item", "no saving"),
+        ("ksm", "use_zero_pages", "use_zero_pages"),
+        ("features", None, "how this kernel's KSM behaves"),
+    ],
+)
+def test_a_missing_fact_names_the_missing_answer(
+    section: str, key: str | None, answer: str
+) -> None:
+    snapshot = two_cgroups().snapshot()
+    info = {name: value for name, value in snapshot.info.items() if name != section or key}
+    if key:
+        info[section] = {name: v for name, v in info[section].items() if name != key}
+    with pytest.raises(CannotAnswerError, match=answer):
+        predict(replace(snapshot, info=info), ENABLED)
+
+
+def test_json_holds_exact_integers() -> None:
+    found = predict(two_cgroups().snapshot(), ENABLED).to_json()
+    text = json.dumps(found)
+    assert json.dumps(json.loads(text)) == text
+    assert found["processes"][0] == {
+        "pid": 100,
+        "comm": "web",
+        "cgroup": "/system.slice/web.service",
+        "uid": 33,
+        "ksm_rmap_items": 2,
+        "ksm_merging_pages": 2,
+        "ksm_zero_pages": 0,
+        "pages_unshared": 0,
+        "pages_volatile": 0,
+        "smaps_ksm_pages": 2,
+        "unknown_pages": 0,
+        "ksm_process_profit": 2 * 4096 - 2 * 64,
+    }
+    assert [c["ksm_rmap_items"] for c in found["cgroups"]] == [2, 2, 2]
+
+
+def test_mapped_read_only_pages_merge_although_they_are_pinned() -> None:
+    system = System()
+    for _ in range(2):
+        system.process(*small(7, pins=1), flags=0)
+    assert predict(system.snapshot(), ENABLED).counters["pages_sharing"] == 1
+    for frame in (f for p in system.processes for f, _ in p.vmas[0].pages.values()):
+        frame.flags |= FrameFlag.ANON_EXCLUSIVE
+    assert predict(system.snapshot(), ENABLED).counters["pages_sharing"] == 0
+
+
+def test_a_page_in_an_lru_batch_is_not_pinned() -> None:
+    system = System()
+    for _ in range(2):
+        system.process(*small(7, pins=1, flags=FrameFlag.SWAPBACKED))
+    assert predict(system.snapshot(), ENABLED).counters["pages_sharing"] == 1
+
+
+def test_swap_cache_is_no_pin() -> None:
+    system = System()
+    flags = FrameFlag.LRU | FrameFlag.SWAPCACHE
+    system.processes_with(small(7, flags=flags), folio([7, *range(20, 35)], flags=flags))
+    assert predict(system.snapshot(), ENABLED).counters["pages_sharing"] == 1
+
+
+@pytest.mark.parametrize("scanned", [True, False])
+def test_prot_none_pages_where_the_walker_does_not_find_them(scanned: bool) -> None:
+    system = System("6.1")
+    system.features |= {"scans_prot_none": scanned, "prot_none_blocks_tree": False}
+    for _ in range(2):
+        system.process(*small(7), flags=MappingFlag.PROT_NONE)
+    assert predict(system.snapshot(), ENABLED).counters["ksm_rmap_items"] == 2 * scanned
+
+
+def test_prot_none_hides_only_its_own_content_when_it_is_not_first() -> None:
+    system = System("6.1")
+    system.process(*small(1, 2))
+    system.process(*small(3), flags=MappingFlag.PROT_NONE)
+    system.process(*small(1, 2, 3))
+    found = predict(system.snapshot(), ENABLED)
+    assert found.counters["pages_sharing"] == 2
+    assert found.counters["pages_volatile"] == 1
+    assert any("PROT_NONE" in text for text in found.warnings)
+
+
+def merged(copies: int, **ksm: Any) -> System:
+    system = System(**ksm)
+    page = Frame(7)
+    system.stable_node(page)
+    for _ in range(copies):
+        system.process(page, flags=MappingFlag.MERGED)
+    return system
+
+
+def test_what_is_merged_already_stays() -> None:
+    found = predict(merged(4).snapshot(), ENABLED)
+    assert found.counters["pages_shared"] == 1
+    assert found.counters["pages_sharing"] == 3
+    assert found.physical["frames_freed"] == 0
+
+
+def test_another_limit_starts_from_unmerged_pages() -> None:
+    policy = replace(ENABLED, max_page_sharing=2)
+    found = predict(merged(5).snapshot(), policy)
+    assert found.counters["pages_shared"] == 2
+    assert found.counters["pages_sharing"] == 2
+    assert found.counters["pages_unshared"] == 1
+    assert len(found.content) == 1
+    assert any("echo 2" in text for text in found.warnings)
+
+
+def test_partly_filled_nodes_take_what_fits() -> None:
+    system = merged(3, max_page_sharing=4)
+    for _ in range(3):
+        system.process(*small(7))
+    found = predict(system.snapshot(), ENABLED)
+    assert found.counters["pages_shared"] == 2
+    assert found.counters["pages_sharing"] == 4
+    assert found.counters["stable_node_dups"] == 2
+
+
+def test_pages_that_change_between_two_snapshots_never_merge() -> None:
+    def system(second: int) -> System:
+        made = System()
+        made.process(*small(1, second, 3))
+        made.process(*small(1, 2, 3))
+        return made
+
+    earlier, later = system(2).snapshot(), system(9).snapshot()
+    found = predict(earlier, ENABLED, later=later)
+    assert found.outcome.tolist() == [
+        Outcome.MERGED,
+        Outcome.VOLATILE,
+        Outcome.MERGED,
+        Outcome.MERGED,
+        Outcome.UNSHARED,
+        Outcome.MERGED,
+    ]
+    assert found.counters["pages_volatile"] == 1
+    assert found.coverage["changed_pages"] == 1
+    assert found.coverage["candidate_pages"] == 6
+    assert "1 candidate pages changed" in found.warnings[-1]
+    assert "upper bounds" in predict(earlier, ENABLED).warnings[-1]
+
+
+def test_a_process_that_went_away_counts_as_unchanged() -> None:
+    earlier = two_cgroups().snapshot()
+    later = two_cgroups()
+    later.processes = later.processes[1:]
+    for process in later.processes:
+        process.vmas[0].pages = dict(enumerate((f, 0) for f in small(8, 9)))
+    shifted = later.snapshot()
+    shifted.processes["start_time_ns"] = earlier.processes["start_time_ns"][1:].to_numpy()
+    shifted.vmas["start"] = earlier.vmas["start"][1:].to_numpy()
+    found = predict(earlier, ENABLED, later=shifted)
+    assert found.coverage["changed_pages"] == 4
+
+
+def test_snapshots_hashed_differently_can_not_be_compared() -> None:
+    earlier, later = two_cgroups().snapshot(), two_cgroups().snapshot()
+    later.info["hash"] = {"name": "test", "seed": 1}
+    with pytest.raises(UsageError, match="hashed differently"):
+        predict(earlier, ENABLED, later=later)
+
+
+def test_warnings_tell_what_can_go_wrong() -> None:
+    system = System("6.1", max_page_sharing=2)
+    system.thp_enabled = "always"
+    system.fork(system.process(*small(7), listed=False), 3)
+    system.process(*small(7), listed=False)
+    texts = " ".join(predict(system.snapshot(), Policy(scope="all")).warnings)
+    assert "khugepaged" in texts
+    assert "1 contents on 5 pages depend on the order" in texts
+    assert "another order" in texts
+    assert "no prctl" in texts
+
+
+def test_khugepaged_matters_under_madvise_only_where_it_was_asked_for() -> None:
+    system = two_cgroups()
+    system.thp_enabled = "madvise"
+    assert "khugepaged" not in " ".join(predict(system.snapshot(), ENABLED).warnings)
+    system.processes[0].vmas[0].vm_flags = 0x20000000
+    assert "khugepaged" in " ".join(predict(system.snapshot(), ENABLED).warnings)
+
+
+def test_equal_upper_bits_of_hashes_are_told_apart() -> None:
+    hashes = np.array([5, 3, 5, 4, 3, 2**63, 5], dtype=np.uint64)
+    assert _stable_order(hashes).tolist() == np.argsort(hashes, kind="stable").tolist()
+
+
+def test_many_self_splitting_huge_pages_take_one_scan_each() -> None:
+    system = System()
+    process = system.process()
+    for _ in range(300):
+        process.map(folio([0, 0, *system.unique(2)]))
+    found = predict(system.snapshot(), ENABLED)
+    assert found.counters["pages_unshared"] == 600
+    assert found.counters["ksm_rmap_items"] == 600
+    assert found.scans == 302
+    assert found.physical["frames_freed"] == 600
