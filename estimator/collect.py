@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator import __version__
 from estimator.care import Pace
 from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
 from estimator.facts import MappingFlag, Unknown
@@ -221,7 +221,7 @@ class _Collector:
         build_id = prog.main_module().build_id
         return {
             "format_version": FORMAT_VERSION,
-            "program_version": version("ksm-estimator"),
+            "program_version": __version__,
             "kernel": {
                 "release": kernel_release(prog),
                 "machine": prog.platform.arch.name.lower() if prog.platform else "unknown",
