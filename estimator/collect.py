@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator import __version__
 from estimator.care import Pace
 from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
 from estimator.facts import MappingFlag, Unknown
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from estimator.kernel.frames import PageArray
     from estimator.kernel.mapped import AddressSpaces
     from estimator.kernel.processes import Mms
+    from estimator.kernel.stable_tree import StableTree
     from estimator.kernel.target import Target
 
 Progress = Callable[[str, int, int], None]
@@ -132,24 +133,25 @@ class _Collector:
             spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
         vma_table = spaces.table()
         mappings, frames = make_tables(vma_table, mapped, pfns, facts, self._seed)
-        nodes, items, lost = read_stable_tree(self._prog, self._memory, pages, mms.addresses)
+        tree = read_stable_tree(self._prog, self._memory, pages, mms.addresses)
+        nodes = tree.nodes
         nodes.insert(3, "frame_id", _frame_ids(frames["pfn"].to_numpy(), nodes["pfn"].to_numpy()))
-        _mark_merged(mappings, vma_table, nodes, items)
+        _mark_merged(mappings, vma_table, nodes, tree.items)
         unknown = {
             "processes": mms.unreadable,
             "vmas": vmas.unreadable,
             "page_table_pages": int(vma_table["unknown_pages"].sum()) - changed,
             "changed_pages": changed,
-            "stable_nodes": lost,
+            "stable_nodes": tree.unreadable,
         }
         snapshot = Snapshot(
-            self._info(unknown), mms.table, vma_table, mappings, frames, nodes, items
+            self._info(unknown), mms.table, vma_table, mappings, frames, nodes, tree.items
         )
         if self._target.kind == "core":  # what runs contradicts itself all the time
-            self._cross_check(snapshot, mms)
+            self._cross_check(snapshot, mms, tree)
         return snapshot
 
-    def _cross_check(self, snapshot: Snapshot, mms: Mms) -> None:
+    def _cross_check(self, snapshot: Snapshot, mms: Mms, tree: StableTree) -> None:
         """Add to ``info`` what the kernel's own counters have and we did not find."""
         from estimator.kernel.cross_checks import contradictions, missing_anonymous_pages
 
@@ -162,8 +164,7 @@ class _Collector:
             mms.structs["map_count"].astype(np.int64),
             *tables,
             snapshot.frames,
-            snapshot.stable_nodes,
-            snapshot.stable_items,
+            tree,
             info["ksm"]["counters"],
         )
 
@@ -219,7 +220,7 @@ class _Collector:
         build_id = prog.main_module().build_id
         return {
             "format_version": FORMAT_VERSION,
-            "program_version": version("ksm-estimator"),
+            "program_version": __version__,
             "kernel": {
                 "release": kernel_release(prog),
                 "machine": prog.platform.arch.name.lower() if prog.platform else "unknown",

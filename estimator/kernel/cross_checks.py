@@ -14,8 +14,10 @@ import pandas as pd
 from drgn import FaultError, Object, Program, TypeKind
 from drgn.helpers.linux.percpu import percpu_counter_sum
 
+from estimator.facts import FrameFlag
 from estimator.kernel.layout import has_member
 from estimator.kernel.memory import Words
+from estimator.kernel.stable_tree import StableTree
 
 _MM_ANONPAGES = 1  # include/linux/mm_types_task.h
 _UNSYNCED_PAGES = 64  # TASK_RSS_EVENTS_THRESH: what a thread keeps to itself, until 6.2
@@ -56,8 +58,7 @@ def contradictions(
     vmas: pd.DataFrame,
     mappings: pd.DataFrame,
     frames: pd.DataFrame,
-    nodes: pd.DataFrame,
-    items: pd.DataFrame,
+    tree: StableTree,
     counters: Mapping[str, int],
 ) -> list[str]:
     """Sentences on what contradicts itself in a dump; none if it is whole.
@@ -72,10 +73,17 @@ def contradictions(
     mapped = np.bincount(mappings["frame_id"], minlength=len(frames))
     if wrong := int(np.count_nonzero(mapped != frames["mapcount"].to_numpy())):
         found.append(f"{wrong} frames are mapped more or less often than their count says")
-    at_least, at_most = items["node_id"].nunique(), len(nodes)  # items of dead mms are not read
-    shared = counters.get("pages_shared", at_most)
-    if not at_least <= shared <= at_most:
-        found.append(f"the stable tree has {at_most} nodes, ksmd counts {shared} pages_shared")
+    if not tree.migrating:
+        for name in ("pages_shared", "pages_sharing"):
+            held = getattr(tree, name)
+            if held != counters.get(name, held):
+                found.append(f"the stable tree holds {held} {name}, ksmd counts {counters[name]}")
+    stale = int(np.count_nonzero(~tree.nodes["live"]))
+    is_ksm = (frames["flags"].to_numpy() & np.uint32(FrameFlag.KSM)) != 0
+    live = tree.nodes.loc[tree.nodes["live"], "frame_id"].dropna().to_numpy(np.int64)
+    orphans = int(np.count_nonzero(is_ksm)) - int(np.count_nonzero(is_ksm[live]))
+    if orphans and stale:  # each by itself happens
+        found.append(f"{orphans} KSM pages are on no stable node, {stale} nodes are of other pages")
     return [
         f"{text}: the dump is damaged, or was taken in the middle of a change" for text in found
     ]

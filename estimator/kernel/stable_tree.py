@@ -5,12 +5,14 @@ Sources: struct ksm_stable_node, ksm_rmap_item and the notes above them in mm/ks
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from drgn import Program
+from drgn.helpers.linux.list import list_empty
 
 from estimator.kernel.frames import PageArray
 from estimator.kernel.layout import first_type, has_member, offset, struct_dtype
@@ -23,10 +25,24 @@ _MOST_TREES = 1 << 10  # MAX_NUMNODES
 _DEEPEST_TREE = 64  # 2 * log2(nodes)
 
 
-def read_stable_tree(
-    prog: Program, memory: Memory, pages: PageArray, mms: Words
-) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """Rows of ``stable_nodes`` (without frame_id) and ``stable_items``; how many were unreadable.
+@dataclass(frozen=True)
+class StableTree:
+    """``nodes``: rows of ``stable_nodes`` (without frame_id). ``items``: of ``stable_items``.
+
+    ``pages_shared``, ``pages_sharing``: as ksmd counts them, with the items of mms that have
+    ended. ``migrating``: more nodes are on the list migrate_nodes. ``unreadable``: nodes, items.
+    """
+
+    nodes: pd.DataFrame
+    items: pd.DataFrame
+    pages_shared: int
+    pages_sharing: int
+    migrating: bool
+    unreadable: int
+
+
+def read_stable_tree(prog: Program, memory: Memory, pages: PageArray, mms: Words) -> StableTree:
+    """The stable nodes with their items.
 
     ``mms``: addresses of the mm_structs, in mm_id order. Items of other mms are left out.
     """
@@ -42,7 +58,16 @@ def read_stable_tree(
             "live": info.ok & (info.mapping == (address | _MAPPING_KSM)),
         }
     )
-    return table, reader.items(nodes["hlist"], mms), reader.unreadable
+    node, items = reader.items(nodes["hlist"])
+    shared = len(np.unique(node))
+    return StableTree(
+        nodes=table,
+        items=_item_table(node, items, mms),
+        pages_shared=shared,
+        pages_sharing=len(node) - shared,
+        migrating="migrate_nodes" in prog and not list_empty(prog["migrate_nodes"].address_of_()),
+        unreadable=reader.unreadable,
+    )
 
 
 class _Reader:
@@ -73,25 +98,11 @@ class _Reader:
             np.concatenate([tree[single], tree[is_chain][chain]]),
         )
 
-    def items(self, first: Words, mms: Words) -> pd.DataFrame:
-        """The rmap_items of nodes whose hlists start at ``first``; node_id is the row there."""
+    def items(self, first: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """The rmap_items of nodes whose hlists start at ``first``, and of which row there."""
         link = offset(self._prog, self._item_type, "hlist")
         node, _, items = self._lists(first, link, self._item, "next")
-        order = np.argsort(mms)
-        place = np.minimum(np.searchsorted(mms[order], items["mm"]), len(mms) - 1)
-        mm_id = order[place]
-        known = mms[mm_id] == items["mm"]
-        items = items[known]
-        age = items["age"] if "age" in (self._item.names or ()) else np.zeros(len(items), np.uint8)
-        return pd.DataFrame(
-            {
-                "node_id": node[known].astype(np.uint32),
-                "mm_id": mm_id[known].astype(np.uint32),
-                "address": items["address"] & _PAGE_MASK,
-                "age": age,
-                "checksum": items["oldchecksum"],
-            }
-        )
+        return node, items
 
     def _trees(self) -> tuple[Words, npt.NDArray[Any], npt.NDArray[np.uint16]]:
         """The nodes of root_stable_tree[], level by level."""
@@ -147,6 +158,25 @@ class _Reader:
             np.concatenate([p[1] for p in parts])[by_list],
             np.concatenate([p[2] for p in parts])[by_list],
         )
+
+
+def _item_table(node: npt.NDArray[np.int64], items: npt.NDArray[Any], mms: Words) -> pd.DataFrame:
+    """Rows of ``stable_items`` for the items of the mm_structs at ``mms``."""
+    order = np.argsort(mms)
+    place = np.minimum(np.searchsorted(mms[order], items["mm"]), len(mms) - 1)
+    mm_id = order[place]
+    known = mms[mm_id] == items["mm"]
+    items = items[known]
+    age = items["age"] if "age" in (items.dtype.names or ()) else np.zeros(len(items), np.uint8)
+    return pd.DataFrame(
+        {
+            "node_id": node[known].astype(np.uint32),
+            "mm_id": mm_id[known].astype(np.uint32),
+            "address": items["address"] & _PAGE_MASK,
+            "age": age,
+            "checksum": items["oldchecksum"],
+        }
+    )
 
 
 def _node_dtype(prog: Program, type_: str) -> np.dtype[Any]:

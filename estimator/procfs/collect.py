@@ -6,12 +6,12 @@ import datetime
 import os
 import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from estimator import __version__
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.hashing import HASH_NAME
 from estimator.mapped import Columns, Mapped, Words, distinct, make_tables
@@ -96,7 +96,7 @@ def collect_procfs(
     seconds = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
     info = {
         "format_version": FORMAT_VERSION,
-        "program_version": version("ksm-estimator"),
+        "program_version": __version__,
         "kernel": {
             "release": platform.release(),
             "machine": platform.machine(),
