@@ -10,7 +10,7 @@ from drgn.commands import CommandError, argument
 from drgn.commands.linux import linux_kernel_command
 
 
-@linux_kernel_command(
+@linux_kernel_command(  # type: ignore[untyped-decorator]
     name="ksm-estimate",
     description="predict what KSM would save in this kernel",
     arguments=(

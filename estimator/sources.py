@@ -19,6 +19,7 @@ from estimator.errors import UsageError
 from estimator.options import Command, options
 
 if TYPE_CHECKING:
+    from estimator.check import Findings
     from estimator.collect import Progress
     from estimator.snapshot import Snapshot
 
@@ -52,9 +53,11 @@ class Source:
         """Read the target into a snapshot; raises the errors of opening and reading it."""
         self.check()
         if self.core is not None:
-            from estimator.collect import collect_core
+            from estimator.collect import collect
+            from estimator.kernel.target import open_core
 
-            return collect_core(self.core, self.symbols, seed=self.seed, progress=progress)
+            target = open_core(self.core, self.symbols, self.architecture)
+            return collect(target, seed=self.seed, progress=progress)
         lower_priority()
         look = self._running(Pace(self.rate), progress)
         if self.passes == 1:
@@ -74,6 +77,21 @@ class Source:
 
         target = open_qemu(self.qemu, self.symbols) if self.qemu else open_live(self.symbols)
         return partial(collect, target, seed=self.seed, progress=progress, pace=pace)
+
+    def findings(self) -> Findings:
+        """What the target allows; raises UsageError unless exactly one is named."""
+        self.check()
+        if self.procfs:
+            from estimator.procfs.check import check_procfs
+
+            return check_procfs()
+        if self.core is not None:
+            from estimator.kernel.check_core import check_core
+
+            return check_core(self.core, self.symbols, self.architecture)
+        from estimator.kernel.check_running import check_live, check_qemu
+
+        return check_qemu(self.qemu, self.symbols) if self.qemu else check_live(self.symbols)
 
 
 TARGETS = ("live", "core", "qemu", "procfs")

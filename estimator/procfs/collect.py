@@ -48,7 +48,7 @@ def collect_procfs(
     ``pace`` is told how many bytes are read, and may wait. Raises TargetError without the right to
     see PFNs, CannotAnswerError if this kernel has no KSM.
     """
-    _check()
+    require_rights()
     started = datetime.datetime.now(datetime.UTC)
     progress("processes", 0, 1)
     processes = read_processes()
@@ -134,7 +134,7 @@ def collect_procfs(
     return Snapshot(info, table, vmas, mappings, frames, nodes, items)
 
 
-def _check() -> None:
+def require_rights() -> None:
     """Raise unless this machine shows PFNs to us and has KSM."""
     for name in ("kpageflags", "kpagecount"):
         if not os.access(PROC / name, os.R_OK):

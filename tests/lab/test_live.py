@@ -105,13 +105,15 @@ def test_every_vma_agrees_with_smaps(live: Snapshot, proc: dict[int, Any]) -> No
     ksm = rows[(rows["frame_flags"] & int(FrameFlag.KSM)) != 0].groupby("vma_id").size()
     vmas = live.vmas.join(live.processes["pid"], on="mm_id")
     checked = 0
-    for vma in vmas[vmas["pid"].isin(list(proc)) & vmas["has_anon_vma"]].itertuples():
-        smaps = proc[vma.pid]["smaps"][str(vma.start)]
-        assert smaps["Anonymous"] == PAGE_KB * count.get(vma.vma_id, 0)
-        assert smaps["AnonHugePages"] == PAGE_KB * huge.get(vma.vma_id, 0)
-        assert smaps["Swap"] == PAGE_KB * vma.swap_pages
+    wanted = vmas[vmas["pid"].isin(list(proc)) & vmas["has_anon_vma"]]
+    numbers = wanted[["vma_id", "pid", "start", "swap_pages"]].to_numpy(object).tolist()
+    for vma_id, pid, start, swap_pages in numbers:
+        smaps = proc[pid]["smaps"][str(start)]
+        assert smaps["Anonymous"] == PAGE_KB * count.get(vma_id, 0)
+        assert smaps["AnonHugePages"] == PAGE_KB * huge.get(vma_id, 0)
+        assert smaps["Swap"] == PAGE_KB * swap_pages
         if "KSM" in smaps:  # 6.7+
-            assert smaps["KSM"] == PAGE_KB * ksm.get(vma.vma_id, 0)
+            assert smaps["KSM"] == PAGE_KB * ksm.get(vma_id, 0)
         checked += 1
     assert checked > 20
     assert huge.sum() >= 512
