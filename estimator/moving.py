@@ -38,7 +38,8 @@ def settle(
         if number == _WALKS or np.count_nonzero(~same) * _ENOUGH <= len(same):
             break
         again = np.setdiff1d(fresh, steady, assume_unique=True)
-        pfns, facts = _merge(pfns, facts, again, look(again))
+        if len(again):
+            pfns, facts = _merge(pfns, facts, again, look(again))
         mapped = latest
     lost = np.bincount(latest.vma_id[~same], minlength=len(latest.counts["unknown_pages"]))
     latest.counts["unknown_pages"] += lost.astype(np.uint64)

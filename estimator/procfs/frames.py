@@ -17,7 +17,7 @@ from xxhash import xxh3_64_intdigest
 
 from estimator.facts import FrameFlag, Unknown
 from estimator.hashing import PAGE_SIZE
-from estimator.mapped import Columns, Mapped, Words, distinct
+from estimator.mapped import Columns, Mapped, Words, distinct, rows_of
 from estimator.procfs.processes import PROC, Process
 
 _NODES = Path("/sys/devices/system/node")
@@ -83,12 +83,14 @@ def _flags(pfns: Words) -> tuple[Words, Words, npt.NDArray[np.uint8]]:
         part = blocks[begin : begin + _BLOCKS_AT_ONCE]
         within = np.arange(_BLOCK, dtype=np.uint64)
         neighbours: Words = np.add.outer(part * np.uint64(_BLOCK), within)
-        heads, pages = _folios(_words("kpageflags", neighbours.reshape(-1)).reshape(-1, _BLOCK))
+        words = _words("kpageflags", neighbours.reshape(-1)).reshape(-1, _BLOCK)
+        heads, pages = _folios(words)
         start, stop = np.searchsorted(block, [part[0], part[-1] + np.uint64(1)])
         at = (np.searchsorted(part, block[start:stop]), place[start:stop])
         rows = large[start:stop]
         head[rows] = block[start:stop] * np.uint64(_BLOCK) + heads[at].astype(np.uint64)
         order[rows] = np.log2(pages[at]).astype(np.uint8)
+        flags[rows] |= words[at[0], heads[at]]  # before 6.10 a tail lacks what the head has
     return flags, head, order
 
 
@@ -221,7 +223,11 @@ def hash_frames(
 
 
 def _read(file: int, address: int, buffer: npt.NDArray[np.uint8], pages: int) -> int:
-    """Copy ``pages`` pages; how many whole ones could be."""
+    """Copy ``pages`` pages; how many whole ones could be.
+
+    Not by process_vm_readv(2), which is faster: it pins pages, and pinning one that fork shares
+    gives the process a copy of its own (gup_must_unshare()): looking would cost memory.
+    """
     try:
         return os.preadv(file, [buffer[: pages * PAGE_SIZE].data], address) // PAGE_SIZE
     except OSError:
@@ -232,8 +238,10 @@ def _first_mapping(
     pfns: Words, mapped: Mapped
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """The first row of ``mapped`` that maps each of ``pfns``; and whether there is one."""
-    if not len(mapped.pfn):
+    frames = distinct(mapped.pfn)
+    if not len(frames):
         return np.zeros(len(pfns), np.int64), np.zeros(len(pfns), np.bool_)
-    order = np.argsort(mapped.pfn, kind="stable")
-    place = np.minimum(np.searchsorted(mapped.pfn, pfns, sorter=order), len(order) - 1)
-    return order[place], mapped.pfn[order[place]] == pfns
+    first = np.zeros(len(frames), np.int64)
+    first[rows_of(frames, mapped.pfn[::-1])] = np.arange(len(mapped.pfn))[::-1]
+    place = np.minimum(np.searchsorted(frames, pfns), len(frames) - 1)
+    return first[place], frames[place] == pfns
