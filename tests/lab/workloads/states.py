@@ -41,7 +41,7 @@ LATE = """
     fill data[200:] own 2
     map heap 30 heap
     fill heap list 3
-    map stack 22 stack          # the process goes on and writes next to what it filled
+    map stack 22 stack          # what is called at the end of the script writes to its last page
     fill stack[1:21] list 5
     map file 30 file
     read file
