@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from estimator.ksm.prediction import Prediction
     from estimator.snapshot import Snapshot, open_snapshot
 
+__version__ = "0.1.0"
+
 __all__ = [
     "EstimatorError",
     "PageCost",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from estimator import __version__
 from estimator.cli_answers import advise, compare, report, verify
 from estimator.errors import EXIT_INTERRUPTED, EXIT_LOW_COVERAGE, EstimatorError
 from estimator.options import options, policy_options
@@ -42,7 +43,7 @@ _output = click.option(
 
 
 @click.group(context_settings=_SETTINGS)
-@click.version_option(package_name="ksm-estimator")
+@click.version_option(__version__, prog_name="ksm-estimator")
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 def cli(debug: bool) -> None:
     """What would KSM save here, where, and at what cost? Answered without turning KSM on."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator import __version__
+from estimator.care import Pace
 from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
 from estimator.facts import MappingFlag, Unknown
+from estimator.hashing import PAGE_SIZE
 from estimator.mapped import FRAME_FACTS, Columns, Mapped, distinct, make_tables
 from estimator.moving import settle
 from estimator.snapshot import FORMAT_VERSION, Snapshot
@@ -64,8 +66,12 @@ def collect_program(prog: Program, *, seed: int = 0, progress: Progress = silent
     return collect(from_program(prog), seed=seed, progress=progress)
 
 
-def collect(target: Target, *, seed: int = 0, progress: Progress = silent) -> Snapshot:
+def collect(
+    target: Target, *, seed: int = 0, progress: Progress = silent, pace: Pace | None = None
+) -> Snapshot:
     """Everything a prediction needs from the open ``target``; ``seed`` is the hash's.
+
+    ``pace`` limits how fast memory is read (only of a running system).
 
     Raises CannotAnswerError if that kernel has no KSM, TargetError if it can't be read.
     """
@@ -75,7 +81,7 @@ def collect(target: Target, *, seed: int = 0, progress: Progress = silent) -> Sn
 
     require_ksm(target.prog)
     try:
-        return _Collector(target, seed, progress).snapshot()
+        return _Collector(target, seed, progress, pace or Pace(None)).snapshot()
     except (FaultError, LookupError) as error:
         if isinstance(error, IndexError):
             raise  # ours
@@ -84,7 +90,7 @@ def collect(target: Target, *, seed: int = 0, progress: Progress = silent) -> Sn
 
 
 class _Collector:
-    def __init__(self, target: Target, seed: int, progress: Progress) -> None:
+    def __init__(self, target: Target, seed: int, progress: Progress, pace: Pace) -> None:
         self._target = target
         self._prog = target.prog
         self._memory = target.memory
@@ -92,6 +98,7 @@ class _Collector:
         # a running system has other work to do, and the connection to QEMU can't be shared
         self._workers = 1 if target.running else len(os.sched_getaffinity(0))
         self._progress = progress
+        self._pace = pace
         self._started = datetime.datetime.now(datetime.UTC)
 
     def snapshot(self) -> Snapshot:
@@ -196,6 +203,7 @@ class _Collector:
                 )
                 for name, values in found.items():
                     columns[name][piece] = values
+                self._pace(len(pfns[piece]) * PAGE_SIZE)
                 if worker == 0:
                     done = min((number + 1) * self._workers * _PIECE_PAGES, len(pfns))
                     self._progress("frames", done, len(pfns))
@@ -213,7 +221,7 @@ class _Collector:
         build_id = prog.main_module().build_id
         return {
             "format_version": FORMAT_VERSION,
-            "program_version": version("ksm-estimator"),
+            "program_version": __version__,
             "kernel": {
                 "release": kernel_release(prog),
                 "machine": prog.platform.arch.name.lower() if prog.platform else "unknown",

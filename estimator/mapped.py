@@ -110,7 +110,8 @@ def distinct(pfns: Words) -> Words:
     """The distinct PFNs, ascending."""
     first, span = _span(pfns)
     if span > _SPARSE * len(pfns):
-        return np.unique(pfns)
+        ordered = np.sort(pfns)
+        return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(pfns) else ordered
     used = np.zeros(span, np.bool_)
     used[(pfns - np.uint64(first)).view(np.int64)] = True
     return np.flatnonzero(used).view(np.uint64) + np.uint64(first)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from estimator.care import Pace, lower_priority
 from estimator.errors import UsageError
 from estimator.options import Command, options
 
@@ -24,37 +25,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """The target options of one command line; exactly one of the first three is set."""
+    """The target options of one command line; exactly one of the first four is set."""
 
     core: Path | None
     live: bool
     qemu: str | None
+    procfs: bool
     symbols: tuple[Path, ...]
     architecture: str | None
     seed: int
+    rate: float | None
 
     def check(self) -> None:
         """Raise UsageError unless exactly one target is named."""
         named = [name for name in TARGETS if getattr(self, name)]
         if not named:
-            raise UsageError("name the target: --live, --core VMCORE or --qemu SOCKET")
+            raise UsageError("name the target: --live, --core VMCORE, --qemu SOCKET or --procfs")
         if len(named) > 1:
             raise UsageError(f"name one target, not {' and '.join(f'--{name}' for name in named)}")
 
     def collect(self, progress: Progress) -> Snapshot:
         """Read the target into a snapshot; raises the errors of opening and reading it."""
+        self.check()
+        pace = Pace(self.rate)
+        if self.core is None:
+            lower_priority()
+        if self.procfs:
+            from estimator.procfs.collect import collect_procfs
+
+            return collect_procfs(seed=self.seed, progress=progress, pace=pace)
         from estimator.collect import collect
         from estimator.kernel.running import open_live, open_qemu
         from estimator.kernel.target import open_core
 
-        self.check()
         if self.core is not None:
             target = open_core(self.core, self.symbols, self.architecture)
         elif self.qemu is not None:
             target = open_qemu(self.qemu, self.symbols)
         else:
             target = open_live(self.symbols)
-        return collect(target, seed=self.seed, progress=progress)
+        return collect(target, seed=self.seed, progress=progress, pace=pace)
 
     def findings(self) -> Findings:
         """What the target allows; raises UsageError if it is not one crash dump."""
@@ -66,7 +76,7 @@ class Source:
         return check_core(self.core, self.symbols, self.architecture)
 
 
-TARGETS = ("live", "core", "qemu")
+TARGETS = ("live", "core", "qemu", "procfs")
 
 _options = options(
     click.option("--live", is_flag=True, help="This machine's kernel, through /proc/kcore."),
@@ -75,6 +85,11 @@ _options = options(
         "--qemu",
         metavar="SOCKET",
         help="A guest of this machine: the socket of a QMP monitor that nobody else uses.",
+    ),
+    click.option(
+        "--procfs",
+        is_flag=True,
+        help="This machine through /proc/PID/pagemap and mem: without symbols and /proc/kcore.",
     ),
     click.option(
         "--symbols",
@@ -89,6 +104,12 @@ _options = options(
         help="Of a dump that does not say it.",
     ),
     click.option("--seed", type=int, default=0, help="Seed of the hash (default 0)."),
+    click.option(
+        "--rate",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="MB/S",
+        help="Read a running system's memory no faster than this.",
+    ),
 )
 
 

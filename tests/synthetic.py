@@ -258,19 +258,20 @@ def _facts(frame: Frame) -> str:
 
 
 def _in_pfn_order(mapped: Iterable[Frame]) -> list[Frame]:
-    """Every frame once, the frames of one folio together."""
-    seen: dict[int, Frame] = {}
-    for frame in mapped:
-        if id(frame) not in seen:
-            for piece in frame.folio or [frame]:
-                seen[id(piece)] = piece
-    return list(seen.values())
+    """Every mapped frame once, the frames of one folio together."""
+    pages = {id(frame): frame for frame in mapped}
+    ordered = {}
+    for frame in pages.values():
+        for piece in frame.folio or [frame]:
+            if id(piece) in pages:
+                ordered[id(piece)] = piece
+    return list(ordered.values())
 
 
 def _frame_table(frames: list[Frame], mapped: list[Frame], number: dict[int, int]) -> pd.DataFrame:
     ids = np.array([number[id(frame)] for frame in mapped], dtype=np.int64)
     mapcount = np.bincount(ids, minlength=len(frames)) + [f.outside for f in frames]
-    folios = [[number[id(piece)] for piece in f.folio or [f]] for f in frames]
+    folios = [[number[id(p)] for p in f.folio or [f] if id(p) in number] for f in frames]
     folio_mapcount = np.array([mapcount[pieces].sum() for pieces in folios], dtype=np.int32)
     swapcache = [bool(f.flags & FrameFlag.SWAPCACHE) * len(f.folio or [f]) for f in frames]
     pins = [max(piece.pins for piece in f.folio or [f]) for f in frames]

@@ -113,7 +113,16 @@ def scan_everything(case: Case) -> tuple[Fate, Simulation]:
     vanished = case.facts.zero & is_split & ~case.facts.mlocked & ~locked
     vanished &= case.rules.split_maps_zero_page
     fate = Fate(
-        outcome, stable, rows[result.copied], left, vanished, ksm, node, result.scans, rows[:0]
+        outcome,
+        stable,
+        rows[result.copied],
+        left,
+        vanished,
+        ksm,
+        node,
+        np.isin(np.arange(int(case.facts.folio.max(initial=-1)) + 1), list(result.split_folios)),
+        result.scans,
+        rows[:0],
     )
     return fate, result
 

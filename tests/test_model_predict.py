@@ -133,6 +133,16 @@ def test_the_last_item_in_the_scan_is_left_over() -> None:
     assert found.stable_node.tolist() == [1, 1, 3, 3, -1]
 
 
+def test_pieces_that_nobody_maps_are_free_after_a_split() -> None:
+    system = System()
+    system.process(*folio([7, *range(20, 35)])[:6])
+    system.process(*folio([*range(40, 56)])[:6])
+    system.process(*small(7))
+    found = predict(system.snapshot(), ENABLED)
+    assert found.physical["frames_before"] == 6 + 6 + 1 + 2 * 10
+    assert found.physical["frames_freed"] == 1 + 10
+
+
 def test_unknown_pages_are_in_no_counter() -> None:
     system = System()
     system.process(*small(1, None, None), swap_pages=3, unknown_pages=5)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -20,21 +20,24 @@ from tests.systems import fork_server
 EXAMPLE = Path(__file__).parents[1] / "scripts" / "example.ipynb"
 
 
-def test_the_example_goes_from_worth_it_to_which_two(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """$KSM_SNAPSHOT, if set, is a snapshot to run it on; else a made-up one."""
-    path = Path(os.environ.get("KSM_SNAPSHOT", tmp_path / "made-up.ksm"))
-    if not path.exists():
-        write_snapshot(fork_server(), path)
-    monkeypatch.setenv("KSM_SNAPSHOT", str(path.absolute()))
+def run_example(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The outputs of the example notebook on a snapshot, from its first cell to its last."""
+    monkeypatch.setenv("KSM_SNAPSHOT", str(snapshot))
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLE.parents[1]))
     notebook = nbformat.read(EXAMPLE, as_version=4)  # type: ignore[no-untyped-call]
     assert not any(cell.get("outputs") for cell in notebook.cells)
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def test_the_example_goes_from_worth_it_to_which_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_snapshot(fork_server(), tmp_path / "made-up.ksm")
+    outputs = run_example(tmp_path / "made-up.ksm", monkeypatch)
     kinds = {kind for output in outputs for kind in output.get("data", {})}
     assert {"text/html", "image/png"} <= kinds
+    assert outputs[-1]["text"].startswith("/system.slice/app.service and /system.slice/batch")
     assert "of the saving" in outputs[-1]["text"]
 
 

@@ -128,6 +128,7 @@ class PageTables:
         self._levels = 5 if b"NUMBER(pgtable_l5_enabled)=1" in vmcoreinfo else 4
         encryption = int(prog["sme_me_mask"].value_()) if "sme_me_mask" in prog else 0
         self._clear = np.uint64(~encryption & 0xFFFF_FFFF_FFFF_FFFF)
+        self._inverted_bits = _PFN_MASK & self._clear  # PTE_PFN_MASK
         self.unreadable_pages = np.zeros(len(ranges.start), np.int64)
         self.nonpresent_pages = np.zeros(len(ranges.start), np.int64)
 
@@ -195,9 +196,10 @@ class PageTables:
         tables = ~huge
         pfns = (value[tables] & _PFN_MASK) >> _PAGE_SHIFT
         found = self._tables(key[tables], pfns, _ZERO)
-        found[((found & _PRESENT) == _ZERO) & (found != _ZERO)] ^= _PFN_MASK
+        inverted = ((found & _PRESENT) == _ZERO) & (found != _ZERO)  # __pte_needs_invert()
+        found[inverted] ^= self._inverted_bits
         entries[tables] = found
-        entries[huge] = _pieces(value[huge])
+        entries[huge] = self._pieces(value[huge])
         row, column, values = _nonzero(entries)
         page_key = key[row] + column
         first, _ = self._ranges.find(key)
@@ -213,17 +215,16 @@ class PageTables:
             return Entries(page_key, range_index, values, huge[row])
         return Entries(page_key[inside], range_index[inside], values[inside], huge[row][inside])
 
+    def _pieces(self, value: Words) -> Words:
+        """PMD leaves (n,) as 512 entries each, u64 (n, 512), with the flags of the PMD."""
+        upright = np.where(value & _PRESENT, value, value ^ self._inverted_bits)
+        flags = upright & ~(_PFN_MASK | _PSE)
+        pages = np.arange(_ENTRIES, dtype=np.uint64) << _PAGE_SHIFT
+        return ((upright & _HUGE_PFN_MASK) | flags)[:, None] + pages
+
 
 def _nonzero(entries: Words) -> tuple[npt.NDArray[np.int64], Words, Words]:
     """Row, column and value of the entries of tables, (n, 512), that are not 0."""
     flat = entries.reshape(-1)
     place = np.flatnonzero(flat)
     return place >> _BITS_PER_LEVEL, (place & (_ENTRIES - 1)).astype(np.uint64), flat[place]
-
-
-def _pieces(value: Words) -> Words:
-    """PMD leaves (n,) as 512 entries each, u64 (n, 512), with the flags of the PMD."""
-    upright = np.where(value & _PRESENT, value, value ^ _PFN_MASK)
-    flags = upright & ~(_PFN_MASK | _PSE)
-    pages = np.arange(_ENTRIES, dtype=np.uint64) << _PAGE_SHIFT
-    return ((upright & _HUGE_PFN_MASK) | flags)[:, None] + pages

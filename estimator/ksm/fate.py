@@ -32,8 +32,8 @@ class Fate:
     frame_id of the KSM frame it maps, -1 unless MERGED. ``copied``: i64 rows that map a copy made
     by break_cow(). ``left``: i64 per frame, candidate mappings that left it. ``vanished``: bool
     per frame, the split of its folio took its mappings. ``ksm``: bool per frame, a KSM page in
-    the end. ``node``: bool per frame, the page of a stable node with items. ``scans``: full scans
-    until at rest. ``simulated``: i64, the rows simulated.
+    the end. ``node``: bool per frame, the page of a stable node with items. ``split``: bool per
+    large folio. ``scans``: full scans until at rest. ``simulated``: i64, the rows simulated.
     """
 
     outcome: npt.NDArray[np.uint8]
@@ -43,6 +43,7 @@ class Fate:
     vanished: Bools
     ksm: Bools
     node: Bools
+    split: Bools
     scans: int
     simulated: Ints
 
@@ -137,7 +138,8 @@ def _assemble(case: Case, solved: _Solved, root: Ints) -> Fate:
     code[closed.stable_frame >= 0] = Outcome.MERGED
     left = np.where(closed.stable_frame == np.arange(len(code)), 0, facts.items)
     left[closed.stable_frame < 0] = 0
-    vanished = _vanished(case, solved)
+    split = _split_folios(case, solved)
+    vanished = _vanished(case, split)
     if solved.zero_pages is not None:
         taken = solved.zero_frames & ~solved.few.frames
         code[taken] = solved.zero_pages.outcome[taken]
@@ -177,17 +179,23 @@ def _assemble(case: Case, solved: _Solved, root: Ints) -> Fate:
     left += np.bincount(case.frame_of_row[copied], minlength=len(left))
     outcome[root[outcome[root] == Outcome.VOLATILE]] = Outcome.UNSHARED
     simulated = solved.ordered.rows if solved.ordered else root[:0]
-    return Fate(outcome, stable_frame, copied, left, vanished, ksm | node, node, scans, simulated)
+    return Fate(
+        outcome, stable_frame, copied, left, vanished, ksm | node, node, split, scans, simulated
+    )
 
 
-def _vanished(case: Case, solved: _Solved) -> Bools:
+def _split_folios(case: Case, solved: _Solved) -> Bools:
+    is_split = first_split_of_folio(case.facts, solved.closed.split) != NEVER
+    if solved.ordered is not None:
+        is_split[list(solved.ordered.simulation.split_folios)] = True
+    return is_split
+
+
+def _vanished(case: Case, is_split: Bools) -> Bools:
     """Frames that lost every mapping to the zero page in a split of their folio."""
     vanishing = can_vanish(case.facts, case.rules)
     if not vanishing.any():
         return vanishing
-    is_split = first_split_of_folio(case.facts, solved.closed.split) != NEVER
-    if solved.ordered is not None:
-        is_split[list(solved.ordered.simulation.split_folios)] = True
     vanishing &= np.append(is_split, False)[case.facts.folio]
     return vanishing & ~_frames_with_locked_items(case, vanishing)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from estimator.ksm.case import Case
-from estimator.ksm.facts import live_node_frames
+from estimator.ksm.facts import Ints, live_node_frames
 from estimator.ksm.fate import Fate
 from estimator.ksm.rules import Rules
+from estimator.snapshot import FrameFlag
 
 
 def general_profit_bytes(rules: Rules, sharing: int, zero_pages: int, rmap_items: int) -> int:
@@ -35,17 +36,40 @@ def stable_nodes(case: Case, fate: Fate) -> tuple[int, int, int]:
     return int(np.count_nonzero(frames)), len(chained), int(chained.sum())
 
 
+def unmapped_pieces(case: Case) -> Ints:
+    """i64 per large folio: pages of it that no process maps; they are no rows of ``frames``.
+
+    0 for a folio with mappings that the snapshot does not account for, or in the swap cache.
+    """
+    frames, folio = case.snapshot.frames, case.facts.folio
+    large = np.flatnonzero(folio >= 0)
+    if not len(large):
+        return np.zeros(0, dtype=np.int64)
+    number = folio[large]
+    begins = np.flatnonzero(np.append(True, number[1:] != number[:-1]))
+    first = large[begins]
+    mapped = np.add.reduceat(case.facts.mapcount[large], begins)
+    pages = np.left_shift(1, frames["order"].to_numpy()[first].astype(np.int64))
+    complete = mapped == frames["folio_mapcount"].to_numpy()[first]
+    complete &= (frames["flags"].to_numpy()[first] & FrameFlag.SWAPCACHE) == 0
+    pieces: Ints = np.where(complete, pages - np.diff(np.append(begins, len(large))), 0)
+    return pieces
+
+
 def physical(case: Case, fate: Fate, rmap_items: int) -> dict[str, int]:
     """Frames and bytes that the system gets back.
 
-    A frame is free when every mapping of it, system-wide, went to another page. Each copy made by
-    break_cow() while others keep the old frame takes one. Overhead is what KSM allocates: one
+    A frame is free when every mapping of it, system-wide, went to another page. The pieces of a
+    huge page that nobody maps any more are free once it is split. Each copy made by break_cow()
+    while others keep the old frame takes one. Overhead is what KSM allocates: one
     rmap_item per candidate, a stable node per KSM page and per chain, an mm slot per process, in
     whole slab pages. What KSM had allocated already is not counted against it again.
     """
     rules, facts = case.rules, case.facts
     free = (fate.left > 0) & (fate.left >= facts.mapcount) & ~fate.ksm
     freed = int(np.count_nonzero(free | fate.vanished)) - len(fate.copied)
+    unmapped = unmapped_pieces(case)
+    freed += int(unmapped[fate.split].sum())
     nodes, chains, _ = stable_nodes(case, fate)
     overhead = {
         "rmap_items_bytes": slab_bytes(rmap_items, rules.rmap_item_bytes, rules.page_bytes),
@@ -55,7 +79,7 @@ def physical(case: Case, fate: Fate, rmap_items: int) -> dict[str, int]:
         ),
     }
     overhead_bytes = sum(overhead.values())
-    before = len(facts.items)
+    before = len(facts.items) + int(unmapped.sum())
     saved = freed * rules.page_bytes
     return {
         "frames_before": before,

@@ -75,7 +75,7 @@ def running(
     monitor = directory / "monitor"
     with Guest(
         kernel,
-        memory_mib=workload.memory_mib,
+        memory_mib=max(workload.memory_mib, 1024 if debian else 0),
         modules=("virtio_blk",) if debian else (),
         files=files,
         arguments=("numa_balancing=disable",),

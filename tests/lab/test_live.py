@@ -27,6 +27,9 @@ PROBE = Path(__file__).with_name("pagemap_probe.py")
 KPF_ANON, KPF_KSM, KPF_LRU, KPF_SWAPCACHE, KPF_LARGE = 1 << 12, 1 << 21, 1 << 5, 1 << 13, 3 << 15
 KPF = {FrameFlag.KSM: KPF_KSM, FrameFlag.LRU: KPF_LRU, FrameFlag.LARGE: KPF_LARGE}
 PAGE_KB = 4
+SAME_FLAGS = int(
+    FrameFlag.ZERO | FrameFlag.KSM | FrameFlag.LARGE | FrameFlag.LRU | FrameFlag.SWAPBACKED
+)
 
 
 @pytest.fixture(scope="module", params=["6.12", "6.1"])
@@ -90,7 +93,7 @@ def test_every_mapping_agrees_with_pagemap_and_kpageflags(
     )
     flags = pd.Series([row[3] for row in anonymous], dtype="uint64")
     for ours, theirs in KPF.items():
-        assert ((rows["frame_flags"] & ours) != 0).equals((flags & theirs) != 0), ours
+        assert ((rows["frame_flags"] & int(ours)) != 0).equals((flags & theirs) != 0), ours
     assert rows["hash"].notna().all()
 
 
@@ -98,8 +101,8 @@ def test_every_vma_agrees_with_smaps(live: Snapshot, proc: dict[int, Any]) -> No
     rows = pages(live, list(proc))
     of_vma = rows.groupby("vma_id")
     count = of_vma.size()
-    huge = rows[(rows["flags"] & MappingFlag.HUGE) != 0].groupby("vma_id").size()
-    ksm = rows[(rows["frame_flags"] & FrameFlag.KSM) != 0].groupby("vma_id").size()
+    huge = rows[(rows["flags"] & int(MappingFlag.HUGE)) != 0].groupby("vma_id").size()
+    ksm = rows[(rows["frame_flags"] & int(FrameFlag.KSM)) != 0].groupby("vma_id").size()
     vmas = live.vmas.join(live.processes["pid"], on="mm_id")
     checked = 0
     for vma in vmas[vmas["pid"].isin(list(proc)) & vmas["has_anon_vma"]].itertuples():
@@ -112,6 +115,32 @@ def test_every_vma_agrees_with_smaps(live: Snapshot, proc: dict[int, Any]) -> No
         checked += 1
     assert checked > 20
     assert huge.sum() >= 512
+
+
+def test_proc_alone_gives_the_same_frames(system: Running, live: Snapshot, tmp_path: Path) -> None:
+    status, output = system.estimator("collect --procfs -o /tmp/procfs.ksm")
+    assert status == 0, output
+    procfs = open_snapshot(system.fetch_snapshot("/tmp/procfs.ksm", tmp_path))
+    pids = frozen_pids(system)
+    ours, theirs = pages(procfs, pids), pages(live, pids)
+    for rows in (ours, theirs):
+        rows["frame_flags"] &= SAME_FLAGS
+        rows["huge"] = rows["flags"] & int(MappingFlag.HUGE | MappingFlag.PROT_NONE)
+    columns = ["pid", "address", "pfn", "hash", "frame_flags", "huge", "order", "head_pfn", "node"]
+    pd.testing.assert_frame_equal(ours[columns], theirs[columns])
+    small = ours["order"] == 0
+    assert ours["mapcount"][small].equals(theirs["mapcount"][small])
+    shared = ["ksm_merging_pages", "ksm_rmap_items", "ksm_zero_pages", "uid", "threads"]
+    for column in ("comm", "cmdline", "start_time_ns", *shared):
+        by_pid = [s.processes.set_index("pid")[column].loc[pids] for s in (procfs, live)]
+        if column == "start_time_ns":
+            assert ((by_pid[0].astype(float) - by_pid[1].astype(float)).abs() < 10_000_001).all()
+        else:
+            assert by_pid[0].equals(by_pid[1]), column
+    assert procfs.info["features"] == live.info["features"]
+    assert procfs.info["sizes"] == live.info["sizes"]
+    for name, value in live.info["ksm"].items():
+        assert name == "counters" or procfs.info["ksm"].get(name) == value, name
 
 
 def test_the_prediction_is_what_ksmd_does(system: Running, live: Snapshot) -> None:

@@ -1,0 +1,1 @@
+"""Reads a running system through /proc, where the kernel's own memory may not be read."""

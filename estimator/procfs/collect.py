@@ -1,0 +1,154 @@
+"""A snapshot of this machine from /proc alone: no /proc/kcore, no symbols, no drgn."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from estimator import __version__
+from estimator.errors import CannotAnswerError, TargetError
+from estimator.hashing import HASH_NAME
+from estimator.mapped import Columns, Mapped, Words, distinct, make_tables
+from estimator.moving import settle
+from estimator.procfs.frames import frame_facts, hash_frames
+from estimator.procfs.pagemap import PageMaps
+from estimator.procfs.processes import PROC, process_table, read_processes
+from estimator.procfs.settings import features, read_settings, thp_enabled
+from estimator.procfs.vmas import read_vmas
+from estimator.snapshot import FORMAT_VERSION, SCHEMAS, Snapshot
+
+_NOT_KNOWN = {
+    "processes.scan_order": "no file says the order of ksmd's list: that of start time is taken",
+    "processes.merge_any": "null before 6.16",
+    "vmas.has_anon_vma": "taken from the anonymous and swapped pages",
+    "vmas.ksm_zero_pages": "counted as zero_pages; per process in ksm_zero_pages",
+    "vmas.nonpresent_pages": "counted as swap_pages",
+    "vmas.excluded_by": "DAX is not seen",
+    "mappings.flags": "WRITABLE, DIRTY and MERGED are not set; PROT_NONE only by mprotect()",
+    "frames.flags": "PINNED and ANON_EXCLUSIVE are not set",
+    "frames.refcount": "-1",
+    "frames.folio_mapcount": "-1 for large folios",
+    "stable_nodes": "none: where KSM has merged already is only seen as the flag KSM of frames",
+    "features": "by the kernel's release, where no file says it",
+    "sizes": "as on every 64-bit kernel from 5.19 to 6.18",
+}
+
+
+def collect_procfs(
+    *, seed: int = 0, progress: Callable[[str, int, int], None], pace: Callable[[int], None]
+) -> Snapshot:
+    """Everything /proc says of this machine; what it doesn't is listed in ``info["not_known"]``.
+
+    ``pace`` is told how many bytes are read, and may wait. Raises TargetError without the right to
+    see PFNs, CannotAnswerError if this kernel has no KSM.
+    """
+    _check()
+    started = datetime.datetime.now(datetime.UTC)
+    progress("processes", 0, 1)
+    processes = read_processes()
+    vmas, huge = read_vmas(processes)
+    maps = PageMaps(processes, vmas, huge)
+    latest: list[Mapped] = []
+
+    def walk() -> Mapped:
+        mapped = maps.walk(lambda done: progress("page tables", done, len(processes)))
+        latest[:] = [mapped]
+        return mapped
+
+    def look(pfns: Words) -> Columns:
+        facts, zero_page = frame_facts(pfns)
+        zero_pfns.extend(pfns[zero_page].tolist())
+        read = 0
+
+        def done(frames: int) -> None:
+            nonlocal read
+            read += frames
+            progress("frames", read, len(pfns))
+            pace(frames << 12)
+
+        hash_frames(pfns, facts, latest[0], vmas, processes, seed, done)
+        return facts
+
+    zero_pfns: list[int] = []
+    mapped = walk()
+    pfns = distinct(mapped.pfn)
+    mapped, pfns, facts, changed = settle(mapped, pfns, look(pfns), walk, look)
+    zero = np.isin(mapped.pfn, np.array(zero_pfns, np.uint64))
+    mapped.counts["zero_pages"] += np.bincount(mapped.vma_id[zero], minlength=len(vmas)).astype(
+        "u8"
+    )
+    mapped = mapped.keep(~zero)
+    there = ~maps.gone
+    mapped = mapped.of_vmas(there[vmas["mm_id"]])
+    processes = [process for process, alive in zip(processes, there, strict=True) if alive]
+    vmas = _renumbered(vmas, there)
+    table = process_table(processes)
+    mappings, frames = make_tables(vmas, mapped, pfns, facts, seed)
+    seconds = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
+    info = {
+        "format_version": FORMAT_VERSION,
+        "program_version": __version__,
+        "kernel": {
+            "release": platform.release(),
+            "machine": platform.machine(),
+            "page_size": 4096,
+            "build_id": None,
+        },
+        "source": {"kind": "procfs", "path": str(PROC), "format": "procfs", "warnings": []},
+        "host": platform.node(),
+        "collected_at": started.isoformat(timespec="seconds"),
+        "collect_seconds": seconds,
+        "hash": {"name": HASH_NAME, "seed": seed},
+        "ksm": read_settings(),
+        "sizes": {"ksm_rmap_item": 64, "ksm_stable_node": 64, "ksm_mm_slot": 48},
+        "features": features(platform.release()),
+        "thp_enabled": thp_enabled(),
+        "unknown": {
+            "processes": 0,
+            "vmas": 0,
+            "page_table_pages": 0,
+            "changed_pages": changed,
+            "stable_nodes": 0,
+        },
+        "not_known": _NOT_KNOWN,
+    }
+    nodes = _empty("stable_nodes").drop(columns="items")
+    items = pd.DataFrame(
+        {
+            "node_id": np.empty(0, "u4"),
+            "mm_id": np.empty(0, "u4"),
+            "address": np.empty(0, "u8"),
+            "age": np.empty(0, "u1"),
+            "checksum": np.empty(0, "u4"),
+        }
+    )
+    return Snapshot(info, table, vmas, mappings, frames, nodes, items)
+
+
+def _check() -> None:
+    """Raise unless this machine shows PFNs to us and has KSM."""
+    for name in ("kpageflags", "kpagecount"):
+        if not os.access(PROC / name, os.R_OK):
+            raise TargetError(
+                f"{PROC / name} can't be read: PFNs need root (CAP_SYS_ADMIN)", hint="try: sudo"
+            )
+    if not os.path.isdir("/sys/kernel/mm/ksm"):
+        raise CannotAnswerError(f"kernel {platform.release()} is built without CONFIG_KSM")
+
+
+def _renumbered(vmas: pd.DataFrame, mms: Any) -> pd.DataFrame:
+    """The rows of the mms where ``mms`` is true, with new numbers of VMAs and mms."""
+    kept = vmas[mms[vmas["mm_id"]]].reset_index(drop=True)
+    kept["vma_id"] = np.arange(len(kept), dtype=np.uint32)
+    kept["mm_id"] = (np.cumsum(mms) - 1).astype(np.uint32)[kept["mm_id"]]
+    return kept
+
+
+def _empty(name: str) -> pd.DataFrame:
+    return SCHEMAS[name].empty_table().to_pandas()

@@ -1,0 +1,152 @@
+"""The mms of a running system, from /proc/PID: one for all tasks that share it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import itertools
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+PROC = Path("/proc")
+_SYS_KCMP = 312  # x86-64
+_KCMP_VM = 1
+_CLOCK_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Process:
+    """A thread group; ``stat``: the fields of /proc/PID/stat behind the name, from 3 (state)."""
+
+    pid: int
+    comm: str
+    stat: list[str]
+    sharing_pids: list[int] = field(default_factory=list)
+
+    def field(self, number: int) -> int:
+        """A field of proc_pid_stat(5) by its number there."""
+        return int(self.stat[number - 3])
+
+    @property
+    def address_space(self) -> tuple[int, ...]:
+        """start_code, start_stack, start_brk and arg_start: differ where the mms must differ."""
+        return tuple(self.field(number) for number in (26, 28, 47, 48))
+
+
+def read_processes() -> list[Process]:
+    """The thread groups with user memory, by start time and pid; one of each that share an mm.
+
+    Our own process is left out: reading changes it.
+    """
+    found = []
+    for name in os.listdir(PROC):
+        if name.isdecimal() and int(name) != os.getpid():
+            with contextlib.suppress(OSError, ValueError):
+                process = _process(int(name))
+                if process.field(23):  # vsize: kernel threads and zombies have none
+                    found.append(process)
+    found.sort(key=lambda process: (process.field(22), process.pid))
+    return _one_per_mm(found)
+
+
+def _process(pid: int) -> Process:
+    text = (PROC / str(pid) / "stat").read_bytes().decode(errors="replace")
+    comm, _, rest = text.partition("(")[2].rpartition(")")
+    return Process(pid, comm, rest.split())
+
+
+def _one_per_mm(processes: list[Process]) -> list[Process]:
+    groups: dict[tuple[int, ...], list[Process]] = {}
+    for process in processes:
+        groups.setdefault(process.address_space, []).append(process)
+    shares: dict[int, Process] = {}
+    for group in groups.values():
+        for first, second in _neighbours(group):
+            shares[second.pid] = shares.get(first.pid, first)
+    for process in processes:
+        if process.pid in shares:
+            shares[process.pid].sharing_pids.append(process.pid)
+    return [process for process in processes if process.pid not in shares]
+
+
+def _neighbours(group: list[Process]) -> list[tuple[Process, Process]]:
+    """Pairs that share an mm, in the kernel's own order of mms (kcmp(2)), the older one first."""
+    if len(group) == 1:
+        return []
+    with contextlib.suppress(OSError):
+        ordered = sorted(group, key=functools.cmp_to_key(_compare_mm))
+        return [pair for pair in itertools.pairwise(ordered) if _compare_mm(*pair) == 0]
+    return []
+
+
+def _compare_mm(first: Process, second: Process) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    order = libc.syscall(_SYS_KCMP, first.pid, second.pid, _KCMP_VM, 0, 0)
+    if order < 0:
+        raise OSError(ctypes.get_errno(), "kcmp")
+    return {0: 0, 1: -1}.get(order, 1)
+
+
+def process_table(processes: list[Process]) -> pd.DataFrame:
+    """Rows of ``processes.parquet``. ``scan_order`` is unknown (-1): it stands in no file."""
+    return pd.DataFrame([_row(number, process) for number, process in enumerate(processes)]).astype(
+        {"mm_id": np.uint32}
+    )
+
+
+def _row(number: int, process: Process) -> dict[str, Any]:
+    status = _pairs(process.pid, "status")
+    counters = _pairs(process.pid, "ksm_stat")
+    merging = _text(process.pid, "ksm_merging_pages").strip()
+    return {
+        "mm_id": number,
+        "scan_order": -1,
+        "pid": process.pid,
+        "comm": process.comm,
+        "cmdline": _text(process.pid, "cmdline").rstrip("\0").replace("\0", " ") or None,
+        "uid": int(status.get("Uid", "0").split()[0]),
+        "cgroup": _cgroup(process.pid),
+        "merge_any": _merge_any(counters),
+        "threads": process.field(20),
+        "sharing_pids": sorted(process.sharing_pids),
+        "sched_policy": process.field(41),
+        "nice": process.field(19),
+        "start_time_ns": process.field(22) * _CLOCK_TICK_NS,
+        "ksm_rmap_items": _counter(counters.get("ksm_rmap_items")),
+        "ksm_merging_pages": _counter(counters.get("ksm_merging_pages") or merging),
+        "ksm_zero_pages": _counter(counters.get("ksm_zero_pages")),
+    }
+
+
+def _merge_any(counters: dict[str, str]) -> bool | None:
+    answer = counters.get("ksm_merge_any")  # 6.16+
+    return None if answer is None else answer == "yes"
+
+
+def _counter(text: str | None) -> int | None:
+    return int(text) if text else None
+
+
+def _cgroup(pid: int) -> str:
+    lines = _text(pid, "cgroup").splitlines()
+    return next((line[3:] for line in lines if line.startswith("0::")), "")
+
+
+def _pairs(pid: int, name: str) -> dict[str, str]:
+    """The "key: value" and "key value" lines of a file."""
+    words = (line.replace(":", " ", 1).split(None, 1) for line in _text(pid, name).splitlines())
+    return {pair[0]: pair[1] for pair in words if len(pair) == 2}
+
+
+def _text(pid: int, name: str) -> str:
+    """A file of /proc/PID; "" if the kernel has none or the process is gone."""
+    try:
+        return (PROC / str(pid) / name).read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
