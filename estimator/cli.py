@@ -64,6 +64,18 @@ def collect(source: Source, output: Path | None) -> None:
 
 
 @cli.command()
+@source_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def check(source: Source, as_json: bool) -> None:
+    """Say in seconds what a target allows, what is missing, how long it will take."""
+    from estimator.report.findings import show
+
+    findings = source.findings()
+    show(findings, as_json)
+    sys.exit(findings.exit_code)
+
+
+@cli.command()
 @click.argument("snapshot", type=click.Path(path_type=Path))
 @click.option(
     "--and",

@@ -18,6 +18,7 @@ from estimator.errors import UsageError
 from estimator.options import Command, options
 
 if TYPE_CHECKING:
+    from estimator.check import Findings
     from estimator.collect import Progress
     from estimator.snapshot import Snapshot
 
@@ -64,6 +65,15 @@ class Source:
         else:
             target = open_live(self.symbols)
         return collect(target, seed=self.seed, progress=progress, pace=pace)
+
+    def findings(self) -> Findings:
+        """What the target allows; raises UsageError if it is not one crash dump."""
+        from estimator.kernel.check_core import check_core
+
+        self.check()
+        if self.core is None:
+            raise UsageError("only crash dumps can be checked: --core VMCORE")
+        return check_core(self.core, self.symbols, self.architecture)
 
 
 TARGETS = ("live", "core", "qemu", "procfs")

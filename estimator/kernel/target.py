@@ -49,24 +49,35 @@ def open_core(path: Path, symbols: Sequence[Path] = (), architecture: str | None
     """
     dump = inspect(path)
     refuse_incomplete(dump)
+    prog = open_program(dump, architecture)
+    load_symbols(prog, symbols)
+    return with_memory(prog, dump)
+
+
+def open_program(dump: DumpFile, architecture: str | None = None) -> Program:
+    """The dump as a drgn Program without symbols. Raises TargetError."""
     platform = _platform(dump, architecture)
     prog = Program(platform)
     try:
-        prog.set_core_dump(path)
+        prog.set_core_dump(dump.path)
     except Exception as error:  # drgn has no narrower class for what libkdumpfile says
         raise _why_not_opened(dump, platform, error) from error
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError(
-            f"{path} is a core dump without a Linux kernel in it (no VMCOREINFO note)",
+            f"{dump.path} is a core dump without a Linux kernel in it (no VMCOREINFO note)",
             hint="is it the core of a user process? From QEMU, add -device vmcoreinfo",
         )
+    return prog
+
+
+def with_memory(prog: Program, dump: DumpFile) -> Target:
+    """The target of a Program with symbols. Raises TargetError if it can't be read."""
     try:
-        load_symbols(prog, symbols)
         memory = _memory(prog, dump)
     except FaultError as error:
-        why = dump.cut or f"{path} is damaged"
+        why = dump.cut or f"{dump.path} is damaged"
         raise TargetError(f"{why} (the kernel's own data can't be read: {error})") from error
-    return Target(prog, memory, "core", str(path.absolute()), dump.format, _warnings(dump))
+    return Target(prog, memory, "core", str(dump.path), dump.format, dump_warnings(dump))
 
 
 def refuse_incomplete(dump: DumpFile) -> None:
@@ -126,7 +137,7 @@ def from_program(prog: Program) -> Target:
         return Target(prog, Memory(prog), "live", "the running kernel", "kcore")
     dump = inspect(Path(path))
     refuse_incomplete(dump)
-    return Target(prog, _memory(prog, dump), "core", path, dump.format, _warnings(dump))
+    return with_memory(prog, dump)
 
 
 def load_symbols(prog: Program, symbols: Sequence[Path]) -> None:
@@ -143,6 +154,10 @@ def load_symbols(prog: Program, symbols: Sequence[Path]) -> None:
             prog.load_debug_info(symbols)
         else:
             prog.load_debug_info(main=True)
+    except FaultError as error:
+        raise TargetError(
+            f"the dump is damaged or cut off (the kernel's own data can't be read: {error})"
+        ) from error
     except (MissingDebugInfoError, ValueError, OSError) as error:
         if symbols:
             raise NoDebugInfoError(f"{symbols[0]} can't be used as symbols: {error}") from error
@@ -183,7 +198,8 @@ def _memory(prog: Program, dump: DumpFile) -> Memory:
     return Memory(prog)
 
 
-def _warnings(dump: DumpFile) -> tuple[str, ...]:
+def dump_warnings(dump: DumpFile) -> tuple[str, ...]:
+    """What is wrong with the file, in sentences."""
     warnings = [dump.cut] if dump.cut else []
     if dump.kdump is not None and dump.kdump.incomplete:
         warnings.append(f"{dump.path} says that makedumpfile could not write all of it")

@@ -57,7 +57,10 @@ class Dumps:
 
 
 def campaign(dumps: Dumps, cases: int, seed: int) -> list[Outcome]:
-    """The outcome of ``cases`` damaged dumps, and of each format cut at ``CUTS_PERCENT``."""
+    """The outcome of ``cases`` damaged dumps, and of each format cut at ``CUTS_PERCENT``.
+
+    A process that ends before all is done is replaced by another that goes on behind its case.
+    """
     context = multiprocessing.get_context("spawn")
     outcomes: list[Outcome] = []
     total = cases + len(CUTS_PERCENT) * (1 + len(dumps.others))
