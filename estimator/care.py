@@ -8,6 +8,7 @@ import os
 import time
 
 _NICE = 10
+_BURST_SECONDS = 0.25  # how much of a delay is made up for
 _SYS_IOPRIO_SET = 251  # x86-64
 _IOPRIO_WHO_PROCESS = 1
 _IOPRIO_IDLE = 3 << 13  # IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0)
@@ -30,6 +31,7 @@ class Pace:
     def __call__(self, read_bytes: int) -> None:
         """Wait until ``read_bytes`` more were allowed."""
         now = time.monotonic()
-        self._free_at = max(self._free_at, now) + read_bytes * self._seconds_per_byte
-        if self._free_at > now and self._seconds_per_byte:
+        self._free_at = max(self._free_at, now - _BURST_SECONDS)
+        self._free_at += read_bytes * self._seconds_per_byte
+        if self._free_at > now:
             time.sleep(self._free_at - now)

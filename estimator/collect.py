@@ -75,14 +75,13 @@ def collect(
 
     Raises CannotAnswerError if that kernel has no KSM, TargetError if it can't be read.
     """
-    from drgn import FaultError
-
+    from estimator.kernel.memory import READ_ERRORS
     from estimator.kernel.target import require_ksm
 
     require_ksm(target.prog)
     try:
         return _Collector(target, seed, progress, pace or Pace(None)).snapshot()
-    except (FaultError, LookupError) as error:
+    except (*READ_ERRORS, LookupError) as error:
         if isinstance(error, IndexError):
             raise  # ours
         why = target.warnings[0] if target.warnings else f"{target.path} is damaged or incomplete"

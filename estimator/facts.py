@@ -13,6 +13,7 @@ class MappingFlag(enum.IntFlag):
     WRITABLE = 4
     DIRTY = 8
     MERGED = 16  # its rmap_item sits on a live stable node
+    CHANGED = 32  # a later pass found other bytes here; never set where info has no "passes"
 
 
 class FrameFlag(enum.IntFlag):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ class Source:
     architecture: str | None
     seed: int
     rate: float | None
+    passes: int
+    interval: float
 
     def check(self) -> None:
         """Raise UsageError unless exactly one target is named."""
@@ -43,37 +46,52 @@ class Source:
             raise UsageError("name the target: --live, --core VMCORE, --qemu SOCKET or --procfs")
         if len(named) > 1:
             raise UsageError(f"name one target, not {' and '.join(f'--{name}' for name in named)}")
+        if self.core is not None and self.passes > 1:
+            raise UsageError("a dump does not change: --passes is for a running system")
 
     def collect(self, progress: Progress) -> Snapshot:
         """Read the target into a snapshot; raises the errors of opening and reading it."""
         self.check()
-        pace = Pace(self.rate)
-        if self.core is None:
-            lower_priority()
+        if self.core is not None:
+            from estimator.collect import collect
+            from estimator.kernel.target import open_core
+
+            target = open_core(self.core, self.symbols, self.architecture)
+            return collect(target, seed=self.seed, progress=progress)
+        lower_priority()
+        look = self._running(Pace(self.rate), progress)
+        if self.passes == 1:
+            return look()
+        from estimator.passes import collect_passes
+
+        return collect_passes(look, self.passes, self.interval)
+
+    def _running(self, pace: Pace, progress: Progress) -> Callable[[], Snapshot]:
+        """Open the running system; what takes a snapshot of it."""
         if self.procfs:
             from estimator.procfs.collect import collect_procfs
 
-            return collect_procfs(seed=self.seed, progress=progress, pace=pace)
+            return partial(collect_procfs, seed=self.seed, progress=progress, pace=pace)
         from estimator.collect import collect
         from estimator.kernel.running import open_live, open_qemu
-        from estimator.kernel.target import open_core
 
-        if self.core is not None:
-            target = open_core(self.core, self.symbols, self.architecture)
-        elif self.qemu is not None:
-            target = open_qemu(self.qemu, self.symbols)
-        else:
-            target = open_live(self.symbols)
-        return collect(target, seed=self.seed, progress=progress, pace=pace)
+        target = open_qemu(self.qemu, self.symbols) if self.qemu else open_live(self.symbols)
+        return partial(collect, target, seed=self.seed, progress=progress, pace=pace)
 
     def findings(self) -> Findings:
-        """What the target allows; raises UsageError if it is not one crash dump."""
-        from estimator.kernel.check_core import check_core
-
+        """What the target allows; raises UsageError unless exactly one is named."""
         self.check()
-        if self.core is None:
-            raise UsageError("only crash dumps can be checked: --core VMCORE")
-        return check_core(self.core, self.symbols, self.architecture)
+        if self.procfs:
+            from estimator.procfs.check import check_procfs
+
+            return check_procfs()
+        if self.core is not None:
+            from estimator.kernel.check_core import check_core
+
+            return check_core(self.core, self.symbols, self.architecture)
+        from estimator.kernel.check_running import check_live, check_qemu
+
+        return check_qemu(self.qemu, self.symbols) if self.qemu else check_live(self.symbols)
 
 
 TARGETS = ("live", "core", "qemu", "procfs")
@@ -109,6 +127,20 @@ _options = options(
         type=click.FloatRange(min=0, min_open=True),
         metavar="MB/S",
         help="Read a running system's memory no faster than this.",
+    ),
+    click.option(
+        "--passes",
+        type=click.IntRange(min=1),
+        default=1,
+        metavar="N",
+        help="Look so many times, to tell what keeps changing: ksmd would leave it alone.",
+    ),
+    click.option(
+        "--interval",
+        type=click.FloatRange(min=0),
+        default=10.0,
+        metavar="SECONDS",
+        help="From the start of a pass to the next one (default 10).",
     ),
 )
 

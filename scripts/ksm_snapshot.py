@@ -1,4 +1,4 @@
-"""A snapshot from inside drgn: drgn -c VMCORE -s VMLINUX scripts/ksm_snapshot.py OUT.ksm
+"""A snapshot from inside drgn: drgn -k scripts/ksm_snapshot.py OUT.ksm, or with -c VMCORE.
 
 The package ksm-estimator has to be installed where drgn is.
 """
@@ -13,7 +13,7 @@ from estimator.errors import EstimatorError
 from estimator.snapshot import check_output, write_snapshot
 
 if len(sys.argv) != 2:
-    sys.exit("usage: drgn -c VMCORE -s VMLINUX scripts/ksm_snapshot.py OUT.ksm")
+    sys.exit("usage: drgn {-k | -c VMCORE} [-s VMLINUX] scripts/ksm_snapshot.py OUT.ksm")
 try:
     check_output(Path(sys.argv[1]))
     write_snapshot(collect_program(get_default_prog()), Path(sys.argv[1]))

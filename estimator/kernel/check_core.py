@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from drgn import FaultError, Program
+from drgn import Program
 
 from estimator.check import Findings
 from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
@@ -18,7 +18,9 @@ from estimator.hashing import hash_frames
 from estimator.kernel.dumpfile import DumpFile, inspect
 from estimator.kernel.frames import PageArray
 from estimator.kernel.mapped import AddressSpaces
-from estimator.kernel.processes import read_processes
+from estimator.kernel.memory import READ_ERRORS
+from estimator.kernel.processes import Mms, read_processes
+from estimator.kernel.settings import read_settings
 from estimator.kernel.target import (
     Target,
     dump_warnings,
@@ -29,7 +31,7 @@ from estimator.kernel.target import (
     require_ksm,
     with_memory,
 )
-from estimator.kernel.vmas import read_vmas
+from estimator.kernel.vmas import Vmas, read_vmas, vm_flag_values
 
 _MIB = 1 << 20
 _PAGE_BYTES = 4096
@@ -59,7 +61,7 @@ def check_core(path: Path, symbols: Sequence[Path], architecture: str | None) ->
         return findings
     target = findings.ask("symbols", lambda: _symbols(dump, prog, symbols, findings))
     if target is not None:
-        findings.ask("memory", lambda: _memory(target, findings))
+        findings.ask("memory", lambda: ask_memory(target, findings))
     return findings
 
 
@@ -123,10 +125,11 @@ def _places(prog: Program, symbols: Sequence[Path]) -> list[tuple[Path, bool]]:
     return [(place, place.exists()) for place in (*symbols, *usual, *servers)]
 
 
-def _memory(target: Target, findings: Findings) -> None:
+def ask_memory(target: Target, findings: Findings) -> None:
+    """How much anonymous memory there is, how much of it can be read, and how long it takes."""
     try:
         _anonymous_memory(target, findings)
-    except (FaultError, LookupError) as error:
+    except (*READ_ERRORS, LookupError) as error:
         raise TargetError(f"the kernel's own data can't be read: {error}") from error
 
 
@@ -148,6 +151,7 @@ def _anonymous_memory(target: Target, findings: Findings) -> None:
         processes=len(mms.table),
         anonymous_bytes=frames * _PAGE_BYTES,
     )
+    _opt_ins(prog, mms, vmas, findings)
     walk_seconds = time.monotonic() - started
     readable = anonymous[memory.unknown(anonymous) == Unknown.HASHED]
     share = len(readable) / len(anonymous) if len(anonymous) else 0.0
@@ -161,3 +165,22 @@ def _anonymous_memory(target: Target, findings: Findings) -> None:
     timed = max(len(readable[:_TIMED_FRAMES]), 1)
     seconds = walk_seconds + (time.monotonic() - started) * frames / timed
     findings.add("time", f"about {seconds:.0f} s on one core", seconds=round(seconds, 1))
+
+
+def _opt_ins(prog: Program, mms: Mms, vmas: Vmas, findings: Findings) -> None:
+    """Whether ksmd runs, and who has opted in."""
+    ksm = read_settings(prog)
+    processes = int(mms.table["merge_any"].fillna(False).astype(bool).sum())
+    mergeable = np.uint64(vm_flag_values(prog)["mergeable"])
+    areas = int(np.count_nonzero(vmas.flags & mergeable))
+    run = {0: "off", 1: "on", 2: "off, unmerged"}.get(ksm.get("run", 0), "off")
+    sharing = ksm["counters"].get("pages_sharing", 0)
+    findings.add(
+        "KSM",
+        f"{run}, pages_sharing {sharing:,}; opted in: {processes} processes by prctl, "
+        f"{areas} VMAs are mergeable",
+        run=ksm.get("run", 0),
+        pages_sharing=sharing,
+        prctl_processes=processes,
+        mergeable_vmas=areas,
+    )

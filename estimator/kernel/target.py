@@ -134,7 +134,9 @@ def from_program(prog: Program) -> Target:
         )
     path = prog.core_dump_path
     if path is None:
-        return Target(prog, Memory(prog), "live", "the running kernel", "kcore")
+        from estimator.kernel.running import RunningMemory
+
+        return Target(prog, RunningMemory(prog), "live", "the running kernel", "kcore")
     dump = inspect(Path(path))
     refuse_incomplete(dump)
     return with_memory(prog, dump)

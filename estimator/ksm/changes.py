@@ -6,10 +6,24 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator.errors import UsageError
+from estimator.facts import MappingFlag
 from estimator.snapshot import Snapshot
 
 _PAGE_SHIFT = 12
 _PAGE_NUMBER_BITS = 45  # 57-bit addresses
+
+
+def known_changes(snapshot: Snapshot, later: Snapshot | None) -> npt.NDArray[np.bool_] | None:
+    """Bool per mapping: seen to change, by a later pass or snapshot; None if there was neither.
+
+    Raises UsageError as ``changed_mappings``.
+    """
+    several = snapshot.info.get("passes", {}).get("count", 1) > 1
+    if later is None and not several:
+        return None
+    flags = snapshot.mappings["flags"].to_numpy()
+    changed = (flags & np.uint8(MappingFlag.CHANGED)) != 0
+    return changed if later is None else changed | changed_mappings(snapshot, later)
 
 
 def changed_mappings(earlier: Snapshot, later: Snapshot) -> npt.NDArray[np.bool_]:

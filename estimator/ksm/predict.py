@@ -7,7 +7,7 @@ from dataclasses import replace
 from estimator.errors import CannotAnswerError
 from estimator.ksm.candidates import find_candidates
 from estimator.ksm.case import Case
-from estimator.ksm.changes import changed_mappings
+from estimator.ksm.changes import known_changes
 from estimator.ksm.contents import group_by_content
 from estimator.ksm.facts import frame_facts
 from estimator.ksm.fate import settle
@@ -33,7 +33,7 @@ def predict(
     ksm = tunables(snapshot.info)
     policy = (policy or Policy()).with_tunables(ksm)
     rules = Rules.of(snapshot.info, policy)
-    changed = None if later is None else changed_mappings(snapshot, later)
+    changed = known_changes(snapshot, later)
     frame_count = len(snapshot.frames)
     starts_over = has_to_start_over(snapshot, policy, ksm)
     if starts_over:
@@ -49,6 +49,6 @@ def predict(
         snapshot.frames, facts, snapshot.mappings["frame_id"].to_numpy(), rules
     )
     case = Case(snapshot, rules, candidates, contents, facts)
-    told = Told(two_snapshots=later is not None, starts_over=starts_over)
+    told = Told(two_snapshots=changed is not None, starts_over=starts_over)
     prediction = summarise(case, policy, settle(case), told)
     return replace(prediction, content=prediction.content[:frame_count])

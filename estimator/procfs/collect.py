@@ -16,7 +16,7 @@ from estimator.errors import CannotAnswerError, TargetError
 from estimator.hashing import HASH_NAME
 from estimator.mapped import Columns, Mapped, Words, distinct, make_tables
 from estimator.moving import settle
-from estimator.procfs.frames import frame_facts, hash_frames
+from estimator.procfs.frames import frame_facts, hash_frames, ksm_flag_holds, mark_ksm
 from estimator.procfs.pagemap import PageMaps
 from estimator.procfs.processes import PROC, process_table, read_processes
 from estimator.procfs.settings import features, read_settings, thp_enabled
@@ -48,12 +48,12 @@ def collect_procfs(
     ``pace`` is told how many bytes are read, and may wait. Raises TargetError without the right to
     see PFNs, CannotAnswerError if this kernel has no KSM.
     """
-    _check()
+    require_rights()
     started = datetime.datetime.now(datetime.UTC)
     progress("processes", 0, 1)
     processes = read_processes()
-    vmas, huge = read_vmas(processes)
-    maps = PageMaps(processes, vmas, huge)
+    vmas, smaps = read_vmas(processes)
+    maps = PageMaps(processes, vmas, smaps["AnonHugePages"])
     latest: list[Mapped] = []
 
     def walk() -> Mapped:
@@ -84,6 +84,9 @@ def collect_procfs(
         "u8"
     )
     mapped = mapped.keep(~zero)
+    not_known = _NOT_KNOWN
+    if not ksm_flag_holds() and not mark_ksm(facts, pfns, mapped, smaps):
+        not_known = _NOT_KNOWN | {"frames.flags KSM": "only set where whole VMAs are merged"}
     there = ~maps.gone
     mapped = mapped.of_vmas(there[vmas["mm_id"]])
     processes = [process for process, alive in zip(processes, there, strict=True) if alive]
@@ -116,7 +119,7 @@ def collect_procfs(
             "changed_pages": changed,
             "stable_nodes": 0,
         },
-        "not_known": _NOT_KNOWN,
+        "not_known": not_known,
     }
     nodes = _empty("stable_nodes").drop(columns="items")
     items = pd.DataFrame(
@@ -131,7 +134,7 @@ def collect_procfs(
     return Snapshot(info, table, vmas, mappings, frames, nodes, items)
 
 
-def _check() -> None:
+def require_rights() -> None:
     """Raise unless this machine shows PFNs to us and has KSM."""
     for name in ("kpageflags", "kpagecount"):
         if not os.access(PROC / name, os.R_OK):

@@ -39,6 +39,8 @@ _FLAGS = {
     21: FrameFlag.KSM,
     33: FrameFlag.MLOCKED,
 }
+_PFN = np.uint64((1 << 55) - 1)
+_KPF_KSM = 21
 _ANON, _HEAD, _TAIL, _ZERO_PAGE = (np.uint64(1 << bit) for bit in (12, 15, 16, 24))
 
 
@@ -88,6 +90,33 @@ def _flags(pfns: Words) -> tuple[Words, Words, npt.NDArray[np.uint8]]:
         head[rows] = block[start:stop] * np.uint64(_BLOCK) + heads[at].astype(np.uint64)
         order[rows] = np.log2(pages[at]).astype(np.uint8)
     return flags, head, order
+
+
+def ksm_flag_holds() -> bool:
+    """Whether KPF_KSM means what it says: in 6.12 every anonymous page has it.
+
+    There stable_page_flags() tests one of the two bits of PAGE_MAPPING_KSM. A page of our own shows
+    it.
+    """
+    page = np.frombuffer(mmap.mmap(-1, PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+    page[0] = 1
+    with (PROC / "self" / "pagemap").open("rb", buffering=0) as file:
+        entry = os.pread(file.fileno(), 8, page.ctypes.data // PAGE_SIZE * 8)
+    pfn = np.frombuffer(entry, np.uint64) & _PFN
+    return not int(_words("kpageflags", pfn)[0]) >> _KPF_KSM & 1
+
+
+def mark_ksm(facts: Columns, pfns: Words, mapped: Mapped, smaps: dict[str, Words]) -> bool:
+    """Set the flag KSM by smaps instead of KPF_KSM; False if smaps leaves it open somewhere.
+
+    All anonymous pages of a VMA are KSM's, or none, or smaps says only how many.
+    """
+    merged, anonymous = smaps["KSM"], smaps["Anonymous"]
+    frames = distinct(mapped.pfn[((merged > 0) & (merged == anonymous))[mapped.vma_id]])
+    ksm = np.isin(pfns, frames, assume_unique=True) & facts["anonymous"]
+    facts["flags"] &= ~np.uint32(FrameFlag.KSM)
+    facts["flags"][ksm] |= np.uint32(FrameFlag.KSM)
+    return bool(((merged == 0) | (merged == anonymous)).all())
 
 
 def _folios(flags: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from estimator.mapped import Words
 from estimator.procfs.processes import PROC, Process
 
 _HEADER = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ \d+ *(.*)")
-_VALUES = ("Anonymous", "AnonHugePages", "Swap", "Rss")
+_VALUES = ("Anonymous", "AnonHugePages", "Swap", "KSM")
 _PRIVATE_HUGETLB = "ht"
 
 # show_smap_vma_flags() in fs/proc/task_mmu.c: two letters for each bit of include/linux/mm.h
@@ -31,8 +32,8 @@ _INCOMPATIBLE = {
 }  # fmt: skip
 
 
-def read_vmas(processes: Sequence[Process]) -> tuple[pd.DataFrame, Any]:
-    """Rows of ``vmas.parquet`` without counts, and ``AnonHugePages`` of each in pages (u64).
+def read_vmas(processes: Sequence[Process]) -> tuple[pd.DataFrame, dict[str, Words]]:
+    """Rows of ``vmas.parquet`` without counts, and numbers of smaps by name, in pages (u64).
 
     Whether a VMA has an anon_vma stands in no file: it must if it has anonymous pages or swap, and
     without any it makes no difference.
@@ -40,12 +41,12 @@ def read_vmas(processes: Sequence[Process]) -> tuple[pd.DataFrame, Any]:
     rows: list[dict[str, Any]] = []
     for mm_id, process in enumerate(processes):
         rows += [{"mm_id": mm_id} | row for row in _of_process(process.pid)]
-    columns = ["mm_id", "start", "end", "vm_flags", "name", "huge", *_STATES]
+    columns = ["mm_id", "start", "end", "vm_flags", "name", *_VALUES, *_STATES]
     table = pd.DataFrame(rows, columns=columns)
     table.insert(0, "vma_id", np.arange(len(table)))
-    huge = table.pop("huge").to_numpy(np.uint64)
+    smaps = {name: table.pop(name).to_numpy(np.uint64) for name in _VALUES}
     types = {"vma_id": "u4", "mm_id": "u4", "start": "u8", "end": "u8", "vm_flags": "u8"}
-    return table.astype(types), huge
+    return table.astype(types), smaps
 
 
 _STATES = ("mergeable", "compatible", "excluded_by", "has_anon_vma", "locked")
@@ -78,7 +79,7 @@ def _row(header: re.Match[str], values: dict[str, int], flags: list[str]) -> dic
         "end": int(header[2], 16),
         "vm_flags": sum(VM_FLAGS.get(flag, 0) for flag in flags),
         "name": header[4],
-        "huge": values.get("AnonHugePages", 0),
+        **{value: values.get(value, 0) for value in _VALUES},
         "mergeable": "mg" in flags,
         "compatible": excluded is None,
         "excluded_by": excluded,

@@ -54,15 +54,11 @@ def symbols_image(kernel: Kernel) -> Path:
 
 
 def package_zip(destination: Path) -> Path:
-    """The package of this clone as a zip file that Python imports from, with its metadata."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    metadata = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    """The package of this clone as a zip file that Python imports from."""
     with zipfile.ZipFile(destination, "w") as archive:
         for path in sorted((REPOSITORY / "estimator").rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 archive.write(path, path.relative_to(REPOSITORY))
-        name = f"{project['name'].replace('-', '_')}-{project['version']}.dist-info/METADATA"
-        archive.writestr(name, metadata)
     return destination
 
 

@@ -8,19 +8,22 @@ import json
 import re
 import struct
 import sys
+from typing import Any, BinaryIO
 
 PAGE = 4096
 PRESENT = 1 << 63
 PFN = (1 << 55) - 1
 
 
-def word(file, index):
+def word(file: BinaryIO, index: int) -> int:
     file.seek(8 * index)
-    return struct.unpack("<Q", file.read(8))[0]
+    (found,) = struct.unpack("<Q", file.read(8))
+    return int(found)
 
 
-def process(pid, kpageflags):
-    pages, smaps = [], {}
+def process(pid: str, kpageflags: BinaryIO) -> dict[str, Any]:
+    pages: list[list[int]] = []
+    smaps: dict[str, dict[str, int]] = {}
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/pagemap", "rb") as pagemap:
         for line in maps:
             start, end = (int(part, 16) for part in line.split()[0].split("-"))

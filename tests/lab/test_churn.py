@@ -14,7 +14,7 @@ from estimator.kernel.running import open_qemu
 from estimator.snapshot import Snapshot
 from tests.lab.conftest import lab_kernel
 from tests.lab.running import running
-from tests.lab.test_damage import check_rows
+from tests.lab.test_replaced_words import check_rows
 from tests.lab.workload import Workload
 
 pytestmark = pytest.mark.lab

@@ -14,7 +14,7 @@ from estimator.facts import FrameFlag, MappingFlag
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot import Snapshot, open_snapshot
-from tests.lab.compare import differences
+from tests.lab.compare import counter_numbers, process_numbers, unequal
 from tests.lab.conftest import lab_kernel
 from tests.lab.debian import PYTHON
 from tests.lab.running import DEBIAN, Running, running
@@ -24,12 +24,10 @@ from tests.lab.truth import report, settle
 pytestmark = pytest.mark.lab
 
 PROBE = Path(__file__).with_name("pagemap_probe.py")
-KPF_ANON, KPF_KSM, KPF_LRU, KPF_SWAPCACHE, KPF_LARGE = 1 << 12, 1 << 21, 1 << 5, 1 << 13, 3 << 15
-KPF = {FrameFlag.KSM: KPF_KSM, FrameFlag.LRU: KPF_LRU, FrameFlag.LARGE: KPF_LARGE}
+KPF_ANON, KPF_KSM, KPF_LARGE = 1 << 12, 1 << 21, 3 << 15
+KPF = {FrameFlag.KSM: KPF_KSM, FrameFlag.LARGE: KPF_LARGE}
 PAGE_KB = 4
-SAME_FLAGS = int(
-    FrameFlag.ZERO | FrameFlag.KSM | FrameFlag.LARGE | FrameFlag.LRU | FrameFlag.SWAPBACKED
-)
+SAME_FLAGS = int(FrameFlag.ZERO | FrameFlag.LARGE | FrameFlag.SWAPBACKED)
 
 
 @pytest.fixture(scope="module", params=["6.12", "6.1"])
@@ -78,7 +76,7 @@ def pages(snapshot: Snapshot, pids: list[int]) -> pd.DataFrame:
 
 
 def test_every_mapping_agrees_with_pagemap_and_kpageflags(
-    live: Snapshot, proc: dict[int, Any]
+    system: Running, live: Snapshot, proc: dict[int, Any]
 ) -> None:
     rows = pages(live, list(proc))
     anonymous = [
@@ -93,7 +91,9 @@ def test_every_mapping_agrees_with_pagemap_and_kpageflags(
     )
     flags = pd.Series([row[3] for row in anonymous], dtype="uint64")
     for ours, theirs in KPF.items():
-        assert ((rows["frame_flags"] & int(ours)) != 0).equals((flags & theirs) != 0), ours
+        if ours == FrameFlag.KSM and system.guest.kernel.series == "6.12":
+            continue  # all anonymous pages have KPF_KSM there, see ksm_flag_holds(); smaps counts
+        assert ((rows["frame_flags"] & int(ours)) != 0).equals((flags & theirs) != 0), ours.name
     assert rows["hash"].notna().all()
 
 
@@ -105,13 +105,15 @@ def test_every_vma_agrees_with_smaps(live: Snapshot, proc: dict[int, Any]) -> No
     ksm = rows[(rows["frame_flags"] & int(FrameFlag.KSM)) != 0].groupby("vma_id").size()
     vmas = live.vmas.join(live.processes["pid"], on="mm_id")
     checked = 0
-    for vma in vmas[vmas["pid"].isin(list(proc)) & vmas["has_anon_vma"]].itertuples():
-        smaps = proc[vma.pid]["smaps"][str(vma.start)]
-        assert smaps["Anonymous"] == PAGE_KB * count.get(vma.vma_id, 0)
-        assert smaps["AnonHugePages"] == PAGE_KB * huge.get(vma.vma_id, 0)
-        assert smaps["Swap"] == PAGE_KB * vma.swap_pages
+    wanted = vmas[vmas["pid"].isin(list(proc)) & vmas["has_anon_vma"]]
+    numbers = wanted[["vma_id", "pid", "start", "swap_pages"]].to_numpy(object).tolist()
+    for vma_id, pid, start, swap_pages in numbers:
+        smaps = proc[pid]["smaps"][str(start)]
+        assert smaps["Anonymous"] == PAGE_KB * count.get(vma_id, 0)
+        assert smaps["AnonHugePages"] == PAGE_KB * huge.get(vma_id, 0)
+        assert smaps["Swap"] == PAGE_KB * swap_pages
         if "KSM" in smaps:  # 6.7+
-            assert smaps["KSM"] == PAGE_KB * ksm.get(vma.vma_id, 0)
+            assert smaps["KSM"] == PAGE_KB * ksm.get(vma_id, 0)
         checked += 1
     assert checked > 20
     assert huge.sum() >= 512
@@ -123,11 +125,14 @@ def test_proc_alone_gives_the_same_frames(system: Running, live: Snapshot, tmp_p
     procfs = open_snapshot(system.fetch_snapshot("/tmp/procfs.ksm", tmp_path))
     pids = frozen_pids(system)
     ours, theirs = pages(procfs, pids), pages(live, pids)
+    all_flags = [rows["frame_flags"] & int(FrameFlag.KSM) for rows in (ours, theirs)]
     for rows in (ours, theirs):
         rows["frame_flags"] &= SAME_FLAGS
         rows["huge"] = rows["flags"] & int(MappingFlag.HUGE | MappingFlag.PROT_NONE)
     columns = ["pid", "address", "pfn", "hash", "frame_flags", "huge", "order", "head_pfn", "node"]
     pd.testing.assert_frame_equal(ours[columns], theirs[columns])
+    if "frames.flags KSM" not in procfs.info["not_known"]:
+        assert all_flags[0].equals(all_flags[1])
     small = ours["order"] == 0
     assert ours["mapcount"][small].equals(theirs["mapcount"][small])
     shared = ["ksm_merging_pages", "ksm_rmap_items", "ksm_zero_pages", "uid", "threads"]
@@ -146,4 +151,6 @@ def test_proc_alone_gives_the_same_frames(system: Running, live: Snapshot, tmp_p
 def test_the_prediction_is_what_ksmd_does(system: Running, live: Snapshot) -> None:
     prediction = predict(live, Policy(scope="enabled"))
     settle(system.guest, min_scans=4)
-    assert differences(prediction, report(system.guest)) == {}
+    truth = report(system.guest)
+    numbers = counter_numbers(prediction, truth) | process_numbers(prediction, truth, live, {})
+    assert unequal(numbers) == {}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,9 @@ from estimator.collect import collect, collect_core
 from estimator.errors import TargetError
 from estimator.kernel import running as module
 from estimator.kernel.running import open_qemu
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.snapshot import open_snapshot
 from tests.lab.kernels import ensure_tools, fetch_kernel
 from tests.lab.running import Running, running
 from tests.lab.workload import Workload
@@ -81,3 +87,37 @@ def test_a_monitor_in_use_is_named_and_not_waited_for(
         silent.listen()
         with pytest.raises(TargetError, match="another client"):
             open_qemu(str(tmp_path / "monitor"))
+
+
+def test_inside_drgn_there_is_a_command_and_a_script(system: Running, tmp_path: Path) -> None:
+    system.guest.dump(tmp_path / "vmcore")
+    drgn = [str(Path(sys.executable).with_name("drgn")), "-q", "-c", str(tmp_path / "vmcore")]
+    drgn += ["-s", str(system.guest.kernel.vmlinux)]
+    environment = os.environ | {
+        "DRGN_PLUGINS": "ksm=estimator.drgn_plugin",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    done = subprocess.run(
+        [*drgn, "-e", COMMANDS], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[0] == "pandas: False"
+    assert "pages_sharing" in done.stdout
+    assert "one line: ksm-estimate: no process of the snapshot has pid 99999" in done.stdout
+    sharing = int(done.stdout.splitlines()[-1])
+    script = Path(__file__).parents[2] / "scripts" / "ksm_snapshot.py"
+    out = tmp_path / "inside.ksm"
+    subprocess.run([*drgn, str(script), str(out)], env=environment, check=True)
+    prediction = predict(open_snapshot(out), Policy(scope="enabled"))
+    assert prediction.counters["pages_sharing"] == sharing > 0
+
+
+COMMANDS = """
+import sys
+from drgn.commands import CommandError, run_command
+print("pandas:", "pandas" in sys.modules)
+try:
+    run_command(prog, "ksm-estimate --pid 99999")
+except CommandError as error:
+    print("one line:", error)
+print(run_command(prog, "ksm-estimate --scope enabled").counters["pages_sharing"])
+"""

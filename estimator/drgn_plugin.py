@@ -1,0 +1,50 @@
+"""The drgn command %ksm-estimate. drgn imports this at every start: nothing else at the top."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from drgn import Program
+from drgn.commands import CommandError, argument
+from drgn.commands.linux import linux_kernel_command
+
+
+@linux_kernel_command(  # type: ignore[untyped-decorator]
+    name="ksm-estimate",
+    description="predict what KSM would save in this kernel",
+    arguments=(
+        argument(
+            "--scope",
+            choices=("all", "enabled"),
+            default="all",
+            help="all: every process opted in (default); enabled: what is VM_MERGEABLE now",
+        ),
+        argument("-p", "--pid", type=int, action="append", help="only this process; repeatable"),
+        argument("-o", "--output", metavar="NAME.ksm", help="keep the snapshot"),
+    ),
+)
+def _cmd_ksm_estimate(prog: Program, name: str, args: argparse.Namespace, **_: Any) -> Any:
+    """Print the report; the prediction is returned, so that the user finds it in ``_``."""
+    import sys
+    from pathlib import Path
+
+    from estimator.collect import collect_program
+    from estimator.errors import EstimatorError
+    from estimator.ksm.policy import Policy
+    from estimator.ksm.predict import predict
+    from estimator.report.layout import make_console
+    from estimator.report.text import render
+    from estimator.snapshot import check_output, write_snapshot
+
+    try:
+        if args.output:
+            check_output(Path(args.output))
+        snapshot = collect_program(prog)
+        if args.output:
+            write_snapshot(snapshot, Path(args.output))
+        prediction = predict(snapshot, Policy(scope=args.scope, pids=tuple(args.pid or ())))
+    except EstimatorError as error:
+        raise CommandError(f"{name}: {error}") from error
+    render(snapshot, prediction, make_console(sys.stdout))
+    return prediction

@@ -1,0 +1,163 @@
+"""Kernel memory in which words were replaced: read in bounded time and memory, into sound rows.
+
+That is what a reader of a running system meets when structures are freed under it, and what is in
+a damaged dump.
+"""
+
+from __future__ import annotations
+
+import mmap
+import random
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from drgn import Program
+
+from estimator.collect import collect
+from estimator.errors import EstimatorError
+from estimator.kernel.dumpfile import inspect
+from estimator.kernel.running import RunningMemory
+from estimator.kernel.target import Target, load_symbols
+from estimator.snapshot import Snapshot, open_snapshot, write_snapshot
+from tests.lab.conftest import lab_kernel
+from tests.lab.running import running
+from tests.lab.test_qemu import MIXED
+
+pytestmark = pytest.mark.lab
+
+PAGE = 4096
+TRIALS = 40
+SECONDS = 20
+MEMORY_BYTES = 2 << 30
+
+
+class Image:
+    """A dump whose words can be replaced; drgn reads it through us."""
+
+    def __init__(self, path: Path, vmlinux: Path) -> None:
+        loads = inspect(path).loads
+        with path.open("rb") as file:
+            private = mmap.mmap(
+                file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE
+            )
+        self.bytes = np.frombuffer(private, np.uint8)
+        self._loads = [(int(x["paddr"]), int(x["offset"]), int(x["filesz"])) for x in loads]
+        self.pages_read: set[int] = set()
+        prog = Program()
+        prog.set_core_dump(path)
+        for paddr, _, size in self._loads:
+            prog.add_memory_segment(paddr, size, self._read, physical=True)
+        load_symbols(prog, [vmlinux])
+        self.target = Target(prog, RunningMemory(prog), "qemu", str(path), "elf")
+
+    def offset(self, physical: int) -> int:
+        """Where a physical address is in the file."""
+        return next(o + physical - p for p, o, n in self._loads if p <= physical < p + n)
+
+    def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        self.pages_read |= set(range(address // PAGE, (address + count - 1) // PAGE + 1))
+        start = self.offset(address)
+        return self.bytes[start : start + count].tobytes()
+
+
+@pytest.fixture(scope="module", params=["6.12", "6.1"])
+def image(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Image:
+    directory = tmp_path_factory.mktemp("damage")
+    kernel = lab_kernel(request.param)
+    with running(MIXED, kernel, directory) as guest:
+        guest.session.scan(2)
+        guest.guest.dump(directory / "vmcore")
+    return Image(directory / "vmcore", kernel.vmlinux)
+
+
+def test_damaged_memory_ends_in_a_sound_snapshot_or_in_an_error_of_ours(
+    image: Image, tmp_path: Path
+) -> None:
+    image.pages_read.clear()
+    whole = collect(image.target)
+    pages = np.array(sorted(image.pages_read - set(whole.frames["pfn"].tolist())))
+    assert len(pages) > 100
+    answered = 0
+    for trial in range(TRIALS):
+        chance = random.Random(trial)
+        words = damage(image, pages, chance, 1 << chance.randrange(3, 15))
+        try:
+            with bounded():
+                write_snapshot(collect(image.target), tmp_path / f"{trial}.ksm")
+        except EstimatorError:
+            continue
+        finally:
+            for offset, word in reversed(words):
+                image.bytes[offset : offset + 8] = word
+        check_rows(open_snapshot(tmp_path / f"{trial}.ksm"))
+        answered += 1
+    assert answered > TRIALS // 4
+    again = collect(image.target)
+    assert again.mappings.equals(whole.mappings)
+
+
+def damage(
+    image: Image, pages: npt.NDArray[Any], chance: random.Random, count: int
+) -> list[tuple[int, npt.NDArray[np.uint8]]]:
+    """Replace ``count`` words of ``pages``; what stood there, by offset in the file."""
+    words = []
+    for _ in range(count):
+        offset = image.offset(int(chance.choice(pages)) * PAGE) + 8 * chance.randrange(PAGE // 8)
+        other = image.offset(int(chance.choice(pages)) * PAGE) + 8 * chance.randrange(PAGE // 8)
+        word = image.bytes[offset : offset + 8].copy()
+        words.append((offset, word))
+        image.bytes[offset : offset + 8] = chance.choice(
+            (
+                np.frombuffer(chance.randbytes(8), np.uint8),
+                image.bytes[other : other + 8].copy(),
+                np.zeros(8, np.uint8),
+                word ^ np.frombuffer((1 << chance.randrange(64)).to_bytes(8, "little"), np.uint8),
+            )
+        )
+    return words
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Fail what takes longer than SECONDS or needs more than MEMORY_BYTES beyond what is in use."""
+
+    def too_slow(number: int, frame: Any) -> None:
+        raise TimeoutError(f"not done after {SECONDS} s")
+
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    before = signal.signal(signal.SIGALRM, too_slow)
+    signal.alarm(SECONDS)
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + MEMORY_BYTES, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def check_rows(snapshot: Snapshot) -> None:
+    """The rows refer to each other and stand in the order that the snapshot promises."""
+    vmas, mappings, frames = snapshot.vmas, snapshot.mappings, snapshot.frames
+    assert (vmas["mm_id"] < len(snapshot.processes)).all()
+    assert (vmas["start"] < vmas["end"]).all()
+    key = vmas["mm_id"].to_numpy(np.uint64) << np.uint64(57)
+    assert (np.diff(key + vmas["start"].to_numpy()).view(np.int64) > 0).all()
+    assert (mappings["frame_id"] < len(frames)).all()
+    vma = vmas.iloc[mappings["vma_id"]]
+    pages = (vma["end"].to_numpy() - vma["start"].to_numpy()) >> np.uint64(12)
+    assert (mappings["page_index"].to_numpy() < pages).all()
+    place = (mappings["vma_id"].to_numpy(np.uint64) << np.uint64(32)) | mappings["page_index"]
+    assert place.is_monotonic_increasing
+    assert place.is_unique
+    assert frames["pfn"].is_monotonic_increasing
+    assert frames["pfn"].is_unique
+    assert (frames["hash"].isna() == (frames["unknown"] != 0)).all()

@@ -1,0 +1,58 @@
+"""What several looks say of a page: steady, changed, or gone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from estimator.facts import MappingFlag
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.passes import collect_passes
+from estimator.snapshot import Snapshot
+from tests.systems import Area, Process, system
+
+
+def looks(*contents: list[int]) -> Snapshot:
+    """What ``collect_passes`` makes of a process that has these contents, one list per look."""
+    rest = Process("rest", [Area([1, 2, 3])], pid=11)
+    snapshots = iter([system([Process("web", [Area(c)], pid=10), rest]) for c in contents])
+    return collect_passes(lambda: next(snapshots), len(contents), 0.0)
+
+
+def changed(snapshot: Snapshot) -> list[bool]:
+    return ((snapshot.mappings["flags"] & int(MappingFlag.CHANGED)) != 0).tolist()
+
+
+def test_a_page_with_other_bytes_in_any_later_look_has_changed() -> None:
+    found = looks([1, 2, 3], [1, 7, 3], [1, 2, 9])
+    assert changed(found) == [False, True, True, False, False, False]
+    assert found.info["passes"] == {"count": 3, "interval_seconds": 0.0}
+
+
+def test_what_changed_does_not_merge() -> None:
+    found = looks([1, 2, 3], [1, 7, 3])
+    assert predict(found, Policy()).counters["pages_sharing"] == 2
+    assert predict(looks([1, 2, 3], [1, 2, 3]), Policy()).counters["pages_sharing"] == 3
+
+
+def test_one_look_says_nothing_about_change() -> None:
+    found = looks([1, 2, 3])
+    one_less = replace(found, info={k: v for k, v in found.info.items() if k != "passes"})
+    assert predict(found).warnings == predict(one_less).warnings
+    assert predict(looks([1, 2, 3], [1, 2, 3])).warnings != predict(found).warnings
+
+
+def test_looks_are_an_interval_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    waits: list[float] = []
+    monkeypatch.setattr("estimator.passes.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("estimator.passes.time.sleep", waits.append)
+
+    def look() -> Snapshot:
+        now[0] += 3.0
+        return system([Process("web", [Area([1])], pid=10)])
+
+    collect_passes(look, 2, 10.0)
+    assert waits == [7.0]
