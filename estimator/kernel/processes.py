@@ -23,7 +23,7 @@ from estimator.kernel.layout import (
 from estimator.kernel.memory import PAGE_SIZE, READ_ERRORS, Mask, Memory, Words
 from estimator.kernel.paths import Paths
 
-_PF_KTHREAD = 0x0020_0000  # include/linux/sched.h
+_PF_EXITING, _PF_KTHREAD = 0x4, 0x0020_0000  # include/linux/sched.h
 _MMF_VM_MERGE_ANY = 30  # include/linux/sched/coredump.h; 29 in 6.4-6.6
 _DEFAULT_PRIO, _MAX_PRIO = 120, 140
 _MAX_POLICY = 256
@@ -127,20 +127,22 @@ def _owners(prog: Program, memory: Memory) -> tuple[dict[int, Owner], int]:
     leaders = _list(prog, head) - np.uint64(tasks_offset)
     tasks, ok = memory.structs(leaders, dtype)
     owners: dict[int, Owner] = {}
+    lost = 0
     ok &= (tasks["pid"] > 0) & (tasks["pid"] < _LONGEST_LIST)
     ok &= (tasks["static_prio"] >= 0) & (tasks["static_prio"] < _MAX_PRIO)
     ok &= tasks["policy"] < _MAX_POLICY
     for task in tasks[ok & (tasks["flags"] & _PF_KTHREAD == 0)]:
         mm = int(task["mm"]) or _mm_of_a_thread(prog, memory, dtype, int(task["signal"]))
         if not mm:
-            continue  # a zombie
+            lost += not task["flags"] & _PF_EXITING  # else a zombie
+            continue
         threads = _int(prog, int(task["signal"]), "struct signal_struct", "nr_threads")
         if mm in owners:
             owners[mm].threads += threads
             owners[mm].sharing_pids.append(int(task["pid"]))
         else:
             owners[mm] = Owner(task, threads)
-    return owners, int((~ok).sum())
+    return owners, lost + int((~ok).sum())
 
 
 def _mm_of_a_thread(prog: Program, memory: Memory, dtype: Any, signal: int) -> int:
