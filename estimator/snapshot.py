@@ -181,7 +181,13 @@ def write_snapshot(snapshot: Snapshot, path: Path) -> None:
                 else _to_arrow(name, getattr(snapshot, name))
             )
             with _create(temporary / f"{name}.parquet") as file:
-                pq.write_table(table, file, compression="zstd", compression_level=1)
+                pq.write_table(  # in one row group: it is read without joining pieces
+                    table,
+                    file,
+                    compression="zstd",
+                    compression_level=1,
+                    row_group_size=max(table.num_rows, 1),
+                )
         with _create(temporary / "snapshot.json") as file:
             file.write(json.dumps(snapshot.info, indent=1).encode())
         temporary.rename(path)
@@ -239,7 +245,8 @@ def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
 def _read_table(path: Path, name: str) -> pa.Table:
     schema = SCHEMAS[name]
     try:
-        table = pq.read_table(path, partitioning=None)
+        with pq.ParquetFile(path, memory_map=True) as file:
+            table = file.read()
     except (OSError, pa.ArrowException) as error:
         raise TargetError(f"{path} can't be read: {error}") from error
     for column in schema:
@@ -268,6 +275,8 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
         values = table[column.name]
         if column.nullable:
             columns[column.name] = values.to_pandas(types_mapper=_NULLABLE.get)
+        elif values.num_chunks == 1 and pa.types.is_integer(column.type):
+            columns[column.name] = values.chunk(0).to_numpy()  # nothing is copied
         else:
             columns[column.name] = values.to_numpy()
     return pd.DataFrame(columns, copy=False)

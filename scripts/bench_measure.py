@@ -43,16 +43,19 @@ def best(runs: list[Run]) -> Run:
 
 
 def _anonymous_bytes(pid: int) -> int:
-    """``Anonymous`` of smaps, of a process and its children; pages shared by fork count once."""
+    """Anonymous and shared anonymous memory of a process and its children, each page once."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        total = _field(pid, "Anonymous")
-        return total + sum(_field(int(child), "Private_Dirty") for child in children)
-    except (OSError, AttributeError):
+    except OSError:
         return 0
+    return sum(_unmapped_bytes(process) for process in (pid, *map(int, children)))
 
 
-def _field(pid: int, name: str) -> int:
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found.group(1)) * 1024 if found else 0
+def _unmapped_bytes(pid: int) -> int:
+    """What is not backed by a file: pages shared with others count in proportion."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:  # it has ended
+        return 0
+    kib = re.findall(r"^Pss_(?:Anon|Shmem):\s+(\d+) kB", text, re.MULTILINE)
+    return sum(map(int, kib)) * 1024

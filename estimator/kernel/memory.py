@@ -57,8 +57,11 @@ class Memory:
         """Why the frames ``pfns`` can't be read as far as known beforehand, u8 (n,)."""
         return np.zeros(len(pfns), np.uint8)
 
-    def contents(self, pfns: Words) -> tuple[Iterable[Bytes], Bytes]:
-        """The contents of the frames ``pfns``, each u8 (4096,), and why not: see ``frames``."""
+    def contents(self, pfns: Words) -> tuple[Iterable[Bytes] | Iterable[bytes], Bytes]:
+        """The contents of the frames ``pfns``, 4096 bytes each, and why not: see ``frames``.
+
+        What is unknown is certain when all contents have been taken.
+        """
         return self.frames(pfns)
 
     def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
@@ -194,15 +197,29 @@ class Kdump(Memory):
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
         """See ``Memory.frames``; runs are no faster, each page is decompressed by itself."""
         data = np.empty((len(pfns), PAGE_SIZE), np.uint8)
-        unknown = self._pages.unknown(pfns)
-        for row in np.flatnonzero(unknown == Unknown.HASHED).tolist():
-            try:
-                raw = self.prog.read(int(pfns[row]) << PAGE_SHIFT, PAGE_SIZE, True)
-            except (FaultError, OSError):
-                unknown[row] = Unknown.UNREADABLE
-            else:
-                data[row] = np.frombuffer(raw, np.uint8)
+        contents, unknown = self.contents(pfns)
+        for row, content in enumerate(contents):
+            if content:
+                data[row] = np.frombuffer(content, np.uint8)
         return data, unknown
+
+    def contents(self, pfns: Words) -> tuple[Iterable[bytes], Bytes]:
+        """See ``Memory.contents``: no copy; b"" for what is unknown."""
+        unknown = self._pages.unknown(pfns)
+        return self._decompress(pfns, unknown), unknown
+
+    def _decompress(self, pfns: Words, unknown: Bytes) -> Iterator[bytes]:
+        """The frames in order; what turns out to be damaged is noted in ``unknown``."""
+        read = self.prog.read
+        known = (unknown == Unknown.HASHED).tolist()
+        for row, address in enumerate((pfns << np.uint64(PAGE_SHIFT)).tolist()):
+            content = b""
+            if known[row]:
+                try:
+                    content = read(address, PAGE_SIZE, True)
+                except (FaultError, OSError):
+                    unknown[row] = Unknown.UNREADABLE
+            yield content
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Object, Program
-from drgn.helpers.linux.fs import d_path
+from drgn import Program
 
 from estimator.kernel.layout import has_type, offset
 from estimator.kernel.memory import READ_ERRORS
+from estimator.kernel.paths import Paths
 from estimator.kernel.vmas import Vmas
 
 
@@ -42,13 +42,13 @@ def _paths(prog: Program) -> Any:
     """struct file * -> path; many files share one dentry, so its path is made once."""
     dentry_offset = offset(prog, "struct file", "f_path.dentry")
     seen: dict[int, str] = {}
+    paths = Paths(prog)
 
     def of_file(file: int) -> str:
         try:
             dentry = prog.read_u64(file + dentry_offset)
             if dentry not in seen:
-                path = d_path(Object(prog, "struct file *", file).f_path)
-                seen[dentry] = path.decode(errors="replace")
+                seen[dentry] = paths.of_file(file)
             return seen[dentry]
         except (*READ_ERRORS, LookupError, ValueError):
             return "[unreadable]"

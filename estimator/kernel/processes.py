@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from drgn import Object, Program
-from drgn.helpers.linux.cgroup import cgroup_path
 from drgn.helpers.linux.mm import access_remote_vm
 
 from estimator.kernel.layout import (
@@ -22,8 +21,9 @@ from estimator.kernel.layout import (
     struct_dtype,
 )
 from estimator.kernel.memory import PAGE_SIZE, READ_ERRORS, Mask, Memory, Words
+from estimator.kernel.paths import Paths
 
-_PF_KTHREAD = 0x0020_0000  # include/linux/sched.h
+_PF_EXITING, _PF_KTHREAD = 0x4, 0x0020_0000  # include/linux/sched.h
 _MMF_VM_MERGE_ANY = 30  # include/linux/sched/coredump.h; 29 in 6.4-6.6
 _DEFAULT_PRIO, _MAX_PRIO = 120, 140
 _MAX_POLICY = 256
@@ -80,8 +80,9 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
     structs, ok = memory.structs(addresses, dtype)
     alive = ok & _in_use(memory, structs)
     addresses, structs = addresses[alive], structs[alive]
+    paths = Paths(prog)
     rows = [
-        _row(prog, order.get(mm, -1), owners.get(mm), struct, mm)
+        _row(prog, paths, order.get(mm, -1), owners.get(mm), struct, mm)
         for mm, struct in zip(addresses.tolist(), structs, strict=True)
     ]
     if not rows:
@@ -126,20 +127,22 @@ def _owners(prog: Program, memory: Memory) -> tuple[dict[int, Owner], int]:
     leaders = _list(prog, head) - np.uint64(tasks_offset)
     tasks, ok = memory.structs(leaders, dtype)
     owners: dict[int, Owner] = {}
+    lost = 0
     ok &= (tasks["pid"] > 0) & (tasks["pid"] < _LONGEST_LIST)
     ok &= (tasks["static_prio"] >= 0) & (tasks["static_prio"] < _MAX_PRIO)
     ok &= tasks["policy"] < _MAX_POLICY
     for task in tasks[ok & (tasks["flags"] & _PF_KTHREAD == 0)]:
         mm = int(task["mm"]) or _mm_of_a_thread(prog, memory, dtype, int(task["signal"]))
         if not mm:
-            continue  # a zombie
+            lost += not task["flags"] & _PF_EXITING  # else a zombie
+            continue
         threads = _int(prog, int(task["signal"]), "struct signal_struct", "nr_threads")
         if mm in owners:
             owners[mm].threads += threads
             owners[mm].sharing_pids.append(int(task["pid"]))
         else:
             owners[mm] = Owner(task, threads)
-    return owners, int((~ok).sum())
+    return owners, lost + int((~ok).sum())
 
 
 def _mm_of_a_thread(prog: Program, memory: Memory, dtype: Any, signal: int) -> int:
@@ -205,7 +208,7 @@ def _links(prog: Program, node: int) -> tuple[int, int]:
 
 
 def _row(
-    prog: Program, scan_order: int, owner: Owner | None, mm: Any, address: int
+    prog: Program, paths: Paths, scan_order: int, owner: Owner | None, mm: Any, address: int
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
         "scan_order": scan_order,
@@ -228,7 +231,7 @@ def _row(
             "comm": task["comm"].tobytes().split(b"\0")[0].decode(errors="replace"),
             "cmdline": _cmdline(prog, mm, address),
             "uid": _int(prog, int(task["cred"]), "struct cred", "uid.val"),
-            "cgroup": _cgroup(prog, int(task["cgroups"])),
+            "cgroup": _cgroup(prog, paths, int(task["cgroups"])),
             "threads": min(owner.threads, _LONGEST_LIST),
             "sharing_pids": sorted(owner.sharing_pids),
             "sched_policy": int(task["policy"]) & 0xFF,
@@ -263,11 +266,10 @@ def _cmdline(prog: Program, mm: Any, address: int) -> str | None:
     return raw.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
 
 
-def _cgroup(prog: Program, css_set: int) -> str:
+def _cgroup(prog: Program, paths: Paths, css_set: int) -> str:
     try:
-        group = Object(prog, "struct css_set *", css_set).dfl_cgrp
-        return cgroup_path(group).decode(errors="replace")
-    except (*READ_ERRORS, AttributeError, LookupError):
+        return paths.of_cgroup(Object(prog, "struct css_set *", css_set).dfl_cgrp)
+    except (*READ_ERRORS, AttributeError, LookupError, ValueError):
         return ""
 
 

@@ -1,4 +1,4 @@
-"""Prediction against truth: every number in which the two differ."""
+"""Prediction against truth: every number of the two, side by side."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from estimator.snapshot import Snapshot
 from tests.lab.truth import State
 
 COUNTERS = (
-    *("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile"),
-    *("stable_node_chains", "stable_node_dups", "ksm_zero_pages", "general_profit"),
+    *("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile", "ksm_zero_pages"),
+    *("stable_node_chains", "stable_node_dups", "general_profit"),
 )
 PROCESS_COUNTERS = ("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages")
 KB_PER_PAGE = 4
 
-Differences = dict[str, tuple[int, int]]  # what -> predicted, true
+Numbers = dict[str, tuple[int, int]]  # what -> predicted, true
 
 
-def differences(prediction: Prediction, truth: State, snapshot: Snapshot) -> Differences:
-    """Global and per-process counters that differ, as far as the kernel has them.
+def counter_numbers(prediction: Prediction, truth: State) -> Numbers:
+    """The global counters, as far as the kernel has them.
 
     With smart_scan a page that merges with nothing counts as unshared or volatile, depending on
     the scan: then the sum of the two is compared.
@@ -35,15 +35,29 @@ def differences(prediction: Prediction, truth: State, snapshot: Snapshot) -> Dif
         for counters in (predicted, true):
             unshared = counters.pop("pages_unshared")
             counters["unmerged"] = unshared + counters.pop("pages_volatile")
-    found = {name: (predicted[name], value) for name, value in true.items()}
+    return {name: (predicted[name], value) for name, value in true.items()}
+
+
+def process_numbers(
+    prediction: Prediction,
+    truth: State,
+    snapshot: Snapshot,
+    inherited: Mapping[int, Mapping[str, int]],
+) -> Numbers:
+    """The counters of all processes of the guest.
+
+    ``inherited``: what counters of a process contain beside its own pages, by pid.
+    """
     owners = _owners(snapshot)
     rows = {int(row["pid"]): row for row in prediction.processes.to_dict("records")}
+    found = {}
     for process in truth.processes:
         row = rows.get(owners.get(process["pid"], -1), {})
+        more = inherited.get(process["pid"], {})
         for name, value in process_counters(process).items():
             what = f"{name} of {process['pid']} ({process['comm']})"
-            found[what] = (int(row.get(name, 0)), value)
-    return _unequal(found)
+            found[what] = (int(row.get(name, 0)) + more.get(name, 0), value)
+    return found
 
 
 def process_counters(process: Mapping[str, Any]) -> dict[str, int]:
@@ -52,14 +66,14 @@ def process_counters(process: Mapping[str, Any]) -> dict[str, int]:
     return {name: known[name] for name in PROCESS_COUNTERS if name in known}
 
 
-def vma_differences(prediction: Prediction, truth: State, snapshot: Snapshot) -> Differences:
-    """VMAs whose merged pages are not what smaps says in its ``KSM:`` line (kernels from 6.7)."""
+def vma_numbers(prediction: Prediction, truth: State, snapshot: Snapshot) -> Numbers:
+    """KSM pages of every VMA of the guest, in smaps its ``KSM:`` line (kernels from 6.7)."""
     owners = _owners(snapshot)
     predicted = {
-        (int(row["pid"]), int(row["start"])): int(row["ksm_merging_pages"])
+        (int(row["pid"]), int(row["start"])): int(row["smaps_ksm_pages"])
         for row in prediction.vmas.to_dict("records")
     }
-    found = {
+    return {
         f"KSM: of {process['pid']} ({process['comm']}) {vma['start']:#x} {vma['name']}": (
             predicted.get((owners.get(process["pid"], -1), vma["start"]), 0),
             vma["ksm_kb"] // KB_PER_PAGE,
@@ -68,7 +82,11 @@ def vma_differences(prediction: Prediction, truth: State, snapshot: Snapshot) ->
         for vma in process["vmas"]
         if "ksm_kb" in vma
     }
-    return _unequal(found)
+
+
+def unequal(numbers: Numbers) -> Numbers:
+    """Those in which prediction and truth differ."""
+    return {what: pair for what, pair in numbers.items() if pair[0] != pair[1]}
 
 
 def _owners(snapshot: Snapshot) -> dict[int, int]:
@@ -77,7 +95,3 @@ def _owners(snapshot: Snapshot) -> dict[int, int]:
     for pid, sharing in snapshot.processes[["pid", "sharing_pids"]].itertuples(index=False):
         owners |= {int(other): int(pid) for other in (pid, *sharing)}
     return owners
-
-
-def _unequal(found: Differences) -> Differences:
-    return {what: pair for what, pair in found.items() if pair[0] != pair[1]}

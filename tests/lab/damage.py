@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from drgn import FaultError
-from drgn.helpers.linux.mm import follow_phys
+from drgn import FaultError, Program, sizeof
+from drgn.helpers.linux.mm import follow_phys, for_each_vma
+from drgn.helpers.linux.pid import for_each_task
 
 from estimator.collect import collect
 from estimator.kernel.dumpfile import inspect
@@ -41,13 +42,13 @@ class Spy(MappedElf):
         super().__init__(*arguments)
 
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
-        self._note("page tables", pfns << np.uint64(12), PAGE_SIZE)
+        self.note("page tables", pfns << np.uint64(12), PAGE_SIZE)
         return super().frames(pfns)
 
     def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
         names = dtype.names or ()
         what = next((_STRUCTS[name] for name in names if name in _STRUCTS), "struct pages")
-        self._note(what, addresses - np.uint64(self.direct_map), dtype.itemsize)
+        self.note(what, addresses - np.uint64(self.direct_map), dtype.itemsize)
         return super().structs(addresses, dtype)
 
     def virtual_run(self, address: int, data: Bytes) -> bool:
@@ -57,10 +58,11 @@ class Spy(MappedElf):
                 physical = follow_phys(kernel, page).value_()
             except FaultError:
                 continue
-            self._note("struct pages", np.array([physical], np.uint64), PAGE_SIZE)
+            self.note("struct pages", np.array([physical], np.uint64), PAGE_SIZE)
         return super().virtual_run(address, data)
 
-    def _note(self, what: str, physical: Words, size: int) -> None:
+    def note(self, what: str, physical: Words, size: int) -> None:
+        """Note ``size`` bytes at each of the addresses ``physical``."""
         offsets, unknown = self._locate(physical, size)
         ranges = self.read.setdefault(what, [])
         ranges += [(offset, size) for offset in offsets[unknown == 0].tolist()]
@@ -72,8 +74,27 @@ def places(elf: Path, vmlinux: Path) -> Ranges:
     dump = inspect(elf)
     spy = Spy(target.prog, dump)
     collect(Target(target.prog, spy, "core", str(elf), "elf"))
+    for what, addresses, type_ in _path_nodes(target.prog):
+        spy.note(what, addresses - np.uint64(spy.direct_map), sizeof(target.prog.type(type_)))
     found = {what: sorted(set(ranges)) for what, ranges in spy.read.items() if ranges}
     return found | {"headers": [(0, int(dump.loads["offset"].min()))]}
+
+
+def _path_nodes(prog: Program) -> Iterator[tuple[str, Words, str]]:
+    """What paths are made from: what, addresses, C type."""
+    dentries, nodes = set(), set()
+    for task in for_each_task(prog):
+        node = task.cgroups.dfl_cgrp.kn
+        while node:
+            nodes.add(node.value_())
+            node = node.parent
+        for vma in for_each_vma(task.mm) if task.mm else ():
+            dentry = vma.vm_file.f_path.dentry if vma.vm_file else None
+            while dentry is not None and dentry.value_() not in dentries:
+                dentries.add(dentry.value_())
+                dentry = dentry.d_parent
+    yield "dentries", np.array(sorted(dentries), np.uint64), "struct dentry"
+    yield "kernfs nodes", np.array(sorted(nodes), np.uint64), "struct kernfs_node"
 
 
 def cut(source: Path, destination: Path, percent: int) -> None:

@@ -4,57 +4,42 @@ from __future__ import annotations
 
 import pytest
 
-from estimator.collect import collect_core
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from tests.lab.compare import differences, vma_differences
 from tests.lab.conftest import RunWorkload
+from tests.lab.verdict import COUNTERS_INHERITED, FORKED_AFTER_MERGING, judge
 from tests.lab.workload import Workload
 from tests.lab.workloads import WORKLOADS, find
 
 pytestmark = pytest.mark.lab
 
-# Not about memory that is mergeable in the dump and then holds still.
-OTHERWISE = ("opt-in-after", "writers")
-
-# KSM pages without a stable node (see break_cow() and write_protect_page()): only smaps counts
-# them, kernels from 6.7.
-ORPHAN_PAGES = {("pinned-orphans", "6.12"): 6, ("huge-zero-orphans", "6.12"): 2}
-
-# A fork copies the counters of the mm, which 6.1 does not clear: five children each count the
-# pages of their parent for ever, beside their own. (what differs, by how many pages)
-INHERITED = {("merged-then-forked", "6.1"): (10, 3), ("merged-then-joined", "6.1"): (10, 3)}
+# Have tests of their own: here, in test_writers.py and in test_saving.py.
+ELSEWHERE = ("opt-in-after", "writers")
 
 CASES = [
     pytest.param(workload, series, id=f"{workload.name}-{series}")
     for workload in WORKLOADS
     for series in workload.series
-    if workload.name not in OTHERWISE
+    if workload.name not in ELSEWHERE and not workload.name.startswith("saving-")
 ]
 
 
 @pytest.mark.parametrize(("workload", "series"), CASES)
 def test_prediction_equals_ksmd(workload: Workload, series: str, lab: RunWorkload) -> None:
-    result = lab(workload, series)
-    snapshot = collect_core(result.vmcore, [result.vmlinux])
-    prediction = predict(snapshot, Policy(scope="enabled"))
-    after = result.truth.after
-    found = differences(prediction, after, snapshot)
-    count, pages = INHERITED.get((workload.name, series), (0, 0))
-    assert {
-        what: (ours, true) for what, (ours, true) in found.items() if true - ours != pages
-    } == {}
-    assert len(found) == count
-    excess = [true - ours for ours, true in vma_differences(prediction, after, snapshot).values()]
-    assert all(more > 0 for more in excess)
-    assert sum(excess) == ORPHAN_PAGES.get((workload.name, series), 0)
+    verdict = judge(lab(workload, series))
+    assert verdict.differences == {}
+    children_count_more = workload.name in FORKED_AFTER_MERGING and series in COUNTERS_INHERITED
+    assert any("children" in note for note in verdict.notes) == children_count_more
 
 
 def test_what_if_all_opted_in_equals_ksmd_after_they_did(lab: RunWorkload) -> None:
-    result = lab(find("opt-in-after", "6.12"), "6.12")
-    snapshot = collect_core(result.vmcore, [result.vmlinux])
-    assert predict(snapshot, Policy(scope="enabled")).counters["ksm_rmap_items"] == 0
-    policy = Policy(scope="all", pids=tuple(result.truth.actors))
-    prediction = predict(snapshot, policy)
-    assert differences(prediction, result.truth.after, snapshot) == {}
-    assert vma_differences(prediction, result.truth.after, snapshot) == {}
+    verdict = judge(lab(find("opt-in-after", "6.12"), "6.12"))
+    enabled = predict(verdict.snapshot, Policy(scope="enabled"))
+    assert enabled.counters["ksm_rmap_items"] == 0
+    assert verdict.differences == {}
+    vmas = verdict.prediction.vmas
+    merged_in = set(vmas["name"][vmas["ksm_merging_pages"] > 0])
+    assert {"[heap]", "[stack]"} <= merged_in
+    assert any(name.startswith("/tmp/file") for name in merged_in)
+    excluded = verdict.prediction.excluded
+    assert "VM_SHARED" in set(excluded["excluded_by"])

@@ -11,17 +11,17 @@ from tests.lab.workloads import (
     numa,
     pins,
     processes,
+    savings,
     sharing,
     states,
     zero,
 )
 
+SUBJECTS = (
+    *(fork_server, memory, sharing, forks, pins, zero, huge, numa, processes, states, savings),
+)
 WORKLOADS: tuple[Workload, ...] = tuple(
-    workload
-    for module in (
-        *(fork_server, memory, sharing, forks, pins, zero, huge, numa, processes, states),
-    )
-    for workload in module.WORKLOADS
+    workload for subject in SUBJECTS for workload in subject.WORKLOADS
 )
 
 

@@ -41,10 +41,27 @@ LATE = """
     fill data[200:] own 2
     map heap 30 heap
     fill heap list 3
+    map stack 22 stack          # what is called at the end of the script writes to its last page
+    fill stack[1:21] list 5
     map file 30 file
+    read file
     fill file[:20] list 4
+    map memfd 20 memfd
+    fill memfd[5:] list 6
+    map locked 20
+    fill locked list 7
+    lock locked
+    map read-only 20
+    fill read-only same 8
+    protect read-only read
+    map undone 20               # the prctl does not ask what madvise said before
+    fill undone list 9
+    advise undone mergeable
+    advise undone unmergeable
     map shared 30 shared
     fill shared list 1
+    map shared-memfd 20 shared-memfd
+    fill shared-memfd list 6
     stop
     merge-any 1
 """

@@ -1,0 +1,110 @@
+"""One workload judged: the prediction from its dump, what ksmd did, and where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from estimator.collect import collect_core
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.ksm.prediction import Prediction
+from estimator.snapshot import Snapshot
+from tests.lab.compare import (
+    Numbers,
+    counter_numbers,
+    process_counters,
+    process_numbers,
+    unequal,
+    vma_numbers,
+)
+from tests.lab.truth import Truth
+from tests.lab.workload import LabResult, Workload
+
+# In these processes fork after ksmd has merged their pages.
+FORKED_AFTER_MERGING = ("merged-then-forked", "merged-then-joined")
+# Kernels whose fork does not clear the KSM counters in the copy of the mm.
+COUNTERS_INHERITED = ("6.1",)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``counters``, ``processes``, ``vmas``: all numbers that were compared. ``notes``: what a
+    reader has to know about them."""
+
+    workload: Workload
+    snapshot: Snapshot
+    prediction: Prediction
+    truth: Truth
+    counters: Numbers
+    processes: Numbers
+    vmas: Numbers
+    notes: tuple[str, ...]
+
+    @cached_property
+    def differences(self) -> Numbers:
+        """The numbers in which prediction and truth differ."""
+        return unequal(self.counters | self.processes | self.vmas)
+
+    @property
+    def difference(self) -> int:
+        """By how much they differ in sum."""
+        return sum(abs(ours - true) for ours, true in self.differences.values())
+
+    @property
+    def net_pages(self) -> tuple[int, int]:
+        """Pages given back, net of what KSM allocates: predicted, and the guest's free memory."""
+        before, after = self.truth.before, self.truth.after
+        given_back = (after.free_pages + after.per_cpu_free_pages) - (
+            before.free_pages + before.per_cpu_free_pages
+        )
+        return self.prediction.physical["net_bytes_saved"] // 4096, given_back
+
+
+def judge(result: LabResult) -> Verdict:
+    """Predict from the dumps of ``result`` and compare with its truth.
+
+    The scope is "enabled", but "all" for processes that opt in after the dump.
+    """
+    workload, truth = result.workload, result.truth
+    notes = []
+    snapshot = collect_core(result.vmcore, [result.vmlinux])
+    later = None
+    if result.second_vmcore is not None:
+        later = collect_core(result.second_vmcore, [result.vmlinux])
+        notes.append("predicted from two dumps, of processes that keep writing")
+    policy = Policy(scope="enabled")
+    if workload.after_dump is not None:
+        policy = Policy(scope="all", pids=tuple(truth.actors))
+        notes.append("predicted with scope all, before the processes opted in")
+    prediction = predict(snapshot, policy, later=later)
+    inherited: Mapping[int, Mapping[str, int]] = {}
+    if workload.name in FORKED_AFTER_MERGING and result.kernel.series in COUNTERS_INHERITED:
+        inherited = inherited_counters(truth)
+        notes.append(
+            f"{len(inherited)} children also count for ever what their parent had when it forked: "
+            "this kernel's fork copies the per-process counters; compared with that added"
+        )
+    if truth.after.counter("smart_scan"):
+        notes.append("smart_scan: only the sum of unshared and volatile is fixed, and compared")
+    return Verdict(
+        workload,
+        snapshot,
+        prediction,
+        truth,
+        counter_numbers(prediction, truth.after),
+        process_numbers(prediction, truth.after, snapshot, inherited),
+        vma_numbers(prediction, truth.after, snapshot),
+        tuple(notes),
+    )
+
+
+def inherited_counters(truth: Truth) -> dict[int, dict[str, int]]:
+    """By pid: the counters each child of an actor had copied from its parent before the dump."""
+    parents = truth.before.by_pid
+    return {
+        process["pid"]: process_counters(parents[process["ppid"]])
+        for process in truth.before.processes
+        if process["ppid"] in truth.actors
+    }
