@@ -102,6 +102,22 @@ def test_features_by_release(
     assert found["prot_none_blocks_tree"] == blocks
 
 
+def test_the_release_of_kernel_org_is_found_behind_that_of_debian(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("platform.release", lambda: "6.1.0-56-cloud-amd64")
+    monkeypatch.setattr(
+        "platform.version", lambda: "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026)"
+    )
+    assert settings.upstream_release() == "6.1.192"
+    monkeypatch.setattr("platform.version", lambda: "#45-Ubuntu SMP PREEMPT_DYNAMIC")
+    (tmp_path / "signature").write_text("Ubuntu 6.8.0-45.45-generic 6.8.12\n")
+    monkeypatch.setattr(settings, "_UBUNTU", tmp_path / "signature")
+    assert settings.upstream_release() == "6.8.12"
+    monkeypatch.setattr(settings, "_UBUNTU", tmp_path / "none")
+    assert settings.upstream_release() == "6.1.0-56-cloud-amd64"
+
+
 def sees_pfns() -> bool:
     """Whether this machine shows its PFNs to us."""
     page = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE)

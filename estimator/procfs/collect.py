@@ -20,7 +20,7 @@ from estimator.moving import settle
 from estimator.procfs.frames import frame_facts, hash_frames, ksm_flag_holds, mark_ksm
 from estimator.procfs.pagemap import PageMaps
 from estimator.procfs.processes import PROC, process_table, read_processes
-from estimator.procfs.settings import features, read_settings, thp_enabled
+from estimator.procfs.settings import features, read_settings, thp_enabled, upstream_release
 from estimator.procfs.vmas import read_vmas
 from estimator.snapshot import FORMAT_VERSION, SCHEMAS, Snapshot
 
@@ -117,7 +117,7 @@ def collect_procfs(
         "hash": {"name": HASH_NAME, "seed": seed},
         "ksm": read_settings(),
         "sizes": {"ksm_rmap_item": 64, "ksm_stable_node": 64, "ksm_mm_slot": 48},
-        "features": features(platform.release()),
+        "features": features(upstream_release()),
         "thp_enabled": thp_enabled(),
         "unknown": {
             "processes": 0,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
 import re
 from pathlib import Path
 from typing import Any
 
 _KSM = Path("/sys/kernel/mm/ksm")
 _THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_UBUNTU = Path("/proc/version_signature")
 _COUNTERS = (
     *("pages_shared", "pages_sharing", "pages_unshared", "ksm_zero_pages", "pages_scanned"),
     *("stable_node_chains", "stable_node_dups", "pages_skipped", "full_scans"),
@@ -45,7 +48,7 @@ def read_settings() -> dict[str, Any]:
 
 
 def features(release: str) -> dict[str, bool]:
-    """``info["features"]`` (see ``estimator.kernel.settings``) by the kernel's release."""
+    """``info["features"]`` (see ``estimator.kernel.settings``) by the release of kernel.org, ``upstream_release``."""
     version = _version(release)
     found = {name: version[:2] >= since for name, since in _SINCE.items()}
     found["smart_scan"] = (_KSM / "smart_scan").exists()
@@ -56,6 +59,19 @@ def features(release: str) -> dict[str, bool]:
         "scans_prot_none": range_walk or folio_walk or version[:2] >= (6, 6),
         "prot_none_blocks_tree": range_walk and not folio_walk,
     }
+
+
+def upstream_release() -> str:
+    """The release of kernel.org behind this kernel: distributions keep ``uname -r`` at X.Y.0.
+
+    Debian says it in ``uname -v``, Ubuntu in /proc/version_signature.
+    """
+    debian = re.search(r"Debian (\d+\.\d+\.\d+)", platform.version())
+    if debian:
+        return debian[1]
+    with contextlib.suppress(OSError, IndexError):
+        return _UBUNTU.read_text().split()[2]
+    return platform.release()
 
 
 def _version(release: str) -> tuple[int, ...]:
