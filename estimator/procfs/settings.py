@@ -48,7 +48,7 @@ def read_settings() -> dict[str, Any]:
 
 
 def features(release: str) -> dict[str, bool]:
-    """``info["features"]`` (see ``estimator.kernel.settings``) by the release of kernel.org, ``upstream_release``."""
+    """``info["features"]`` (see ``estimator.kernel.settings``), by ``upstream_release``."""
     version = _version(release)
     found = {name: version[:2] >= since for name, since in _SINCE.items()}
     found["smart_scan"] = (_KSM / "smart_scan").exists()
