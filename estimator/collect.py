@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator import __version__
+from estimator.budget import refuse_beyond
 from estimator.care import Pace
 from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
 from estimator.facts import MappingFlag, Unknown
@@ -67,20 +68,26 @@ def collect_program(prog: Program, *, seed: int = 0, progress: Progress = silent
 
 
 def collect(
-    target: Target, *, seed: int = 0, progress: Progress = silent, pace: Pace | None = None
+    target: Target,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+    pace: Pace | None = None,
+    max_memory_mib: int | None = None,
 ) -> Snapshot:
     """Everything a prediction needs from the open ``target``; ``seed`` is the hash's.
 
     ``pace`` limits how fast memory is read (only of a running system).
 
-    Raises CannotAnswerError if that kernel has no KSM, TargetError if it can't be read.
+    Raises CannotAnswerError if that kernel has no KSM, TargetError if it can't be read, UsageError
+    if more than ``max_memory_mib`` may be needed.
     """
     from estimator.kernel.memory import READ_ERRORS
     from estimator.kernel.target import require_ksm
 
     require_ksm(target.prog)
     try:
-        return _Collector(target, seed, progress, pace or Pace(None)).snapshot()
+        return _Collector(target, seed, progress, pace or Pace(None)).snapshot(max_memory_mib)
     except (*READ_ERRORS, LookupError) as error:
         if isinstance(error, IndexError):
             raise  # ours
@@ -100,7 +107,8 @@ class _Collector:
         self._pace = pace
         self._started = datetime.datetime.now(datetime.UTC)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, max_memory_mib: int | None) -> Snapshot:
+        from estimator.kernel.cross_checks import anonymous_pages
         from estimator.kernel.frames import PageArray
         from estimator.kernel.mapped import AddressSpaces
         from estimator.kernel.processes import read_processes, still_there
@@ -111,6 +119,8 @@ class _Collector:
         mms = read_processes(self._prog, self._memory)
         if not len(mms.table):
             raise CannotAnswerError("no process with user memory was found in this kernel")
+        if max_memory_mib is not None:
+            refuse_beyond(max_memory_mib, anonymous_pages(self._prog, mms.addresses))
         vmas = read_vmas(self._prog, self._memory, mms)
         pages = PageArray(self._prog, self._memory)
         spaces = AddressSpaces(self._prog, self._memory, mms, vmas)

@@ -38,6 +38,7 @@ class Source:
     rate: float | None
     passes: int
     interval: float
+    max_memory: int | None
 
     def check(self) -> None:
         """Raise UsageError unless exactly one target is named."""
@@ -57,7 +58,9 @@ class Source:
             from estimator.kernel.target import open_core
 
             target = open_core(self.core, self.symbols, self.architecture)
-            return collect(target, seed=self.seed, progress=progress)
+            return collect(
+                target, seed=self.seed, progress=progress, max_memory_mib=self.max_memory
+            )
         lower_priority()
         look = self._running(Pace(self.rate), progress)
         if self.passes == 1:
@@ -71,12 +74,25 @@ class Source:
         if self.procfs:
             from estimator.procfs.collect import collect_procfs
 
-            return partial(collect_procfs, seed=self.seed, progress=progress, pace=pace)
+            return partial(
+                collect_procfs,
+                seed=self.seed,
+                progress=progress,
+                pace=pace,
+                max_memory_mib=self.max_memory,
+            )
         from estimator.collect import collect
         from estimator.kernel.running import open_live, open_qemu
 
         target = open_qemu(self.qemu, self.symbols) if self.qemu else open_live(self.symbols)
-        return partial(collect, target, seed=self.seed, progress=progress, pace=pace)
+        return partial(
+            collect,
+            target,
+            seed=self.seed,
+            progress=progress,
+            pace=pace,
+            max_memory_mib=self.max_memory,
+        )
 
     def findings(self) -> Findings:
         """What the target allows; raises UsageError unless exactly one is named."""
@@ -141,6 +157,12 @@ _options = options(
         default=10.0,
         metavar="SECONDS",
         help="From the start of a pass to the next one (default 10).",
+    ),
+    click.option(
+        "--max-memory",
+        type=click.IntRange(min=1),
+        metavar="MIB",
+        help="Refuse to start if more memory may be needed.",
     ),
 )
 

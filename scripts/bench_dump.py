@@ -25,6 +25,7 @@ _PAGES_PER_GIB = 262_144
 _FILLED = 0.67  # of the guest's memory
 _SHARED_BY_FORK = 0.04  # of the frames: by a controller and its workers
 _WORKERS = 12
+_CROWD_PAGES = 400_000
 
 
 def bench_dump(gib: float, rounds: int) -> None:
@@ -180,22 +181,25 @@ def _give_direct_map_addresses(vmcore: Path, kernel: Kernel) -> None:
 
 
 def bench_crowded(rounds: int) -> None:
-    """Print seconds per million frames for one big process, for many small ones, for many VMAs."""
+    """Print the cost per frame of the same frames in one process and in a crowd."""
     ensure_tools()
     kernel = fetch_kernel("6.12")
-    pages = 60_000
-    scripts = {
-        "one process, one VMA": f"map a {pages}\nfill a own 1",
-        "1 TiB reserved besides": f"map hole 268435456 sparse\nmap a {pages}\nfill a own 1",
-        "20,000 VMAs of one page": "map a 40000\nfill a own 1\nstripes a",
-        "500 processes": f"fork 500\nmap a {pages // 500}\nfill a own 1\nend",
+    one = f"map a {_CROWD_PAGES}\nfill a own 1"
+    many = f"fork 500\nmap a {(_CROWD_PAGES - 40_000) // 500}\nfill a own 1\nend"
+    workloads = {
+        "one process, one VMA": (one,),
+        "1 TiB reserved besides": (f"map hole 268435456 sparse\n{one}",),
+        "500 processes, 40,000 VMAs of one page": (
+            many,
+            "map a 40000\nfill a own 1\nstripes a",
+        ),
     }
     table = Table(title="Crowded address spaces")
     for column in ("", "frames", "beyond start-up s", "µs per frame", "against one process"):
         table.add_column(column, justify="right" if column else "left")
     first = 0.0
-    for name, script in scripts.items():
-        with _dumped(kernel, Workload("bench", (script,), memory_mib=1024, thp="never")) as vmcore:
+    for name, scripts in workloads.items():
+        with _dumped(kernel, Workload("bench", scripts, memory_mib=2560, thp="never")) as vmcore:
             core = ["--core", str(vmcore), "--symbols", str(kernel.vmlinux)]
             ours, starts = [], []
             for _ in range(rounds):

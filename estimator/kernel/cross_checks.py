@@ -6,6 +6,7 @@ all of these agree to the page.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -51,6 +52,15 @@ def missing_anonymous_pages(
             continue
         missing += max(0, counted - int(found[row]) - (0 if exact else int(unsynced[row])))
     return missing
+
+
+def anonymous_pages(prog: Program, addresses: Words) -> int:
+    """Sum of the counters MM_ANONPAGES of the mm_structs at ``addresses``; unreadable ones: 0."""
+    pages = 0
+    for address in addresses.tolist():
+        with contextlib.suppress(FaultError, LookupError):
+            pages += max(0, _anonymous_pages(Object(prog, "struct mm_struct *", address)))
+    return pages
 
 
 def contradictions(

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from estimator import __version__
+from estimator.budget import refuse_beyond
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.hashing import HASH_NAME
 from estimator.mapped import Columns, Mapped, Words, distinct, make_tables
@@ -41,7 +42,11 @@ _NOT_KNOWN = {
 
 
 def collect_procfs(
-    *, seed: int = 0, progress: Callable[[str, int, int], None], pace: Callable[[int], None]
+    *,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None],
+    pace: Callable[[int], None],
+    max_memory_mib: int | None = None,
 ) -> Snapshot:
     """Everything /proc says of this machine; what it doesn't is listed in ``info["not_known"]``.
 
@@ -53,6 +58,8 @@ def collect_procfs(
     progress("processes", 0, 1)
     processes = read_processes()
     vmas, smaps = read_vmas(processes)
+    if max_memory_mib is not None:
+        refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()))
     maps = PageMaps(processes, vmas, smaps["AnonHugePages"])
     latest: list[Mapped] = []
 

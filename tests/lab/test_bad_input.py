@@ -127,6 +127,14 @@ def test_truncated(tmp_path: Path, dumped: LabResult, share: float) -> None:
         assert "candidate pages could be read" in result.stderr
 
 
+def test_more_memory_than_allowed(tmp_path: Path, dumped: LabResult) -> None:
+    core = ("--core", dumped.vmcore, "--symbols", dumped.vmlinux)
+    refused = run("collect", *core, "--max-memory", "10", "-o", "out.ksm", cwd=tmp_path)
+    fails(refused, 2, "anonymous pages", "--max-memory 10")
+    assert list(tmp_path.iterdir()) == []
+    assert run("collect", *core, "--max-memory", "300", "-o", "o.ksm", cwd=tmp_path).returncode == 0
+
+
 def test_no_target_is_ever_guessed(tmp_path: Path) -> None:
     result = run("run", cwd=tmp_path)
     assert result.returncode == 2
