@@ -165,16 +165,21 @@ def _coverage(case: Case, fate: Fate, counters: dict[str, int]) -> dict[str, Any
         return int(vmas[name].to_numpy()[candidates.vmas].sum())
 
     missing = of_candidate_vmas("unknown_pages")
+    lost = 0  # of no VMA that was found
+    if candidates.mms.all():
+        lost = case.snapshot.info.get("unknown", {}).get("anonymous_pages", 0)
+    known, there = total - unknown, total + missing + lost
     return {
         "candidate_pages": total,
         "hashed_pages": total - unknown,
         "unknown_pages": unknown,
         "unknown_by_reason": by_reason,
         "changed_pages": len(candidates.changing),
-        "hashed_share": (total - unknown) / (total + missing) if total + missing else 1.0,
+        "hashed_share": known / there if there else 1.0,
         "swap_pages": of_candidate_vmas("swap_pages"),
         "nonpresent_pages": of_candidate_vmas("nonpresent_pages"),
         "page_table_missing_pages": missing,
+        "lost_pages": lost,
         "pages_sharing_at_most": counters["pages_sharing"] + unknown,
     }
 

@@ -30,6 +30,8 @@ def warnings(
 ) -> list[str]:
     """The warnings that apply, most important first."""
     found = [
+        *case.snapshot.info.get("source", {}).get("warnings", ()),
+        _lost(case),
         _unknown(coverage),
         _starts_over(told),
         _prot_none(case),
@@ -40,6 +42,15 @@ def warnings(
         _changing(case, coverage, told),
     ]
     return [text for text in found if text]
+
+
+def _lost(case: Case) -> str | None:
+    """What the kernel's own data says was there; whose pages it had can't be said."""
+    unknown = case.snapshot.info.get("unknown", {})
+    names = {"processes": "processes", "vmas": "VMAs", "stable_nodes": "nodes of the stable tree"}
+    names |= {"anonymous_pages": "anonymous pages that processes are charged for"}
+    lost = [f"{unknown[key]} {name}" for key, name in names.items() if unknown.get(key)]
+    return f"Not found or not readable: {', '.join(lost)}." if lost else None
 
 
 def _unknown(coverage: dict[str, Any]) -> str | None:
