@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -146,3 +147,25 @@ def test_every_process_of_the_guest_is_there(dumped: LabResult, snapshot: Snapsh
     workers = rows[rows["comm"] == "worker"]
     assert workers["scan_order"].is_monotonic_increasing
     assert (workers["scan_order"] >= 0).all()
+
+
+@pytest.mark.parametrize("after_seconds", [0.3, 0.6, 0.9, 1.2, 1.6, 2.0])
+def test_interrupted_at_any_moment(dumped: LabResult, tmp_path: Path, after_seconds: float) -> None:
+    """Ctrl-C leaves no half snapshot and no child; what is there is complete."""
+    command = [sys.executable, "-m", "estimator", "collect", "--core", str(dumped.vmcore)]
+    command += ["--symbols", str(dumped.vmlinux), "-o", str(tmp_path / "out.ksm")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        process.wait(after_seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGINT)
+    code = process.wait(30)
+    with pytest.raises(ProcessLookupError):  # nobody is left of its process group
+        os.killpg(process.pid, 0)
+    assert code in (0, 130, -signal.SIGINT)  # the last: before or behind our own code
+    names = [path.name for path in tmp_path.iterdir()]
+    assert names in ([], ["out.ksm"])
+    if names:
+        estimator.open_snapshot(tmp_path / "out.ksm")
