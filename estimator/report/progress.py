@@ -28,11 +28,12 @@ def progress_bar() -> Iterator[Report]:
     columns = (
         TextColumn("{task.description:<14}"),
         BarColumn(),
-        TaskProgressColumn(show_speed=True),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]:>9}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task("opening", total=None, rate="")
         shown = ""
 
         def report(step: str, done: int, total: int) -> None:
@@ -40,6 +41,8 @@ def progress_bar() -> Iterator[Report]:
             if step != shown:
                 bar.reset(task, description=step, total=total or None)
                 shown = step
-            bar.update(task, completed=done)
+            speed = bar.tasks[0].speed if step == "frames" else None
+            rate = f"{speed * 4096 / 1e9:.1f} GB/s" if speed else ""
+            bar.update(task, completed=done, rate=rate)
 
         yield report
