@@ -148,6 +148,15 @@ def test_proc_alone_gives_the_same_frames(system: Running, live: Snapshot, tmp_p
         assert name == "counters" or procfs.info["ksm"].get(name) == value, name
 
 
+def test_without_symbols_it_says_where_to_get_them(system: Running) -> None:
+    status, output = system.estimator("check --live")
+    assert status == 4
+    assert "/proc/kcore can be read" in output
+    assert f"no debug information found for kernel {system.guest.kernel.release}" in output
+    assert "DEBUGINFOD_URLS=" in output
+    assert "--procfs" in output
+
+
 def test_the_prediction_is_what_ksmd_does(system: Running, live: Snapshot) -> None:
     prediction = predict(live, Policy(scope="enabled"))
     settle(system.guest, min_scans=4)

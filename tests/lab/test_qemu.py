@@ -15,6 +15,7 @@ import pytest
 from estimator.collect import collect, collect_core
 from estimator.errors import TargetError
 from estimator.kernel import running as module
+from estimator.kernel.check_running import check_qemu
 from estimator.kernel.running import open_qemu
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
@@ -121,3 +122,18 @@ except CommandError as error:
     print("one line:", error)
 print(run_command(prog, "ksm-estimate --scope enabled").counters["pages_sharing"])
 """
+
+
+def test_check_says_what_the_guest_allows(system: Running, tmp_path: Path) -> None:
+    findings = check_qemu(str(system.monitor), [system.guest.kernel.vmlinux])
+    assert findings.exit_code == 0
+    assert {finding.status for finding in findings.found} == {"ok"}
+    facts = {name: value for finding in findings.found for name, value in finding.facts.items()}
+    real = collect(open_qemu(str(system.monitor), [system.guest.kernel.vmlinux]))
+    assert facts["processes"] == len(real.processes)
+    assert facts["mergeable_vmas"] == real.vmas["mergeable"].sum() > 0
+    assert facts["anonymous_bytes"] == pytest.approx(4096 * len(real.frames), rel=0.05)
+    assert facts["pages_sharing"] == real.info["ksm"]["counters"]["pages_sharing"] > 0
+    nowhere = check_qemu(str(tmp_path / "nowhere"), [])
+    assert [finding.status for finding in nowhere.found] == ["fail"]
+    assert nowhere.exit_code == 3
