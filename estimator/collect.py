@@ -118,6 +118,8 @@ class _Collector:
         self._progress("processes", 0, 1)
         mms = read_processes(self._prog, self._memory)
         if not len(mms.table):
+            if self._target.warnings:
+                raise TargetError(f"{self._target.warnings[0]} (no process can be read)")
             raise CannotAnswerError("no process with user memory was found in this kernel")
         if max_memory_mib is not None:
             refuse_beyond(max_memory_mib, anonymous_pages(self._prog, mms.addresses))
