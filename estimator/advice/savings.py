@@ -91,7 +91,7 @@ class Coverage:
 _ASIDE = {
     "swap_pages": "swapped out",
     "nonpresent_pages": "migrating, poisoned or on a device",
-    "unknown_pages": "page table not readable",
+    "unknown_pages": "page table not readable, or changing",
 }
 
 
