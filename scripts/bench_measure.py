@@ -14,32 +14,35 @@ _POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Run:
-    """A finished command: wall-clock seconds, peak anonymous bytes (children included), stdout."""
+    """A finished command: wall-clock seconds and stdout."""
 
     seconds: float
-    anonymous_bytes: int
     output: str
 
 
 def run(command: list[str]) -> Run:
     """Run ``command`` to its end; exits if it fails."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        sys.exit(f"bench: {' '.join(command)} failed")
+    return Run(seconds, done.stdout)
+
+
+def best(runs: list[Run]) -> Run:
+    """The fastest."""
+    return min(runs, key=lambda r: r.seconds)
+
+
+def peak_bytes(command: list[str]) -> int:
+    """Peak memory of ``command`` that no file backs. Watching it slows it down: not for times."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:
         peak = max(peak, _anonymous_bytes(process.pid))
         time.sleep(_POLL_SECONDS)
-    seconds = time.perf_counter() - started
-    if process.returncode:
-        sys.exit(f"bench: {' '.join(command)} failed")
-    return Run(seconds, peak, process.stdout.read())
-
-
-def best(runs: list[Run]) -> Run:
-    """The fastest; with the highest peak of all."""
-    fastest = min(runs, key=lambda r: r.seconds)
-    return Run(fastest.seconds, max(r.anonymous_bytes for r in runs), fastest.output)
+    return peak
 
 
 def _anonymous_bytes(pid: int) -> int:

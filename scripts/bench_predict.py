@@ -14,7 +14,7 @@ from rich.table import Table
 
 from estimator.facts import FrameFlag
 from estimator.snapshot import SCHEMAS, Snapshot, write_snapshot
-from scripts.bench_measure import best, run
+from scripts.bench_measure import best, peak_bytes, run
 
 _MILLION = 1_000_000
 _PROCESSES = 100
@@ -35,8 +35,8 @@ def bench_predict(mappings: tuple[int, ...]) -> None:
             write_snapshot(synthetic(millions * _MILLION), path)
             size = sum(file.stat().st_size for file in path.iterdir())
             finished = best([run([*command, str(path)]) for _ in range(3)])
-        memory = finished.anonymous_bytes / 1024**2
-        row = (f"{size / 1024**2:.0f}", f"{finished.seconds:.2f}", f"{memory:.0f}")
+            memory = peak_bytes([*command, str(path)])
+        row = (f"{size / 1024**2:.0f}", f"{finished.seconds:.2f}", f"{memory / 1024**2:.0f}")
         table.add_row(str(millions), *row)
     Console(width=100).print(table)
 
