@@ -163,10 +163,6 @@ class Guest:
                 raise self._error(f"timeout during {command!r}")
             time.sleep(0.05)
 
-    def read_file(self, path: str) -> str:
-        """The content of a file in the guest."""
-        return self.run(f"cat {shlex.quote(path)}")
-
     def write_file(self, path: str, content: str) -> None:
         """Write a file in the guest (sysfs and procfs too); LabError if the kernel refuses."""
         self.run(f"printf %s {shlex.quote(content)} > {shlex.quote(path)}")

@@ -67,12 +67,6 @@ class Truth:
         path.write_text(json.dumps(asdict(self), indent=1))
 
 
-def load_truth(path: Path) -> Truth:
-    """Read what ``Truth.save`` wrote."""
-    data = json.loads(path.read_text())
-    return Truth(**data | {name: State(**data[name]) for name in ("before", "after")})
-
-
 HISTORY = (
     *("full_scans", "pages_shared", "pages_sharing", "pages_unshared", "pages_volatile"),
     *("stable_node_chains", "stable_node_dups"),
