@@ -44,7 +44,7 @@ def silent(step: str, done: int, total: int) -> None:
 
 
 def collect_core(
-    core: Path,
+    core: Path | Sequence[Path],
     symbols: Sequence[Path] = (),
     *,
     architecture: str | None = None,

@@ -15,12 +15,13 @@ from estimator.check import Findings
 from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
 from estimator.facts import Unknown
 from estimator.hashing import hash_frames
-from estimator.kernel.dumpfile import DumpFile, inspect
+from estimator.kernel.dumpfile import DumpFile
 from estimator.kernel.frames import PageArray
 from estimator.kernel.mapped import AddressSpaces
 from estimator.kernel.memory import READ_ERRORS
 from estimator.kernel.processes import Mms, read_processes
 from estimator.kernel.settings import read_settings
+from estimator.kernel.split import inspect_dump
 from estimator.kernel.target import (
     Target,
     dump_warnings,
@@ -50,10 +51,12 @@ _USUAL_PLACES = (
 )
 
 
-def check_core(path: Path, symbols: Sequence[Path], architecture: str | None) -> Findings:
-    """Findings on the dump ``path``, with the arguments of ``open_core``. Raises nothing."""
+def check_core(
+    paths: Sequence[Path], symbols: Sequence[Path], architecture: str | None
+) -> Findings:
+    """Findings on the dump in ``paths``, with the arguments of ``open_core``. Raises nothing."""
     findings = Findings()
-    dump = findings.ask("dump", lambda: _dump(path, findings))
+    dump = findings.ask("dump", lambda: _dump(paths, findings))
     if dump is None:
         return findings
     prog = findings.ask("kernel", lambda: _kernel(dump, architecture, findings))
@@ -65,11 +68,13 @@ def check_core(path: Path, symbols: Sequence[Path], architecture: str | None) ->
     return findings
 
 
-def _dump(path: Path, findings: Findings) -> DumpFile:
-    dump = inspect(path)
+def _dump(paths: Sequence[Path], findings: Findings) -> DumpFile:
+    dump = inspect_dump(paths)
     kind, header = dump.format, dump.kdump
     if header is not None:
         kind += f", compressed with {header.compression}"
+    if len(dump.parts) > 1:
+        kind += f", in {len(dump.parts)} files"
     size = f"{dump.size_bytes / _MIB:,.0f} MiB"
     findings.add("dump", f"{kind}, {size}", format=dump.format, size_bytes=dump.size_bytes)
     for warning in dump_warnings(dump):

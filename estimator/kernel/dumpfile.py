@@ -45,6 +45,7 @@ class DumpFile:
     is written to a pipe). ``loads``: the PT_LOADs of an ELF dump, dtype of ``Elf64_Phdr``, by
     ``paddr``. ``kdump``: the headers of a kdump file. ``missing_bytes``: how much shorter the file
     is than its headers say, at least. ``cut``: what is wrong with the end of the file, or "".
+    ``parts``: the files of a split dump, by PFN; ``path`` and ``kdump`` are of the first one then.
     """
 
     path: Path
@@ -54,6 +55,12 @@ class DumpFile:
     kdump: KdumpHeader | None = None
     missing_bytes: int = 0
     cut: str = ""
+    parts: tuple[DumpFile, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The file or files, for a sentence."""
+        return ", ".join(str(part.path) for part in self.parts or (self,))
 
 
 def inspect(path: Path) -> DumpFile:

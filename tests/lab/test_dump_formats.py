@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import pytest
 from estimator.collect import collect_core
 from estimator.errors import CannotAnswerError, NoDebugInfoError, TargetError
 from estimator.facts import Unknown
+from estimator.kernel.kdump import KdumpPages
+from estimator.kernel.split import inspect_dump
 from estimator.snapshot import Snapshot
 from tests.lab import dumps
 from tests.lab.conftest import lab_kernel
@@ -134,13 +137,47 @@ def test_dump_by_a_crash_kernel(name: str, crashed: Path, from_plain: Snapshot) 
     assert_same(snapshot_of(crashed / name), from_plain)
 
 
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+def test_all_parts_of_a_split_dump(
+    order: tuple[int, ...], crashed: Path, from_plain: Snapshot
+) -> None:
+    parts = [crashed / f"split-{number}" for number in order]
+    sizes = [part.stat().st_size for part in parts]
+    assert min(sizes) > max(sizes) / 4  # each holds something
+    assert_same(collect_core(parts, [lab_kernel(SERIES).vmlinux]), from_plain)
+
+
 def test_split_dump_is_reassembled(crashed: Path, from_plain: Snapshot, tmp_path: Path) -> None:
-    parts = [crashed / "split-1", crashed / "split-2"]
+    parts = [crashed / f"split-{number}" for number in (1, 2, 3)]
     for part in parts:
         with pytest.raises(CannotAnswerError, match="makedumpfile --reassemble"):
             snapshot_of(part)
-    makedumpfile("--reassemble", parts[0], parts[1], tmp_path / "vmcore")
+    makedumpfile("--reassemble", parts[0], *parts[1:], tmp_path / "vmcore")
     assert_same(snapshot_of(tmp_path / "vmcore"), from_plain)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_damaged_pages_in_one_part(
+    number: int, crashed: Path, from_plain: Snapshot, tmp_path: Path
+) -> None:
+    parts = [crashed / f"split-{number}" for number in (1, 2, 3)]
+    damaged = inspect_dump(parts).parts[number]
+    assert damaged.kdump is not None
+    pages = KdumpPages(damaged.path, damaged.kdump)
+    pfns = from_plain.frames["pfn"].to_numpy()
+    lost = pfns[pages.holds(pfns)][10:200:3]
+    assert len(lost)
+    parts[number] = tmp_path / "damaged"
+    shutil.copyfile(damaged.path, parts[number])
+    with parts[number].open("r+b") as file:
+        for pfn in lost.tolist():
+            descriptor = pages._descriptors + 24 * (pages._rank(pfn) - pages._first)
+            file.seek(descriptor + 8)
+            file.write(bytes(4))  # its size
+    frames = collect_core(parts, [lab_kernel(SERIES).vmlinux]).frames
+    unreadable = frames["unknown"] == Unknown.UNREADABLE
+    assert frames["pfn"][unreadable].tolist() == lost.tolist()
+    assert frames["hash"][~unreadable].equals(from_plain.frames["hash"][~unreadable])
 
 
 def test_flattened_elf_is_refused(moment: Path, tmp_path: Path) -> None:
@@ -154,9 +191,9 @@ def test_vmlinux_of_another_build_is_refused(moment: Path) -> None:
         collect_core(moment / "elf", [lab_kernel("6.1").vmlinux])
 
 
-def findings(core: Path, *options: str) -> tuple[int, dict[str, dict[str, Any]]]:
+def findings(*options: Path | str) -> tuple[int, dict[str, dict[str, Any]]]:
     """Exit code and findings by subject of ``check``."""
-    command = [sys.executable, "-m", "estimator", "check", "--json", "--core", str(core), *options]
+    command = [sys.executable, "-m", "estimator", "check", "--json", *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = json.loads(done.stdout)
     assert found["exit_code"] == done.returncode
@@ -166,7 +203,7 @@ def findings(core: Path, *options: str) -> tuple[int, dict[str, dict[str, Any]]]
 
 def test_check_says_what_to_expect(moment: Path, from_elf: Snapshot, tmp_path: Path) -> None:
     makedumpfile("-l -d 17", moment / "elf-for-makedumpfile", tmp_path / "vmcore")
-    code, found = findings(tmp_path / "vmcore", "--symbols", str(lab_kernel(SERIES).vmlinux))
+    code, found = findings("--core", tmp_path / "vmcore", "--symbols", lab_kernel(SERIES).vmlinux)
     assert code == 0
     assert {finding["status"] for finding in found.values()} == {"ok"}
     assert found["dump level"]["facts"]["dump_level"] == 17
@@ -176,16 +213,29 @@ def test_check_says_what_to_expect(moment: Path, from_elf: Snapshot, tmp_path: P
     assert found["coverage"]["facts"]["coverage"] == 1.0
 
 
+def test_check_of_a_split_dump(crashed: Path, from_plain: Snapshot) -> None:
+    cores = [option for n in (2, 3, 1) for option in ("--core", crashed / f"split-{n}")]
+    symbols = ("--symbols", lab_kernel(SERIES).vmlinux)
+    code, found = findings(*cores, *symbols)
+    assert code == 0
+    assert {finding["status"] for finding in found.values()} == {"ok"}
+    assert "in 3 files" in found["dump"]["text"]
+    assert found["memory"]["facts"]["anonymous_bytes"] == 4096 * len(from_plain.frames)
+    code, found = findings(*cores[2:], *symbols)
+    assert code == 5
+    assert "without the frames" in found["dump"]["text"]
+
+
 def test_check_of_a_dump_that_cannot_answer(moment: Path, tmp_path: Path) -> None:
     makedumpfile("-l -d 31", moment / "elf-for-makedumpfile", tmp_path / "vmcore")
-    code, found = findings(tmp_path / "vmcore")
+    code, found = findings("--core", tmp_path / "vmcore")
     assert code == 5
     assert found["dump"]["status"] == "fail"
     assert "makedumpfile -l -d 23" in found["dump"]["hint"]
 
 
 def test_check_says_where_a_vmlinux_was_looked_for(moment: Path) -> None:
-    code, found = findings(moment / "elf", "--symbols", str(lab_kernel("6.1").vmlinux))
+    code, found = findings("--core", moment / "elf", "--symbols", lab_kernel("6.1").vmlinux)
     assert code == 4
     assert "does not fit" in found["looked for"]["text"]
     assert found["kernel"]["facts"]["build_id"] in found["symbols"]["text"]
