@@ -29,6 +29,7 @@ KEEPER = """
     merge-any 1
     map data 3000
     fill data list 1
+    thin data[:1500]            # or every page is stored as it is, in whatever format
     fork 4
         comm worker
         map identical 2000
@@ -36,6 +37,7 @@ KEEPER = """
         map unique 300
         fill unique own 4
         fill data[:200] own 5
+        thin data[:100]
     end
 """
 

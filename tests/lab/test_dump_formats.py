@@ -10,19 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from estimator.collect import collect_core
 from estimator.errors import CannotAnswerError, NoDebugInfoError, TargetError
 from estimator.facts import Unknown
+from estimator.kernel.dumpfile import inspect
 from estimator.kernel.kdump import KdumpPages
 from estimator.kernel.split import inspect_dump
 from estimator.snapshot import Snapshot
 from tests.lab import dumps
 from tests.lab.conftest import lab_kernel
-from tests.lab.makedumpfile import makedumpfile
-from tests.lab.recompress import recompress
+from tests.lab.makedumpfile import makedumpfile, rearrange
+from tests.lab.recompress import FLAGS, recompress
 
 pytestmark = pytest.mark.lab
 
@@ -77,13 +79,38 @@ def test_dump_by_qemu(name: str, moment: Path, from_elf: Snapshot) -> None:
     assert_same(snapshot_of(moment / name), from_elf)
 
 
+@pytest.mark.parametrize("codec", ["lzo", "snappy"])
+def test_dump_by_a_qemu_that_debian_does_not_build(
+    codec: str, moment: Path, from_elf: Snapshot, tmp_path: Path
+) -> None:
+    """QEMU's own headers, without the architecture where libkdumpfile looks for it."""
+    rearrange(moment / "kdump-zlib", tmp_path / "zlib")
+    assert_same(snapshot_of(tmp_path / "zlib"), from_elf)
+    recompress(tmp_path / "zlib", tmp_path / codec, codec)
+    assert_compressed(tmp_path / codec, codec, from_elf)
+    assert_same(snapshot_of(tmp_path / codec), from_elf)
+
+
 @pytest.mark.parametrize("codec", ["snappy", "zstd"])
-def test_compression_that_debian_does_not_build(
+def test_dump_by_a_makedumpfile_that_debian_does_not_build(
     codec: str, moment: Path, from_elf: Snapshot, tmp_path: Path
 ) -> None:
     makedumpfile("-c -d 1", moment / "elf-for-makedumpfile", tmp_path / "zlib")
     recompress(tmp_path / "zlib", tmp_path / codec, codec)
+    assert_compressed(tmp_path / codec, codec, from_elf)
     assert_same(snapshot_of(tmp_path / codec), from_elf)
+
+
+def assert_compressed(core: Path, codec: str, snapshot: Snapshot) -> None:
+    """Many of the anonymous frames are stored compressed with ``codec``."""
+    header = inspect(core).kdump
+    assert header is not None
+    assert header.compression == codec
+    pages = KdumpPages(core, header)
+    numbers = [pages._rank(pfn) for pfn in snapshot.frames["pfn"].tolist()]
+    flags = pages._describe(np.array(numbers))["flags"]
+    assert set(flags.tolist()) == {0, FLAGS[codec]}
+    assert (flags == FLAGS[codec]).sum() > len(flags) / 5
 
 
 @pytest.mark.parametrize(
@@ -178,6 +205,11 @@ def test_damaged_pages_in_one_part(
     unreadable = frames["unknown"] == Unknown.UNREADABLE
     assert frames["pfn"][unreadable].tolist() == lost.tolist()
     assert frames["hash"][~unreadable].equals(from_plain.frames["hash"][~unreadable])
+
+
+def test_flattened_dump_is_rearranged(crashed: Path, from_plain: Snapshot, tmp_path: Path) -> None:
+    rearrange(crashed / "flattened-16", tmp_path / "vmcore")
+    assert_same(snapshot_of(tmp_path / "vmcore"), from_plain)
 
 
 def test_flattened_elf_is_refused(moment: Path, tmp_path: Path) -> None:
