@@ -18,7 +18,7 @@ from estimator.care import Pace
 from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
 from estimator.facts import MappingFlag, Unknown
 from estimator.hashing import PAGE_SIZE
-from estimator.mapped import FRAME_FACTS, Columns, Mapped, distinct, make_tables
+from estimator.mapped import FRAME_FACTS, Columns, Mapped, distinct, make_tables, only_mapped
 from estimator.moving import settle
 from estimator.snapshot import FORMAT_VERSION, Snapshot
 
@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done, and how much there is."""
 
 Words = npt.NDArray[np.uint64]
-_SAMPLE_PAGES = 1 << 16
+_SAMPLES, _SAMPLE_PAGES = 64, 128
 _PIECE_PAGES = 4096  # read and hashed in one go: their struct pages fit the cache
 
 
@@ -143,6 +143,7 @@ class _Collector:
             mapped = mapped.of_vmas(there[vmas.mm])
             mms, vmas = mms.keep(there), vmas.of_mms(there)
             spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
+            pfns, facts = only_mapped(mapped, pfns, facts)
         vma_table = spaces.table()
         mappings, frames = make_tables(vma_table, mapped, pfns, facts, self._seed)
         tree = read_stable_tree(self._prog, self._memory, pages, mms.addresses)
@@ -188,7 +189,9 @@ class _Collector:
 
         An ELF dump does not say so in its headers. Judged by a sample, before all are read.
         """
-        sample = pfns[:: len(pfns) // _SAMPLE_PAGES + 1]
+        starts = np.linspace(0, len(pfns), _SAMPLES, endpoint=False, dtype=np.int64)
+        rows = distinct((starts[:, None] + np.arange(_SAMPLE_PAGES)).astype(np.uint64).reshape(-1))
+        sample = pfns[rows[rows < len(pfns)]]
         info = pages.read(sample)
         unknown = self._memory.unknown(sample[info.ok & info.anonymous])
         excluded = int((unknown == Unknown.EXCLUDED).sum())
@@ -202,25 +205,24 @@ class _Collector:
     def _frames(self, pages: PageArray, pfns: Words) -> Columns:
         """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of anonymous ones."""
         from estimator.kernel.contents import read_frames
-        from estimator.workers import forked, shared_columns
+        from estimator.workers import Pieces, forked, shared_columns
 
         columns = shared_columns(len(pfns), FRAME_FACTS)
-        pieces = [slice(start, start + _PIECE_PAGES) for start in range(0, len(pfns), _PIECE_PAGES)]
+        pieces = Pieces(-(-len(pfns) // _PIECE_PAGES))
 
-        def read(worker: int) -> None:
-            for number, piece in enumerate(pieces[worker :: self._workers]):
+        def read(progress: Progress) -> None:
+            for number in pieces:
+                piece = slice(number * _PIECE_PAGES, (number + 1) * _PIECE_PAGES)
                 found = read_frames(
                     pages, self._memory, pfns[piece], self._seed, self._target.running
                 )
                 for name, values in found.items():
                     columns[name][piece] = values
                 self._pace(len(pfns[piece]) * PAGE_SIZE)
-                if worker == 0:
-                    done = min((number + 1) * self._workers * _PIECE_PAGES, len(pfns))
-                    self._progress("frames", done, len(pfns))
+                progress("frames", min(piece.stop, len(pfns)), len(pfns))
 
-        with forked(self._workers - 1, lambda worker: read(worker + 1)):
-            read(0)
+        with forked(self._workers - 1, lambda: read(silent)):
+            read(self._progress)
         return columns
 
     def _info(self, unknown: dict[str, int]) -> dict[str, Any]:

@@ -26,8 +26,10 @@ def hash_frames(memory: Memory, pfns: Words, seed: int) -> tuple[Words, npt.NDAr
     The hash of an unknown frame is 0 and means nothing.
     """
     contents, unknown = memory.contents(pfns)
+    known = np.flatnonzero(unknown == Unknown.HASHED)
     digests = map(xxh3_64_intdigest, contents, repeat(seed))  # type: ignore[arg-type]
-    hashes = np.fromiter(digests, np.uint64, len(pfns))
+    hashes = np.zeros(len(pfns), np.uint64)
+    hashes[known] = np.fromiter(digests, np.uint64, len(known))
     hashes[unknown != Unknown.HASHED] = 0
     return hashes, unknown
 

@@ -30,6 +30,7 @@ FRAME_FACTS = {
 }
 """What is found out about a frame. ``ok``: it was read; ``anonymous``: it goes in the snapshot."""
 
+_NO_FRAME = np.uint32(0xFFFF_FFFF)
 _SPARSE = 16  # a table of all PFNs is made if one in so many is used
 
 
@@ -75,28 +76,28 @@ def make_tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """``mappings`` and ``frames``: of all that is mapped, what is anonymous or KSM's.
 
-    ``facts``: columns of ``FRAME_FACTS`` for the frames ``pfns`` (ascending), among them all of
-    ``mapped``. The counts are added to the table ``vmas``.
+    ``facts``: columns of ``FRAME_FACTS`` for the frames ``pfns``, the distinct ones of ``mapped``,
+    ascending. The counts are added to the table ``vmas``.
     """
-    used = np.isin(pfns, distinct(mapped.pfn), assume_unique=True)
-    if not used.all():
-        pfns, facts = pfns[used], {name: column[used] for name, column in facts.items()}
     for name, counts in mapped.counts.items():
         vmas[name] = counts
-    row = rows_of(pfns, mapped.pfn)
+    keep = facts["ok"] & facts["anonymous"]
+    frame_id = np.where(keep, np.cumsum(keep) - 1, _NO_FRAME).astype(np.uint32)
+    frame_of = _look_up(pfns, frame_id, mapped.pfn)
+    kept = frame_of != _NO_FRAME
     ok = facts["ok"]
     if not ok.all():
-        lost = np.bincount(mapped.vma_id[~ok[row]], minlength=len(vmas))
-        vmas["unknown_pages"] += lost.astype(np.uint64)
-    keep = ok & facts["anonymous"]
-    frame_id = (np.cumsum(keep) - 1).astype(np.uint32)
-    kept = keep[row]
+        gone = np.flatnonzero(~kept)
+        lost = mapped.vma_id[gone[~ok[rows_of(pfns, mapped.pfn[gone])]]]
+        vmas["unknown_pages"] += np.bincount(lost, minlength=len(vmas)).astype(np.uint64)
     mappings = {
-        "vma_id": mapped.vma_id[kept],
-        "page_index": mapped.page_index[kept],
-        "frame_id": frame_id[row[kept]],
-        "flags": mapped.flags[kept],
+        "vma_id": mapped.vma_id,
+        "page_index": mapped.page_index,
+        "frame_id": frame_of,
+        "flags": mapped.flags,
     }
+    if not kept.all():
+        mappings = {name: values[kept] for name, values in mappings.items()}
     frames: dict[str, Any] = {"pfn": pfns[keep]}
     frames |= {n: v[keep] for n, v in facts.items() if n not in ("ok", "anonymous")}
     hashed = frames["unknown"] == Unknown.HASHED
@@ -104,6 +105,12 @@ def make_tables(
     frames["flags"][zero] |= np.uint32(FrameFlag.ZERO)
     frames["hash"] = pd.arrays.IntegerArray(frames["hash"], ~hashed)
     return pd.DataFrame(mappings, copy=False), pd.DataFrame(frames, copy=False)
+
+
+def only_mapped(mapped: Mapped, pfns: Words, facts: Columns) -> tuple[Words, Columns]:
+    """Of the frames ``pfns`` with their ``facts``, those that ``mapped`` has."""
+    used = np.isin(pfns, distinct(mapped.pfn), assume_unique=True)
+    return pfns[used], {name: column[used] for name, column in facts.items()}
 
 
 def distinct(pfns: Words) -> Words:
@@ -119,12 +126,17 @@ def distinct(pfns: Words) -> Words:
 
 def rows_of(pfns: Words, wanted: Words) -> npt.NDArray[np.int64]:
     """The row in ``pfns`` (ascending, distinct) of each of ``wanted``, all of them in it."""
+    return _look_up(pfns, np.arange(len(pfns)), wanted)
+
+
+def _look_up(pfns: Words, values: npt.NDArray[Any], wanted: Words) -> npt.NDArray[Any]:
+    """The value that belongs to each of the PFNs ``wanted``, all of them in ``pfns``, ascending."""
     first, span = _span(pfns)
     if span > _SPARSE * max(len(wanted), 1):
-        return np.searchsorted(pfns, wanted)
-    row = np.zeros(span, np.int64)
-    row[(pfns - np.uint64(first)).view(np.int64)] = np.arange(len(pfns))
-    return row[(wanted - np.uint64(first)).view(np.int64)]
+        return values[np.searchsorted(pfns, wanted)]
+    table = np.zeros(span, values.dtype)
+    table[(pfns - np.uint64(first)).view(np.int64)] = values
+    return table[(wanted - np.uint64(first)).view(np.int64)]
 
 
 def _span(pfns: Words) -> tuple[int, int]:

@@ -273,7 +273,11 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
     columns: dict[str, Any] = {}
     for column in table.schema:
         values = table[column.name]
-        if column.nullable:
+        if column.type == _U64 and column.nullable and values.num_chunks == 1:
+            mask = values.is_null().to_numpy()
+            numbers = values.chunk(0).fill_null(0).to_numpy()  # not copied where none is null
+            columns[column.name] = pd.arrays.IntegerArray(numbers, mask)
+        elif column.nullable:
             columns[column.name] = values.to_pandas(types_mapper=_NULLABLE.get)
         elif values.num_chunks == 1 and pa.types.is_integer(column.type):
             columns[column.name] = values.chunk(0).to_numpy()  # nothing is copied

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import signal
@@ -26,18 +27,40 @@ def shared_columns(rows: int, dtypes: Mapping[str, Any]) -> dict[str, npt.NDArra
     return columns
 
 
+class Pieces:
+    """The numbers from 0 to ``count`` - 1, each of them for one of the processes that iterate."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._next = np.frombuffer(mmap.mmap(-1, 8), np.int64)
+        self._lock = os.memfd_create("pieces")
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX)
+            number = int(self._next[0])
+            self._next[0] += 1
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+            if number >= self._count:
+                return
+            yield number
+
+    def __del__(self) -> None:
+        os.close(self._lock)
+
+
 @contextmanager
-def forked(count: int, work: Callable[[int], None]) -> Iterator[None]:
-    """Run ``work(0)`` to ``work(count - 1)`` in forked processes beside the body of the context.
+def forked(count: int, work: Callable[[], None]) -> Iterator[None]:
+    """Run ``work`` in ``count`` forked processes beside the body of the context.
 
     Raises RuntimeError if one fails; none of them outlives the context.
     """
     children = []
     try:
-        for number in range(count):
+        for _ in range(count):
             pid = os.fork()
             if pid == 0:
-                _child(work, number)
+                _child(work)
             children.append(pid)
         yield
         while children:
@@ -51,10 +74,10 @@ def forked(count: int, work: Callable[[int], None]) -> Iterator[None]:
             os.waitpid(pid, 0)
 
 
-def _child(work: Callable[[int], None], number: int) -> None:
+def _child(work: Callable[[], None]) -> None:
     status = 1
     try:
-        work(number)
+        work()
         status = 0
     except KeyboardInterrupt:
         pass

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from estimator.errors import CannotAnswerError, UsageError
-from estimator.ksm.contents import _stable_order
+from estimator.ksm.contents import _by_hash
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Outcome
@@ -360,9 +362,12 @@ def test_khugepaged_matters_under_madvise_only_where_it_was_asked_for() -> None:
     assert "khugepaged" in " ".join(predict(system.snapshot(), ENABLED).warnings)
 
 
-def test_equal_upper_bits_of_hashes_are_told_apart() -> None:
-    hashes = np.array([5, 3, 5, 4, 3, 2**63, 5], dtype=np.uint64)
-    assert _stable_order(hashes).tolist() == np.argsort(hashes, kind="stable").tolist()
+@given(st.lists(st.one_of(st.sampled_from([3, 4, 5, 2**63, 2**64 - 1]), st.integers(0, 2**64 - 1))))
+def test_hashes_are_put_in_order_also_where_their_upper_bits_are_equal(values: list[int]) -> None:
+    hashes = np.array(values, dtype=np.uint64)
+    place, in_order = _by_hash(hashes)
+    assert place.tolist() == np.argsort(hashes, kind="stable").tolist()
+    assert in_order.tolist() == sorted(values)
 
 
 def test_many_self_splitting_huge_pages_take_one_scan_each() -> None:

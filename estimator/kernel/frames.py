@@ -6,7 +6,6 @@ head page.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from drgn import Program
 
 from estimator.facts import FrameFlag
 from estimator.kernel.layout import first_member, has_member, struct_dtype
-from estimator.kernel.memory import Mask, Memory, Words
+from estimator.kernel.memory import Mask, Memory, Words, runs
 
 _ANON, _KSM = 1, 3  # bits of page.mapping: PAGE_MAPPING_ANON, PAGE_MAPPING_KSM
 _PIN_BIAS = 1024  # GUP_PIN_COUNTING_BIAS
@@ -26,6 +25,10 @@ _MAX_ORDER = 18  # PUD_ORDER: a larger one is damage
 _SMALL = np.iinfo(np.int32).min
 _RUN_PAGES = 4096  # struct pages in one read
 _GAP_PAGES = 64  # read over gaps up to this long
+_EACH = slice(None)
+
+Rows = npt.NDArray[np.int64]
+_Pages = dict[str, npt.NDArray[Any]]  # members of struct page, one value a frame
 
 # page-flags.h: the policy says whether a flag lives in the page itself or in the head
 _FOLIO_FLAGS = (
@@ -66,7 +69,7 @@ class _Folios:
     heads: Words
     ok: Mask
     order: npt.NDArray[np.uint8]
-    large: npt.NDArray[np.int64]
+    large: Rows
     structs: npt.NDArray[Any]
     flags: Words
     mapping: Words
@@ -95,16 +98,17 @@ class PageArray:
         """The facts of the frames ``pfns`` (ascending, distinct); some thousands at a time."""
         pages, ok = self._pages(pfns)
         head_pfn = self._head_pfns(pages, pfns)
-        first = np.ones(len(pfns), np.bool_)  # of its folio, whose frames are neighbours
-        first[1:] = head_pfn[1:] != head_pfn[:-1]
-        folio_of = np.cumsum(first) - 1
-        folio = self._folios(head_pfn[first], pages[first], pfns[first])
+        first, folio_of = _first_of_folios(head_pfn, pfns)
+        heads = {name: values[first] for name, values in pages.items()}
+        folio = self._folios(head_pfn[first], heads, pfns[first])
+        words = _distinct(pages["flags"])
+        folio_words = words if head_pfn is pfns else _distinct(folio.flags)
         own, total = self._mapcounts(pages, folio, folio_of)
         mapping = folio.mapping[folio_of]
         return PageInfo(
             ok=ok & folio.ok[folio_of],
             anonymous=(mapping & np.uint64(_ANON)) != 0,
-            flags=self._folio_flags(folio)[folio_of] | self._page_flags(pages["flags"]),
+            flags=self._folio_flags(folio, *folio_words)[folio_of] | self._page_flags(*words),
             order=folio.order[folio_of],
             head_pfn=head_pfn,
             node=self._nodes(pages["flags"]),
@@ -125,35 +129,37 @@ class PageArray:
         found: Words = (pages - np.uint64(self._base)) // np.uint64(self._page.itemsize)
         return found
 
-    def _pages(self, pfns: Words) -> tuple[npt.NDArray[Any], Mask]:
-        """struct page of the frames ``pfns``, which ascend; which of them could be read."""
+    def _pages(self, pfns: Words) -> tuple[_Pages, Mask]:
+        """struct page of the frames ``pfns``, which ascend, by member; which could be read."""
         size = self._page.itemsize
         possible = int(np.searchsorted(pfns, self._end_pfn))  # a damaged entry may say anything
-        pages, ok = np.zeros(len(pfns), self._page), np.arange(len(pfns)) < possible
-        pfns = pfns[:possible]
-        gap = np.diff(pfns) > np.uint64(_GAP_PAGES)
-        bounds = [0, *(np.flatnonzero(gap) + 1).tolist(), len(pfns)]
-        for run_start, run_stop in itertools.pairwise(bounds):
-            start = run_start
-            while start < run_stop:
-                first = int(pfns[start])
-                stop = int(np.searchsorted(pfns[:run_stop], np.uint64(first + _RUN_PAGES)))
-                data = np.empty((int(pfns[stop - 1]) - first + 1) * size, np.uint8)
-                if self._memory.virtual_run(self._base + first * size, data):
-                    pages[start:stop] = data.view(self._page)[pfns[start:stop] - np.uint64(first)]
-                else:
-                    addresses = np.uint64(self._base) + pfns[start:stop] * np.uint64(size)
-                    pages[start:stop], ok[start:stop] = self._memory.structs(addresses, self._page)
-                start = stop
+        names = self._page.names or ()
+        pages = {name: np.zeros(len(pfns), self._page[name]) for name in names}
+        ok = np.arange(len(pfns)) < possible
+        for start, stop in runs(pfns[:possible], _RUN_PAGES, _GAP_PAGES):
+            first = int(pfns[start])
+            row: Rows | slice = (pfns[start:stop] - np.uint64(first)).view(np.int64)
+            data = np.empty((int(pfns[stop - 1]) - first + 1) * size, np.uint8)
+            found = data.view(self._page)
+            if not self._memory.virtual_run(self._base + first * size, data):
+                addresses = np.uint64(self._base) + pfns[start:stop] * np.uint64(size)
+                found, ok[start:stop] = self._memory.structs(addresses, self._page)
+            if len(found) == stop - start:
+                row = _EACH
+            for name, values in pages.items():
+                values[start:stop] = found[name][row]
         return pages, ok
 
-    def _head_pfns(self, pages: npt.NDArray[Any], pfns: Words) -> Words:
-        """compound_head(): bit 0 of a tail's word says that the rest is the head's address."""
+    def _head_pfns(self, pages: _Pages, pfns: Words) -> Words:
+        """compound_head(): bit 0 of a tail's word says that the rest is the head's address.
+
+        ``pfns`` itself if none of them is a tail.
+        """
         word = pages["compound_head"]
         tail = (word & np.uint64(1)) != 0
-        return np.where(tail, self.pfn_of(word - np.uint64(1)), pfns)
+        return np.where(tail, self.pfn_of(word - np.uint64(1)), pfns) if tail.any() else pfns
 
-    def _folios(self, heads: Words, pages: npt.NDArray[Any], pfns: Words) -> _Folios:
+    def _folios(self, heads: Words, pages: _Pages, pfns: Words) -> _Folios:
         """The folios with the head frames ``heads``; small ones from the ``pages`` at hand."""
         large = np.flatnonzero(self._is_large(pages["flags"]) | (heads != pfns))
         addresses = np.uint64(self._base) + heads[large] * np.uint64(self._page.itemsize)
@@ -169,8 +175,8 @@ class PageArray:
     def _is_large(self, flags: Words) -> Mask:
         return (flags & np.uint64(self._head_bit)) != 0
 
-    def _folio_flags(self, folio: _Folios) -> npt.NDArray[np.uint32]:
-        words, word_of = _distinct(folio.flags)
+    def _folio_flags(self, folio: _Folios, words: Words, word_of: Rows) -> npt.NDArray[np.uint32]:
+        """``FrameFlag`` of folios; their flag words are ``words[word_of]``."""
         flags = self._translate(words, _FOLIO_FLAGS)
         swapbacked = (flags & np.uint32(FrameFlag.SWAPBACKED)) != 0  # folio_test_swapcache()
         in_swap_cache = swapbacked & ((words & np.uint64(self._swapcache_bit)) != 0)
@@ -183,8 +189,7 @@ class PageArray:
         flags[pinned] |= np.uint32(FrameFlag.PINNED)
         return flags
 
-    def _page_flags(self, flags: Words) -> npt.NDArray[np.uint32]:
-        words, word_of = _distinct(flags)
+    def _page_flags(self, words: Words, word_of: Rows) -> npt.NDArray[np.uint32]:
         return self._translate(words, _PAGE_FLAGS)[word_of]
 
     def _translate(
@@ -201,7 +206,7 @@ class PageArray:
         return (flags >> self._node_shift).astype(np.uint16)
 
     def _mapcounts(
-        self, pages: npt.NDArray[Any], folio: _Folios, folio_of: npt.NDArray[np.int64]
+        self, pages: _Pages, folio: _Folios, folio_of: Rows | slice
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Mappings of each page (page_mapcount()) and of its folio (folio_mapcount())."""
         own = pages["mapcount"] + np.int32(1)
@@ -242,7 +247,19 @@ class PageArray:
         )
 
 
-def _distinct(words: Words) -> tuple[Words, npt.NDArray[np.intp]]:
+def _first_of_folios(head_pfn: Words, pfns: Words) -> tuple[Mask | slice, Rows | slice]:
+    """The first frame of each folio, and the folio of each frame, as what indexes an array.
+
+    The frames of a folio are neighbours. Where no page is a tail, each is a folio of its own.
+    """
+    if head_pfn is pfns:
+        return _EACH, _EACH
+    first = np.ones(len(pfns), np.bool_)
+    first[1:] = head_pfn[1:] != head_pfn[:-1]
+    return first, np.cumsum(first) - 1
+
+
+def _distinct(words: Words) -> tuple[Words, Rows]:
     """The few distinct values among many flag words, and which of them each one is."""
     codes, distinct = pd.factorize(words)
     return np.asarray(distinct), codes

@@ -5,11 +5,11 @@ Whatever can't be read is reported as such; it never comes back as zeroes.
 
 from __future__ import annotations
 
-import itertools
 import mmap
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ from estimator.kernel.kdump import KdumpPages
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
-_RUN_PAGES = 256  # drgn copies what it reads: 1 MiB at a time keeps the copy in the cache
+_RUN_PAGES = 256  # what is read is copied: 1 MiB at a time keeps the copy in the cache
+_BRIDGED_PAGES = 3  # as fast to read as to leave out
+_MOST = 2**64 - 1
 
 READ_ERRORS = (FaultError, BadDataError, OSError, OverflowError)
 """What a failed read raises: OSError from a running kernel, OverflowError for a wild pointer."""
@@ -31,6 +33,7 @@ READ_ERRORS = (FaultError, BadDataError, OSError, OverflowError)
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
+Content = Bytes | bytes | memoryview
 
 
 class Memory:
@@ -49,7 +52,7 @@ class Memory:
         """
         data = np.empty((len(pfns), PAGE_SIZE), np.uint8)
         unknown = np.zeros(len(pfns), np.uint8)
-        for start, stop in _runs(pfns):
+        for start, stop in runs(pfns, _RUN_PAGES):
             self._read_run(int(pfns[start]), data[start:stop], unknown[start:stop])
         return data, unknown
 
@@ -57,12 +60,14 @@ class Memory:
         """Why the frames ``pfns`` can't be read as far as known beforehand, u8 (n,)."""
         return np.zeros(len(pfns), np.uint8)
 
-    def contents(self, pfns: Words) -> tuple[Iterable[Bytes] | Iterable[bytes], Bytes]:
-        """The contents of the frames ``pfns``, 4096 bytes each, and why not: see ``frames``.
+    def contents(self, pfns: Words) -> tuple[Iterable[Content], Bytes]:
+        """The contents of those frames of ``pfns`` that are not known as unknown, in order.
 
-        What is unknown is certain when all contents have been taken.
+        4096 bytes each, to be used before the next one is taken. And ``Unknown`` codes, u8 (n,), as
+        in ``frames``: known as they are returned, certain when all contents have been taken.
         """
-        return self.frames(pfns)
+        data, unknown = self.frames(pfns)
+        return data[unknown == Unknown.HASHED], unknown
 
     def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
         """The structs at the kernel addresses ``addresses``, (n,) of ``dtype``; which were read.
@@ -104,11 +109,20 @@ class Memory:
 
 
 class MappedElf(Memory):
-    """An ELF dump, mapped: no copy through drgn, and gaps in the file are known as gaps."""
+    """An ELF dump, mapped: no copy through drgn, and gaps in the file are known as gaps.
+
+    Contents of frames are read, not mapped: the kernel copies a page faster than it maps one.
+    """
 
     def __init__(self, prog: Program, dump: DumpFile) -> None:
         super().__init__(prog)
-        self._file = _map(dump.path)
+        self._descriptor = os.open(dump.path, os.O_RDONLY)
+        self._file = _map(self._descriptor)
+        self._buffer = memoryview(bytearray(_RUN_PAGES * PAGE_SIZE))
+        self._rows = [
+            self._buffer[start : start + PAGE_SIZE]
+            for start in range(0, len(self._buffer), PAGE_SIZE)
+        ]
         start, length, offset = (
             dump.loads[field].astype(np.uint64) for field in ("paddr", "filesz", "offset")
         )
@@ -121,10 +135,37 @@ class MappedElf(Memory):
         offsets, unknown = self._locate(pfns << np.uint64(PAGE_SHIFT), PAGE_SIZE)
         return self._gather(offsets, PAGE_SIZE), unknown
 
-    def contents(self, pfns: Words) -> tuple[Iterable[Bytes], Bytes]:
-        """See ``Memory.contents``: views of the mapped file, nothing is copied."""
+    def contents(self, pfns: Words) -> tuple[Iterable[Content], Bytes]:
+        """See ``Memory.contents``."""
         offsets, unknown = self._locate(pfns << np.uint64(PAGE_SHIFT), PAGE_SIZE)
-        return map(self._windows(PAGE_SIZE).__getitem__, offsets.tolist()), unknown
+        known = np.flatnonzero(unknown == Unknown.HASHED)
+        return chain.from_iterable(self._read(offsets[known], unknown, known)), unknown
+
+    def _read(
+        self, offsets: Words, unknown: Bytes, row: npt.NDArray[np.int64]
+    ) -> Iterator[list[memoryview]]:
+        """The pages at ``offsets``, run by run, each in the place of the one before.
+
+        ``row``: where in ``unknown`` to note what can't be read after all.
+        """
+        skew = offsets & np.uint64(PAGE_SIZE - 1)  # of the segment in the file
+        number = (skew << np.uint64(64 - PAGE_SHIFT)) | (offsets >> np.uint64(PAGE_SHIFT))
+        rows = self._rows
+        for start, stop in runs(number, _RUN_PAGES, _BRIDGED_PAGES + 1):
+            place = number[start:stop] - number[start]
+            pages = int(place[-1]) + 1
+            got = self._fill(pages, int(offsets[start]))
+            if got < pages:
+                unknown[row[start:stop][place >= got]] = Unknown.UNREADABLE
+            yield rows[:pages] if pages == stop - start else [rows[n] for n in place.tolist()]
+
+    def _fill(self, pages: int, offset: int) -> int:
+        """Read ``pages`` from ``offset`` on into the buffer; how many could be read."""
+        try:
+            got = os.preadv(self._descriptor, [self._buffer[: pages * PAGE_SIZE]], offset)
+        except OSError:
+            return 0
+        return got >> PAGE_SHIFT
 
     def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
         """See ``Memory.structs``; through the direct map, without a page-table walk each."""
@@ -205,28 +246,27 @@ class Kdump(Memory):
         """See ``Memory.frames``; runs are no faster, each page is decompressed by itself."""
         data = np.empty((len(pfns), PAGE_SIZE), np.uint8)
         contents, unknown = self.contents(pfns)
-        for row, content in enumerate(contents):
+        known = np.flatnonzero(unknown == Unknown.HASHED)
+        for row, content in zip(known.tolist(), contents, strict=True):
             if content:
                 data[row] = np.frombuffer(content, np.uint8)
         return data, unknown
 
-    def contents(self, pfns: Words) -> tuple[Iterable[bytes], Bytes]:
-        """See ``Memory.contents``: no copy; b"" for what is unknown."""
+    def contents(self, pfns: Words) -> tuple[Iterable[Content], Bytes]:
+        """See ``Memory.contents``: b"" for what turns out to be damaged."""
         unknown = self.unknown(pfns)
         return self._decompress(pfns, unknown), unknown
 
     def _decompress(self, pfns: Words, unknown: Bytes) -> Iterator[bytes]:
-        """The frames in order; what turns out to be damaged is noted in ``unknown``."""
         read = self.prog.read
-        known = (unknown == Unknown.HASHED).tolist()
-        for row, address in enumerate((pfns << np.uint64(PAGE_SHIFT)).tolist()):
-            content = b""
-            if known[row]:
-                try:
-                    content = read(address, PAGE_SIZE, True)
-                except (FaultError, OSError):
-                    unknown[row] = Unknown.UNREADABLE
-            yield content
+        known = np.flatnonzero(unknown == Unknown.HASHED)
+        addresses = pfns[known] << np.uint64(PAGE_SHIFT)
+        for row, address in zip(known.tolist(), addresses.tolist(), strict=True):
+            try:
+                yield read(address, PAGE_SIZE, True)
+            except (FaultError, OSError):
+                unknown[row] = Unknown.UNREADABLE
+                yield b""
 
 
 @dataclass(frozen=True)
@@ -284,15 +324,21 @@ def first_of_each(values: Words) -> Mask:
     return first
 
 
-def _map(path: Path) -> Bytes:
-    with path.open("rb") as file:
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.uint8)
+def _map(descriptor: int) -> Bytes:
+    return np.frombuffer(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ), np.uint8)
 
 
-def _runs(pfns: Words) -> Iterator[tuple[int, int]]:
-    """Rows [start, stop) of consecutive PFNs, at most _RUN_PAGES long."""
-    breaks = np.flatnonzero(pfns[1:] != pfns[:-1] + np.uint64(1)) + 1
-    bounds = [0, *breaks.tolist(), len(pfns)]
-    for start, stop in itertools.pairwise(bounds):
-        for begin in range(start, stop, _RUN_PAGES):
-            yield begin, min(begin + _RUN_PAGES, stop)
+def runs(numbers: Words, span: int, step: int = 1) -> Iterator[tuple[int, int]]:
+    """Rows [start, stop) of ascending runs of ``numbers``, with steps of at most ``step``.
+
+    The last number of a run is less than ``span`` above the first.
+    """
+    ascends = numbers[1:] - numbers[:-1] - np.uint64(1) < np.uint64(step)  # 0 and less wrap around
+    breaks = np.flatnonzero(~ascends) + 1
+    for begin, end in pairwise([0, *breaks.tolist(), len(numbers)]):
+        start = begin
+        while start < end:
+            last = np.uint64(min(int(numbers[start]) + span - 1, _MOST))
+            stop = start + int(np.searchsorted(numbers[start:end], last, side="right"))
+            yield start, stop
+            start = stop

@@ -42,11 +42,11 @@ class Candidates:
     frame: Ints
     changing: npt.NDArray[np.int32]
 
-    def row_numbers(self) -> npt.NDArray[np.int32]:
-        """``rows`` as i32, also where it is None."""
+    def row_numbers(self, part: slice = slice(None)) -> npt.NDArray[np.int32]:
+        """``part`` of ``rows``, as i32 also where it is None."""
         if self.rows is None:
-            return np.arange(len(self.frame), dtype=np.int32)
-        return self.rows
+            return np.arange(*part.indices(len(self.frame)), dtype=np.int32)
+        return self.rows[part]
 
 
 def find_candidates(

@@ -251,9 +251,9 @@ def _has_stragglers(case: Case, m: _Meeting, fits: Bools) -> bool:
         return False
     until = np.full(len(facts.items), -1, dtype=np.int32)
     until[m.first_frame[waiting]] = m.second[waiting]
-    rows = candidates.row_numbers()
-    for begin in range(0, len(rows), _CHUNK):
-        frame, row = candidates.frame[begin : begin + _CHUNK], rows[begin : begin + _CHUNK]
+    for begin in range(0, len(candidates.frame), _CHUNK):
+        chunk = slice(begin, begin + _CHUNK)
+        frame, row = candidates.frame[chunk], candidates.row_numbers(chunk)
         early = row < until.take(frame)
         if (facts.first.take(frame[early]) < row[early]).any():
             return True

@@ -56,8 +56,10 @@ def unmapped_pieces(case: Case) -> Ints:
     return pieces
 
 
-def physical(case: Case, fate: Fate, rmap_items: int) -> dict[str, int]:
+def physical(case: Case, fate: Fate, rmap_items: int, stable_nodes: int) -> dict[str, int]:
     """Frames and bytes that the system gets back.
+
+    ``rmap_items``, ``stable_nodes``: how many there are at rest, chains among the nodes.
 
     A frame is free when every mapping of it, system-wide, went to another page. The pieces of a
     huge page that nobody maps any more are free once it is split. Each copy made by break_cow()
@@ -70,10 +72,9 @@ def physical(case: Case, fate: Fate, rmap_items: int) -> dict[str, int]:
     freed = int(np.count_nonzero(free | fate.vanished)) - len(fate.copied)
     unmapped = unmapped_pieces(case)
     freed += int(unmapped[fate.split].sum())
-    nodes, chains, _ = stable_nodes(case, fate)
     overhead = {
         "rmap_items_bytes": slab_bytes(rmap_items, rules.rmap_item_bytes, rules.page_bytes),
-        "stable_nodes_bytes": slab_bytes(nodes + chains, rules.stable_node_bytes, rules.page_bytes),
+        "stable_nodes_bytes": slab_bytes(stable_nodes, rules.stable_node_bytes, rules.page_bytes),
         "mm_slots_bytes": slab_bytes(
             int(np.count_nonzero(case.candidates.mms)), rules.mm_slot_bytes, rules.page_bytes
         ),

@@ -35,7 +35,7 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
     per_mm = _processes(case, vmas)
     totals = {name: int(per_mm[name].sum()) for name in _SUMS}
     shared = int(np.count_nonzero(fate.node))
-    _, chains, dups = stable_nodes(case, fate)
+    nodes, chains, dups = stable_nodes(case, fate)
     sharing = totals["ksm_merging_pages"] - shared
     counters = {
         "pages_shared": shared,
@@ -56,7 +56,7 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
         policy=policy,
         kernel=dict(case.snapshot.info["kernel"]),
         counters=counters,
-        physical=physical(case, fate, totals["ksm_rmap_items"]),
+        physical=physical(case, fate, totals["ksm_rmap_items"], nodes + chains),
         coverage=coverage,
         scans=fate.scans,
         smart_scan=rules.smart_scan,

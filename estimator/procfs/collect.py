@@ -15,7 +15,7 @@ from estimator import __version__
 from estimator.budget import refuse_beyond
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.hashing import HASH_NAME
-from estimator.mapped import Columns, Mapped, Words, distinct, make_tables
+from estimator.mapped import Columns, Mapped, Words, distinct, make_tables, only_mapped
 from estimator.moving import settle
 from estimator.procfs.frames import frame_facts, hash_frames, ksm_flag_holds, mark_ksm
 from estimator.procfs.pagemap import PageMaps
@@ -99,6 +99,7 @@ def collect_procfs(
     processes = [process for process, alive in zip(processes, there, strict=True) if alive]
     vmas = _renumbered(vmas, there)
     table = process_table(processes)
+    pfns, facts = only_mapped(mapped, pfns, facts)
     mappings, frames = make_tables(vmas, mapped, pfns, facts, seed)
     seconds = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
     info = {

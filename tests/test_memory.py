@@ -1,0 +1,92 @@
+"""Frames from an ELF dump in bulk, and runs of numbers."""
+
+from __future__ import annotations
+
+import os
+import struct
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from drgn import Architecture, Platform, Program
+from hypothesis import given
+from hypothesis import strategies as st
+
+from estimator.facts import Unknown
+from estimator.hashing import hash_frames
+from estimator.kernel import memory
+from estimator.kernel.dumpfile import inspect
+from estimator.kernel.memory import PAGE_SIZE, MappedElf, runs
+
+SKEW = 100  # the second segment does not begin on a page of the file
+SEGMENTS = {10: 400, 1000: 600}  # first PFN: pages
+
+
+@given(
+    st.lists(st.integers(0, 300) | st.integers(2**64 - 300, 2**64 - 1)),
+    st.integers(1, 40),
+    st.integers(1, 9),
+)
+def test_runs_ascend_in_small_steps_and_are_not_too_long(
+    numbers: list[int], span: int, step: int
+) -> None:
+    found = list(runs(np.array(numbers, np.uint64), span, step))
+    assert [row for start, stop in found for row in range(start, stop)] == list(range(len(numbers)))
+    for start, stop in found:
+        assert all(0 < b - a <= step for a, b in pairwise(numbers[start:stop]))
+        assert numbers[stop - 1] - numbers[start] < span
+    for start, stop in found[:-1]:  # none ends without need
+        near = 0 < numbers[stop] - numbers[stop - 1] <= step
+        assert not near or numbers[stop] - numbers[start] >= span
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> Path:
+    """An ELF dump with ``SEGMENTS``; each page has its PFN in it."""
+    headers, data = b"", b""
+    start = 64 + 56 * len(SEGMENTS)
+    for number, (pfn, pages) in enumerate(SEGMENTS.items()):
+        data += bytes(number * SKEW)
+        place = (start + len(data), 0, pfn * PAGE_SIZE, pages * PAGE_SIZE, pages * PAGE_SIZE, 0)
+        headers += struct.pack("<II6Q", 1, 0, *place)
+        for n in range(pfn, pfn + pages):
+            data += page(n)
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    counts = (64, 56, len(SEGMENTS), 0, 0, 0)
+    ehdr = ident + struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 64, 0, 0, *counts)
+    (tmp_path / "vmcore").write_bytes(ehdr + headers + data)
+    return tmp_path / "vmcore"
+
+
+def page(pfn: int) -> bytes:
+    return struct.pack("<Q", pfn) * (PAGE_SIZE // 8)
+
+
+def opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> MappedElf:
+    direct_map = SimpleNamespace(value_=lambda: 0)
+    monkeypatch.setattr(memory, "phys_to_virt", lambda prog, address: direct_map)
+    return MappedElf(Program(Platform(Architecture.X86_64)), inspect(path))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_contents_of_an_elf_dump(seed: int, dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elf = opened(dump, monkeypatch)
+    random = np.random.default_rng(seed)
+    pfns = random.integers(0, 1700, 900).astype(np.uint64)
+    if seed:
+        pfns.sort()
+    contents, unknown = elf.contents(pfns)
+    there = [any(first <= n < first + SEGMENTS[first] for first in SEGMENTS) for n in pfns.tolist()]
+    assert (unknown == np.where(there, Unknown.HASHED, Unknown.UNREADABLE)).all()
+    assert [bytes(c) for c in contents] == [page(n) for n in pfns[there].tolist()]
+
+
+def test_a_dump_that_shrinks_while_it_is_read(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elf = opened(dump, monkeypatch)
+    os.truncate(dump, dump.stat().st_size - 50 * PAGE_SIZE)
+    hashes, unknown = hash_frames(elf, np.arange(1500, 1600, dtype=np.uint64), 0)
+    assert (unknown == [Unknown.HASHED] * 50 + [Unknown.UNREADABLE] * 50).all()
+    assert hashes[:50].all()
+    assert not hashes[50:].any()
