@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +20,10 @@ from estimator.kernel.memory import READ_ERRORS
 from estimator.kernel.processes import Mms, read_processes
 from estimator.kernel.settings import read_settings
 from estimator.kernel.split import inspect_dump
+from estimator.kernel.symbols import kernel_build_id, kernel_release, load_symbols, looked_for
 from estimator.kernel.target import (
     Target,
     dump_warnings,
-    kernel_release,
-    load_symbols,
     open_program,
     refuse_incomplete,
     require_ksm,
@@ -40,15 +37,6 @@ _SAMPLE_FRAMES = 1 << 16
 _TIMED_FRAMES = 4096
 _GOOD_COVERAGE, _ANSWERABLE = 0.95, 0.5
 _LEVEL_BITS = {1: "zero", 2: "cache", 4: "cache private", 8: "user", 16: "free"}
-# where drgn looks, and what is not found by build-id alone
-_USUAL_PLACES = (
-    "/usr/lib/debug/boot/vmlinux-{release}",
-    "/usr/lib/debug/lib/modules/{release}/vmlinux",
-    "/lib/modules/{release}/build/vmlinux",
-    "/lib/modules/{release}/vmlinux",
-    "/boot/vmlinux-{release}",
-    "/usr/lib/debug/.build-id/{first}/{rest}.debug",
-)
 
 
 def check_core(
@@ -94,40 +82,24 @@ def _dump(paths: Sequence[Path], findings: Findings) -> DumpFile:
 
 def _kernel(dump: DumpFile, architecture: str | None, findings: Findings) -> Program:
     prog = open_program(dump, architecture)
-    release, build_id = kernel_release(prog), _build_id(prog)
+    release, build_id = kernel_release(prog), kernel_build_id(prog)
     findings.add(
         "kernel", f"{release}, build-id {build_id or 'unknown'}", release=release, build_id=build_id
     )
     return prog
 
 
-def _build_id(prog: Program) -> str | None:
-    """Of the kernel, from VMCOREINFO (5.9+): needs no symbols."""
-    found = re.search(rb"^BUILD-ID=([0-9a-f]+)$", prog["VMCOREINFO"].string_(), re.MULTILINE)
-    return found[1].decode() if found else None
-
-
 def _symbols(dump: DumpFile, prog: Program, symbols: Sequence[Path], findings: Findings) -> Target:
     try:
         load_symbols(prog, symbols)
     except Exception:
-        for place, exists in _places(prog, symbols):
-            text = "is there, but does not fit" if exists else "is not there"
-            findings.add("looked for", f"{place} {text}", status="warn")
+        for text in looked_for(prog, symbols):
+            findings.add("looked for", text, status="warn")
         raise
     target = with_memory(prog, dump)
     findings.add("symbols", f"{prog.main_module().debug_file_path} fits")
     require_ksm(prog)
     return target
-
-
-def _places(prog: Program, symbols: Sequence[Path]) -> list[tuple[Path, bool]]:
-    """Where a vmlinux was looked for, and whether there is a file."""
-    build_id = _build_id(prog) or "00"
-    parts = {"release": kernel_release(prog), "first": build_id[:2], "rest": build_id[2:]}
-    usual = () if symbols else (Path(place.format(**parts)) for place in _USUAL_PLACES)
-    servers = () if symbols else map(Path, os.environ.get("DEBUGINFOD_URLS", "").split())
-    return [(place, place.exists()) for place in (*symbols, *usual, *servers)]
 
 
 def ask_memory(target: Target, findings: Findings) -> None:

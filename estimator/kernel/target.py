@@ -6,21 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from drgn import (
-    Architecture,
-    FaultError,
-    MissingDebugInfoError,
-    ModuleFileStatus,
-    Platform,
-    Program,
-    ProgramFlags,
-)
+from drgn import Architecture, FaultError, Platform, Program, ProgramFlags
 
-from estimator.errors import BETTER_DUMP, CannotAnswerError, NoDebugInfoError, TargetError
+from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
 from estimator.kernel.dumpfile import DumpFile
 from estimator.kernel.kdump import KdumpPages
 from estimator.kernel.memory import Kdump, MappedElf, Memory
 from estimator.kernel.split import inspect_dump, open_parts, refuse_missing_parts
+from estimator.kernel.symbols import kernel_release, load_symbols
 
 ARCHITECTURES = {"x86_64": Architecture.X86_64, "aarch64": Architecture.AARCH64}
 
@@ -142,46 +135,6 @@ def from_program(prog: Program) -> Target:
     return with_memory(prog, dump)
 
 
-def load_symbols(prog: Program, symbols: Sequence[Path]) -> None:
-    """Load the kernel's debug information from ``symbols``, else from where drgn looks.
-
-    Raises NoDebugInfoError with the kernel's release and what to install.
-    """
-    release = kernel_release(prog)
-    missing = [path for path in symbols if not path.is_file()]
-    if missing:
-        raise NoDebugInfoError(f"symbols {missing[0]} do not exist")
-    try:
-        if symbols:
-            prog.load_debug_info(symbols)
-        else:
-            prog.load_debug_info(main=True)
-    except FaultError as error:
-        raise TargetError(
-            f"the dump is damaged or cut off (the kernel's own data can't be read: {error})"
-        ) from error
-    except (MissingDebugInfoError, ValueError, OSError) as error:
-        if symbols:
-            raise NoDebugInfoError(f"{symbols[0]} can't be used as symbols: {error}") from error
-    main = prog.main_module()
-    if main.debug_file_status != ModuleFileStatus.HAVE:
-        build_id = main.build_id.hex() if main.build_id else "unknown"
-        if symbols:
-            raise NoDebugInfoError(
-                f"{symbols[0]} is not the vmlinux of this kernel, {release} (build-id {build_id})",
-                hint=_install(release),
-            )
-        raise NoDebugInfoError(
-            f"no debug information found for kernel {release} (build-id {build_id})",
-            hint=f"{_install(release)}, or name the file with --symbols VMLINUX",
-        )
-
-
-def kernel_release(prog: Program) -> str:
-    """The ``uname -r`` of the kernel, from VMCOREINFO: needs no symbols."""
-    return prog["UTS_RELEASE"].string_().decode(errors="replace")
-
-
 def require_ksm(prog: Program) -> None:
     """Raise CannotAnswerError unless this kernel has KSM and page tables that we can decode."""
     platform = prog.platform
@@ -210,13 +163,3 @@ def dump_warnings(dump: DumpFile) -> tuple[str, ...]:
         if file.kdump is not None and file.kdump.incomplete:
             warnings.append(f"{file.path} says that makedumpfile could not write all of it")
     return tuple(warnings)
-
-
-def _install(release: str) -> str:
-    if "amd64" in release or "deb" in release:
-        return f"on Debian: apt-get install linux-image-{release}-dbg"
-    if ".el" in release or ".fc" in release:
-        return f"on Fedora or RHEL: dnf debuginfo-install kernel-{release}"
-    if release.endswith(("-generic", "-aws", "-azure", "-gcp")):
-        return f"on Ubuntu: apt-get install linux-image-{release}-dbgsym"
-    return f"get the vmlinux with debug information of {release}"

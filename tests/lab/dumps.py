@@ -41,6 +41,8 @@ KEEPER = """
     end
 """
 
+SERIES = "6.12"
+
 #: Some of it is merged already: there are stable nodes.
 WORKLOAD = Workload("dumps", (PLAIN, KEEPER), before_dump=lambda session: session.scan(3))
 

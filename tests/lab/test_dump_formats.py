@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,24 +19,15 @@ from estimator.kernel.kdump import KdumpPages
 from estimator.kernel.split import inspect_dump
 from estimator.snapshot import Snapshot
 from tests.lab import dumps
-from tests.lab.conftest import lab_kernel
+from tests.lab.conftest import findings, lab_kernel
+from tests.lab.dumps import SERIES
 from tests.lab.makedumpfile import makedumpfile, rearrange
 from tests.lab.recompress import FLAGS, recompress
 
 pytestmark = pytest.mark.lab
 
-SERIES = "6.12"
 TABLES = ("processes", "vmas", "mappings", "frames", "stable_nodes", "stable_items")
 MINIMAL_MAPPINGS = 24_000  # of the workload
-
-
-@pytest.fixture(scope="session")
-def moment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    kernel = lab_kernel(SERIES)
-    with dumps.shared_directory(
-        tmp_path_factory, "qemu-dumps", lambda path: dumps.dump_from_qemu(kernel, path)
-    ) as directory:
-        yield directory
 
 
 @pytest.fixture(scope="session")
@@ -223,19 +211,15 @@ def test_vmlinux_of_another_build_is_refused(moment: Path) -> None:
         collect_core(moment / "elf", [lab_kernel("6.1").vmlinux])
 
 
-def findings(*options: Path | str) -> tuple[int, dict[str, dict[str, Any]]]:
+def check(*options: Path | str) -> tuple[int, dict[str, dict[str, Any]]]:
     """Exit code and findings by subject of ``check``."""
-    command = [sys.executable, "-m", "estimator", "check", "--json", *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = json.loads(done.stdout)
-    assert found["exit_code"] == done.returncode
-    assert done.stderr == ""
-    return done.returncode, {finding["subject"]: finding for finding in found["findings"]}
+    code, found = findings(*options)
+    return code, {finding["subject"]: finding for finding in found}
 
 
 def test_check_says_what_to_expect(moment: Path, from_elf: Snapshot, tmp_path: Path) -> None:
     makedumpfile("-l -d 17", moment / "elf-for-makedumpfile", tmp_path / "vmcore")
-    code, found = findings("--core", tmp_path / "vmcore", "--symbols", lab_kernel(SERIES).vmlinux)
+    code, found = check("--core", tmp_path / "vmcore", "--symbols", lab_kernel(SERIES).vmlinux)
     assert code == 0
     assert {finding["status"] for finding in found.values()} == {"ok"}
     assert found["dump level"]["facts"]["dump_level"] == 17
@@ -248,26 +232,26 @@ def test_check_says_what_to_expect(moment: Path, from_elf: Snapshot, tmp_path: P
 def test_check_of_a_split_dump(crashed: Path, from_plain: Snapshot) -> None:
     cores = [option for n in (2, 3, 1) for option in ("--core", crashed / f"split-{n}")]
     symbols = ("--symbols", lab_kernel(SERIES).vmlinux)
-    code, found = findings(*cores, *symbols)
+    code, found = check(*cores, *symbols)
     assert code == 0
     assert {finding["status"] for finding in found.values()} == {"ok"}
     assert "in 3 files" in found["dump"]["text"]
     assert found["memory"]["facts"]["anonymous_bytes"] == 4096 * len(from_plain.frames)
-    code, found = findings(*cores[2:], *symbols)
+    code, found = check(*cores[2:], *symbols)
     assert code == 5
     assert "without the frames" in found["dump"]["text"]
 
 
 def test_check_of_a_dump_that_cannot_answer(moment: Path, tmp_path: Path) -> None:
     makedumpfile("-l -d 31", moment / "elf-for-makedumpfile", tmp_path / "vmcore")
-    code, found = findings("--core", tmp_path / "vmcore")
+    code, found = check("--core", tmp_path / "vmcore")
     assert code == 5
     assert found["dump"]["status"] == "fail"
     assert "makedumpfile -l -d 23" in found["dump"]["hint"]
 
 
 def test_check_says_where_a_vmlinux_was_looked_for(moment: Path) -> None:
-    code, found = findings("--core", moment / "elf", "--symbols", lab_kernel("6.1").vmlinux)
+    code, found = check("--core", moment / "elf", "--symbols", lab_kernel("6.1").vmlinux)
     assert code == 4
     assert "does not fit" in found["looked for"]["text"]
     assert found["kernel"]["facts"]["build_id"] in found["symbols"]["text"]
