@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from drgn import Program
 
-from estimator.collect import collect_core
+from estimator.collect import collect, collect_core
 from estimator.errors import CannotAnswerError, NoDebugInfoError, TargetError
 from estimator.facts import Unknown
 from estimator.kernel.dumpfile import inspect
 from estimator.kernel.kdump import KdumpPages
+from estimator.kernel.mapped import AddressSpaces
+from estimator.kernel.memory import Bytes, Content, Kdump, Words
+from estimator.kernel.processes import read_processes
 from estimator.kernel.split import inspect_dump
+from estimator.kernel.target import open_core
+from estimator.kernel.vmas import read_vmas
 from estimator.snapshot import Snapshot
 from tests.lab import dumps
 from tests.lab.conftest import findings, lab_kernel
@@ -150,6 +158,40 @@ def test_user_pages_filtered_by_a_makedumpfile_older_than_the_kernel(
 @pytest.mark.parametrize("name", ["zlib-1", "lzo-23", "elf-16", "flattened-16"])
 def test_dump_by_a_crash_kernel(name: str, crashed: Path, from_plain: Snapshot) -> None:
     assert_same(snapshot_of(crashed / name), from_plain)
+
+
+class Listing(Kdump):
+    """Notes the frames that are decompressed."""
+
+    def __init__(self, prog: Program, files: Sequence[KdumpPages]) -> None:
+        super().__init__(prog, files)
+        self.decompressed: list[int] = []
+
+    def contents(self, pfns: Words) -> tuple[Iterable[Content], Bytes]:
+        self.decompressed += pfns.tolist()
+        return super().contents(pfns)
+
+
+def test_what_is_not_needed_is_not_decompressed(
+    crashed: Path, from_plain: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Page tables and anonymous frames, each once; not the page cache that processes map."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})  # no workers that note nothing
+    dump = inspect(crashed / "zlib-1")
+    assert dump.kdump is not None
+    target = open_core(dump.path, [lab_kernel(SERIES).vmlinux])
+    memory = Listing(target.prog, [KdumpPages(dump.path, dump.kdump)])
+    assert_same(collect(replace(target, memory=memory)), from_plain)
+    read, times = np.unique(memory.decompressed, return_counts=True)
+    assert (times == 1).all()
+    anonymous = from_plain.frames["pfn"].to_numpy()
+    assert np.isin(anonymous, read).all()
+    mms = read_processes(target.prog, target.memory)
+    vmas = read_vmas(target.prog, target.memory, mms)
+    mapped = AddressSpaces(target.prog, target.memory, mms, vmas).walk(lambda batches: None)
+    page_cache = np.setdiff1d(mapped.pfn, anonymous)
+    assert len(page_cache)
+    assert not np.isin(page_cache, read).any()
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
