@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from estimator.errors import CannotAnswerError, TargetError, UsageError
+from estimator.errors import CannotAnswerError, EstimatorError, TargetError, UsageError
 from estimator.facts import Unknown
 from estimator.kernel.kdump import KdumpPages
 from estimator.kernel.split import inspect_dump
@@ -129,6 +129,24 @@ def test_with_a_dump_that_is_not_split(whole: bytes, tmp_path: Path) -> None:
 def test_a_range_that_makes_no_sense(split: tuple[int, int], tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="contradict each other"):
         inspect_dump(written(tmp_path, kdump(split=split)))
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_random_headers(seed: int, tmp_path: Path) -> None:
+    numbers = np.random.default_rng(seed)
+    contents = parts(*RANGES)
+    damaged = np.frombuffer(contents[seed % 3], np.uint8).copy()
+    at = numbers.integers(BLOCK if seed % 2 else 8, 5 * BLOCK, numbers.integers(1, 30))
+    damaged[at] = numbers.integers(0, 256, len(at))
+    contents[seed % 3] = damaged.tobytes()
+    try:
+        dump = inspect_dump(written(tmp_path, *contents))
+        for part in dump.parts:
+            assert part.kdump is not None
+            pfns = np.array(DUMPED, np.uint64)
+            assert len(KdumpPages(part.path, part.kdump).unknown(pfns)) == len(pfns)
+    except EstimatorError:
+        pass
 
 
 def test_command_line_names_what_is_missing(tmp_path: Path) -> None:

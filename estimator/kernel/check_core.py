@@ -12,7 +12,7 @@ from drgn import Program
 from estimator.check import Findings
 from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
 from estimator.facts import Unknown
-from estimator.hashing import hash_frames
+from estimator.kernel.contents import read_frames
 from estimator.kernel.dumpfile import DumpFile
 from estimator.kernel.frames import PageArray
 from estimator.kernel.mapped import AddressSpaces
@@ -119,7 +119,8 @@ def _anonymous_memory(target: Target, findings: Findings) -> None:
     mapped = AddressSpaces(prog, memory, mms, vmas).walk(lambda batches: None)
     pfns = np.unique(mapped.pfn)
     sample = pfns[:: len(pfns) // _SAMPLE_FRAMES + 1]
-    info = PageArray(prog, memory).read(sample)
+    pages = PageArray(prog, memory)
+    info = pages.read(sample)
     anonymous = sample[info.ok & info.anonymous]
     frames = round(len(pfns) * len(anonymous) / max(len(sample), 1))
     findings.add(
@@ -137,11 +138,12 @@ def _anonymous_memory(target: Target, findings: Findings) -> None:
         raise CannotAnswerError(text, hint=BETTER_DUMP)
     status = "ok" if share >= _GOOD_COVERAGE else "warn"
     findings.add("coverage", text, status=status, coverage=share)
+    piece = pfns[len(pfns) // 2 :][:_TIMED_FRAMES]
     started = time.monotonic()
-    hash_frames(memory, readable[:_TIMED_FRAMES], 0)
-    timed = max(len(readable[:_TIMED_FRAMES]), 1)
-    seconds = walk_seconds + (time.monotonic() - started) * frames / timed
-    findings.add("time", f"about {seconds:.0f} s on one core", seconds=round(seconds, 1))
+    read_frames(pages, memory, piece, 0, target.running)
+    seconds = walk_seconds + (time.monotonic() - started) * len(pfns) / max(len(piece), 1)
+    about = f"about {seconds:.0f} s" if seconds >= 1 else "less than 1 s"
+    findings.add("time", f"{about} on one core", seconds=round(seconds, 1))
 
 
 def _opt_ins(prog: Program, mms: Mms, vmas: Vmas, findings: Findings) -> None:

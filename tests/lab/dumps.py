@@ -57,10 +57,10 @@ CRASH_DUMPS = {
 }
 
 
-def dump_from_qemu(kernel: Kernel, directory: Path) -> None:
+def dump_from_qemu(kernel: Kernel, directory: Path, cpu: str = "max") -> None:
     """One moment as ``elf``, ``elf-paging`` and ``kdump-zlib``; and ``elf`` for makedumpfile."""
     files = {f"/bin/{name}": build(name) for name in ("actor", "probe")}
-    with Guest(kernel, memory_mib=WORKLOAD.memory_mib, files=files) as guest:
+    with Guest(kernel, memory_mib=WORKLOAD.memory_mib, cpu=cpu, files=files) as guest:
         session = Session(guest, WORKLOAD)
         session.set_up()
         for script in WORKLOAD.scripts:

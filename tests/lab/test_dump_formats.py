@@ -75,6 +75,41 @@ def test_dump_by_qemu(name: str, moment: Path, from_elf: Snapshot) -> None:
     assert_same(snapshot_of(moment / name), from_elf)
 
 
+@pytest.mark.parametrize(("cpu", "levels"), [("max", 5), ("max,la57=off", 4)])
+def test_levels_of_page_tables(cpu: str, levels: int, moment: Path, tmp_path: Path) -> None:
+    kernel = lab_kernel(SERIES)
+    if levels == 4:
+        dumps.dump_from_qemu(kernel, tmp_path, cpu)
+        moment = tmp_path
+    target = open_core(moment / "elf", [kernel.vmlinux])
+    vmcoreinfo = target.prog["VMCOREINFO"].string_().decode()
+    assert f"NUMBER(pgtable_l5_enabled)={int(levels == 5)}\n" in vmcoreinfo
+    expected = collect(target)
+    makedumpfile("-l -d 23", moment / "elf-for-makedumpfile", tmp_path / "lzo")
+    makedumpfile("-E -d 16", moment / "elf-for-makedumpfile", tmp_path / "filtered")
+    split = [tmp_path / "part1", tmp_path / "part2"]
+    makedumpfile("-l -d 1 --splitblock-size 8192 --split", moment / "elf-for-makedumpfile", *split)
+    others = (moment / "elf-paging", moment / "kdump-zlib", tmp_path / "lzo", tmp_path / "filtered")
+    for core in (*others, split):
+        assert_same(collect_core(core, [kernel.vmlinux]), expected)
+
+
+def test_dump_that_does_not_say_its_architecture(
+    moment: Path, from_elf: Snapshot, tmp_path: Path
+) -> None:
+    rearrange(moment / "kdump-zlib", tmp_path / "vmcore")
+    with (tmp_path / "vmcore").open("r+b") as file:
+        file.seek(12 + 4 * 65)  # utsname.machine
+        assert file.read(6) == b"x86_64"
+        file.seek(12 + 4 * 65)
+        file.write(bytes(6))
+    symbols = [lab_kernel(SERIES).vmlinux]
+    with pytest.raises(TargetError, match="architecture it is; try: --architecture x86_64"):
+        collect_core(tmp_path / "vmcore", symbols)
+    found = collect_core(tmp_path / "vmcore", symbols, architecture="x86_64")
+    assert_same(found, from_elf)
+
+
 @pytest.mark.parametrize("codec", ["lzo", "snappy"])
 def test_dump_by_a_qemu_that_debian_does_not_build(
     codec: str, moment: Path, from_elf: Snapshot, tmp_path: Path
