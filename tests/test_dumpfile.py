@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import struct
 import subprocess
 import sys
@@ -9,6 +12,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from estimator.errors import CannotAnswerError, EstimatorError, TargetError
@@ -122,6 +126,10 @@ def test_flattened_kdump(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"#!/bin/sh\n", "is no crash dump"),
+        (gzip.compress(kdump()), "is packed as a whole; unpack it: gunzip .*vmcore"),
+        (lzma.compress(kdump()), "unxz"),
+        (bz2.compress(kdump()), "bunzip2"),
+        (pa.compress(kdump(), "zstd", asbytes=True), "unzstd"),
         (b"\x7fELF\x02\x01", "is cut off in its first 6 bytes"),
         (b"\x7fELF\x02\x01" + bytes(10) + struct.pack("<HH", 2, 62) + bytes(44), "no core dump"),
         (kdump()[:300], "is cut off in its header"),

@@ -69,7 +69,7 @@ def _dump(paths: Sequence[Path], findings: Findings) -> DumpFile:
         findings.add("whole", warning, status="warn", hint="copy it again, or dump again")
     if header is not None:
         out = [name for bit, name in _LEVEL_BITS.items() if header.level & bit]
-        text = f"dump level {header.level}: without {', '.join(out)} pages" if out else "all pages"
+        text = f"{header.level}: without {', '.join(out)} pages" if out else "0: all pages"
         if not header.without_user_pages:
             findings.add("dump level", text, dump_level=header.level)
     else:
