@@ -136,7 +136,7 @@ _options = options(
         multiple=True,
         type=click.Path(path_type=Path),
         metavar="VMLINUX",
-        help="Its vmlinux with debug information; else looked for by build-id in the usual places.",
+        help="Its vmlinux with debug information; else looked for by build-id, also by debuginfod.",
     ),
     click.option(
         "--architecture",
