@@ -148,9 +148,7 @@ def _answer_with(
 
 def _show(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:
     if as_json:
-        import json
-
-        click.echo(json.dumps(prediction.to_json()))
+        click.echo(prediction.json_text())
         return
     from estimator.report.layout import make_console
     from estimator.report.text import render

@@ -122,7 +122,7 @@ class _Collector:
                 raise TargetError(f"{self._target.warnings[0]} (no process can be read)")
             raise CannotAnswerError("no process with user memory was found in this kernel")
         if max_memory_mib is not None:
-            refuse_beyond(max_memory_mib, anonymous_pages(self._prog, mms.addresses))
+            refuse_beyond(max_memory_mib, anonymous_pages(self._prog, self._memory, mms.addresses))
         vmas = read_vmas(self._prog, self._memory, mms)
         pages = PageArray(self._prog, self._memory)
         spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
@@ -171,7 +171,7 @@ class _Collector:
         tables = (snapshot.vmas, snapshot.mappings)
         info = snapshot.info
         info["unknown"]["anonymous_pages"] = missing_anonymous_pages(
-            self._prog, mms.addresses, mms.table, *tables
+            self._prog, self._memory, mms.addresses, mms.table, *tables
         )
         info["source"]["warnings"] += contradictions(
             mms.structs["map_count"].astype(np.int64),

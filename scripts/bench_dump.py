@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -25,7 +25,7 @@ _PAGES_PER_GIB = 262_144
 _FILLED = 0.67  # of the guest's memory
 _SHARED_BY_FORK = 0.04  # of the frames: by a controller and its workers
 _WORKERS = 12
-_CROWD_PAGES = 400_000
+_CROWD_PAGES, _LONELY_PAGES = 400_000, 20_000
 
 
 def bench_dump(gib: float, rounds: int) -> None:
@@ -156,7 +156,6 @@ def _dumped(kernel: Kernel, workload: Workload) -> Iterator[Path]:
                 guest.run(command, timeout_seconds=_SET_UP_SECONDS)
             console.print("dumping it ...")
             guest.dump(vmcore)
-        console.print("measuring ...")
         yield vmcore
 
 
@@ -186,33 +185,43 @@ def bench_crowded(rounds: int) -> None:
     ensure_tools()
     kernel = fetch_kernel("6.12")
     one = f"map a {_CROWD_PAGES}\nfill a own 1"
-    many = f"fork 500\nmap a {(_CROWD_PAGES - 40_000) // 500}\nfill a own 1\nend"
+    many = f"fork 500\nmap a {(_CROWD_PAGES - _LONELY_PAGES) // 500}\nfill a own 1\nend"
     workloads = {
         "one process, one VMA": (one,),
         "1 TiB reserved besides": (f"map hole 268435456 sparse\n{one}",),
-        "500 processes, 40,000 VMAs of one page": (
+        "500 processes, 20,000 VMAs of one page": (
             many,
-            "map a 40000\nfill a own 1\nstripes a",
+            f"map a {_LONELY_PAGES}\nfill a own 1\nstripes a",
         ),
     }
     table = Table(title="Crowded address spaces")
     for column in ("", "frames", "beyond start-up s", "µs per frame", "against one process"):
         table.add_column(column, justify="right" if column else "left")
-    first = 0.0
-    for name, scripts in workloads.items():
-        with _dumped(kernel, Workload("bench", scripts, memory_mib=2560, thp="never")) as vmcore:
-            core = ["--core", str(vmcore), "--symbols", str(kernel.vmlinux)]
-            ours, starts = [], []
-            for _ in range(rounds):
-                ours.append(run([str(_BIN / "ksm-estimator"), "run", *core, "--json"]))
+    with ExitStack() as stack:
+        dumps = {
+            name: stack.enter_context(_dumped(kernel, _crowd(scripts)))
+            for name, scripts in workloads.items()
+        }
+        ours: dict[str, list[Run]] = {name: [] for name in dumps}
+        starts: dict[str, list[Run]] = {name: [] for name in dumps}
+        for _ in range(rounds):  # side by side: how fast the machine is changes
+            for name, vmcore in dumps.items():
+                core = ["--core", str(vmcore), "--symbols", str(kernel.vmlinux)]
+                ours[name].append(run([str(_BIN / "ksm-estimator"), "run", *core, "--json"]))
                 command = [sys.executable, "-c", _START_UP, str(vmcore), str(kernel.vmlinux)]
-                starts.append(run(command))
-            frames = _frames(best(ours))
-            beyond = best(ours).seconds - best(starts).seconds
+                starts[name].append(run(command))
+    first = 0.0
+    for name in dumps:
+        frames = _frames(ours[name][0])
+        beyond = best(ours[name]).seconds - best(starts[name]).seconds
         first = first or beyond / frames
         row = (f"{frames:,}", f"{beyond:.2f}", f"{beyond / frames * 1e6:.2f}")
         table.add_row(name, *row, f"{beyond / frames / first:.2f}")
     Console(width=150).print(table)
+
+
+def _crowd(scripts: tuple[str, ...]) -> Workload:
+    return Workload("bench", scripts, memory_mib=2560, thp="never")
 
 
 def _frames(finished: Run) -> int:

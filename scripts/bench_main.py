@@ -31,7 +31,7 @@ def compressed(gib: float, rounds: int) -> None:
 
 
 @main.command()
-@click.option("--rounds", type=int, default=3)
+@click.option("--rounds", type=int, default=5)
 def crowded(rounds: int) -> None:
     """The cost of sparse and crowded address spaces, per frame."""
     bench_crowded(rounds)

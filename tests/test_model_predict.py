@@ -362,6 +362,15 @@ def test_khugepaged_matters_under_madvise_only_where_it_was_asked_for() -> None:
     assert "khugepaged" in " ".join(predict(system.snapshot(), ENABLED).warnings)
 
 
+def test_json_as_text_says_the_same() -> None:
+    system = two_cgroups()
+    system.process(*small(7), comm='a "quoted" \\ /é\x01')
+    system.processes[-1].map(small(8, None), name="/usr/lib/a\\/b.so")
+    found = predict(system.snapshot(), Policy(scope="all"))
+    assert json.loads(found.json_text()) == json.loads(json.dumps(found.to_json()))
+    assert "/usr/lib/a\\/b.so" in {vma["name"] for vma in found.to_json()["vmas"]}
+
+
 @given(st.lists(st.one_of(st.sampled_from([3, 4, 5, 2**63, 2**64 - 1]), st.integers(0, 2**64 - 1))))
 def test_hashes_are_put_in_order_also_where_their_upper_bits_are_equal(values: list[int]) -> None:
     hashes = np.array(values, dtype=np.uint64)

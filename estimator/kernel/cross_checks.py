@@ -6,18 +6,17 @@ all of these agree to the page.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from drgn import FaultError, Object, Program, TypeKind
-from drgn.helpers.linux.percpu import percpu_counter_sum
+from drgn import Program
+from drgn.helpers.linux.cpumask import for_each_online_cpu
 
 from estimator.facts import FrameFlag
-from estimator.kernel.layout import has_member
-from estimator.kernel.memory import Words
+from estimator.kernel.layout import has_member, offset, struct_dtype
+from estimator.kernel.memory import Memory, Words
 from estimator.kernel.stable_tree import StableTree
 
 _MM_ANONPAGES = 1  # include/linux/mm_types_task.h
@@ -28,6 +27,7 @@ Ints = npt.NDArray[np.int64]
 
 def missing_anonymous_pages(
     prog: Program,
+    memory: Memory,
     addresses: Words,
     mms: pd.DataFrame,
     vmas: pd.DataFrame,
@@ -42,25 +42,16 @@ def missing_anonymous_pages(
     found = np.bincount(mm_id[mappings["vma_id"].to_numpy()], minlength=len(mms))
     for column in ("nonpresent_pages", "unknown_pages"):
         found += np.bincount(mm_id, vmas[column].to_numpy(), len(mms)).astype(np.int64)
-    unsynced = _UNSYNCED_PAGES * mms["threads"].to_numpy(np.int64)
-    exact = not has_member(prog, "struct task_struct", "rss_stat.events")  # 6.2+, f1a7941243c1
-    missing = 0
-    for row, address in enumerate(addresses.tolist()):
-        try:
-            counted = _anonymous_pages(Object(prog, "struct mm_struct *", address))
-        except (FaultError, LookupError):
-            continue
-        missing += max(0, counted - int(found[row]) - (0 if exact else int(unsynced[row])))
-    return missing
+    if not has_member(prog, "struct task_struct", "rss_stat.events"):  # 6.2+, f1a7941243c1
+        found += _UNSYNCED_PAGES * mms["threads"].to_numpy(np.int64)
+    missing = _anonymous_pages(prog, memory, addresses) - found
+    return int(missing[missing > 0].sum())
 
 
-def anonymous_pages(prog: Program, addresses: Words) -> int:
+def anonymous_pages(prog: Program, memory: Memory, addresses: Words) -> int:
     """Sum of the counters MM_ANONPAGES of the mm_structs at ``addresses``; unreadable ones: 0."""
-    pages = 0
-    for address in addresses.tolist():
-        with contextlib.suppress(FaultError, LookupError):
-            pages += max(0, _anonymous_pages(Object(prog, "struct mm_struct *", address)))
-    return pages
+    pages = _anonymous_pages(prog, memory, addresses)
+    return int(pages[pages > 0].sum())
 
 
 def contradictions(
@@ -99,9 +90,30 @@ def contradictions(
     ]
 
 
-def _anonymous_pages(mm: Object) -> int:
-    """The counter MM_ANONPAGES."""
-    stat = mm.rss_stat
-    if stat.type_.unaliased_kind() == TypeKind.ARRAY:
-        return percpu_counter_sum(stat[_MM_ANONPAGES].address_of_())
-    return int(stat.count[_MM_ANONPAGES].counter)
+def _anonymous_pages(prog: Program, memory: Memory, addresses: Words) -> Ints:
+    """The counter MM_ANONPAGES of each mm, i64; 0 where it can't be read."""
+    counter = np.uint64(offset(prog, "struct mm_struct", "rss_stat"))
+    if not has_member(prog, "struct mm_struct", "rss_stat.count"):  # 6.2+, f1a7941243c1
+        return _percpu_counters(prog, memory, addresses + counter)
+    counts = struct_dtype(prog, "struct mm_rss_stat", {"count": "count"})
+    found, _ = memory.structs(addresses + counter, counts)
+    pages: Ints = found["count"][:, _MM_ANONPAGES].astype(np.int64)
+    return pages
+
+
+def _percpu_counters(prog: Program, memory: Memory, arrays: Words) -> Ints:
+    """percpu_counter_sum() of the element MM_ANONPAGES of each of the ``arrays`` of counters."""
+    type_ = "struct percpu_counter"
+    members = {"count": "count"}
+    if has_member(prog, type_, "counters"):  # on !SMP kernels there is nothing to sum
+        members["counters"] = "counters"
+    dtype = struct_dtype(prog, type_, members)
+    counters, ok = memory.structs(arrays + np.uint64(_MM_ANONPAGES * dtype.itemsize), dtype)
+    total: Ints = counters["count"].astype(np.int64)
+    for cpu in for_each_online_cpu(prog) if "counters" in members else ():
+        of_cpu = counters["counters"] + np.uint64(prog["__per_cpu_offset"][cpu].value_())
+        parts, read = memory.structs(of_cpu, np.dtype([("count", "<i4")]))
+        total += parts["count"]
+        ok &= read
+    total[~ok] = 0
+    return total

@@ -21,9 +21,9 @@ def vma_names(prog: Program, vmas: Vmas, mms: Any) -> npt.NDArray[np.object_]:
     """
     names: npt.NDArray[np.object_] = np.full(len(vmas.start), "", object)
     anonymous = vmas.file == 0
-    mm = mms[vmas.mm]
-    heap = anonymous & (vmas.start < mm["brk"]) & (vmas.end > mm["start_brk"])
-    stack = anonymous & (vmas.start <= mm["start_stack"]) & (vmas.end >= mm["start_stack"])
+    start_brk, brk, stack_top = (mms[n][vmas.mm] for n in ("start_brk", "brk", "start_stack"))
+    heap = anonymous & (vmas.start < brk) & (vmas.end > start_brk)
+    stack = anonymous & (vmas.start <= stack_top) & (vmas.end >= stack_top)
     names[stack] = "[stack]"
     names[heap] = "[heap]"
     path = _paths(prog)

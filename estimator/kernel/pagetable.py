@@ -28,7 +28,7 @@ _ZERO = np.uint64(0)
 _PAGE_SHIFT = np.uint64(12)
 _ENTRIES = 512
 _BITS_PER_LEVEL = 9
-_TABLES_AT_ONCE = 1024  # 4 MiB of entries
+_TABLES_AT_ONCE = 256  # 1 MiB of entries
 
 KEY_PAGE_BITS = np.uint64(45)  # a 57-bit address space in pages
 
@@ -200,20 +200,19 @@ class PageTables:
         found[inverted] ^= self._inverted_bits
         entries[tables] = found
         entries[huge] = self._pieces(value[huge])
-        row, column, values = _nonzero(entries)
-        page_key = key[row] + column
         first, _ = self._ranges.find(key)
         first_row = np.minimum(first, len(self._ranges.start) - 1)
         whole = (self._ranges.start[first_row] <= key) & (
             self._ranges.end[first_row] >= key + np.uint64(_ENTRIES)
         )
+        shared = np.flatnonzero(~whole)  # by ranges and what is in none
+        row, column, _ = _nonzero(entries[shared])
+        index, inside = self._ranges.find(key[shared][row] + column)
+        entries[shared[row[~inside]], column[~inside]] = 0
+        row, column, values = _nonzero(entries)
         range_index = first[row]
-        inside = np.ones(len(row), np.bool_)
-        split = ~whole[row]
-        range_index[split], inside[split] = self._ranges.find(page_key[split])
-        if inside.all():
-            return Entries(page_key, range_index, values, huge[row])
-        return Entries(page_key[inside], range_index[inside], values[inside], huge[row][inside])
+        range_index[~whole[row]] = index[inside]
+        return Entries(key[row] + column, range_index, values, huge[row])
 
     def _pieces(self, value: Words) -> Words:
         """PMD leaves (n,) as 512 entries each, u64 (n, 512), with the flags of the PMD."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,8 +90,21 @@ class Prediction:
 
         ``vmas`` holds the VMAs with candidate pages.
         """
-        vmas = self.vmas
-        touched = (vmas[["ksm_rmap_items", "ksm_zero_pages", "unknown_pages"]] > 0).any(axis=1)
+        tables = {
+            name: [dict(zip(table, row, strict=True)) for row in zip(*_columns(table), strict=True)]
+            for name, table in self._tables().items()
+        }
+        return self._values() | tables
+
+    def json_text(self) -> str:
+        """``to_json`` as text, several times faster where there are many VMAs."""
+        parts = [json.dumps(self._values())[1:-1]]
+        parts += [
+            f'"{name}": {table.to_json(orient="records")}' for name, table in self._tables().items()
+        ]
+        return f"{{{', '.join(parts)}}}"
+
+    def _values(self) -> dict[str, Any]:
         return {
             "kernel": self.kernel,
             "policy": self.policy.to_json(),
@@ -101,13 +115,18 @@ class Prediction:
             "scans": self.scans,
             "smart_scan": self.smart_scan,
             "unmerged_readings": self.unmerged_readings(),
-            "processes": _records(self.processes.drop(columns="mm_id")),
-            "vmas": _records(vmas[touched].drop(columns=["vma_id", "mm_id", "excluded_by"])),
-            "cgroups": _records(self.cgroups),
-            "excluded": _records(self.excluded),
+        }
+
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        vmas = self.vmas
+        touched = (vmas[["ksm_rmap_items", "ksm_zero_pages", "unknown_pages"]] > 0).any(axis=1)
+        return {
+            "processes": self.processes.drop(columns="mm_id"),
+            "vmas": vmas[touched].drop(columns=["vma_id", "mm_id", "excluded_by"]),
+            "cgroups": self.cgroups,
+            "excluded": self.excluded,
         }
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    columns = {str(name): table[name].tolist() for name in table}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+def _columns(table: pd.DataFrame) -> list[list[Any]]:
+    return [table[name].tolist() for name in table]
