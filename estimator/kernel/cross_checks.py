@@ -42,7 +42,7 @@ def missing_anonymous_pages(
     found = np.bincount(mm_id[mappings["vma_id"].to_numpy()], minlength=len(mms))
     for column in ("nonpresent_pages", "unknown_pages"):
         found += np.bincount(mm_id, vmas[column].to_numpy(), len(mms)).astype(np.int64)
-    if not has_member(prog, "struct task_struct", "rss_stat.events"):  # 6.2+, f1a7941243c1
+    if has_member(prog, "struct task_struct", "rss_stat.events"):  # until 6.2, f1a7941243c1
         found += _UNSYNCED_PAGES * mms["threads"].to_numpy(np.int64)
     missing = _anonymous_pages(prog, memory, addresses) - found
     return int(missing[missing > 0].sum())

@@ -7,8 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from drgn.helpers.linux.mm import follow_phys, pfn_to_page
 
+from estimator.collect import collect
+from estimator.facts import FrameFlag
+from estimator.kernel.memory import MappedElf
+from estimator.kernel.target import open_core
 from tests.lab.campaign import Dumps, campaign
 from tests.lab.conftest import lab_kernel
 from tests.lab.dumps import SERIES
@@ -41,3 +47,27 @@ def test_damage_is_told(seed: int, damaged: Dumps) -> None:
     assert results["told"] + results["refused"] > CASES / 4  # it was damage
     silent = [outcome for outcome in outcomes if outcome.result == "silent"]
     assert len(silent) <= SILENT_AT_MOST * len(outcomes), silent
+
+
+def test_a_single_lost_page_is_missed(moment: Path, tmp_path: Path) -> None:
+    """The counter of its process has it: since 6.2 these are exact."""
+    elf, symbols = tmp_path / "elf", [lab_kernel(SERIES).vmlinux]
+    shutil.copyfile(moment / "elf", elf)
+    target = open_core(elf, symbols)
+    whole = collect(target)
+    assert whole.info["unknown"]["anonymous_pages"] == 0
+    frames = whole.frames
+    shared = (frames["flags"].to_numpy() & np.uint32(FrameFlag.KSM | FrameFlag.LARGE)) != 0
+    alone = (frames["mapcount"] == 1) & ~shared
+    pfn = int(frames["pfn"][alone].iloc[100])
+    mapping = pfn_to_page(target.prog, pfn).mapping.address_of_()
+    physical = follow_phys(target.prog["init_mm"].address_of_(), mapping).value_()
+    assert isinstance(target.memory, MappedElf)
+    (offset,), _ = target.memory._locate(np.array([physical], np.uint64), 8)
+    with elf.open("r+b") as file:
+        file.seek(int(offset))
+        file.write(bytes(8))  # no longer PageAnon()
+    found = collect(open_core(elf, symbols))
+    elf.unlink()
+    assert len(found.frames) == len(frames) - 1
+    assert found.info["unknown"]["anonymous_pages"] == 1
