@@ -44,7 +44,7 @@ def silent(step: str, done: int, total: int) -> None:
 
 
 def collect_core(
-    core: Path,
+    core: Path | Sequence[Path],
     symbols: Sequence[Path] = (),
     *,
     architecture: str | None = None,
@@ -228,7 +228,7 @@ class _Collector:
     def _info(self, unknown: dict[str, int]) -> dict[str, Any]:
         from estimator.hashing import HASH_NAME
         from estimator.kernel import settings
-        from estimator.kernel.target import kernel_release
+        from estimator.kernel.symbols import kernel_release
 
         prog = self._prog
         build_id = prog.main_module().build_id

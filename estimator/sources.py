@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Source:
     """The target options of one command line; exactly one of the first four is set."""
 
-    core: Path | None
+    core: tuple[Path, ...]
     live: bool
     qemu: str | None
     procfs: bool
@@ -47,13 +47,13 @@ class Source:
             raise UsageError("name the target: --live, --core VMCORE, --qemu SOCKET or --procfs")
         if len(named) > 1:
             raise UsageError(f"name one target, not {' and '.join(f'--{name}' for name in named)}")
-        if self.core is not None and self.passes > 1:
+        if self.core and self.passes > 1:
             raise UsageError("a dump does not change: --passes is for a running system")
 
     def collect(self, progress: Progress) -> Snapshot:
         """Read the target into a snapshot; raises the errors of opening and reading it."""
         self.check()
-        if self.core is not None:
+        if self.core:
             from estimator.collect import collect
             from estimator.kernel.target import open_core
 
@@ -101,7 +101,7 @@ class Source:
             from estimator.procfs.check import check_procfs
 
             return check_procfs()
-        if self.core is not None:
+        if self.core:
             from estimator.kernel.check_core import check_core
 
             return check_core(self.core, self.symbols, self.architecture)
@@ -114,7 +114,13 @@ TARGETS = ("live", "core", "qemu", "procfs")
 
 _options = options(
     click.option("--live", is_flag=True, help="This machine's kernel, through /proc/kcore."),
-    click.option("--core", type=click.Path(path_type=Path), metavar="VMCORE", help="A crash dump."),
+    click.option(
+        "--core",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="VMCORE",
+        help="A crash dump; repeated for the files of a split one (makedumpfile --split).",
+    ),
     click.option(
         "--qemu",
         metavar="SOCKET",
@@ -130,7 +136,7 @@ _options = options(
         multiple=True,
         type=click.Path(path_type=Path),
         metavar="VMLINUX",
-        help="Its vmlinux with debug information; else looked for by build-id in the usual places.",
+        help="Its vmlinux with debug information; else looked for by build-id, also by debuginfod.",
     ),
     click.option(
         "--architecture",

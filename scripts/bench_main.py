@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from scripts.bench_compressed import bench_compressed
 from scripts.bench_dump import bench_crowded, bench_dump
 from scripts.bench_predict import bench_predict
 
@@ -19,6 +20,14 @@ def main() -> None:
 def dump(gib: float, rounds: int) -> None:
     """A whole `run` on a dump against the plain drgn script and hashing alone."""
     bench_dump(gib, rounds)
+
+
+@main.command()
+@click.option("--gib", type=float, default=4.0, help="Memory of the guest (default 4).")
+@click.option("--rounds", type=int, default=3, help="The best of so many (default 3).")
+def compressed(gib: float, rounds: int) -> None:
+    """A `run` on compressed dumps, and reading their frames through libkdumpfile alone."""
+    bench_compressed(gib, rounds)
 
 
 @main.command()

@@ -1,13 +1,16 @@
-"""The commands that get a kernel's symbols, by distribution."""
+"""How to get a kernel's symbols, and where they were looked for."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from drgn import Program
 
 from estimator.kernel import check_running
 from estimator.kernel.check_running import symbols_hint
+from estimator.kernel.symbols import looked_for
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,40 @@ def test_each_distribution_has_its_own_way(
     hint = symbols_hint("6.9.1")
     for part in (*expected, "--symbols VMLINUX", "--procfs"):
         assert part in hint
+
+
+class FakeProgram:
+    """A kernel without symbols, in a drgn that has these ``finders``."""
+
+    def __init__(self, *finders: str) -> None:
+        self._finders = set(finders)
+
+    def registered_debug_info_finders(self) -> set[str]:
+        return self._finders
+
+    def __getitem__(self, name: str) -> Any:
+        text = {"UTS_RELEASE": b"6.9.1", "VMCOREINFO": b"BUILD-ID=abcdef\n"}[name]
+        return type("String", (), {"string_": lambda self: text})()
+
+
+@pytest.mark.parametrize(
+    ("servers", "finders", "expected"),
+    [
+        ("", ("standard", "debuginfod"), "no debuginfod server: DEBUGINFOD_URLS is not set"),
+        ("http://a http://b", ("standard", "debuginfod"), "http://b has none, or does not answer"),
+        (
+            "http://a http://b",
+            ("standard",),
+            "http://a http://b can't be asked: libdebuginfod is not installed",
+        ),
+    ],
+)
+def test_what_was_asked_for_symbols(
+    servers: str, finders: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEBUGINFOD_URLS", servers)
+    prog = cast(Program, FakeProgram(*finders))
+    found = list(looked_for(prog, []))
+    assert "/usr/lib/debug/.build-id/ab/cdef.debug is not there" in found
+    assert expected in found
+    assert list(looked_for(prog, [Path("vmlinux")])) == ["vmlinux is not there"]

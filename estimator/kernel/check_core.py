@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,18 +12,18 @@ from drgn import Program
 from estimator.check import Findings
 from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
 from estimator.facts import Unknown
-from estimator.hashing import hash_frames
-from estimator.kernel.dumpfile import DumpFile, inspect
+from estimator.kernel.contents import read_frames
+from estimator.kernel.dumpfile import DumpFile
 from estimator.kernel.frames import PageArray
 from estimator.kernel.mapped import AddressSpaces
 from estimator.kernel.memory import READ_ERRORS
 from estimator.kernel.processes import Mms, read_processes
 from estimator.kernel.settings import read_settings
+from estimator.kernel.split import inspect_dump
+from estimator.kernel.symbols import kernel_build_id, kernel_release, load_symbols, looked_for
 from estimator.kernel.target import (
     Target,
     dump_warnings,
-    kernel_release,
-    load_symbols,
     open_program,
     refuse_incomplete,
     require_ksm,
@@ -39,21 +37,14 @@ _SAMPLE_FRAMES = 1 << 16
 _TIMED_FRAMES = 4096
 _GOOD_COVERAGE, _ANSWERABLE = 0.95, 0.5
 _LEVEL_BITS = {1: "zero", 2: "cache", 4: "cache private", 8: "user", 16: "free"}
-# where drgn looks, and what is not found by build-id alone
-_USUAL_PLACES = (
-    "/usr/lib/debug/boot/vmlinux-{release}",
-    "/usr/lib/debug/lib/modules/{release}/vmlinux",
-    "/lib/modules/{release}/build/vmlinux",
-    "/lib/modules/{release}/vmlinux",
-    "/boot/vmlinux-{release}",
-    "/usr/lib/debug/.build-id/{first}/{rest}.debug",
-)
 
 
-def check_core(path: Path, symbols: Sequence[Path], architecture: str | None) -> Findings:
-    """Findings on the dump ``path``, with the arguments of ``open_core``. Raises nothing."""
+def check_core(
+    paths: Sequence[Path], symbols: Sequence[Path], architecture: str | None
+) -> Findings:
+    """Findings on the dump in ``paths``, with the arguments of ``open_core``. Raises nothing."""
     findings = Findings()
-    dump = findings.ask("dump", lambda: _dump(path, findings))
+    dump = findings.ask("dump", lambda: _dump(paths, findings))
     if dump is None:
         return findings
     prog = findings.ask("kernel", lambda: _kernel(dump, architecture, findings))
@@ -65,18 +56,20 @@ def check_core(path: Path, symbols: Sequence[Path], architecture: str | None) ->
     return findings
 
 
-def _dump(path: Path, findings: Findings) -> DumpFile:
-    dump = inspect(path)
+def _dump(paths: Sequence[Path], findings: Findings) -> DumpFile:
+    dump = inspect_dump(paths)
     kind, header = dump.format, dump.kdump
     if header is not None:
         kind += f", compressed with {header.compression}"
+    if len(dump.parts) > 1:
+        kind += f", in {len(dump.parts)} files"
     size = f"{dump.size_bytes / _MIB:,.0f} MiB"
     findings.add("dump", f"{kind}, {size}", format=dump.format, size_bytes=dump.size_bytes)
     for warning in dump_warnings(dump):
         findings.add("whole", warning, status="warn", hint="copy it again, or dump again")
     if header is not None:
         out = [name for bit, name in _LEVEL_BITS.items() if header.level & bit]
-        text = f"dump level {header.level}: without {', '.join(out)} pages" if out else "all pages"
+        text = f"{header.level}: without {', '.join(out)} pages" if out else "0: all pages"
         if not header.without_user_pages:
             findings.add("dump level", text, dump_level=header.level)
     else:
@@ -89,40 +82,24 @@ def _dump(path: Path, findings: Findings) -> DumpFile:
 
 def _kernel(dump: DumpFile, architecture: str | None, findings: Findings) -> Program:
     prog = open_program(dump, architecture)
-    release, build_id = kernel_release(prog), _build_id(prog)
+    release, build_id = kernel_release(prog), kernel_build_id(prog)
     findings.add(
         "kernel", f"{release}, build-id {build_id or 'unknown'}", release=release, build_id=build_id
     )
     return prog
 
 
-def _build_id(prog: Program) -> str | None:
-    """Of the kernel, from VMCOREINFO (5.9+): needs no symbols."""
-    found = re.search(rb"^BUILD-ID=([0-9a-f]+)$", prog["VMCOREINFO"].string_(), re.MULTILINE)
-    return found[1].decode() if found else None
-
-
 def _symbols(dump: DumpFile, prog: Program, symbols: Sequence[Path], findings: Findings) -> Target:
     try:
         load_symbols(prog, symbols)
     except Exception:
-        for place, exists in _places(prog, symbols):
-            text = "is there, but does not fit" if exists else "is not there"
-            findings.add("looked for", f"{place} {text}", status="warn")
+        for text in looked_for(prog, symbols):
+            findings.add("looked for", text, status="warn")
         raise
     target = with_memory(prog, dump)
     findings.add("symbols", f"{prog.main_module().debug_file_path} fits")
     require_ksm(prog)
     return target
-
-
-def _places(prog: Program, symbols: Sequence[Path]) -> list[tuple[Path, bool]]:
-    """Where a vmlinux was looked for, and whether there is a file."""
-    build_id = _build_id(prog) or "00"
-    parts = {"release": kernel_release(prog), "first": build_id[:2], "rest": build_id[2:]}
-    usual = () if symbols else (Path(place.format(**parts)) for place in _USUAL_PLACES)
-    servers = () if symbols else map(Path, os.environ.get("DEBUGINFOD_URLS", "").split())
-    return [(place, place.exists()) for place in (*symbols, *usual, *servers)]
 
 
 def ask_memory(target: Target, findings: Findings) -> None:
@@ -142,7 +119,8 @@ def _anonymous_memory(target: Target, findings: Findings) -> None:
     mapped = AddressSpaces(prog, memory, mms, vmas).walk(lambda batches: None)
     pfns = np.unique(mapped.pfn)
     sample = pfns[:: len(pfns) // _SAMPLE_FRAMES + 1]
-    info = PageArray(prog, memory).read(sample)
+    pages = PageArray(prog, memory)
+    info = pages.read(sample)
     anonymous = sample[info.ok & info.anonymous]
     frames = round(len(pfns) * len(anonymous) / max(len(sample), 1))
     findings.add(
@@ -160,11 +138,12 @@ def _anonymous_memory(target: Target, findings: Findings) -> None:
         raise CannotAnswerError(text, hint=BETTER_DUMP)
     status = "ok" if share >= _GOOD_COVERAGE else "warn"
     findings.add("coverage", text, status=status, coverage=share)
+    piece = pfns[len(pfns) // 2 :][:_TIMED_FRAMES]
     started = time.monotonic()
-    hash_frames(memory, readable[:_TIMED_FRAMES], 0)
-    timed = max(len(readable[:_TIMED_FRAMES]), 1)
-    seconds = walk_seconds + (time.monotonic() - started) * frames / timed
-    findings.add("time", f"about {seconds:.0f} s on one core", seconds=round(seconds, 1))
+    read_frames(pages, memory, piece, 0, target.running)
+    seconds = walk_seconds + (time.monotonic() - started) * len(pfns) / max(len(piece), 1)
+    about = f"about {seconds:.0f} s" if seconds >= 1 else "less than 1 s"
+    findings.add("time", f"{about} on one core", seconds=round(seconds, 1))
 
 
 def _opt_ins(prog: Program, mms: Mms, vmas: Vmas, findings: Findings) -> None:

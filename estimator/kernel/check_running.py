@@ -11,7 +11,8 @@ from estimator.check import Findings
 from estimator.errors import NoDebugInfoError, TargetError
 from estimator.kernel.check_core import ask_memory
 from estimator.kernel.running import kcore_refused, lockdown, open_live, open_qemu
-from estimator.kernel.target import Target, kernel_release, require_ksm
+from estimator.kernel.symbols import kernel_release
+from estimator.kernel.target import Target, require_ksm
 
 _OS_RELEASE = Path("/etc/os-release")
 _SERVERS = {

@@ -35,6 +35,12 @@ _ET_CORE = 4
 _PT_LOAD = 1
 _PN_XNUM = 0xFFFF
 _MOST_BYTES = 1 << 52  # of physical memory
+_UNPACK = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ": "unxz",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class DumpFile:
     is written to a pipe). ``loads``: the PT_LOADs of an ELF dump, dtype of ``Elf64_Phdr``, by
     ``paddr``. ``kdump``: the headers of a kdump file. ``missing_bytes``: how much shorter the file
     is than its headers say, at least. ``cut``: what is wrong with the end of the file, or "".
+    ``parts``: the files of a split dump, by PFN; ``path`` and ``kdump`` are of the first one then.
     """
 
     path: Path
@@ -54,6 +61,12 @@ class DumpFile:
     kdump: KdumpHeader | None = None
     missing_bytes: int = 0
     cut: str = ""
+    parts: tuple[DumpFile, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The file or files, for a sentence."""
+        return ", ".join(str(part.path) for part in self.parts or (self,))
 
 
 def inspect(path: Path) -> DumpFile:
@@ -88,6 +101,9 @@ def _inspect(path: Path, file: BinaryIO, size: int) -> DumpFile:
         return DumpFile(path, "kdump", size, no_loads, header, *_cut(path, size, missing))
     if not head:
         raise TargetError(f"{path} is empty")
+    for magic, tool in _UNPACK.items():
+        if head.startswith(magic):
+            raise TargetError(f"{path} is packed as a whole", hint=f"unpack it: {tool} {path}")
     raise TargetError(
         f"{path} is no crash dump: neither an ELF core nor a makedumpfile dump",
         hint="a vmcore is made by kdump, virsh dump --memory-only or QEMU's dump-guest-memory",

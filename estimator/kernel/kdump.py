@@ -34,6 +34,7 @@ _SUB_HEADER = np.dtype(
 _PAGE_DESC = np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("page_flags", "<u8")])
 _FLAT_HEADER_BYTES = 4096
 _FLAT_END = b"\xff" * 16  # a record with offset and size -1
+_MOST_NOTES_BYTES = 1 << 20
 _HEADER_RECORDS = 16  # of a flattened file: the headers are the first ones written
 
 _STATUS_INCOMPLETE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE
@@ -50,16 +51,20 @@ class KdumpHeader:
     """What the two headers of a kdump file say.
 
     ``level``: makedumpfile's dump level, what was left out. ``split``: one file of a set, with the
-    PFNs from ``start_pfn`` until before ``end_pfn``. ``machine``: as in uname -m, "" if not said.
-    ``compression``: "zlib", "lzo", "snappy", "zstd" or "none". ``incomplete``: makedumpfile itself
-    says that it could not write all, most likely for lack of space. ``bitmap_offset`` (bytes) and
-    ``bitmap_bytes``: of the second bitmap; the page descriptors begin behind it.
+    PFNs from ``start_pfn`` until before ``end_pfn``; otherwise these are all, until before
+    ``max_mapnr``. ``moment``: bytes that all files of one split dump have in common, and no other
+    dump. ``machine``: as in uname -m, "" if not said. ``compression``: "zlib", "lzo", "snappy",
+    "zstd" or "none". ``incomplete``: makedumpfile itself says that it could not write all, most
+    likely for lack of space. ``bitmap_offset`` (bytes) and ``bitmap_bytes``: of the second bitmap;
+    the page descriptors begin behind it.
     """
 
     level: int
     split: bool
     start_pfn: int
     end_pfn: int
+    max_mapnr: int
+    moment: bytes
     machine: str
     compression: str
     incomplete: bool
@@ -92,21 +97,36 @@ def read_header(path: Path, file: BinaryIO, *, flattened: bool) -> KdumpHeader:
     wide = header["version"] >= 6
     sub_blocks, bitmap_blocks = int(header["sub_hdr_size"]), int(header["bitmap_blocks"])
     max_mapnr = int(sub["max_mapnr_64"] if wide else header["max_mapnr"])
-    if sub_blocks < 1 or not 0 < max_mapnr <= bitmap_blocks * block * 4:
+    split, start_pfn, end_pfn = bool(sub["split"]), 0, max_mapnr
+    if split:
+        start_pfn = int(sub["start_pfn_64"] if wide else sub["start_pfn"])
+        end_pfn = int(sub["end_pfn_64"] if wide else sub["end_pfn"])
+    fits = 0 < max_mapnr <= bitmap_blocks * block * 4 and start_pfn <= end_pfn <= max_mapnr
+    if sub_blocks < 1 or not fits:
         raise TargetError(f"{path} is damaged: the sizes in its header contradict each other")
     status = int(header["status"])
     half = bitmap_blocks * block // 2
     return KdumpHeader(
         level=int(sub["dump_level"]),
-        split=bool(sub["split"]),
-        start_pfn=int(sub["start_pfn_64"] if wide else sub["start_pfn"]),
-        end_pfn=int(sub["end_pfn_64"] if wide else sub["end_pfn"]),
+        split=split,
+        start_pfn=start_pfn,
+        end_pfn=end_pfn,
+        max_mapnr=max_mapnr,
+        moment=_moment(file, header, sub) if split else b"",
         machine=bytes(header["uts"][4]).split(b"\0")[0].decode("ascii", "replace"),
         compression=next((name for bit, name in _COMPRESSIONS.items() if status & bit), "none"),
         incomplete=bool(status & _STATUS_INCOMPLETE),
         bitmap_offset=(1 + sub_blocks) * block + half,
         bitmap_bytes=half,
     )
+
+
+def _moment(file: BinaryIO, header: np.void, sub: np.void) -> bytes:
+    """System and time of the dump, and its notes: registers of the CPUs, VMCOREINFO."""
+    offset, size = (int(number) for number in sub["note"][:2])
+    notes = _at(file, offset, min(size, _MOST_NOTES_BYTES)) if offset < 1 << 62 else b""
+    fields = ("uts", "timestamp", "max_mapnr")
+    return b"".join([*(header[name].tobytes() for name in fields), notes])
 
 
 def flattened_to_its_end(file: BinaryIO, size_bytes: int) -> bool:
@@ -139,7 +159,11 @@ def _flat_start(file: BinaryIO) -> bytes:
 
 
 class KdumpPages:
-    """Where a kdump file (not flattened) keeps each page."""
+    """Where a kdump file (not flattened) keeps each page.
+
+    The bitmaps of a file of a split dump are those of the whole dump, its page descriptors are of
+    its own pages.
+    """
 
     def __init__(self, path: Path, header: KdumpHeader) -> None:
         with path.open("rb") as file:
@@ -152,17 +176,23 @@ class KdumpPages:
         np.cumsum(np.bitwise_count(self._bitmap), out=self._before[1:])
         self._descriptors = header.bitmap_offset + header.bitmap_bytes
         self._truncated = words * 8 < header.bitmap_bytes
+        self._start_pfn, self._end_pfn = np.array([header.start_pfn, header.end_pfn], np.uint64)
+        self._first = self._rank(header.start_pfn) if header.split else 0
 
     @property
     def missing_bytes(self) -> int:
         """How much shorter the file is than its last page descriptor says; at least."""
-        dumped = int(self._before[-1])
+        dumped = self._rank(int(self._end_pfn)) - self._first
         end = self._descriptors + dumped * _PAGE_DESC.itemsize
         if end <= self._file.size and dumped:
             last = self._describe(np.arange(max(0, dumped - 64), dumped))
             plausible = last["size"] <= _PAGE_SIZE
             end = int((last["offset"] + last["size"])[plausible].max(initial=end))
         return max(0, end - self._file.size)
+
+    def holds(self, pfns: Words) -> npt.NDArray[np.bool_]:
+        """Which of ``pfns`` this file of a split dump is for."""
+        return (self._start_pfn <= pfns) & (pfns < self._end_pfn)
 
     def unknown(self, pfns: Words) -> npt.NDArray[np.uint8]:
         """Why the frames ``pfns`` can't be read, ``Unknown``, u8 (n,); HASHED where they can.
@@ -180,8 +210,14 @@ class KdumpPages:
         found[inside & ((value & bit) == 0) & ((self._valid[word] & bit) != 0)] = Unknown.EXCLUDED
         rows = np.flatnonzero(inside & ((value & bit) != 0))
         lower = np.bitwise_count(value[rows] & (bit[rows] - np.uint64(1)))
-        found[rows] = self._judge(self._before[word[rows]] + lower)
+        found[rows] = self._judge(self._before[word[rows]] + lower - self._first)
         return found.astype(np.uint8)
+
+    def _rank(self, pfn: int) -> int:
+        """How many pages before ``pfn`` the second bitmap has."""
+        word = min(pfn >> 6, len(self._bitmap))
+        rest = self._bitmap[word : word + 1] & np.uint64((1 << (pfn & 63)) - 1)
+        return int(self._before[word]) + int(np.bitwise_count(rest).sum())
 
     def _judge(self, number: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Unknown codes of the pages with the descriptors ``number``."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any
@@ -19,7 +19,7 @@ from drgn.helpers.linux.mm import phys_to_virt
 
 from estimator.facts import Unknown
 from estimator.kernel.dumpfile import DumpFile
-from estimator.kernel.kdump import KdumpHeader, KdumpPages
+from estimator.kernel.kdump import KdumpPages
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
@@ -225,15 +225,22 @@ class MappedElf(Memory):
 
 
 class Kdump(Memory):
-    """A kdump file: what can't be read is known beforehand, what can is decompressed once."""
+    """A kdump file: what can't be read is known beforehand, what can is decompressed once.
 
-    def __init__(self, prog: Program, dump: DumpFile, header: KdumpHeader) -> None:
+    ``files``: one, or all of a split dump by PFN.
+    """
+
+    def __init__(self, prog: Program, files: Sequence[KdumpPages]) -> None:
         super().__init__(prog)
-        self._pages = KdumpPages(dump.path, header)
+        self._files = files
 
     def unknown(self, pfns: Words) -> Bytes:
         """See ``Memory.unknown``."""
-        return self._pages.unknown(pfns)
+        found = self._files[0].unknown(pfns)
+        for file in self._files[1:]:
+            here = file.holds(pfns)
+            found[here] = file.unknown(pfns[here])
+        return found
 
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
         """See ``Memory.frames``; runs are no faster, each page is decompressed by itself."""
@@ -247,7 +254,7 @@ class Kdump(Memory):
 
     def contents(self, pfns: Words) -> tuple[Iterable[Content], Bytes]:
         """See ``Memory.contents``: b"" for what turns out to be damaged."""
-        unknown = self._pages.unknown(pfns)
+        unknown = self.unknown(pfns)
         return self._decompress(pfns, unknown), unknown
 
     def _decompress(self, pfns: Words, unknown: Bytes) -> Iterator[bytes]:

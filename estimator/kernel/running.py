@@ -16,7 +16,8 @@ from drgn import FaultError, Program, ProgramFlags
 
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Mask, Memory, Words
-from estimator.kernel.target import Target, load_symbols
+from estimator.kernel.symbols import load_symbols
+from estimator.kernel.target import Target
 
 KCORE = Path("/proc/kcore")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")

@@ -6,19 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from drgn import (
-    Architecture,
-    FaultError,
-    MissingDebugInfoError,
-    ModuleFileStatus,
-    Platform,
-    Program,
-    ProgramFlags,
-)
+from drgn import Architecture, FaultError, Platform, Program, ProgramFlags
 
-from estimator.errors import BETTER_DUMP, CannotAnswerError, NoDebugInfoError, TargetError
-from estimator.kernel.dumpfile import DumpFile, inspect
+from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
+from estimator.kernel.dumpfile import DumpFile
+from estimator.kernel.kdump import KdumpPages
 from estimator.kernel.memory import Kdump, MappedElf, Memory
+from estimator.kernel.split import inspect_dump, open_parts, refuse_missing_parts
+from estimator.kernel.symbols import kernel_release, load_symbols
 
 ARCHITECTURES = {"x86_64": Architecture.X86_64, "aarch64": Architecture.AARCH64}
 
@@ -40,14 +35,17 @@ class Target:
         return self.kind != "core"
 
 
-def open_core(path: Path, symbols: Sequence[Path] = (), architecture: str | None = None) -> Target:
-    """Open the crash dump ``path`` with the vmlinux among ``symbols``, or the one drgn finds.
+def open_core(
+    core: Path | Sequence[Path], symbols: Sequence[Path] = (), architecture: str | None = None
+) -> Target:
+    """Open the crash dump ``core`` with the vmlinux among ``symbols``, or the one drgn finds.
 
-    ``architecture`` as in ``uname -m``, for a dump that does not say it. Raises TargetError (no
-    kernel dump), NoDebugInfoError (no vmlinux, or one of another build), CannotAnswerError (user
-    pages left out of the dump).
+    ``core``: its file, or all files of a split dump. ``architecture`` as in ``uname -m``, for a
+    dump that does not say it. Raises TargetError (no kernel dump), NoDebugInfoError (no vmlinux, or
+    one of another build), CannotAnswerError (user pages left out of the dump, or part of a split
+    one missing), UsageError (files that are not of one split dump).
     """
-    dump = inspect(path)
+    dump = inspect_dump([core] if isinstance(core, Path) else core)
     refuse_incomplete(dump)
     prog = open_program(dump, architecture)
     load_symbols(prog, symbols)
@@ -57,14 +55,16 @@ def open_core(path: Path, symbols: Sequence[Path] = (), architecture: str | None
 def open_program(dump: DumpFile, architecture: str | None = None) -> Program:
     """The dump as a drgn Program without symbols. Raises TargetError."""
     platform = _platform(dump, architecture)
-    prog = Program(platform)
     try:
+        if dump.parts:
+            return open_parts(dump.parts, platform)
+        prog = Program(platform)
         prog.set_core_dump(dump.path)
     except Exception as error:  # drgn has no narrower class for what libkdumpfile says
         raise _why_not_opened(dump, platform, error) from error
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError(
-            f"{dump.path} is a core dump without a Linux kernel in it (no VMCOREINFO note)",
+            f"{dump.name} is a core dump without a Linux kernel in it (no VMCOREINFO note)",
             hint="is it the core of a user process? From QEMU, add -device vmcoreinfo",
         )
     return prog
@@ -75,27 +75,20 @@ def with_memory(prog: Program, dump: DumpFile) -> Target:
     try:
         memory = _memory(prog, dump)
     except FaultError as error:
-        why = dump.cut or f"{dump.path} is damaged"
+        why = dump.cut or f"{dump.name} is damaged"
         raise TargetError(f"{why} (the kernel's own data can't be read: {error})") from error
-    return Target(prog, memory, "core", str(dump.path), dump.format, dump_warnings(dump))
+    return Target(prog, memory, "core", dump.name, dump.format, dump_warnings(dump))
 
 
 def refuse_incomplete(dump: DumpFile) -> None:
     """Raise CannotAnswerError if the dump lacks what KSM would merge, by its own headers."""
     header = dump.kdump
-    if header is None:
-        return
-    if header.without_user_pages:
+    if header is not None and header.without_user_pages:
         raise CannotAnswerError(
-            f"{dump.path} has no user pages: it was made with makedumpfile -d {header.level}",
+            f"{dump.name} has no user pages: it was made with makedumpfile -d {header.level}",
             hint=BETTER_DUMP,
         )
-    if header.split:
-        raise CannotAnswerError(
-            f"{dump.path} is one file of a split dump, the frames {header.start_pfn:#x} to "
-            f"{header.end_pfn:#x} of it",
-            hint="join them: makedumpfile --reassemble PART1 PART2 ... vmcore",
-        )
+    refuse_missing_parts(dump)
 
 
 def _platform(dump: DumpFile, architecture: str | None) -> Platform | None:
@@ -112,10 +105,10 @@ def _why_not_opened(dump: DumpFile, platform: Platform | None, error: Exception)
         return TargetError(dump.cut)
     if platform is None and dump.kdump is not None and not dump.kdump.machine:
         return TargetError(
-            f"{dump.path} does not say of what architecture it is",
+            f"{dump.name} does not say of what architecture it is",
             hint="try: --architecture x86_64",
         )
-    return TargetError(f"{dump.path} can't be opened: {one_line(error)}")
+    return TargetError(f"{dump.name} can't be opened: {one_line(error)}")
 
 
 def one_line(error: Exception) -> str:
@@ -137,49 +130,9 @@ def from_program(prog: Program) -> Target:
         from estimator.kernel.running import RunningMemory
 
         return Target(prog, RunningMemory(prog), "live", "the running kernel", "kcore")
-    dump = inspect(Path(path))
+    dump = inspect_dump([Path(path)])
     refuse_incomplete(dump)
     return with_memory(prog, dump)
-
-
-def load_symbols(prog: Program, symbols: Sequence[Path]) -> None:
-    """Load the kernel's debug information from ``symbols``, else from where drgn looks.
-
-    Raises NoDebugInfoError with the kernel's release and what to install.
-    """
-    release = kernel_release(prog)
-    missing = [path for path in symbols if not path.is_file()]
-    if missing:
-        raise NoDebugInfoError(f"symbols {missing[0]} do not exist")
-    try:
-        if symbols:
-            prog.load_debug_info(symbols)
-        else:
-            prog.load_debug_info(main=True)
-    except FaultError as error:
-        raise TargetError(
-            f"the dump is damaged or cut off (the kernel's own data can't be read: {error})"
-        ) from error
-    except (MissingDebugInfoError, ValueError, OSError) as error:
-        if symbols:
-            raise NoDebugInfoError(f"{symbols[0]} can't be used as symbols: {error}") from error
-    main = prog.main_module()
-    if main.debug_file_status != ModuleFileStatus.HAVE:
-        build_id = main.build_id.hex() if main.build_id else "unknown"
-        if symbols:
-            raise NoDebugInfoError(
-                f"{symbols[0]} is not the vmlinux of this kernel, {release} (build-id {build_id})",
-                hint=_install(release),
-            )
-        raise NoDebugInfoError(
-            f"no debug information found for kernel {release} (build-id {build_id})",
-            hint=f"{_install(release)}, or name the file with --symbols VMLINUX",
-        )
-
-
-def kernel_release(prog: Program) -> str:
-    """The ``uname -r`` of the kernel, from VMCOREINFO: needs no symbols."""
-    return prog["UTS_RELEASE"].string_().decode(errors="replace")
 
 
 def require_ksm(prog: Program) -> None:
@@ -195,24 +148,18 @@ def require_ksm(prog: Program) -> None:
 def _memory(prog: Program, dump: DumpFile) -> Memory:
     if dump.format == "elf":
         return MappedElf(prog, dump)
-    if dump.format == "kdump" and dump.kdump is not None:
-        return Kdump(prog, dump, dump.kdump)
+    if dump.format == "kdump":
+        files = dump.parts or (dump,)
+        return Kdump(prog, [KdumpPages(file.path, file.kdump) for file in files if file.kdump])
     return Memory(prog)
 
 
 def dump_warnings(dump: DumpFile) -> tuple[str, ...]:
-    """What is wrong with the file, in sentences."""
-    warnings = [dump.cut] if dump.cut else []
-    if dump.kdump is not None and dump.kdump.incomplete:
-        warnings.append(f"{dump.path} says that makedumpfile could not write all of it")
+    """What is wrong with the file or files, in sentences."""
+    warnings = []
+    for file in dump.parts or (dump,):
+        if file.cut:
+            warnings.append(file.cut)
+        if file.kdump is not None and file.kdump.incomplete:
+            warnings.append(f"{file.path} says that makedumpfile could not write all of it")
     return tuple(warnings)
-
-
-def _install(release: str) -> str:
-    if "amd64" in release or "deb" in release:
-        return f"on Debian: apt-get install linux-image-{release}-dbg"
-    if ".el" in release or ".fc" in release:
-        return f"on Fedora or RHEL: dnf debuginfo-install kernel-{release}"
-    if release.endswith(("-generic", "-aws", "-azure", "-gcp")):
-        return f"on Ubuntu: apt-get install linux-image-{release}-dbgsym"
-    return f"get the vmlinux with debug information of {release}"

@@ -285,6 +285,8 @@ static void run(int line, int end)
 			line = next;
 		} else if (!strcmp(op, "threads"))
 			op_threads(atoi(a));
+		else if (!strcmp(op, "thin"))
+			op_thin(find(a));
 		else if (!strcmp(op, "read"))
 			op_read(find(a));
 		else if (!strcmp(op, "stripes"))

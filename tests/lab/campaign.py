@@ -1,4 +1,4 @@
-"""Hundreds of damaged dumps: ``python -m tests.lab.campaign --cases 5000 [--seed N] [--series S]``.
+"""Hundreds of damaged dumps in the tests; thousands with ``scripts/damage``.
 
 Each case runs in a process that may be killed: a crash, a hang or too much memory is a result.
 """
@@ -12,6 +12,7 @@ import os
 import random
 import resource
 import shutil
+import sys
 import tempfile
 import traceback
 from collections import Counter
@@ -197,7 +198,9 @@ def main() -> None:
     for outcome in outcomes:
         if outcome.result not in GOOD:
             print(f"{outcome.result}: {outcome.case}: {outcome.detail}")
-    say(f"{dict(Counter(outcome.result for outcome in outcomes))}")
+    results = Counter(outcome.result for outcome in outcomes)
+    say(f"{dict(results)}")
+    sys.exit(bool(results["failed"]))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import platform
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.lab import dumps
 from tests.lab.kernels import Kernel, LabError, ensure_tools, fetch_kernel
 from tests.lab.workload import LabResult, Workload, run_workload
 
@@ -41,6 +46,28 @@ def _dumps() -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def moment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory of what ``dump_from_qemu`` writes, of the kernel ``dumps.SERIES``."""
+    kernel = lab_kernel(dumps.SERIES)
+    with dumps.shared_directory(
+        tmp_path_factory, "qemu-dumps", lambda path: dumps.dump_from_qemu(kernel, path)
+    ) as directory:
+        yield directory
+
+
+def findings(
+    *options: Path | str, environment: Mapping[str, str] | None = None
+) -> tuple[int, list[dict[str, Any]]]:
+    """Exit code and findings of ``check``."""
+    command = [sys.executable, "-m", "estimator", "check", "--json", *map(str, options)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout)
+    assert found["exit_code"] == done.returncode
+    assert done.stderr == ""
+    return done.returncode, found["findings"]
 
 
 @pytest.fixture

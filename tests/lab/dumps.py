@@ -29,6 +29,7 @@ KEEPER = """
     merge-any 1
     map data 3000
     fill data list 1
+    thin data[:1500]            # or every page is stored as it is, in whatever format
     fork 4
         comm worker
         map identical 2000
@@ -36,8 +37,11 @@ KEEPER = """
         map unique 300
         fill unique own 4
         fill data[:200] own 5
+        thin data[:100]
     end
 """
+
+SERIES = "6.12"
 
 #: Some of it is merged already: there are stable nodes.
 WORKLOAD = Workload("dumps", (PLAIN, KEEPER), before_dump=lambda session: session.scan(3))
@@ -49,14 +53,14 @@ CRASH_DUMPS = {
     "-l -d 23": ["lzo-23"],
     "-E -d 16": ["elf-16"],
     "-F -l -d 16": ["flattened-16"],
-    "-l -d 17 --split": ["split-1", "split-2"],
+    "-l -d 17 --splitblock-size 16384 --split": ["split-1", "split-2", "split-3"],
 }
 
 
-def dump_from_qemu(kernel: Kernel, directory: Path) -> None:
+def dump_from_qemu(kernel: Kernel, directory: Path, cpu: str = "max") -> None:
     """One moment as ``elf``, ``elf-paging`` and ``kdump-zlib``; and ``elf`` for makedumpfile."""
     files = {f"/bin/{name}": build(name) for name in ("actor", "probe")}
-    with Guest(kernel, memory_mib=WORKLOAD.memory_mib, files=files) as guest:
+    with Guest(kernel, memory_mib=WORKLOAD.memory_mib, cpu=cpu, files=files) as guest:
         session = Session(guest, WORKLOAD)
         session.set_up()
         for script in WORKLOAD.scripts:

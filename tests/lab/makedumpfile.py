@@ -59,6 +59,17 @@ def makedumpfile(options: str, core: Path, *outputs: Path) -> None:
             raise LabError(f"{' '.join(command)}: {log.read().decode(errors='replace')[-2000:]}")
 
 
+def rearrange(flattened: Path, output: Path) -> None:
+    """``makedumpfile -R``: make a flattened dump one that can be read at any place."""
+    tool = fetch_makedumpfile()
+    with flattened.open("rb") as file:
+        command = [str(tool / "makedumpfile"), "-R", str(output)]
+        environment = {"LD_LIBRARY_PATH": str(tool)}
+        done = subprocess.run(command, env=environment, stdin=file, capture_output=True)
+    if done.returncode:
+        raise LabError(f"{' '.join(command)}: {done.stderr.decode(errors='replace')[-2000:]}")
+
+
 def files_for_guest() -> dict[str, Path]:
     """What ``GUEST_COMMAND`` needs: {path in guest: source}."""
     tool = fetch_makedumpfile()

@@ -9,29 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import dumps
 from tests.lab.campaign import Dumps, campaign
 from tests.lab.conftest import lab_kernel
+from tests.lab.dumps import SERIES
 from tests.lab.makedumpfile import makedumpfile
 
 pytestmark = pytest.mark.lab
 
-SERIES = "6.12"
 CASES = 130
 #: Some things the kernel says only once: flags of a VMA, who is in which group.
 SILENT_AT_MOST = 0.02
 
 
 @pytest.fixture
-def damaged(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Iterator[Dumps]:
-    kernel = lab_kernel(SERIES)
-    with dumps.shared_directory(
-        tmp_path_factory, "qemu-dumps", lambda path: dumps.dump_from_qemu(kernel, path)
-    ) as moment:
-        for name in ("elf", "kdump-zlib"):
-            shutil.copyfile(moment / name, tmp_path / name)
-        makedumpfile("-l -d 1", moment / "elf-for-makedumpfile", tmp_path / "lzo")
-        yield Dumps(tmp_path / "elf", (tmp_path / "lzo", tmp_path / "kdump-zlib"), kernel.vmlinux)
+def damaged(moment: Path, tmp_path: Path) -> Iterator[Dumps]:
+    for name in ("elf", "kdump-zlib"):
+        shutil.copyfile(moment / name, tmp_path / name)
+    makedumpfile("-l -d 1", moment / "elf-for-makedumpfile", tmp_path / "lzo")
+    others = (tmp_path / "lzo", tmp_path / "kdump-zlib")
+    yield Dumps(tmp_path / "elf", others, lab_kernel(SERIES).vmlinux)
     for path in tmp_path.iterdir():
         if path.is_file():
             path.unlink()

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from drgn import Program
 
-from estimator.collect import collect_core
+from estimator.collect import collect, collect_core
 from estimator.errors import CannotAnswerError, NoDebugInfoError, TargetError
 from estimator.facts import Unknown
+from estimator.kernel.dumpfile import inspect
+from estimator.kernel.kdump import KdumpPages
+from estimator.kernel.mapped import AddressSpaces
+from estimator.kernel.memory import Bytes, Content, Kdump, Words
+from estimator.kernel.processes import read_processes
+from estimator.kernel.split import inspect_dump
+from estimator.kernel.target import open_core
+from estimator.kernel.vmas import read_vmas
 from estimator.snapshot import Snapshot
 from tests.lab import dumps
-from tests.lab.conftest import lab_kernel
-from tests.lab.makedumpfile import makedumpfile
-from tests.lab.recompress import recompress
+from tests.lab.conftest import findings, lab_kernel
+from tests.lab.dumps import SERIES
+from tests.lab.makedumpfile import makedumpfile, rearrange
+from tests.lab.recompress import FLAGS, recompress
 
 pytestmark = pytest.mark.lab
 
-SERIES = "6.12"
 TABLES = ("processes", "vmas", "mappings", "frames", "stable_nodes", "stable_items")
 MINIMAL_MAPPINGS = 24_000  # of the workload
-
-
-@pytest.fixture(scope="session")
-def moment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    kernel = lab_kernel(SERIES)
-    with dumps.shared_directory(
-        tmp_path_factory, "qemu-dumps", lambda path: dumps.dump_from_qemu(kernel, path)
-    ) as directory:
-        yield directory
 
 
 @pytest.fixture(scope="session")
@@ -74,13 +75,73 @@ def test_dump_by_qemu(name: str, moment: Path, from_elf: Snapshot) -> None:
     assert_same(snapshot_of(moment / name), from_elf)
 
 
+@pytest.mark.parametrize(("cpu", "levels"), [("max", 5), ("max,la57=off", 4)])
+def test_levels_of_page_tables(cpu: str, levels: int, moment: Path, tmp_path: Path) -> None:
+    kernel = lab_kernel(SERIES)
+    if levels == 4:
+        dumps.dump_from_qemu(kernel, tmp_path, cpu)
+        moment = tmp_path
+    target = open_core(moment / "elf", [kernel.vmlinux])
+    vmcoreinfo = target.prog["VMCOREINFO"].string_().decode()
+    assert f"NUMBER(pgtable_l5_enabled)={int(levels == 5)}\n" in vmcoreinfo
+    expected = collect(target)
+    makedumpfile("-l -d 23", moment / "elf-for-makedumpfile", tmp_path / "lzo")
+    makedumpfile("-E -d 16", moment / "elf-for-makedumpfile", tmp_path / "filtered")
+    split = [tmp_path / "part1", tmp_path / "part2"]
+    makedumpfile("-l -d 1 --splitblock-size 8192 --split", moment / "elf-for-makedumpfile", *split)
+    others = (moment / "elf-paging", moment / "kdump-zlib", tmp_path / "lzo", tmp_path / "filtered")
+    for core in (*others, split):
+        assert_same(collect_core(core, [kernel.vmlinux]), expected)
+
+
+def test_dump_that_does_not_say_its_architecture(
+    moment: Path, from_elf: Snapshot, tmp_path: Path
+) -> None:
+    rearrange(moment / "kdump-zlib", tmp_path / "vmcore")
+    with (tmp_path / "vmcore").open("r+b") as file:
+        file.seek(12 + 4 * 65)  # utsname.machine
+        assert file.read(6) == b"x86_64"
+        file.seek(12 + 4 * 65)
+        file.write(bytes(6))
+    symbols = [lab_kernel(SERIES).vmlinux]
+    with pytest.raises(TargetError, match="architecture it is; try: --architecture x86_64"):
+        collect_core(tmp_path / "vmcore", symbols)
+    found = collect_core(tmp_path / "vmcore", symbols, architecture="x86_64")
+    assert_same(found, from_elf)
+
+
+@pytest.mark.parametrize("codec", ["lzo", "snappy"])
+def test_dump_by_a_qemu_that_debian_does_not_build(
+    codec: str, moment: Path, from_elf: Snapshot, tmp_path: Path
+) -> None:
+    """QEMU's own headers, without the architecture where libkdumpfile looks for it."""
+    rearrange(moment / "kdump-zlib", tmp_path / "zlib")
+    assert_same(snapshot_of(tmp_path / "zlib"), from_elf)
+    recompress(tmp_path / "zlib", tmp_path / codec, codec)
+    assert_compressed(tmp_path / codec, codec, from_elf)
+    assert_same(snapshot_of(tmp_path / codec), from_elf)
+
+
 @pytest.mark.parametrize("codec", ["snappy", "zstd"])
-def test_compression_that_debian_does_not_build(
+def test_dump_by_a_makedumpfile_that_debian_does_not_build(
     codec: str, moment: Path, from_elf: Snapshot, tmp_path: Path
 ) -> None:
     makedumpfile("-c -d 1", moment / "elf-for-makedumpfile", tmp_path / "zlib")
     recompress(tmp_path / "zlib", tmp_path / codec, codec)
+    assert_compressed(tmp_path / codec, codec, from_elf)
     assert_same(snapshot_of(tmp_path / codec), from_elf)
+
+
+def assert_compressed(core: Path, codec: str, snapshot: Snapshot) -> None:
+    """Many of the anonymous frames are stored compressed with ``codec``."""
+    header = inspect(core).kdump
+    assert header is not None
+    assert header.compression == codec
+    pages = KdumpPages(core, header)
+    numbers = [pages._rank(pfn) for pfn in snapshot.frames["pfn"].tolist()]
+    flags = pages._describe(np.array(numbers))["flags"]
+    assert set(flags.tolist()) == {0, FLAGS[codec]}
+    assert (flags == FLAGS[codec]).sum() > len(flags) / 5
 
 
 @pytest.mark.parametrize(
@@ -134,12 +195,85 @@ def test_dump_by_a_crash_kernel(name: str, crashed: Path, from_plain: Snapshot) 
     assert_same(snapshot_of(crashed / name), from_plain)
 
 
+class Listing(Kdump):
+    """Notes the frames that are decompressed."""
+
+    def __init__(self, prog: Program, files: Sequence[KdumpPages]) -> None:
+        super().__init__(prog, files)
+        self.decompressed: list[int] = []
+
+    def contents(self, pfns: Words) -> tuple[Iterable[Content], Bytes]:
+        self.decompressed += pfns.tolist()
+        return super().contents(pfns)
+
+
+def test_what_is_not_needed_is_not_decompressed(
+    crashed: Path, from_plain: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Page tables and anonymous frames, each once; not the page cache that processes map."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})  # no workers that note nothing
+    dump = inspect(crashed / "zlib-1")
+    assert dump.kdump is not None
+    target = open_core(dump.path, [lab_kernel(SERIES).vmlinux])
+    memory = Listing(target.prog, [KdumpPages(dump.path, dump.kdump)])
+    assert_same(collect(replace(target, memory=memory)), from_plain)
+    read, times = np.unique(memory.decompressed, return_counts=True)
+    assert (times == 1).all()
+    anonymous = from_plain.frames["pfn"].to_numpy()
+    assert np.isin(anonymous, read).all()
+    mms = read_processes(target.prog, target.memory)
+    vmas = read_vmas(target.prog, target.memory, mms)
+    mapped = AddressSpaces(target.prog, target.memory, mms, vmas).walk(lambda batches: None)
+    page_cache = np.setdiff1d(mapped.pfn, anonymous)
+    assert len(page_cache)
+    assert not np.isin(page_cache, read).any()
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+def test_all_parts_of_a_split_dump(
+    order: tuple[int, ...], crashed: Path, from_plain: Snapshot
+) -> None:
+    parts = [crashed / f"split-{number}" for number in order]
+    sizes = [part.stat().st_size for part in parts]
+    assert min(sizes) > max(sizes) / 4  # each holds something
+    assert_same(collect_core(parts, [lab_kernel(SERIES).vmlinux]), from_plain)
+
+
 def test_split_dump_is_reassembled(crashed: Path, from_plain: Snapshot, tmp_path: Path) -> None:
-    parts = [crashed / "split-1", crashed / "split-2"]
+    parts = [crashed / f"split-{number}" for number in (1, 2, 3)]
     for part in parts:
         with pytest.raises(CannotAnswerError, match="makedumpfile --reassemble"):
             snapshot_of(part)
-    makedumpfile("--reassemble", parts[0], parts[1], tmp_path / "vmcore")
+    makedumpfile("--reassemble", parts[0], *parts[1:], tmp_path / "vmcore")
+    assert_same(snapshot_of(tmp_path / "vmcore"), from_plain)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_damaged_pages_in_one_part(
+    number: int, crashed: Path, from_plain: Snapshot, tmp_path: Path
+) -> None:
+    parts = [crashed / f"split-{number}" for number in (1, 2, 3)]
+    damaged = inspect_dump(parts).parts[number]
+    assert damaged.kdump is not None
+    pages = KdumpPages(damaged.path, damaged.kdump)
+    pfns = from_plain.frames["pfn"].to_numpy()
+    lost = pfns[pages.holds(pfns)][10:200:3]
+    assert len(lost)
+    parts[number] = tmp_path / "damaged"
+    shutil.copyfile(damaged.path, parts[number])
+    with parts[number].open("r+b") as file:
+        for pfn in lost.tolist():
+            descriptor = pages._descriptors + 24 * (pages._rank(pfn) - pages._first)
+            file.seek(descriptor + 8)
+            file.write(bytes(4))  # its size
+    frames = collect_core(parts, [lab_kernel(SERIES).vmlinux]).frames
+    unreadable = frames["unknown"] == Unknown.UNREADABLE
+    assert frames["pfn"][unreadable].tolist() == lost.tolist()
+    assert frames["hash"][~unreadable].equals(from_plain.frames["hash"][~unreadable])
+
+
+def test_flattened_dump_is_rearranged(crashed: Path, from_plain: Snapshot, tmp_path: Path) -> None:
+    rearrange(crashed / "flattened-16", tmp_path / "vmcore")
     assert_same(snapshot_of(tmp_path / "vmcore"), from_plain)
 
 
@@ -154,19 +288,15 @@ def test_vmlinux_of_another_build_is_refused(moment: Path) -> None:
         collect_core(moment / "elf", [lab_kernel("6.1").vmlinux])
 
 
-def findings(core: Path, *options: str) -> tuple[int, dict[str, dict[str, Any]]]:
+def check(*options: Path | str) -> tuple[int, dict[str, dict[str, Any]]]:
     """Exit code and findings by subject of ``check``."""
-    command = [sys.executable, "-m", "estimator", "check", "--json", "--core", str(core), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = json.loads(done.stdout)
-    assert found["exit_code"] == done.returncode
-    assert done.stderr == ""
-    return done.returncode, {finding["subject"]: finding for finding in found["findings"]}
+    code, found = findings(*options)
+    return code, {finding["subject"]: finding for finding in found}
 
 
 def test_check_says_what_to_expect(moment: Path, from_elf: Snapshot, tmp_path: Path) -> None:
     makedumpfile("-l -d 17", moment / "elf-for-makedumpfile", tmp_path / "vmcore")
-    code, found = findings(tmp_path / "vmcore", "--symbols", str(lab_kernel(SERIES).vmlinux))
+    code, found = check("--core", tmp_path / "vmcore", "--symbols", lab_kernel(SERIES).vmlinux)
     assert code == 0
     assert {finding["status"] for finding in found.values()} == {"ok"}
     assert found["dump level"]["facts"]["dump_level"] == 17
@@ -176,16 +306,29 @@ def test_check_says_what_to_expect(moment: Path, from_elf: Snapshot, tmp_path: P
     assert found["coverage"]["facts"]["coverage"] == 1.0
 
 
+def test_check_of_a_split_dump(crashed: Path, from_plain: Snapshot) -> None:
+    cores = [option for n in (2, 3, 1) for option in ("--core", crashed / f"split-{n}")]
+    symbols = ("--symbols", lab_kernel(SERIES).vmlinux)
+    code, found = check(*cores, *symbols)
+    assert code == 0
+    assert {finding["status"] for finding in found.values()} == {"ok"}
+    assert "in 3 files" in found["dump"]["text"]
+    assert found["memory"]["facts"]["anonymous_bytes"] == 4096 * len(from_plain.frames)
+    code, found = check(*cores[2:], *symbols)
+    assert code == 5
+    assert "without the frames" in found["dump"]["text"]
+
+
 def test_check_of_a_dump_that_cannot_answer(moment: Path, tmp_path: Path) -> None:
     makedumpfile("-l -d 31", moment / "elf-for-makedumpfile", tmp_path / "vmcore")
-    code, found = findings(tmp_path / "vmcore")
+    code, found = check("--core", tmp_path / "vmcore")
     assert code == 5
     assert found["dump"]["status"] == "fail"
     assert "makedumpfile -l -d 23" in found["dump"]["hint"]
 
 
 def test_check_says_where_a_vmlinux_was_looked_for(moment: Path) -> None:
-    code, found = findings(moment / "elf", "--symbols", str(lab_kernel("6.1").vmlinux))
+    code, found = check("--core", moment / "elf", "--symbols", lab_kernel("6.1").vmlinux)
     assert code == 4
     assert "does not fit" in found["looked for"]["text"]
     assert found["kernel"]["facts"]["build_id"] in found["symbols"]["text"]

@@ -24,7 +24,8 @@ from estimator.collect import collect
 from estimator.errors import EstimatorError
 from estimator.kernel.dumpfile import inspect
 from estimator.kernel.running import RunningMemory
-from estimator.kernel.target import Target, load_symbols
+from estimator.kernel.symbols import load_symbols
+from estimator.kernel.target import Target
 from estimator.snapshot import Snapshot, open_snapshot, write_snapshot
 from tests.lab.conftest import lab_kernel
 from tests.lab.running import running

@@ -1,0 +1,177 @@
+"""A kernel's vmlinux is found by build-id: in the usual places, and by debuginfod."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from estimator.collect import collect_core
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from tests.lab.conftest import findings, lab_kernel
+from tests.lab.dumps import SERIES
+
+pytestmark = pytest.mark.lab
+
+
+@dataclass
+class Debuginfod:
+    """A server: where it is, and which paths it was asked for."""
+
+    url: str
+    asked: list[str] = field(default_factory=list)
+
+    def environment(self, cache: Path) -> dict[str, str]:
+        return os.environ | {"DEBUGINFOD_URLS": self.url, "DEBUGINFOD_CACHE_PATH": str(cache)}
+
+
+@contextmanager
+def debuginfod(files: Mapping[str, Path]) -> Iterator[Debuginfod]:
+    """A debuginfod server with debug information: {build-id: file}."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            server.asked.append(self.path)
+            for build_id, path in files.items():
+                if self.path == f"/buildid/{build_id}/debuginfo":
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(path.stat().st_size))
+                    self.end_headers()
+                    with path.open("rb") as file:
+                        shutil.copyfileobj(file, self.wfile)
+                    return
+            self.send_error(404)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
+        server = Debuginfod(f"http://127.0.0.1:{listener.server_port}")
+        thread = threading.Thread(target=listener.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            listener.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Path]:
+    """Of debuginfod's client; a vmlinux is too big to be kept."""
+    yield tmp_path / "cache"
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def build_id(moment: Path) -> str:
+    _, found = findings("--core", moment / "elf", environment=without_servers())
+    facts = next(finding["facts"] for finding in found if finding["subject"] == "kernel")
+    assert facts["release"] == lab_kernel(SERIES).release
+    return facts["build_id"]
+
+
+def without_servers() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "DEBUGINFOD_URLS"}
+
+
+def run(core: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "estimator", "run", "--json", "--core", str(core)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_debuginfod(moment: Path, build_id: str, cache: Path) -> None:
+    vmlinux = lab_kernel(SERIES).vmlinux
+    with debuginfod({build_id: vmlinux}) as server:
+        done = run(moment / "elf", server.environment(cache))
+        assert (done.returncode, done.stderr) == (0, "")
+        code, found = findings("--core", moment / "elf", environment=server.environment(cache))
+    assert server.asked == [f"/buildid/{build_id}/debuginfo"]  # once: then it is in the cache
+    expected = predict(collect_core(moment / "elf", [vmlinux]), Policy())
+    assert json.loads(done.stdout)["counters"] == expected.to_json()["counters"]
+    assert code == 0
+    assert f"{cache / build_id}/debuginfo fits" in [finding["text"] for finding in found]
+
+
+def test_no_server_is_named(moment: Path, build_id: str) -> None:
+    done = run(moment / "elf", without_servers())
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"no debug information found for kernel {lab_kernel(SERIES).release}" in done.stderr
+    assert f"(build-id {build_id})" in done.stderr
+    assert "--symbols VMLINUX" in done.stderr
+    assert "DEBUGINFOD_URLS" in done.stderr
+    code, found = findings("--core", moment / "elf", environment=without_servers())
+    assert code == 4
+    looked_for = [finding["text"] for finding in found if finding["subject"] == "looked for"]
+    assert (
+        f"/usr/lib/debug/.build-id/{build_id[:2]}/{build_id[2:]}.debug is not there" in looked_for
+    )
+    assert "no debuginfod server: DEBUGINFOD_URLS is not set" in looked_for
+
+
+def test_a_server_without_this_kernel(moment: Path, build_id: str, cache: Path) -> None:
+    with debuginfod({}) as server:
+        code, found = findings("--core", moment / "elf", environment=server.environment(cache))
+    assert server.asked == [f"/buildid/{build_id}/debuginfo"]
+    assert code == 4
+    assert f"{server.url} has none, or does not answer" in [finding["text"] for finding in found]
+
+
+def test_a_server_with_another_kernel(moment: Path, build_id: str, cache: Path) -> None:
+    with debuginfod({build_id: lab_kernel("6.1").vmlinux}) as server:
+        done = run(moment / "elf", server.environment(cache))
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"found by build-id {build_id}, but is of another" in done.stderr
+
+
+PLACES = (
+    ("/usr/lib/debug", "/usr/lib/debug/.build-id/{first}/{rest}.debug"),
+    ("/usr/lib/debug", "/usr/lib/debug/boot/vmlinux-{release}"),
+    ("/usr/lib/debug", "/usr/lib/debug/lib/modules/{release}/vmlinux"),
+    ("/lib/modules", "/lib/modules/{release}/build/vmlinux"),
+    ("/lib/modules", "/lib/modules/{release}/vmlinux"),
+    ("/boot", "/boot/vmlinux-{release}"),
+)
+
+
+def check_with(core: Path, vmlinux: Path, mount: str, place: str) -> tuple[int, str]:
+    """``check`` where ``vmlinux`` is in ``place``: only for that process, nothing is installed."""
+    script = (
+        'mkdir -p "$1" && mount -t tmpfs tmpfs "$1" && mkdir -p "$(dirname "$2")" '
+        '&& ln -s "$3" "$2" && shift 3 && exec "$@"'
+    )
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", mount, place, str(vmlinux)]
+    command += [sys.executable, "-m", "estimator", "check", "--core", str(core)]
+    done = subprocess.run(command, env=without_servers(), capture_output=True, text=True)
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize(("mount", "place"), PLACES)
+def test_usual_places(mount: str, place: str, moment: Path, build_id: str) -> None:
+    kernel = lab_kernel(SERIES)
+    place = place.format(release=kernel.release, first=build_id[:2], rest=build_id[2:])
+    code, output = check_with(moment / "elf", kernel.vmlinux, mount, place)
+    assert code == 0
+    assert "fits" in output
+
+
+@pytest.mark.parametrize(("mount", "place"), PLACES)
+def test_another_vmlinux_in_a_usual_place(
+    mount: str, place: str, moment: Path, build_id: str
+) -> None:
+    place = place.format(release=lab_kernel(SERIES).release, first=build_id[:2], rest=build_id[2:])
+    code, output = check_with(moment / "elf", lab_kernel("6.1").vmlinux, mount, place)
+    assert code == 4
+    assert f"{place} is there, but does not fit" in output
