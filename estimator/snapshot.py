@@ -165,6 +165,10 @@ def _nest_items(nodes: pd.DataFrame, items: pd.DataFrame) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
+_ENCODING = dict.fromkeys(("page_index", "frame_id", "pfn", "head_pfn"), "DELTA_BINARY_PACKED")
+_NO_DICTIONARY = ("hash", *_ENCODING)  # hardly a value occurs twice
+
+
 def write_snapshot(snapshot: Snapshot, path: Path) -> None:
     """Write ``snapshot`` to the new directory ``path`` (0700, files 0600).
 
@@ -187,6 +191,8 @@ def write_snapshot(snapshot: Snapshot, path: Path) -> None:
                     compression="zstd",
                     compression_level=1,
                     row_group_size=max(table.num_rows, 1),
+                    use_dictionary=[n for n in table.column_names if n not in _NO_DICTIONARY],
+                    column_encoding={n: e for n, e in _ENCODING.items() if n in table.column_names},
                 )
         with _create(temporary / "snapshot.json") as file:
             file.write(json.dumps(snapshot.info, indent=1).encode())
