@@ -122,9 +122,9 @@ def rows_of(pfns: Words, wanted: Words) -> npt.NDArray[np.int64]:
     first, span = _span(pfns)
     if span > _SPARSE * max(len(wanted), 1):
         return np.searchsorted(pfns, wanted)
-    row = np.zeros(span, np.int64)
-    row[(pfns - np.uint64(first)).view(np.int64)] = np.arange(len(pfns))
-    return row[(wanted - np.uint64(first)).view(np.int64)]
+    row = np.zeros(span, np.uint32)
+    row[(pfns - np.uint64(first)).view(np.int64)] = np.arange(len(pfns), dtype=np.uint32)
+    return row[(wanted - np.uint64(first)).view(np.int64)].astype(np.int64)
 
 
 def _span(pfns: Words) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import signal
@@ -12,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+_PR_SET_PDEATHSIG = 1
 
 
 def shared_columns(rows: int, dtypes: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
@@ -30,7 +33,7 @@ def shared_columns(rows: int, dtypes: Mapping[str, Any]) -> dict[str, npt.NDArra
 def forked(count: int, work: Callable[[int], None]) -> Iterator[None]:
     """Run ``work(0)`` to ``work(count - 1)`` in forked processes beside the body of the context.
 
-    Raises RuntimeError if one fails; none of them outlives the context.
+    Raises RuntimeError if one fails; none of them outlives the context, or this process.
     """
     children = []
     try:
@@ -54,6 +57,7 @@ def forked(count: int, work: Callable[[int], None]) -> Iterator[None]:
 def _child(work: Callable[[int], None], number: int) -> None:
     status = 1
     try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         work(number)
         status = 0
     except KeyboardInterrupt:
