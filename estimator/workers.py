@@ -29,6 +29,17 @@ def shared_columns(rows: int, dtypes: Mapping[str, Any]) -> dict[str, npt.NDArra
     return columns
 
 
+def hand_out(count: int) -> Iterator[int]:
+    """The numbers below ``count``: each goes to one of the processes that were forked since.
+
+    A process that gets less CPU gets fewer of them.
+    """
+    file = os.fdopen(os.memfd_create("numbers"), "r+b", buffering=0)
+    os.pwrite(file.fileno(), np.arange(count, dtype=np.uint32).tobytes(), 0)
+    # they have one position in the file: the kernel moves it on at each read
+    return (int.from_bytes(number, "little") for number in iter(lambda: file.read(4), b""))
+
+
 @contextmanager
 def forked(count: int, work: Callable[[int], None]) -> Iterator[None]:
     """Run ``work(0)`` to ``work(count - 1)`` in forked processes beside the body of the context.

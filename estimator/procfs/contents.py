@@ -17,12 +17,17 @@ from estimator.hashing import PAGE_SIZE
 from estimator.mapped import FRAME_FACTS, Columns, Mapped, Words, rows_of
 from estimator.procfs.frames import frame_facts
 from estimator.procfs.processes import PROC, Process
-from estimator.workers import forked, shared_columns
+from estimator.workers import forked, hand_out, shared_columns
 
 _WORKERS = 2  # a server has other work to do
 _FACTS_AT_ONCE = 1 << 15
 _PIECE_PAGES = 256  # 1 MiB stays in the cache between copying and hashing
 _NOWHERE = np.iinfo(np.uint64).max
+
+
+def workers_here() -> int:
+    """How many processes read at once."""
+    return min(_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def look_at(
@@ -40,24 +45,27 @@ def look_at(
     """
     facts = shared_columns(len(pfns), FRAME_FACTS | {"zero_page": np.bool_, "read_at": np.uint64})
 
+    workers = workers_here()
+    fact_pieces = hand_out(-(-len(pfns) // _FACTS_AT_ONCE))
+
     def read_facts(_: int) -> None:
-        for start in range(0, len(pfns), _FACTS_AT_ONCE):
-            piece = slice(start, start + _FACTS_AT_ONCE)
+        for number in fact_pieces:
+            piece = slice(number * _FACTS_AT_ONCE, (number + 1) * _FACTS_AT_ONCE)
             for name, values in frame_facts(pfns[piece]).items():
                 facts[name][piece] = values
 
-    with forked(1, read_facts):
+    with forked(workers - 1, read_facts):
         mappings = _first_mappings(pfns, mapped)
+        read_facts(0)
     mappings[~facts["anonymous"]] = -1
     places = _Places(mappings, mapped, vmas, processes)
     facts["read_at"][:] = _NOWHERE
-    workers = min(_WORKERS, len(os.sched_getaffinity(0)))
     total = len(places.rows)
-    pieces = range(-(-total // _PIECE_PAGES))
+    pieces = hand_out(-(-total // _PIECE_PAGES))
 
     def read_contents(worker: int) -> None:
         done = 0
-        for frames in _hash_frames(places, pieces[worker::workers], facts, seed):
+        for frames in _hash_frames(places, pieces, facts, seed):
             done += frames * workers
             if worker == 0:
                 progress("frames", min(done, total), total)
