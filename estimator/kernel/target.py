@@ -132,11 +132,20 @@ def from_program(prog: Program) -> Target:
         raise TargetError(
             "this drgn session does not look at a Linux kernel", hint="drgn -c VMCORE"
         )
+    if prog.main_module().debug_file_status != ModuleFileStatus.HAVE:
+        release = kernel_release(prog)
+        raise NoDebugInfoError(
+            f"this drgn session has no debug information of kernel {release}",
+            hint=f"{_install(release)}, or name the file with drgn -s VMLINUX",
+        )
     path = prog.core_dump_path
-    if path is None:
-        from estimator.kernel.running import RunningMemory
+    if path is None or prog.flags & ProgramFlags.IS_LIVE:
+        from estimator.kernel.running import KCORE, RunningMemory
 
-        return Target(prog, RunningMemory(prog), "live", "the running kernel", "kcore")
+        memory = RunningMemory(prog)
+        if prog.flags & ProgramFlags.IS_LOCAL:
+            return Target(prog, memory, "live", str(KCORE), "kcore")
+        return Target(prog, memory, "qemu", "the guest of this drgn session", "qmp")
     dump = inspect(Path(path))
     refuse_incomplete(dump)
     return with_memory(prog, dump)
