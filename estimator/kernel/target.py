@@ -19,6 +19,7 @@ from drgn import (
 from estimator.errors import BETTER_DUMP, CannotAnswerError, NoDebugInfoError, TargetError
 from estimator.kernel.dumpfile import DumpFile, inspect
 from estimator.kernel.memory import Kdump, MappedElf, Memory
+from estimator.kernel.symbols import hint_elsewhere
 
 ARCHITECTURES = {"x86_64": Architecture.X86_64, "aarch64": Architecture.AARCH64}
 
@@ -136,7 +137,7 @@ def from_program(prog: Program) -> Target:
         release = kernel_release(prog)
         raise NoDebugInfoError(
             f"this drgn session has no debug information of kernel {release}",
-            hint=f"{_install(release)}, or name the file with drgn -s VMLINUX",
+            hint=f"{hint_elsewhere(release)}, or name the file with drgn -s VMLINUX",
         )
     path = prog.core_dump_path
     if path is None or prog.flags & ProgramFlags.IS_LIVE:
@@ -178,11 +179,11 @@ def load_symbols(prog: Program, symbols: Sequence[Path]) -> None:
         if symbols:
             raise NoDebugInfoError(
                 f"{symbols[0]} is not the vmlinux of this kernel, {release} (build-id {build_id})",
-                hint=_install(release),
+                hint=hint_elsewhere(release),
             )
         raise NoDebugInfoError(
             f"no debug information found for kernel {release} (build-id {build_id})",
-            hint=f"{_install(release)}, or name the file with --symbols VMLINUX",
+            hint=f"{hint_elsewhere(release)}, or name the file with --symbols VMLINUX",
         )
 
 
@@ -215,13 +216,3 @@ def dump_warnings(dump: DumpFile) -> tuple[str, ...]:
     if dump.kdump is not None and dump.kdump.incomplete:
         warnings.append(f"{dump.path} says that makedumpfile could not write all of it")
     return tuple(warnings)
-
-
-def _install(release: str) -> str:
-    if "amd64" in release or "deb" in release:
-        return f"on Debian: apt-get install linux-image-{release}-dbg"
-    if ".el" in release or ".fc" in release:
-        return f"on Fedora or RHEL: dnf debuginfo-install kernel-{release}"
-    if release.endswith(("-generic", "-aws", "-azure", "-gcp")):
-        return f"on Ubuntu: apt-get install linux-image-{release}-dbgsym"
-    return f"get the vmlinux with debug information of {release}"

@@ -211,6 +211,10 @@ def test_without_symbols_it_says_where_to_get_them(system: Running) -> None:
     assert f"no debug information found for kernel {system.guest.kernel.release}" in output
     assert "DEBUGINFOD_URLS=" in output
     assert "--procfs" in output
+    status, output = system.estimator("collect --live -o /tmp/none.ksm")
+    assert status == 4
+    assert "DEBUGINFOD_URLS=" in output
+    assert len(output.splitlines()) == 1
 
 
 def test_the_prediction_is_what_ksmd_does(system: Running, live: Snapshot) -> None:
