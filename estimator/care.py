@@ -6,10 +6,11 @@ import contextlib
 import ctypes
 import os
 import time
+from collections.abc import Iterator
 
 _NICE = 10
 _BURST_SECONDS = 0.25  # how much of a delay is made up for
-_SYS_IOPRIO_SET = 251  # x86-64
+_SYS_IOPRIO_SET, _SYS_IOPRIO_GET = 251, 252  # x86-64
 _IOPRIO_WHO_PROCESS = 1
 _IOPRIO_IDLE = 3 << 13  # IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0)
 
@@ -19,6 +20,20 @@ def lower_priority() -> None:
     with contextlib.suppress(OSError):
         os.nice(_NICE)
     ctypes.CDLL(None).syscall(_SYS_IOPRIO_SET, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)
+
+
+@contextlib.contextmanager
+def low_priority() -> Iterator[None]:
+    """``lower_priority`` for a while: as root, it is then what it was before."""
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    io_priority = ctypes.CDLL(None).syscall(_SYS_IOPRIO_GET, _IOPRIO_WHO_PROCESS, 0)
+    lower_priority()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
+        ctypes.CDLL(None).syscall(_SYS_IOPRIO_SET, _IOPRIO_WHO_PROCESS, 0, io_priority)
 
 
 class Pace:

@@ -29,6 +29,7 @@ def _cmd_ksm_estimate(prog: Program, name: str, args: argparse.Namespace, **_: A
     import sys
     from pathlib import Path
 
+    from estimator.care import low_priority
     from estimator.collect import collect_program
     from estimator.errors import EstimatorError
     from estimator.ksm.policy import Policy
@@ -40,7 +41,8 @@ def _cmd_ksm_estimate(prog: Program, name: str, args: argparse.Namespace, **_: A
     try:
         if args.output:
             check_output(Path(args.output))
-        snapshot = collect_program(prog)
+        with low_priority():
+            snapshot = collect_program(prog)
         if args.output:
             write_snapshot(snapshot, Path(args.output))
         prediction = predict(snapshot, Policy(scope=args.scope, pids=tuple(args.pid or ())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+_PR_SET_PDEATHSIG = 1
 
 
 def shared_columns(rows: int, dtypes: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
@@ -53,7 +56,7 @@ class Pieces:
 def forked(count: int, work: Callable[[], None]) -> Iterator[None]:
     """Run ``work`` in ``count`` forked processes beside the body of the context.
 
-    Raises RuntimeError if one fails; none of them outlives the context.
+    Raises RuntimeError if one fails; none of them outlives the context, or this process.
     """
     children = []
     try:
@@ -77,6 +80,7 @@ def forked(count: int, work: Callable[[], None]) -> Iterator[None]:
 def _child(work: Callable[[], None]) -> None:
     status = 1
     try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         work()
         status = 0
     except KeyboardInterrupt:

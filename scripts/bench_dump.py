@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from scripts.bench_measure import Run, best, peak_bytes, run
+from scripts.bench_measure import Run, best, peak_bytes, run, warm
 from tests.lab.guest import Guest
 from tests.lab.kernels import Kernel, cache_directory, ensure_tools, fetch_kernel
 from tests.lab.programs import build
@@ -54,10 +54,12 @@ def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> list[str]:
     core = ["--core", str(vmcore), "--symbols", str(kernel.vmlinux)]
     ours, starts, hashing, plain = [], [], [], []
     for _ in range(rounds):
+        warm(vmcore)
         ours.append(run([str(_BIN / "ksm-estimator"), "run", *core, "--json"]))
         starts.append(run([sys.executable, "-c", _START_UP, str(vmcore), str(kernel.vmlinux)]))
         hashing.append(_hash_alone(vmcore, kernel))
     for _ in range(min(rounds, 2)):
+        warm(vmcore)
         command = [str(_BIN / "drgn"), "-q", "-c", str(vmcore), "-s", str(kernel.vmlinux)]
         plain.append(run([*command, str(_REPOSITORY / "scripts" / "plain_drgn.py")]))
     memory = peak_bytes([str(_BIN / "ksm-estimator"), "run", *core, "--json"])
@@ -92,25 +94,37 @@ open_core(Path(sys.argv[1]), [Path(sys.argv[2])])
 
 _HASH = """
 import json, sys, time
+from itertools import chain
 from pathlib import Path
-from estimator.collect import collect
-from estimator.hashing import hash_frames
-from estimator.kernel.target import open_core
-target = open_core(Path(sys.argv[1]), [Path(sys.argv[2])])
-snapshot = collect(target)
+import numpy as np
+from xxhash import xxh3_64_intdigest
+from estimator.collect import collect_core
+from estimator.kernel.dumpfile import inspect
+from estimator.kernel.memory import runs
+core = Path(sys.argv[1])
+snapshot = collect_core(core, [Path(sys.argv[2])])
 pfns = snapshot.frames["pfn"].to_numpy()
+file, parts = np.asarray(np.memmap(core, np.uint8, "r")), []
+for load in inspect(core).loads:
+    first, count = int(load["paddr"]) // 4096, int(load["filesz"]) // 4096
+    rows = file[int(load["offset"]) :][: count * 4096].reshape(-1, 4096)
+    mine = pfns[np.searchsorted(pfns, first) : np.searchsorted(pfns, first + count)] - first
+    for start, stop in runs(mine, 1 << 40):
+        parts.append(rows[int(mine[start]) :][: stop - start])
+assert sum(map(len, parts)) == len(pfns)
 seconds = []
-for _ in range(2):
+for _ in range(2):  # in the second round all pages are mapped
     started = time.perf_counter()
-    hash_frames(target.memory, pfns, 0)
+    hashes = np.fromiter(map(xxh3_64_intdigest, chain.from_iterable(parts)), np.uint64, len(pfns))
     seconds.append(time.perf_counter() - started)
+assert (hashes == snapshot.frames["hash"].to_numpy(np.uint64)).all()
 facts = {"frames": len(pfns), "mappings": len(snapshot.mappings), "seconds": min(seconds)}
 print(json.dumps(facts))
 """
 
 
 def _hash_alone(vmcore: Path, kernel: Kernel) -> dict[str, float]:
-    """Hashing the same frames in one loop on one core, from the mapped file."""
+    """Hashing the same frames in one loop on one core, over the mapped file."""
     facts: dict[str, float] = json.loads(
         run([sys.executable, "-c", _HASH, str(vmcore), str(kernel.vmlinux)]).output
     )
@@ -206,6 +220,7 @@ def bench_crowded(rounds: int) -> None:
         starts: dict[str, list[Run]] = {name: [] for name in dumps}
         for _ in range(rounds):  # side by side: how fast the machine is changes
             for name, vmcore in dumps.items():
+                warm(vmcore)
                 core = ["--core", str(vmcore), "--symbols", str(kernel.vmlinux)]
                 ours[name].append(run([str(_BIN / "ksm-estimator"), "run", *core, "--json"]))
                 command = [sys.executable, "-c", _START_UP, str(vmcore), str(kernel.vmlinux)]

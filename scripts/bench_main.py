@@ -7,6 +7,7 @@ import click
 from scripts.bench_compressed import bench_compressed
 from scripts.bench_dump import bench_crowded, bench_dump
 from scripts.bench_predict import bench_predict
+from scripts.bench_procfs import bench_procfs
 
 
 @click.group()
@@ -42,6 +43,14 @@ def crowded(rounds: int) -> None:
 def predict(mappings: tuple[int, ...]) -> None:
     """`predict` alone on synthetic snapshots."""
     bench_predict(mappings)
+
+
+@main.command()
+@click.option("--gib", type=float, default=3.0, help="Anonymous memory to fill here (default 3).")
+@click.option("--rounds", type=int, default=3, help="The best of so many (default 3).")
+def procfs(gib: float, rounds: int) -> None:
+    """`collect --procfs` on this machine, as root."""
+    bench_procfs(gib, rounds)
 
 
 main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -14,20 +15,35 @@ _POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Run:
-    """A finished command: wall-clock seconds and stdout."""
+    """A finished command: wall-clock seconds, CPU seconds of all its processes, and stdout."""
 
     seconds: float
+    cpu_seconds: float
     output: str
 
 
 def run(command: list[str]) -> Run:
     """Run ``command`` to its end; exits if it fails."""
-    started = time.perf_counter()
+    started, used = time.perf_counter(), _cpu_seconds()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    seconds = time.perf_counter() - started
+    seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - used
     if done.returncode:
         sys.exit(f"bench: {' '.join(command)} failed")
-    return Run(seconds, done.stdout)
+    return Run(seconds, cpu_seconds, done.stdout)
+
+
+def _cpu_seconds() -> float:
+    """Of the children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def warm(path: Path) -> None:
+    """Bring the file into the page cache, before a time is measured: systems reclaim."""
+    piece = bytearray(1 << 20)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(piece):
+            pass
 
 
 def best(runs: list[Run]) -> Run:

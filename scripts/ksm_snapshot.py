@@ -8,6 +8,7 @@ from pathlib import Path
 
 from drgn import get_default_prog
 
+from estimator.care import low_priority
 from estimator.collect import collect_program
 from estimator.errors import EstimatorError
 from estimator.snapshot import check_output, write_snapshot
@@ -16,7 +17,9 @@ if len(sys.argv) != 2:
     sys.exit("usage: drgn {-k | -c VMCORE} [-s VMLINUX] scripts/ksm_snapshot.py OUT.ksm")
 try:
     check_output(Path(sys.argv[1]))
-    write_snapshot(collect_program(get_default_prog()), Path(sys.argv[1]))
+    with low_priority():
+        snapshot = collect_program(get_default_prog())
+    write_snapshot(snapshot, Path(sys.argv[1]))
 except EstimatorError as error:
     print(f"ksm_snapshot: {error}", file=sys.stderr)
     sys.exit(error.exit_code)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from estimator.facts import FrameFlag
+from estimator.care import Pace
+from estimator.facts import FrameFlag, Unknown
+from estimator.procfs import collect as module
+from estimator.procfs import contents as procfs_contents
 from estimator.procfs import frames, processes, settings, vmas
 from estimator.procfs.collect import collect_procfs
 from estimator.procfs.processes import Process
@@ -42,8 +50,8 @@ VmFlags: ex
 
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for module in (frames, processes, vmas):
-        monkeypatch.setattr(module, "PROC", tmp_path)
+    for part in (frames, processes, vmas):
+        monkeypatch.setattr(part, "PROC", tmp_path)
     return tmp_path
 
 
@@ -72,7 +80,7 @@ def test_page_flags_say_which_folio_a_frame_is_in(proc: Path) -> None:
     words[1100] = anon | lru
     (proc / "kpageflags").write_bytes(words.tobytes())
     (proc / "kpagecount").write_bytes(np.arange(2048, dtype=np.uint64).tobytes())
-    facts, _ = frames.frame_facts(np.array([700, 1033, 1100, 1200], np.uint64))
+    facts = frames.frame_facts(np.array([700, 1033, 1100, 1200], np.uint64))
     assert facts["head_pfn"].tolist() == [512, 1032, 1100, 1200]
     assert facts["order"].tolist() == [9, 4, 0, 0]
     assert facts["anonymous"].tolist() == [True, True, True, False]
@@ -159,13 +167,18 @@ def test_a_process_and_its_fork_are_seen_page_by_page() -> None:
         child = int(parent.stdout.readline())
         snapshot = collect_procfs(seed=0, progress=lambda *_: None, pace=lambda _: None)
         os.kill(child, signal.SIGKILL)
-    expected = [xxh3_64_intdigest(bytes([page]) * 4096, 0) for page in range(30)]
+    expected = [digest(page) for page in range(30)]
     of_parent, of_child = (contents(snapshot, pid, expected[5]) for pid in (parent.pid, child))
     assert [h for _, h in of_parent] == expected
-    assert [h for _, h in of_child] == [xxh3_64_intdigest(bytes([77]) * 4096, 0), *expected[1:]]
+    assert [h for _, h in of_child] == [digest(77), *expected[1:]]
     same = [a[0] == b[0] for a, b in zip(of_parent, of_child, strict=True)]
     assert same == [False] + [True] * 29  # frames shared by fork
     assert os.getpid() not in set(snapshot.processes["pid"])
+
+
+def digest(byte: int) -> int:
+    """The hash of a page of this byte."""
+    return xxh3_64_intdigest(bytes([byte]) * 4096, 0)
 
 
 def contents(snapshot: Snapshot, pid: int, known: int) -> list[tuple[int, int]]:
@@ -180,18 +193,172 @@ def contents(snapshot: Snapshot, pid: int, known: int) -> list[tuple[int, int]]:
     )
 
 
+BASE = 0x2000_0000_0000
+ON_COMMAND = f"""
+import ctypes, mmap, os, signal, sys
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+pages = int(sys.argv[1])
+flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10_0000  # MAP_FIXED_NOREPLACE
+assert libc.mmap({BASE}, pages * 4096, 3, flags, -1, 0) == {BASE}
+libc.madvise(ctypes.c_void_p({BASE}), ctypes.c_size_t(pages * 4096), 15)  # MADV_NOHUGEPAGE
+for page in range(pages):
+    ctypes.memset({BASE} + page * 4096, page % 200 + 1, 4096)
+child = os.fork() if len(sys.argv) > 2 else -1
+if child == 0:
+    libc.prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+    signal.pause()
+print(os.getpid(), child, flush=True)
+for line in sys.stdin:
+    exec(line)
+    print("done", flush=True)
+"""
+
+
+@contextmanager
+def on_command(pages: int, *fork: str) -> Iterator[tuple[list[int], Callable[[str], None]]]:
+    """A process with ``pages`` pages at BASE, perhaps a fork of it, that executes what we say."""
+    command = [sys.executable, "-c", ON_COMMAND, str(pages), *fork]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        pids = [int(pid) for pid in stdout.readline().split()]
+
+        def execute(line: str) -> None:
+            stdin.write(line + "\n")
+            stdin.flush()
+            assert stdout.readline() == "done\n"
+
+        yield pids, execute
+
+
+def only(pids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing but these processes be read."""
+    monkeypatch.setattr(
+        module, "read_processes", lambda: [p for p in processes.read_processes() if p.pid in pids]
+    )
+
+
+def after_the_first_walk(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    """Do something once, when page tables were walked and nothing was hashed yet."""
+    original, calls = procfs_contents.look_at, itertools.count()
+
+    def look_at(*arguments: Any) -> Any:
+        if next(calls) == 0:
+            happens()
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "look_at", look_at)
+
+
+def collect(pace: Callable[[int], None] = lambda _: None) -> Snapshot:
+    return collect_procfs(seed=0, progress=lambda *_: None, pace=pace)
+
+
+def at_base(snapshot: Snapshot, pid: int) -> dict[int, int | None]:
+    """Hash by page of the mappings at BASE; None where unknown."""
+    mm_id = snapshot.processes.set_index("pid").loc[pid, "mm_id"]
+    own = snapshot.vmas[(snapshot.vmas["mm_id"] == mm_id) & (snapshot.vmas["start"] >= BASE)]
+    rows = snapshot.mappings.merge(own[own["start"] < 2 * BASE], on="vma_id")
+    page = (rows["start"] - BASE) // 4096 + rows["page_index"]
+    frames = snapshot.frames.iloc[rows["frame_id"]]
+    known = frames["hash"].to_numpy(object)
+    return {
+        int(p): int(h) if u == Unknown.HASHED else None
+        for p, h, u in zip(page, known, frames["unknown"], strict=True)
+    }
+
+
 @needs_pfns
-def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_one_worker_and_two_make_the_same_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    with on_command(3000, "fork") as (pids, execute):
+        execute(f"libc.munmap({BASE} + 1111 * 4096, 4096)")
+        only(pids, monkeypatch)
+        before = os.sched_getaffinity(0)
+        try:
+            two = collect()
+            os.sched_setaffinity(0, {min(before)})
+            one = collect()
+        finally:
+            os.sched_setaffinity(0, before)
+    assert at_base(one, pids[0]).keys() == set(range(3000)) - {1111}
+    for name in ("processes", "vmas", "mappings", "frames"):
+        pd.testing.assert_frame_equal(getattr(one, name), getattr(two, name))
+    assert one.frames["hash"].notna().all()
+
+
+@needs_pfns
+def test_a_frame_is_not_known_by_what_took_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parent and child share frames; they are read through the parent, which writes meanwhile."""
+    with on_command(50, "fork") as (pids, execute):
+        only(pids, monkeypatch)
+        after_the_first_walk(monkeypatch, lambda: execute(f"ctypes.memset({BASE}, 77, 5 * 4096)"))
+        snapshot = collect()
+    of_child = at_base(snapshot, pids[1])
+    assert of_child == {page: None if page < 5 else digest(page + 1) for page in range(50)}
+    of_parent = at_base(snapshot, pids[0])
+    assert {page: of_parent[page] for page in range(5, 50)} == {
+        page: of_child[page] for page in range(5, 50)
+    }
+    assert all(of_parent.get(page) in (None, digest(77)) for page in range(5))
+
+
+@needs_pfns
+def test_a_page_that_is_gone_does_not_hide_those_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with on_command(50) as (pids, execute):
+        only(pids[:1], monkeypatch)
+        after_the_first_walk(monkeypatch, lambda: execute(f"libc.munmap({BASE} + 4096, 4096)"))
+        snapshot = collect()
+    assert at_base(snapshot, pids[0]) == {p: digest(p + 1) for p in range(50) if p != 1}
+
+
+@needs_pfns
+def test_all_workers_together_keep_to_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages, megabytes = 10_000, 20.0
+    with on_command(pages) as (pids, _):
+        only(pids[:1], monkeypatch)
+        started = time.monotonic()
+        snapshot = collect(Pace(megabytes))
+    assert len(snapshot.frames) >= pages
+    seconds = len(snapshot.frames) * 4096 / 1e6 / megabytes
+    assert time.monotonic() - started > seconds - 0.25  # a worker makes up for so much delay
+
+
+@needs_pfns
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupt_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "estimator", "collect", "--procfs", "--rate", "1"]
     with subprocess.Popen(
         [*command, "-o", str(tmp_path / "x.ksm")],
         cwd=REPOSITORY,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     ) as process:
-        time.sleep(3.0)
-        process.send_signal(signal.SIGINT)
+        wait_until(lambda: len(workers_of(process.pid)) > 0)
+        time.sleep(1.0)  # now it is hashing, as slowly as it was told to
+        workers = workers_of(process.pid)
+        assert len(workers) == min(2, len(os.sched_getaffinity(0))) - 1
+        process.send_signal(number)
         _, stderr = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert stderr == "ksm-estimator: interrupted\n"
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert stderr == "ksm-estimator: interrupted\n"
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     assert list(tmp_path.iterdir()) == []
+
+
+def workers_of(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -8,8 +8,7 @@ from typing import Any, cast
 import pytest
 from drgn import Program
 
-from estimator.kernel import check_running
-from estimator.kernel.check_running import symbols_hint
+from estimator.kernel import symbols
 from estimator.kernel.symbols import looked_for
 
 
@@ -27,10 +26,25 @@ def test_each_distribution_has_its_own_way(
     os_release: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "os-release").write_text(os_release)
-    monkeypatch.setattr(check_running, "_OS_RELEASE", tmp_path / "os-release")
-    hint = symbols_hint("6.9.1")
+    monkeypatch.setattr(symbols, "_OS_RELEASE", tmp_path / "os-release")
+    hint = symbols.hint_here("6.9.1")
     for part in (*expected, "--symbols VMLINUX", "--procfs"):
         assert part in hint
+
+
+@pytest.mark.parametrize(
+    ("release", "expected"),
+    [
+        ("6.12.43+deb13-amd64", "apt-get install linux-image-6.12.43+deb13-amd64-dbg"),
+        ("6.8.0-45-generic", "apt-get install linux-image-6.8.0-45-generic-dbgsym"),
+        ("5.14.0-503.el9.x86_64", "dnf debuginfo-install kernel-core-5.14.0-503.el9.x86_64"),
+        ("6.11.4-301.fc41.x86_64", "dnf debuginfo-install kernel-core-6.11.4-301.fc41.x86_64"),
+        ("6.12.1-arch1-1", "DEBUGINFOD_URLS=https://debuginfod.archlinux.org"),
+        ("6.9.1", "vmlinux with debug information of 6.9.1"),
+    ],
+)
+def test_the_release_tells_where_a_dump_is_from(release: str, expected: str) -> None:
+    assert expected in symbols.hint_elsewhere(release)
 
 
 class FakeProgram:

@@ -8,28 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from estimator.check import Findings
-from estimator.errors import NoDebugInfoError, TargetError
+from estimator.errors import TargetError
 from estimator.kernel.check_core import ask_memory
 from estimator.kernel.running import kcore_refused, lockdown, open_live, open_qemu
 from estimator.kernel.symbols import kernel_release
 from estimator.kernel.target import Target, require_ksm
-
-_OS_RELEASE = Path("/etc/os-release")
-_SERVERS = {
-    "debian": "https://debuginfod.debian.net",
-    "ubuntu": "https://debuginfod.ubuntu.com",
-    "fedora": "https://debuginfod.fedoraproject.org",
-    "centos": "https://debuginfod.centos.org",
-    "arch": "https://debuginfod.archlinux.org",
-}
-_PACKAGES = {
-    "debian": "apt-get install linux-image-{release}-dbg",
-    "ubuntu": "apt-get install ubuntu-dbgsym-keyring, add http://ddebs.ubuntu.com to the package "
-    "sources, apt-get install linux-image-{release}-dbgsym",
-    "fedora": "dnf debuginfo-install kernel-core-{release}",
-    "centos": "dnf debuginfo-install kernel-core-{release}",
-    "rhel": "dnf debuginfo-install kernel-core-{release}",
-}
 
 
 def check_live(symbols: Sequence[Path]) -> Findings:
@@ -39,7 +22,7 @@ def check_live(symbols: Sequence[Path]) -> Findings:
     findings.add("kernel", release, release=release)
     if findings.ask("rights", lambda: _rights(findings)) is None:
         return findings
-    target = findings.ask("symbols", lambda: _open(symbols, release, findings))
+    target = findings.ask("symbols", lambda: _open(symbols, findings))
     if target is not None:
         findings.ask("memory", lambda: ask_memory(target, findings))
     return findings
@@ -74,36 +57,8 @@ def _rights(findings: Findings) -> bool:
     return True
 
 
-def _open(symbols: Sequence[Path], release: str, findings: Findings) -> Target:
-    try:
-        target = open_live(symbols)
-    except NoDebugInfoError as error:
-        if symbols:
-            raise
-        raise NoDebugInfoError(error.message, hint=symbols_hint(release)) from error
+def _open(symbols: Sequence[Path], findings: Findings) -> Target:
+    target = open_live(symbols)
     findings.add("symbols", f"{target.prog.main_module().debug_file_path} fits")
     require_ksm(target.prog)
     return target
-
-
-def symbols_hint(release: str) -> str:
-    """The commands that get the symbols of kernel ``release`` on this distribution."""
-    ids = _distribution()
-    name = next((name for name in ids if name in _PACKAGES or name in _SERVERS), None)
-    ways = []
-    if name in _PACKAGES:
-        ways.append(_PACKAGES[name].format(release=release))
-    server = _SERVERS.get(name or "", "https://debuginfod.elfutils.org")
-    ways.append(f"export DEBUGINFOD_URLS={server}")
-    ways.append("--symbols VMLINUX if you built it yourself")
-    return "; or ".join([*ways, "collect --procfs needs none"])
-
-
-def _distribution() -> list[str]:
-    """ID and ID_LIKE of os-release(5): the distribution, then those it is derived from."""
-    try:
-        lines = _OS_RELEASE.read_text().splitlines()
-    except OSError:
-        return []
-    pairs = dict(line.split("=", 1) for line in lines if "=" in line)
-    return f"{pairs.get('ID', '')} {pairs.get('ID_LIKE', '')}".replace('"', "").split()

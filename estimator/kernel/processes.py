@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +47,7 @@ class Owner:
     """The tasks that use one mm: the first thread group found and those that share with it."""
 
     leader: Any
+    uid: int
     threads: int
     sharing_pids: list[int] = field(default_factory=list)
 
@@ -81,9 +84,12 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
     alive = ok & _in_use(memory, structs)
     addresses, structs = addresses[alive], structs[alive]
     paths = Paths(prog)
+    cgroup = functools.cache(lambda css_set: _cgroup(prog, paths, css_set))
     rows = [
-        _row(prog, paths, order.get(mm, -1), owners.get(mm), struct, mm)
-        for mm, struct in zip(addresses.tolist(), structs, strict=True)
+        {"merge_any": merge_any} | _row(prog, cgroup, order.get(mm, -1), owners.get(mm), struct, mm)
+        for mm, struct, merge_any in zip(
+            addresses.tolist(), structs, _merge_any(prog, structs), strict=True
+        )
     ]
     if not rows:
         return Mms(pd.DataFrame(), structs, addresses, unreadable + int((~ok).sum()))
@@ -131,17 +137,19 @@ def _owners(prog: Program, memory: Memory) -> tuple[dict[int, Owner], int]:
     ok &= (tasks["pid"] > 0) & (tasks["pid"] < _LONGEST_LIST)
     ok &= (tasks["static_prio"] >= 0) & (tasks["static_prio"] < _MAX_PRIO)
     ok &= tasks["policy"] < _MAX_POLICY
-    for task in tasks[ok & (tasks["flags"] & _PF_KTHREAD == 0)]:
+    tasks = tasks[ok & (tasks["flags"] & _PF_KTHREAD == 0)]
+    uids = _numbers(prog, memory, tasks["cred"], "struct cred", "uid.val")
+    threads_of = _numbers(prog, memory, tasks["signal"], "struct signal_struct", "nr_threads")
+    for task, uid, threads in zip(tasks, uids, threads_of, strict=True):
         mm = int(task["mm"]) or _mm_of_a_thread(prog, memory, dtype, int(task["signal"]))
         if not mm:
             lost += not task["flags"] & _PF_EXITING  # else a zombie
             continue
-        threads = _int(prog, int(task["signal"]), "struct signal_struct", "nr_threads")
         if mm in owners:
             owners[mm].threads += threads
             owners[mm].sharing_pids.append(int(task["pid"]))
         else:
-            owners[mm] = Owner(task, threads)
+            owners[mm] = Owner(task, uid, threads)
     return owners, lost + int((~ok).sum())
 
 
@@ -208,7 +216,12 @@ def _links(prog: Program, node: int) -> tuple[int, int]:
 
 
 def _row(
-    prog: Program, paths: Paths, scan_order: int, owner: Owner | None, mm: Any, address: int
+    prog: Program,
+    cgroup: Callable[[int], str],
+    scan_order: int,
+    owner: Owner | None,
+    mm: Any,
+    address: int,
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
         "scan_order": scan_order,
@@ -217,7 +230,6 @@ def _row(
         "cmdline": None,
         "uid": 0,
         "cgroup": "",
-        "merge_any": _merge_any(prog, mm),
         "threads": 0,
         "sharing_pids": [],
         "sched_policy": 0,
@@ -230,8 +242,8 @@ def _row(
             "pid": int(task["pid"]),
             "comm": task["comm"].tobytes().split(b"\0")[0].decode(errors="replace"),
             "cmdline": _cmdline(prog, mm, address),
-            "uid": _int(prog, int(task["cred"]), "struct cred", "uid.val"),
-            "cgroup": _cgroup(prog, paths, int(task["cgroups"])),
+            "uid": owner.uid,
+            "cgroup": cgroup(int(task["cgroups"])),
             "threads": min(owner.threads, _LONGEST_LIST),
             "sharing_pids": sorted(owner.sharing_pids),
             "sched_policy": int(task["policy"]) & 0xFF,
@@ -244,13 +256,14 @@ def _row(
     return row
 
 
-def _merge_any(prog: Program, mm: Any) -> bool | None:
+def _merge_any(prog: Program, mms: Any) -> list[bool | None]:
     if not has_function(prog, "ksm_enable_merge_any"):  # 6.4+, d7597f59d1d3
-        return None
+        return [None] * len(mms)
     bit = _MMF_VM_MERGE_ANY if "ksm_smart_scan" in prog else _MMF_VM_MERGE_ANY - 1
-    flags = mm["flags"]
-    word = int(flags[0]) if getattr(flags, "ndim", 0) else int(flags)
-    return bool(word >> bit & 1)
+    flags = mms["flags"]
+    word = flags[:, 0] if flags.ndim == 2 else flags
+    found: list[bool | None] = ((word >> np.uint64(bit) & np.uint64(1)) != 0).tolist()
+    return found
 
 
 def _cmdline(prog: Program, mm: Any, address: int) -> str | None:
@@ -273,12 +286,12 @@ def _cgroup(prog: Program, paths: Paths, css_set: int) -> str:
         return ""
 
 
-def _int(prog: Program, address: int, type_: str, path: str) -> int:
-    """An unsigned 32-bit member; 0 if it can't be read."""
-    try:
-        return prog.read_u32(address + offset(prog, type_, path))
-    except READ_ERRORS:
-        return 0
+def _numbers(prog: Program, memory: Memory, structs: Words, type_: str, path: str) -> list[int]:
+    """An unsigned 32-bit member of each of the structs at ``structs``; 0 if it can't be read."""
+    place = structs + np.uint64(offset(prog, type_, path))
+    found, _ = memory.structs(place, np.dtype([("number", np.uint32)]))
+    numbers: list[int] = found["number"].tolist()
+    return numbers
 
 
 def _task_dtype(prog: Program) -> Any:

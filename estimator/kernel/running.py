@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Program, ProgramFlags
 
-from estimator.errors import CannotAnswerError, TargetError
+from estimator.errors import CannotAnswerError, NoDebugInfoError, TargetError
 from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Mask, Memory, Words
-from estimator.kernel.symbols import load_symbols
+from estimator.kernel.symbols import hint_here, kernel_release, load_symbols
 from estimator.kernel.target import Target
 
 KCORE = Path("/proc/kcore")
@@ -73,7 +73,12 @@ def open_live(symbols: Sequence[Path] = ()) -> Target:
         prog.set_kernel()
     except (OSError, ValueError, FaultError) as error:
         raise TargetError(kcore_refused() or f"{KCORE} can't be read: {error}") from error
-    load_symbols(prog, symbols)
+    try:
+        load_symbols(prog, symbols)
+    except NoDebugInfoError as error:
+        if symbols:
+            raise
+        raise NoDebugInfoError(error.message, hint=hint_here(kernel_release(prog))) from error
     return Target(prog, RunningMemory(prog), "live", str(KCORE), "kcore")
 
 

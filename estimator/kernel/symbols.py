@@ -1,4 +1,4 @@
-"""The kernel's vmlinux with debug information: named, or found by build-id."""
+"""The kernel's vmlinux with debug information: named, found by build-id, or what to install."""
 
 from __future__ import annotations
 
@@ -12,6 +12,22 @@ from drgn import FaultError, MissingDebugInfoError, ModuleFileStatus, Program
 from estimator.errors import NoDebugInfoError, TargetError
 
 _DEBUGINFOD = "debuginfod"
+_OS_RELEASE = Path("/etc/os-release")
+_SERVER_OF = {
+    "debian": "https://debuginfod.debian.net",
+    "ubuntu": "https://debuginfod.ubuntu.com",
+    "fedora": "https://debuginfod.fedoraproject.org",
+    "centos": "https://debuginfod.centos.org",
+    "arch": "https://debuginfod.archlinux.org",
+}
+_PACKAGE_OF = {
+    "debian": "apt-get install linux-image-{release}-dbg",
+    "ubuntu": "apt-get install ubuntu-dbgsym-keyring, add http://ddebs.ubuntu.com to the package "
+    "sources, apt-get install linux-image-{release}-dbgsym",
+    "fedora": "dnf debuginfo-install kernel-core-{release}",
+    "centos": "dnf debuginfo-install kernel-core-{release}",
+    "rhel": "dnf debuginfo-install kernel-core-{release}",
+}
 # where drgn looks, and what is not found by build-id alone
 _USUAL_PLACES = (
     "/usr/lib/debug/boot/vmlinux-{release}",
@@ -63,18 +79,18 @@ def load_symbols(prog: Program, symbols: Sequence[Path]) -> None:
         if symbols:
             raise NoDebugInfoError(
                 f"{symbols[0]} is not the vmlinux of this kernel, {release} (build-id {build_id})",
-                hint=_install(release),
+                hint=hint_elsewhere(release),
             )
         raise NoDebugInfoError(
             f"no debug information found for kernel {release} (build-id {build_id})",
-            hint=f"{_install(release)}, or name the file with --symbols VMLINUX, "
+            hint=f"{hint_elsewhere(release)}, or name the file with --symbols VMLINUX, "
             "or a server with export DEBUGINFOD_URLS=...",
         )
     path = main.debug_file_path
     if main.build_id and not _is_of_build(path, main.build_id):
         raise NoDebugInfoError(
             f"{path} was found by build-id {main.build_id.hex()}, but is of another",
-            hint=f"remove it; {_install(release)}, or name the file with --symbols VMLINUX",
+            hint=f"remove it; {hint_elsewhere(release)}, or name the file with --symbols VMLINUX",
         )
 
 
@@ -119,11 +135,37 @@ def _is_of_build(path: str | None, build_id: bytes) -> bool:
     return module.debug_file_status == ModuleFileStatus.HAVE
 
 
-def _install(release: str) -> str:
+def hint_here(release: str) -> str:
+    """The commands that get the symbols of this machine's kernel ``release``."""
+    ids = _distribution()
+    name = next((name for name in ids if name in _PACKAGE_OF or name in _SERVER_OF), None)
+    ways = []
+    if name in _PACKAGE_OF:
+        ways.append(_PACKAGE_OF[name].format(release=release))
+    server = _SERVER_OF.get(name or "", "https://debuginfod.elfutils.org")
+    ways.append(f"export DEBUGINFOD_URLS={server}")
+    ways.append("--symbols VMLINUX if you built it yourself")
+    return "; or ".join([*ways, "collect --procfs needs none"])
+
+
+def hint_elsewhere(release: str) -> str:
+    """What to install for the kernel ``release`` of some machine, by the form of its name."""
     if "amd64" in release or "deb" in release:
         return f"on Debian: apt-get install linux-image-{release}-dbg"
     if ".el" in release or ".fc" in release:
-        return f"on Fedora or RHEL: dnf debuginfo-install kernel-{release}"
+        return f"on Fedora or RHEL: dnf debuginfo-install kernel-core-{release}"
     if release.endswith(("-generic", "-aws", "-azure", "-gcp")):
         return f"on Ubuntu: apt-get install linux-image-{release}-dbgsym"
+    if "-arch" in release:
+        return f"on Arch: export DEBUGINFOD_URLS={_SERVER_OF['arch']}"
     return f"get the vmlinux with debug information of {release}"
+
+
+def _distribution() -> list[str]:
+    """ID and ID_LIKE of os-release(5): the distribution, then those it is derived from."""
+    try:
+        lines = _OS_RELEASE.read_text().splitlines()
+    except OSError:
+        return []
+    pairs = dict(line.split("=", 1) for line in lines if "=" in line)
+    return f"{pairs.get('ID', '')} {pairs.get('ID_LIKE', '')}".replace('"', "").split()

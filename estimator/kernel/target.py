@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from drgn import Architecture, FaultError, Platform, Program, ProgramFlags
+from drgn import Architecture, FaultError, ModuleFileStatus, Platform, Program, ProgramFlags
 
-from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
+from estimator.errors import BETTER_DUMP, CannotAnswerError, NoDebugInfoError, TargetError
 from estimator.kernel.dumpfile import DumpFile
 from estimator.kernel.kdump import KdumpPages
 from estimator.kernel.memory import Kdump, MappedElf, Memory
 from estimator.kernel.split import inspect_dump, open_parts, refuse_missing_parts
-from estimator.kernel.symbols import kernel_release, load_symbols
+from estimator.kernel.symbols import hint_elsewhere, kernel_release, load_symbols
 
 ARCHITECTURES = {"x86_64": Architecture.X86_64, "aarch64": Architecture.AARCH64}
 
@@ -125,11 +125,20 @@ def from_program(prog: Program) -> Target:
         raise TargetError(
             "this drgn session does not look at a Linux kernel", hint="drgn -c VMCORE"
         )
+    if prog.main_module().debug_file_status != ModuleFileStatus.HAVE:
+        release = kernel_release(prog)
+        raise NoDebugInfoError(
+            f"this drgn session has no debug information of kernel {release}",
+            hint=f"{hint_elsewhere(release)}, or name the file with drgn -s VMLINUX",
+        )
     path = prog.core_dump_path
-    if path is None:
-        from estimator.kernel.running import RunningMemory
+    if path is None or prog.flags & ProgramFlags.IS_LIVE:
+        from estimator.kernel.running import KCORE, RunningMemory
 
-        return Target(prog, RunningMemory(prog), "live", "the running kernel", "kcore")
+        memory = RunningMemory(prog)
+        if prog.flags & ProgramFlags.IS_LOCAL:
+            return Target(prog, memory, "live", str(KCORE), "kcore")
+        return Target(prog, memory, "qemu", "the guest of this drgn session", "qmp")
     dump = inspect_dump([Path(path)])
     refuse_incomplete(dump)
     return with_memory(prog, dump)

@@ -17,7 +17,8 @@ from estimator.errors import CannotAnswerError, TargetError
 from estimator.hashing import HASH_NAME
 from estimator.mapped import Columns, Mapped, Words, distinct, make_tables, only_mapped
 from estimator.moving import settle
-from estimator.procfs.frames import frame_facts, hash_frames, ksm_flag_holds, mark_ksm
+from estimator.procfs.contents import forget_what_moved, look_at
+from estimator.procfs.frames import ksm_flag_holds, mark_ksm
 from estimator.procfs.pagemap import PageMaps
 from estimator.procfs.processes import PROC, process_table, read_processes
 from estimator.procfs.settings import features, read_settings, thp_enabled, upstream_release
@@ -69,24 +70,13 @@ def collect_procfs(
         return mapped
 
     def look(pfns: Words) -> Columns:
-        facts, zero_page = frame_facts(pfns)
-        zero_pfns.extend(pfns[zero_page].tolist())
-        read = 0
+        return look_at(pfns, latest[0], vmas, processes, seed, progress, pace)
 
-        def done(frames: int) -> None:
-            nonlocal read
-            read += frames
-            progress("frames", read, len(pfns))
-            pace(frames << 12)
-
-        hash_frames(pfns, facts, latest[0], vmas, processes, seed, done)
-        return facts
-
-    zero_pfns: list[int] = []
     mapped = walk()
     pfns = distinct(mapped.pfn)
     mapped, pfns, facts, changed = settle(mapped, pfns, look(pfns), walk, look)
-    zero = np.isin(mapped.pfn, np.array(zero_pfns, np.uint64))
+    forget_what_moved(pfns, facts, mapped)
+    zero = np.isin(mapped.pfn, pfns[facts.pop("zero_page")])
     mapped.counts["zero_pages"] += np.bincount(mapped.vma_id[zero], minlength=len(vmas)).astype(
         "u8"
     )

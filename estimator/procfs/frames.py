@@ -1,4 +1,4 @@
-"""Frames by PFN, from /proc/kpageflags and /proc/kpagecount; their contents from /proc/PID/mem."""
+"""Frames by PFN, from /proc/kpageflags and /proc/kpagecount."""
 
 from __future__ import annotations
 
@@ -6,27 +6,21 @@ import contextlib
 import mmap
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise, repeat
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-from xxhash import xxh3_64_intdigest
 
 from estimator.facts import FrameFlag, Unknown
 from estimator.hashing import PAGE_SIZE
-from estimator.mapped import Columns, Mapped, Words, distinct, rows_of
-from estimator.procfs.processes import PROC, Process
+from estimator.mapped import Columns, Mapped, Words, distinct
+from estimator.procfs.processes import PROC
 
 _NODES = Path("/sys/devices/system/node")
 _MEMORY = Path("/sys/devices/system/memory")
 _BLOCK = 512  # an anonymous folio lies within 2 MiB
-_RUN_PAGES = 256  # what is copied from a process at a time: 1 MiB stays in the cache
 _BLOCKS_AT_ONCE = 256  # 1 MiB of page flags
-_GAP = np.uint64(16)  # read over gaps up to this long
-_PIECE = 1 << 16
+_GAP = np.uint64(32)  # read over gaps up to this long
 
 # include/uapi/linux/kernel-page-flags.h and kernel-page-flags.h
 _FLAGS = {
@@ -44,8 +38,8 @@ _KPF_KSM = 21
 _ANON, _HEAD, _TAIL, _ZERO_PAGE = (np.uint64(1 << bit) for bit in (12, 15, 16, 24))
 
 
-def frame_facts(pfns: Words) -> tuple[Columns, npt.NDArray[np.bool_]]:
-    """Columns of ``FRAME_FACTS`` of the frames ``pfns`` (ascending), and which are zero pages.
+def frame_facts(pfns: Words) -> Columns:
+    """Columns of ``FRAME_FACTS`` of the frames ``pfns`` (ascending), and ``zero_page``, bool.
 
     Not to be had here, and -1: ``refcount``, and the ``folio_mapcount`` of large folios.
     """
@@ -55,7 +49,7 @@ def frame_facts(pfns: Words) -> tuple[Columns, npt.NDArray[np.bool_]]:
         kpf[(flags & np.uint64(1 << bit)) != 0] |= np.uint32(flag)
     kpf[order > 0] |= np.uint32(FrameFlag.LARGE)
     mapcount = _words("kpagecount", pfns).astype(np.int32)
-    facts: Columns = {
+    return {
         "ok": np.ones(len(pfns), np.bool_),
         "anonymous": (flags & _ANON) != 0,
         "hash": np.zeros(len(pfns), np.uint64),
@@ -67,8 +61,8 @@ def frame_facts(pfns: Words) -> tuple[Columns, npt.NDArray[np.bool_]]:
         "mapcount": mapcount,
         "refcount": np.full(len(pfns), -1, np.int32),
         "folio_mapcount": np.where(order > 0, np.int32(-1), mapcount).astype(np.int32),
+        "zero_page": (flags & _ZERO_PAGE) != 0,
     }
-    return facts, (flags & _ZERO_PAGE) != 0
 
 
 def _flags(pfns: Words) -> tuple[Words, Words, npt.NDArray[np.uint8]]:
@@ -81,9 +75,7 @@ def _flags(pfns: Words) -> tuple[Words, Words, npt.NDArray[np.uint8]]:
     blocks = distinct(block)
     for begin in range(0, len(blocks), _BLOCKS_AT_ONCE):
         part = blocks[begin : begin + _BLOCKS_AT_ONCE]
-        within = np.arange(_BLOCK, dtype=np.uint64)
-        neighbours: Words = np.add.outer(part * np.uint64(_BLOCK), within)
-        words = _words("kpageflags", neighbours.reshape(-1)).reshape(-1, _BLOCK)
+        words = _blocks(part, pfns, flags)
         heads, pages = _folios(words)
         start, stop = np.searchsorted(block, [part[0], part[-1] + np.uint64(1)])
         at = (np.searchsorted(part, block[start:stop]), place[start:stop])
@@ -92,6 +84,19 @@ def _flags(pfns: Words) -> tuple[Words, Words, npt.NDArray[np.uint8]]:
         order[rows] = np.log2(pages[at]).astype(np.uint8)
         flags[rows] |= words[at[0], heads[at]]  # before 6.10 a tail lacks what the head has
     return flags, head, order
+
+
+def _blocks(blocks: Words, pfns: Words, flags: Words) -> Words:
+    """kpageflags of all frames of each block; read where ``pfns`` (ascending) has not all of it."""
+    first = blocks * np.uint64(_BLOCK)
+    within = np.arange(_BLOCK, dtype=np.uint64)
+    words = np.empty((len(blocks), _BLOCK), np.uint64)
+    start, stop = np.searchsorted(pfns, first), np.searchsorted(pfns, first + np.uint64(_BLOCK))
+    whole = stop - start == _BLOCK
+    words[whole] = flags[np.add.outer(start[whole], np.arange(_BLOCK))]
+    wanted: Words = np.add.outer(first[~whole], within)
+    words[~whole] = _words("kpageflags", wanted.reshape(-1)).reshape(-1, _BLOCK)
+    return words
 
 
 def ksm_flag_holds() -> bool:
@@ -131,34 +136,21 @@ def _folios(flags: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 def _words(name: str, pfns: Words) -> Words:
     """The words of the frames ``pfns`` (ascending) in a file of /proc that has one per frame."""
-    found = np.zeros(len(pfns), np.uint64)
+    if not len(pfns):
+        return np.zeros(0, np.uint64)
     breaks = np.flatnonzero(np.diff(pfns) > _GAP) + 1
+    first, last = pfns[np.append(0, breaks)], pfns[np.append(breaks - 1, len(pfns) - 1)]
+    sizes = (last - first + np.uint64(1)).astype(np.int64)
+    offsets = np.cumsum(sizes) - sizes  # of each run in ``words``
+    words = np.zeros(int(sizes.sum()), np.uint64)
+    into = words.view(np.uint8).data
     with (PROC / name).open("rb", buffering=0) as file:
-        for start, end in pairwise([0, *breaks.tolist(), len(pfns)]):
-            for first, stop in _pieces(pfns, start, end):
-                base = int(pfns[first])
-                size = int(pfns[stop - 1]) - base + 1
-                raw = np.frombuffer(os.pread(file.fileno(), 8 * size, 8 * base), np.uint64)
-                words = np.zeros(size, np.uint64)
-                words[: len(raw)] = raw
-                found[first:stop] = words[pfns[first:stop] - np.uint64(base)]
-    return found
-
-
-def _pieces(pfns: Words, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Rows [start, end) in pieces that span at most _PIECE frames."""
-    while start < end:
-        stop = int(np.searchsorted(pfns[start:end], pfns[start] + np.uint64(_PIECE))) + start
-        yield start, stop
-        start = stop
-
-
-def _runs(numbers: Words, longest: int) -> Iterator[tuple[int, int]]:
-    """Rows [start, stop) of consecutive numbers, at most ``longest``."""
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-    for start, stop in pairwise([0, *breaks.tolist(), len(numbers)]):
-        for begin in range(start, stop, longest):
-            yield begin, min(begin + longest, stop)
+        for base, offset, size in zip(
+            first.tolist(), offsets.tolist(), sizes.tolist(), strict=True
+        ):
+            os.preadv(file.fileno(), [into[8 * offset : 8 * (offset + size)]], 8 * base)
+    run = np.repeat(offsets - first.astype(np.int64), np.diff([0, *breaks, len(pfns)]))
+    return words[pfns.astype(np.int64) + run]
 
 
 def _nodes(pfns: Words) -> npt.NDArray[np.uint16]:
@@ -175,73 +167,3 @@ def _nodes(pfns: Words) -> npt.NDArray[np.uint16]:
             numbers = np.array([int(found[0]) for found in blocks if found], np.uint64)
             nodes[np.isin(block_of, numbers)] = int(directory.name.removeprefix("node"))
     return nodes
-
-
-def hash_frames(
-    pfns: Words,
-    facts: Columns,
-    mapped: Mapped,
-    vmas: pd.DataFrame,
-    processes: Sequence[Process],
-    seed: int,
-    done: Callable[[int], None],
-) -> None:
-    """Fill ``hash`` and ``unknown`` of the anonymous frames, each read where it is mapped first.
-
-    The order is that of addresses: contents are copied from a process in long runs. ``done`` is
-    told the number of frames hashed since.
-    """
-    wanted = np.flatnonzero(facts["anonymous"])
-    place, found = _first_mapping(pfns[wanted], mapped)
-    wanted, place = wanted[found], place[found]
-    by_place = np.argsort(place)
-    wanted, place = wanted[by_place], place[by_place]
-    vma = mapped.vma_id[place]
-    page = (vmas["start"].to_numpy() >> np.uint64(12))[vma] + mapped.page_index[place]
-    mm = vmas["mm_id"].to_numpy()[vma]
-    buffer = np.frombuffer(mmap.mmap(-1, _RUN_PAGES * PAGE_SIZE), np.uint8)
-    rows = buffer.reshape(_RUN_PAGES, PAGE_SIZE)
-    bounds = [0, *(np.flatnonzero(np.diff(mm)) + 1).tolist(), len(mm)]
-    for begin, end in pairwise(bounds):
-        if begin == end:
-            continue
-        try:
-            file = os.open(PROC / str(processes[mm[begin]].pid) / "mem", os.O_RDONLY)
-        except OSError:
-            continue  # has exited: these stay as they are, changed
-        try:
-            for start, stop in _runs(page[begin:end], _RUN_PAGES):
-                frames = wanted[begin + start : begin + stop]
-                read = _read(file, int(page[begin + start]) * PAGE_SIZE, buffer, stop - start)
-                digests = map(xxh3_64_intdigest, rows[:read], repeat(seed))
-                facts["hash"][frames[:read]] = np.fromiter(digests, np.uint64, read)
-                facts["unknown"][frames[:read]] = Unknown.HASHED
-                facts["unknown"][frames[read:]] = Unknown.UNREADABLE
-                done(stop - start)
-        finally:
-            os.close(file)
-
-
-def _read(file: int, address: int, buffer: npt.NDArray[np.uint8], pages: int) -> int:
-    """Copy ``pages`` pages; how many whole ones could be.
-
-    Not by process_vm_readv(2), which is faster: it pins pages, and pinning one that fork shares
-    gives the process a copy of its own (gup_must_unshare()): looking would cost memory.
-    """
-    try:
-        return os.preadv(file, [buffer[: pages * PAGE_SIZE].data], address) // PAGE_SIZE
-    except OSError:
-        return 0
-
-
-def _first_mapping(
-    pfns: Words, mapped: Mapped
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """The first row of ``mapped`` that maps each of ``pfns``; and whether there is one."""
-    frames = distinct(mapped.pfn)
-    if not len(frames):
-        return np.zeros(len(pfns), np.int64), np.zeros(len(pfns), np.bool_)
-    first = np.zeros(len(frames), np.int64)
-    first[rows_of(frames, mapped.pfn[::-1])] = np.arange(len(mapped.pfn))[::-1]
-    place = np.minimum(np.searchsorted(frames, pfns), len(frames) - 1)
-    return first[place], frames[place] == pfns

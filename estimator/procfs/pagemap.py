@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,8 @@ from estimator.procfs.processes import PROC, Process
 _PRESENT, _SWAP, _FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
 _PFN = np.uint64((1 << 55) - 1)
 _PIECE_PAGES = 1 << 18  # 2 MiB of entries
-_SPARSE_PAGES = 1 << 13  # VMAs from 32 MiB on are asked for what is in them first
+_SPARSE_PAGES = 1 << 13  # ranges from 32 MiB on are asked for what is in them first
+_GAP_PAGES = 512  # read over gaps shorter than this
 _VM_ACCESS = np.uint64(7)  # VM_READ | VM_WRITE | VM_EXEC
 
 
@@ -35,28 +37,30 @@ class PageMaps:
         """Every page that an anonymous VMA maps; ``progress`` is told the number of mms done."""
         parts = [(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0, np.uint64))]
         swap = np.zeros(len(self._vmas), np.uint64)
-        rows = self._vmas[self._vmas["has_anon_vma"]]
-        for mm_id in np.unique(rows["mm_id"].to_numpy()).tolist():
-            vmas = rows[rows["mm_id"] == mm_id]
-            progress(mm_id)
-            try:
-                file = os.open(PROC / str(self._processes[mm_id].pid) / "pagemap", os.O_RDONLY)
-            except OSError:
-                self.gone[mm_id] = True
+        anonymous = np.flatnonzero(self._vmas["has_anon_vma"])
+        mms = self._vmas["mm_id"].to_numpy()[anonymous]
+        starts, ends = (
+            self._vmas[name].to_numpy()[anonymous] >> np.uint64(12) for name in ("start", "end")
+        )
+        bounds = [0, *(np.flatnonzero(np.diff(mms)) + 1).tolist(), len(mms)]
+        for begin, stop in pairwise(bounds):
+            if begin == stop:
                 continue
+            mm_id = int(mms[begin])
+            progress(mm_id)
+            vma_ids = anonymous[begin:stop].astype(np.uint32)
+            start, end = starts[begin:stop], ends[begin:stop]
             try:
-                for vma_id, start, end in vmas[["vma_id", "start", "end"]].to_numpy().tolist():
-                    for first, entries in _entries(file, start >> 12, end >> 12):
-                        swap[vma_id] += np.uint64(np.count_nonzero(entries & _SWAP))
-                        place = np.flatnonzero((entries & (_PRESENT | _FILE)) == _PRESENT)
-                        index = (place + (first - (start >> 12))).astype(np.uint32)
-                        parts.append(
-                            (np.full(len(place), vma_id, np.uint32), index, entries[place] & _PFN)
-                        )
+                with (PROC / str(self._processes[mm_id].pid) / "pagemap").open("rb", 0) as file:
+                    for first, entries in _entries(file.fileno(), start, end):
+                        _, vma = _in_vmas(entries & _SWAP != 0, first, start, end)
+                        swap[vma_ids] += np.bincount(vma, minlength=len(vma_ids)).astype(np.uint64)
+                        present = entries & (_PRESENT | _FILE) == _PRESENT
+                        place, vma = _in_vmas(present, first, start, end)
+                        index = (place.view(np.uint64) + (first - start[vma])).astype(np.uint32)
+                        parts.append((vma_ids[vma], index, entries[place] & _PFN))
             except OSError:
                 self.gone[mm_id] = True
-            finally:
-                os.close(file)
         vma_id, page_index, pfn = (np.concatenate(column) for column in zip(*parts, strict=True))
         counts = {
             name: np.zeros(len(self._vmas), np.uint64)
@@ -88,16 +92,30 @@ class PageMaps:
         return flags
 
 
-def _entries(file: int, start: int, end: int) -> Iterator[tuple[int, Words]]:
-    """Pieces of the pagemap of the pages [start, end): first page, entries u64."""
-    ranges = [(start, end)]
-    if end - start >= _SPARSE_PAGES:
-        ranges = _populated(file, start, end)
-    for first, last in ranges:
-        for piece in range(first, last, _PIECE_PAGES):
-            size = min(_PIECE_PAGES, last - piece)
-            raw = os.pread(file, 8 * size, 8 * piece)
-            yield piece, np.frombuffer(raw, np.uint64)
+def _entries(file: int, starts: Words, ends: Words) -> Iterator[tuple[np.uint64, Words]]:
+    """Pieces of the pagemap of VMAs with the pages [start, end): first page, entries u64."""
+    apart = np.flatnonzero(starts[1:] - ends[:-1] >= _GAP_PAGES) + 1
+    for first_vma, next_vma in pairwise([0, *apart.tolist(), len(starts)]):
+        start, end = int(starts[first_vma]), int(ends[next_vma - 1])
+        ranges = [(start, end)]
+        if end - start >= _SPARSE_PAGES:
+            ranges = _populated(file, start, end)
+        for first, last in ranges:
+            for piece in range(first, last, _PIECE_PAGES):
+                size = min(_PIECE_PAGES, last - piece)
+                raw = os.pread(file, 8 * size, 8 * piece)
+                yield np.uint64(piece), np.frombuffer(raw, np.uint64)
+
+
+def _in_vmas(
+    wanted: npt.NDArray[np.bool_], first: np.uint64, starts: Words, ends: Words
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which entries, from that of page ``first`` on, are wanted and in a VMA; and in which one."""
+    place = np.flatnonzero(wanted)
+    page = place.view(np.uint64) + first
+    vma = np.searchsorted(starts, page, side="right") - 1
+    inside = page < ends[vma]  # and not before the first: no piece starts there
+    return place[inside], vma[inside]
 
 
 class _PageRegion(ctypes.Structure):
@@ -117,7 +135,6 @@ class _PmScanArg(ctypes.Structure):
 _PAGEMAP_SCAN = 0xC060_6610  # _IOWR('f', 16, struct pm_scan_arg), 6.7+
 _PAGE_IS_PRESENT, _PAGE_IS_SWAPPED = 1 << 3, 1 << 4
 _REGIONS = 4096
-_GAP_PAGES = 512  # read over gaps up to this long
 
 
 def _populated(file: int, start: int, end: int) -> list[tuple[int, int]]:

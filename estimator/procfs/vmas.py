@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +13,12 @@ import pandas as pd
 from estimator.mapped import Words
 from estimator.procfs.processes import PROC, Process
 
-_HEADER = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ \d+ *(.*)")
 _VALUES = ("Anonymous", "AnonHugePages", "Swap", "KSM")
-_PRIVATE_HUGETLB = "ht"
+_LINE = re.compile(
+    r"\n(?:([0-9a-f]+)-([0-9a-f]+) \S{4} \S+ \S+ \d+ *(.*)"  # start, end, name
+    rf"|({'|'.join(_VALUES)}): +(\d+) kB|VmFlags: (.*))"
+)
+_HUGETLB = "ht"
 
 # show_smap_vma_flags() in fs/proc/task_mmu.c: two letters for each bit of include/linux/mm.h
 VM_FLAGS = {
@@ -54,35 +58,34 @@ _STATES = ("mergeable", "compatible", "excluded_by", "has_anon_vma", "locked")
 
 def _of_process(pid: int) -> list[dict[str, Any]]:
     try:
-        lines = (PROC / str(pid) / "smaps").read_bytes().decode(errors="replace").splitlines()
+        text = (PROC / str(pid) / "smaps").read_bytes().decode(errors="replace")
     except OSError:
         return []  # has exited
     rows: list[dict[str, Any]] = []
-    header: re.Match[str] | None = None
-    values: dict[str, int] = {}
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name in _VALUES:
-            values[name] = int(value.split()[0]) >> 2
-        elif name == "VmFlags" and header is not None:
-            rows.append(_row(header, values, value.split()))
-        elif found := _HEADER.fullmatch(line):
-            header, values = found, {}
-    return [row for row in rows if row["name"] != "[vsyscall]"]
+    row: dict[str, Any] = {}
+    for start, end, name, value, kib, flags in _LINE.findall(f"\n{text}"):
+        if start:
+            row = {"start": int(start, 16), "end": int(end, 16), "name": name}
+            row |= dict.fromkeys(_VALUES, 0)
+        elif value:
+            row[value] = int(kib) >> 2
+        elif row["name"] != "[vsyscall]":
+            anonymous = row["Anonymous"] + row["Swap"] > 0
+            row |= _about(flags)
+            row["has_anon_vma"] = anonymous and row["vm_flags"] & VM_FLAGS[_HUGETLB] == 0
+            rows.append(row)
+    return rows
 
 
-def _row(header: re.Match[str], values: dict[str, int], flags: list[str]) -> dict[str, Any]:
-    excluded = next((reason for flag, reason in _INCOMPATIBLE.items() if flag in flags), None)
-    anonymous = values.get("Anonymous", 0) + values.get("Swap", 0) > 0
+@functools.cache
+def _about(flags: str) -> dict[str, Any]:
+    """What the flags of a VMA say of it."""
+    names = flags.split()
+    excluded = next((reason for flag, reason in _INCOMPATIBLE.items() if flag in names), None)
     return {
-        "start": int(header[1], 16),
-        "end": int(header[2], 16),
-        "vm_flags": sum(VM_FLAGS.get(flag, 0) for flag in flags),
-        "name": header[4],
-        **{value: values.get(value, 0) for value in _VALUES},
-        "mergeable": "mg" in flags,
+        "vm_flags": sum(VM_FLAGS.get(flag, 0) for flag in names),
+        "mergeable": "mg" in names,
         "compatible": excluded is None,
         "excluded_by": excluded,
-        "has_anon_vma": anonymous and _PRIVATE_HUGETLB not in flags,
-        "locked": "lo" in flags,
+        "locked": "lo" in names,
     }

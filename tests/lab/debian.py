@@ -7,6 +7,7 @@ goes into the guest as a zip file, so that it is the one of this clone.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -54,8 +55,12 @@ def symbols_image(kernel: Kernel) -> Path:
 
 
 def package_zip(destination: Path) -> Path:
-    """The package of this clone as a zip file that Python imports from."""
+    """The package of this clone as a zip file that Python imports from, entry points included."""
+    installed = importlib.metadata.distribution("ksm-estimator")
     with zipfile.ZipFile(destination, "w") as archive:
+        about = f"ksm_estimator-{installed.version}.dist-info"
+        archive.writestr(f"{about}/METADATA", str(installed.metadata))
+        archive.writestr(f"{about}/entry_points.txt", installed.read_text("entry_points.txt") or "")
         for path in sorted((REPOSITORY / "estimator").rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 archive.write(path, path.relative_to(REPOSITORY))

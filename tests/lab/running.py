@@ -27,9 +27,13 @@ class Running:
 
     def estimator(self, arguments: str, *, timeout_seconds: float = 300.0) -> tuple[int, str]:
         """Run the command ``ksm-estimator`` in the guest's Debian; exit status and output."""
-        environment = "PYTHONPATH=/tmp/package.zip PYTHONDONTWRITEBYTECODE=1"
+        return self.python(f"-m estimator {arguments}", timeout_seconds=timeout_seconds)
+
+    def python(self, arguments: str, *, timeout_seconds: float = 300.0) -> tuple[int, str]:
+        """Run Python in the guest's Debian, where the package is installed; status and output."""
+        environment = "PYTHONPATH=/tmp/package.zip PYTHONDONTWRITEBYTECODE=1 HOME=/tmp"
         command = f"env -i {environment} /bin/busybox chroot {DEBIAN}"
-        command += f" /usr/bin/python{PYTHON} -m estimator {arguments}"
+        command += f" /usr/bin/python{PYTHON} {arguments}"
         status, output = self.guest.run_raw(command, timeout_seconds=timeout_seconds)
         return status, output.decode(errors="replace")
 
@@ -48,6 +52,7 @@ DEBIAN = "/debian"
 MOUNT = f"""
 mkdir {DEBIAN} && mount -r -t ext4 /dev/vda {DEBIAN} && mount -r -t ext4 /dev/vdb {DEBIAN}/symbols
 for name in proc sys dev tmp; do mount -o bind /$name {DEBIAN}/$name || false; done
+mkdir -p /dev/pts && mount -t devpts devpts {DEBIAN}/dev/pts
 cp /package.zip /tmp
 """
 
@@ -76,6 +81,7 @@ def running(
     with Guest(
         kernel,
         memory_mib=max(workload.memory_mib, 1024 if debian else 0),
+        nodes=workload.nodes,
         modules=("virtio_blk",) if debian else (),
         files=files,
         arguments=("numa_balancing=disable",),

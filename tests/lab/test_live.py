@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from tests.lab.truth import report, settle
 pytestmark = pytest.mark.lab
 
 PROBE = Path(__file__).with_name("pagemap_probe.py")
+SESSION = Path(__file__).with_name("drgn_session.py")
+SCRIPT = Path(__file__).parents[2] / "scripts" / "ksm_snapshot.py"
 KPF_ANON, KPF_KSM, KPF_LARGE = 1 << 12, 1 << 21, 3 << 15
 KPF = {FrameFlag.KSM: KPF_KSM, FrameFlag.LARGE: KPF_LARGE}
 PAGE_KB = 4
@@ -148,6 +151,59 @@ def test_proc_alone_gives_the_same_frames(system: Running, live: Snapshot, tmp_p
         assert name == "counters" or procfs.info["ksm"].get(name) == value, name
 
 
+def test_the_script_for_drgn_makes_the_same_snapshot(
+    system: Running, live: Snapshot, tmp_path: Path
+) -> None:
+    system.guest.write_file("/tmp/ksm_snapshot.py", SCRIPT.read_text())
+    drgn = "-m drgn -q -k -s /symbols/vmlinux /tmp/ksm_snapshot.py"
+    status, output = system.python(f"{drgn} /tmp/inside.ksm")
+    assert status == 0, output
+    assert output == ""
+    inside = open_snapshot(system.fetch_snapshot("/tmp/inside.ksm", tmp_path))
+    assert inside.info["source"] == live.info["source"]
+    pids = frozen_pids(system)
+    columns = ["pid", "address", "pfn", "hash", "flags", "frame_flags", "order", "mapcount", "node"]
+    pd.testing.assert_frame_equal(pages(inside, pids)[columns], pages(live, pids)[columns])
+    ours, theirs = (s.processes.set_index("pid").drop(columns="mm_id") for s in (inside, live))
+    pd.testing.assert_frame_equal(ours.loc[pids], theirs.loc[pids])
+    pd.testing.assert_frame_equal(
+        inside.stable_nodes.drop(columns="frame_id"), live.stable_nodes.drop(columns="frame_id")
+    )
+    status, output = system.python(f"{drgn} /tmp/inside.ksm")
+    assert status == 3
+    assert output.splitlines() == [
+        "ksm_snapshot: /tmp/inside.ksm exists already; choose another name or remove it"
+    ]
+
+
+def test_a_session_of_drgn_has_the_command(system: Running, live: Snapshot) -> None:
+    """The entry point brings it; drgn's start stays quick; what goes wrong is one line."""
+    system.guest.write_file("/tmp/drgn_session.py", SESSION.read_text())
+    lines = (
+        "import os, sys",
+        "set(sys.modules) & {'estimator.drgn_plugin', 'pandas', 'numpy'}",
+        "%ksm-estimate --pid 99999",
+        "%ksm-estimate -o /tmp",
+        "%ksm-estimate --scope enabled",
+        "_.counters['pages_sharing']",
+        "os.getpriority(os.PRIO_PROCESS, 0)",
+    )
+    status, output = system.python(f"/tmp/drgn_session.py {shlex.join(lines)}")
+    assert status == 0, output
+    _, _, modules, wrong_pid, wrong_output, report, sharing, nice = (
+        text.splitlines()[1:-1] for text in json.loads(output)
+    )
+    assert modules == ["{'estimator.drgn_plugin'}"]
+    assert len(wrong_pid) == 1
+    assert wrong_pid[0].startswith("drgn: error: ksm-estimate: no process of the snapshot has pid")
+    assert wrong_output == [
+        "drgn: error: ksm-estimate: /tmp exists already; choose another name or remove it"
+    ]
+    assert any("pages_sharing" in line for line in report)
+    assert sharing == [str(predict(live, Policy(scope="enabled")).counters["pages_sharing"])]
+    assert nice == ["0"]
+
+
 def test_without_symbols_it_says_where_to_get_them(system: Running) -> None:
     status, output = system.estimator("check --live")
     assert status == 4
@@ -155,6 +211,10 @@ def test_without_symbols_it_says_where_to_get_them(system: Running) -> None:
     assert f"no debug information found for kernel {system.guest.kernel.release}" in output
     assert "DEBUGINFOD_URLS=" in output
     assert "--procfs" in output
+    status, output = system.estimator("collect --live -o /tmp/none.ksm")
+    assert status == 4
+    assert "DEBUGINFOD_URLS=" in output
+    assert len(output.splitlines()) == 1
 
 
 def test_the_prediction_is_what_ksmd_does(system: Running, live: Snapshot) -> None:

@@ -17,6 +17,7 @@ from estimator.errors import TargetError
 from estimator.kernel import running as module
 from estimator.kernel.check_running import check_qemu
 from estimator.kernel.running import open_qemu
+from estimator.kernel.target import from_program
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot import open_snapshot
@@ -77,6 +78,13 @@ def test_a_guest_and_its_dump_are_the_same_snapshot(system: Running, tmp_path: P
     assert len(live.stable_nodes) > 0
     for name in TABLES:
         pd.testing.assert_frame_equal(getattr(live, name), getattr(dump, name))
+
+
+def test_a_session_of_drgn_with_a_guest_is_one_with_a_guest(system: Running) -> None:
+    prog = open_qemu(str(system.monitor), [system.guest.kernel.vmlinux]).prog
+    target = from_program(prog)
+    assert target.running
+    assert target.kind == "qemu"
 
 
 def test_a_monitor_in_use_is_named_and_not_waited_for(
