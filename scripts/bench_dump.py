@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -28,20 +29,37 @@ _WORKERS = 12
 _CROWD_PAGES, _LONELY_PAGES = 400_000, 20_000
 
 
-def bench_dump(gib: float, rounds: int) -> None:
-    """Print the table for one dump of ``gib``, and for one with a quarter of its frames."""
-    ensure_tools()
-    kernel = fetch_kernel("6.12")
-    table = Table(title=f"ksm-estimator run --core, a guest of {gib:g} GiB")
-    for column in ("", *_HEADINGS):
-        table.add_column(column, justify="right" if column else "left")
-    for scale, name in ((0.25, "a quarter"), (1.0, "all")):
-        with _dumped(kernel, _fork_server(gib * scale)) as vmcore:
-            for kind in ("QEMU", "kdump ELF"):
-                if kind == "kdump ELF":
-                    _give_direct_map_addresses(vmcore, kernel)
-                table.add_row(f"{name}, {kind}", *_measure(vmcore, kernel, rounds))
-    Console(width=150).print(table)
+@dataclass(frozen=True)
+class _Measured:
+    frames: int
+    mappings: int
+    run_seconds: float
+    start_up_seconds: float
+    hashing_seconds: float
+    plain_seconds: float
+    anonymous_bytes: int
+
+    @property
+    def beyond_seconds(self) -> float:
+        """Of the run, without its start-up."""
+        return self.run_seconds - self.start_up_seconds
+
+    def row(self) -> list[str]:
+        """The columns ``_HEADINGS``."""
+        limit_bytes = 200 * 1024**2 + 100 * self.mappings
+        return [
+            f"{self.frames:,}",
+            f"{self.mappings:,}",
+            f"{self.run_seconds:.2f}",
+            f"{self.start_up_seconds:.2f}",
+            f"{self.hashing_seconds:.2f}",
+            f"{self.beyond_seconds / self.hashing_seconds:.2f}",
+            f"{self.plain_seconds:.1f}",
+            f"{self.plain_seconds / self.run_seconds:.1f}",
+            f"{self.frames * 4096 / self.beyond_seconds / 1e9:.1f}",
+            f"{self.anonymous_bytes / 1024**2:.0f}",
+            f"{limit_bytes / 1024**2:.0f}",
+        ]
 
 
 _HEADINGS = (
@@ -50,7 +68,30 @@ _HEADINGS = (
 )
 
 
-def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> list[str]:
+def bench_dump(gib: float, rounds: int) -> None:
+    """Print the table for one dump of ``gib``, and for one with a quarter of its frames."""
+    ensure_tools()
+    kernel = fetch_kernel("6.12")
+    table = Table(title=f"ksm-estimator run --core, a guest of {gib:g} GiB")
+    for column in ("", *_HEADINGS):
+        table.add_column(column, justify="right" if column else "left")
+    found: dict[str, list[_Measured]] = {"QEMU": [], "kdump ELF": []}
+    for scale, name in ((0.25, "a quarter"), (1.0, "all")):
+        with _dumped(kernel, _fork_server(gib * scale)) as vmcore:
+            for kind, of_kind in found.items():
+                if kind == "kdump ELF":
+                    _give_direct_map_addresses(vmcore, kernel)
+                of_kind.append(_measure(vmcore, kernel, rounds))
+                table.add_row(f"{name}, {kind}", *of_kind[-1].row())
+    console = Console(width=150)
+    console.print(table)
+    for kind, (quarter, whole) in found.items():
+        more = whole.frames / quarter.frames
+        longer = whole.beyond_seconds / quarter.beyond_seconds
+        console.print(f"{kind}: {more:.1f} times the frames, {longer:.1f} times beyond start-up")
+
+
+def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> _Measured:
     core = ["--core", str(vmcore), "--symbols", str(kernel.vmlinux)]
     ours, starts, hashing, plain = [], [], [], []
     for _ in range(rounds):
@@ -62,24 +103,16 @@ def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> list[str]:
         warm(vmcore)
         command = [str(_BIN / "drgn"), "-q", "-c", str(vmcore), "-s", str(kernel.vmlinux)]
         plain.append(run([*command, str(_REPOSITORY / "scripts" / "plain_drgn.py")]))
-    memory = peak_bytes([str(_BIN / "ksm-estimator"), "run", *core, "--json"])
-    fastest, start_up, script = best(ours), best(starts).seconds, best(plain).seconds
     facts = min(hashing, key=lambda h: h["seconds"])
-    beyond = fastest.seconds - start_up
-    limit = 200 * 1024**2 + 100 * facts["mappings"]
-    return [
-        f"{facts['frames']:,}",
-        f"{facts['mappings']:,}",
-        f"{fastest.seconds:.2f}",
-        f"{start_up:.2f}",
-        f"{facts['seconds']:.2f}",
-        f"{beyond / facts['seconds']:.2f}",
-        f"{script:.1f}",
-        f"{script / fastest.seconds:.1f}",
-        f"{facts['frames'] * 4096 / beyond / 1e9:.1f}",
-        f"{memory / 1024**2:.0f}",
-        f"{limit / 1024**2:.0f}",
-    ]
+    return _Measured(
+        frames=int(facts["frames"]),
+        mappings=int(facts["mappings"]),
+        run_seconds=best(ours).seconds,
+        start_up_seconds=best(starts).seconds,
+        hashing_seconds=facts["seconds"],
+        plain_seconds=best(plain).seconds,
+        anonymous_bytes=peak_bytes([str(_BIN / "ksm-estimator"), "run", *core, "--json"]),
+    )
 
 
 _START_UP = """
