@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estimator.errors import CannotAnswerError, UsageError
+from estimator.facts import UNKNOWN_NODE
 from estimator.ksm.contents import _by_hash
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
@@ -360,6 +361,16 @@ def test_khugepaged_matters_under_madvise_only_where_it_was_asked_for() -> None:
     assert "khugepaged" not in " ".join(predict(system.snapshot(), ENABLED).warnings)
     system.processes[0].vmas[0].vm_flags = 0x20000000
     assert "khugepaged" in " ".join(predict(system.snapshot(), ENABLED).warnings)
+
+
+def test_frames_of_an_unknown_node_can_be_merged_only_across_nodes() -> None:
+    system = System()
+    system.process(*small(1, 1), comm="a")
+    snapshot = system.snapshot()
+    snapshot.frames["node"] = np.array([0, UNKNOWN_NODE], np.uint16)
+    assert predict(snapshot, Policy(scope="all")).counters["pages_sharing"] == 1
+    with pytest.raises(CannotAnswerError, match="node of 1 frames is not known"):
+        predict(snapshot, Policy(scope="all", merge_across_nodes=False))
 
 
 def test_json_as_text_says_the_same() -> None:
