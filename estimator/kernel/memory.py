@@ -333,7 +333,7 @@ def runs(numbers: Words, span: int, step: int = 1) -> Iterator[tuple[int, int]]:
 
     The last number of a run is less than ``span`` above the first.
     """
-    ascends = numbers[1:] - numbers[:-1] - np.uint64(1) < np.uint64(step)  # 0 and less wrap around
+    ascends = (numbers[1:] > numbers[:-1]) & (numbers[1:] - numbers[:-1] <= np.uint64(step))
     breaks = np.flatnonzero(~ascends) + 1
     for begin, end in pairwise([0, *breaks.tolist(), len(numbers)]):
         start = begin

@@ -53,7 +53,7 @@ CRASH_DUMPS = {
     "-l -d 23": ["lzo-23"],
     "-E -d 16": ["elf-16"],
     "-F -l -d 16": ["flattened-16"],
-    "-l -d 17 --splitblock-size 16384 --split": ["split-1", "split-2", "split-3"],
+    "-l -d 17 --splitblock-size 4096 --split": ["split-1", "split-2", "split-3"],
 }
 
 

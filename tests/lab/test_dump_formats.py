@@ -22,7 +22,6 @@ from estimator.kernel.kdump import KdumpPages
 from estimator.kernel.mapped import AddressSpaces
 from estimator.kernel.memory import Bytes, Content, Kdump, Words
 from estimator.kernel.processes import read_processes
-from estimator.kernel.split import inspect_dump
 from estimator.kernel.target import open_core
 from estimator.kernel.vmas import read_vmas
 from estimator.snapshot import Snapshot
@@ -141,7 +140,7 @@ def assert_compressed(core: Path, codec: str, snapshot: Snapshot) -> None:
     numbers = [pages._rank(pfn) for pfn in snapshot.frames["pfn"].tolist()]
     flags = pages._describe(np.array(numbers))["flags"]
     assert set(flags.tolist()) == {0, FLAGS[codec]}
-    assert (flags == FLAGS[codec]).sum() > len(flags) / 5
+    assert (flags == FLAGS[codec]).sum() > len(flags) / 10
 
 
 @pytest.mark.parametrize(
@@ -234,8 +233,8 @@ def test_all_parts_of_a_split_dump(
     order: tuple[int, ...], crashed: Path, from_plain: Snapshot
 ) -> None:
     parts = [crashed / f"split-{number}" for number in order]
-    sizes = [part.stat().st_size for part in parts]
-    assert min(sizes) > max(sizes) / 4  # each holds something
+    counts = [pages._rank(int(pages._end_pfn)) - pages._first for pages in pages_of(parts)]
+    assert min(counts) > sum(counts) / 5  # each holds its share
     assert_same(collect_core(parts, [lab_kernel(SERIES).vmlinux]), from_plain)
 
 
@@ -248,28 +247,27 @@ def test_split_dump_is_reassembled(crashed: Path, from_plain: Snapshot, tmp_path
     assert_same(snapshot_of(tmp_path / "vmcore"), from_plain)
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_damaged_pages_in_one_part(
-    number: int, crashed: Path, from_plain: Snapshot, tmp_path: Path
-) -> None:
-    parts = [crashed / f"split-{number}" for number in (1, 2, 3)]
-    damaged = inspect_dump(parts).parts[number]
-    assert damaged.kdump is not None
-    pages = KdumpPages(damaged.path, damaged.kdump)
-    pfns = from_plain.frames["pfn"].to_numpy()
-    lost = pfns[pages.holds(pfns)][10:200:3]
-    assert len(lost)
-    parts[number] = tmp_path / "damaged"
-    shutil.copyfile(damaged.path, parts[number])
-    with parts[number].open("r+b") as file:
-        for pfn in lost.tolist():
-            descriptor = pages._descriptors + 24 * (pages._rank(pfn) - pages._first)
-            file.seek(descriptor + 8)
-            file.write(bytes(4))  # its size
+def test_damaged_pages_in_the_parts(crashed: Path, from_plain: Snapshot, tmp_path: Path) -> None:
+    parts = [tmp_path / f"split-{number}" for number in (1, 2, 3)]
+    lost = from_plain.frames["pfn"].to_numpy()[7::50]
+    for part in parts:
+        shutil.copyfile(crashed / part.name, part)
+    for part, pages in zip(parts, pages_of(parts), strict=True):
+        with part.open("r+b") as file:
+            for pfn in lost[pages.holds(lost)].tolist():
+                descriptor = pages._descriptors + 24 * (pages._rank(pfn) - pages._first)
+                file.seek(descriptor + 8)
+                file.write(bytes(4))  # its size
     frames = collect_core(parts, [lab_kernel(SERIES).vmlinux]).frames
     unreadable = frames["unknown"] == Unknown.UNREADABLE
     assert frames["pfn"][unreadable].tolist() == lost.tolist()
     assert frames["hash"][~unreadable].equals(from_plain.frames["hash"][~unreadable])
+
+
+def pages_of(parts: Sequence[Path]) -> list[KdumpPages]:
+    """Of each part of a split dump."""
+    headers = [(part, inspect(part).kdump) for part in parts]
+    return [KdumpPages(part, header) for part, header in headers if header is not None]
 
 
 def test_flattened_dump_is_rearranged(crashed: Path, from_plain: Snapshot, tmp_path: Path) -> None:
