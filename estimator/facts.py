@@ -41,3 +41,7 @@ class Unknown(enum.IntEnum):
     TRUNCATED = 2  # the dump ends before it
     UNREADABLE = 3  # the read failed, or the range is not in the dump at all
     CHANGED = 4  # changed or was freed while it was read
+
+
+UNKNOWN_NODE = 0xFFFF
+"""``frames.node`` where the NUMA node is not known: only ``--procfs`` may not know it."""

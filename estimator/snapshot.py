@@ -98,7 +98,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("flags", _U32),  # FrameFlag
         ("order", _U8),  # of the folio
         ("head_pfn", _U64),  # of the folio
-        ("node", _U16),
+        ("node", _U16),  # or UNKNOWN_NODE
         ("mapcount", _I32),  # mappings of this page, system-wide
         ("refcount", _I32),  # of the folio
         ("folio_mapcount", _I32),  # mappings of all pages of the folio

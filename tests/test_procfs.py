@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import mmap
 import os
@@ -20,10 +21,10 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from estimator.care import Pace
-from estimator.facts import FrameFlag, Unknown
+from estimator.facts import UNKNOWN_NODE, FrameFlag, Unknown
+from estimator.procfs import check, frames, nodes, processes, settings, vmas
 from estimator.procfs import collect as module
 from estimator.procfs import contents as procfs_contents
-from estimator.procfs import frames, processes, settings, vmas
 from estimator.procfs.collect import collect_procfs
 from estimator.procfs.processes import Process
 from estimator.snapshot import Snapshot
@@ -88,6 +89,61 @@ def test_page_flags_say_which_folio_a_frame_is_in(proc: Path) -> None:
     assert facts["refcount"].tolist() == [-1] * 4
     assert facts["folio_mapcount"].tolist() == [-1, -1, 1100, 1200]
     assert (facts["flags"] & int(FrameFlag.LARGE)).astype(bool).tolist() == [1, 1, 0, 0]
+
+
+ZONEINFO = """\
+Node 0, zone      DMA
+  pages free     1
+        spanned  4095
+        present  3997
+  start_pfn:           1
+Node 0, zone   Normal
+        spanned  {spanned}
+  start_pfn:           4096
+Node 0, zone  Movable
+  pages free     0
+        spanned  0
+Node 1, zone   Normal
+        spanned  40000
+  start_pfn:           60000
+"""
+
+
+@pytest.mark.parametrize(
+    ("spanned", "expected"),
+    [
+        # node 0 ends and node 1 begins within block 1, which both have: zones tell
+        (60000 - 4096, [0, 0, 0, 1, 1]),
+        # zones overlap (there is more of node 0 behind node 1): only blocks of one node tell
+        (100000, [0, 0, 0, UNKNOWN_NODE, 1]),
+        (None, [0, 0, UNKNOWN_NODE, UNKNOWN_NODE, 1]),
+    ],
+)
+def test_the_node_of_a_frame_is_known_if_one_node_alone_can_have_it(
+    spanned: int | None, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_NODES", "_MEMORY", "PROC"):
+        monkeypatch.setattr(nodes, name, tmp_path / name)
+        (tmp_path / name).mkdir()
+    (tmp_path / "_MEMORY" / "block_size_bytes").write_text("8000000\n")
+    for node, blocks in ((0, (0, 1)), (1, (1, 2))):
+        for block in blocks:
+            (tmp_path / "_NODES" / f"node{node}" / f"memory{block}").mkdir(parents=True)
+    if spanned:
+        (tmp_path / "PROC" / "zoneinfo").write_text(ZONEINFO.format(spanned=spanned))
+    pfns = np.array([1, 5000, 59999, 60000, 70000], np.uint64)
+    assert nodes.nodes_of(pfns).tolist() == expected
+
+
+def test_without_memory_blocks_zones_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_NODES", "_MEMORY", "PROC"):
+        monkeypatch.setattr(nodes, name, tmp_path / name)
+    for node in (0, 1):
+        (tmp_path / "_NODES" / f"node{node}").mkdir(parents=True)
+    (tmp_path / "PROC").mkdir()
+    (tmp_path / "PROC" / "zoneinfo").write_text(ZONEINFO.format(spanned=60000 - 4096))
+    pfns = np.array([1, 59999, 60000, 200000], np.uint64)
+    assert nodes.nodes_of(pfns).tolist() == [0, 0, 1, UNKNOWN_NODE]
 
 
 @pytest.mark.parametrize(
@@ -239,9 +295,10 @@ def on_command(pages: int, *fork: str) -> Iterator[tuple[list[int], Callable[[st
 
 def only(pids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing but these processes be read."""
-    monkeypatch.setattr(
-        module, "read_processes", lambda: [p for p in processes.read_processes() if p.pid in pids]
-    )
+    for part in (module, check):
+        monkeypatch.setattr(
+            part, "read_processes", lambda: [p for p in processes.read_processes() if p.pid in pids]
+        )
 
 
 def after_the_first_walk(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
@@ -330,6 +387,28 @@ def test_all_workers_together_keep_to_the_rate(monkeypatch: pytest.MonkeyPatch) 
 
 
 @needs_pfns
+def test_check_says_who_has_opted_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> dict[str, Any]:
+        findings = check.check_procfs()
+        assert findings.exit_code == 0
+        assert [f.subject for f in findings.found] == ["kernel", "rights", "KSM", "memory", "time"]
+        return {name: value for f in findings.found for name, value in f.facts.items()}
+
+    with on_command(50) as (pids, execute):
+        only(pids[:1], monkeypatch)
+        before = found()
+        execute(f"libc.madvise(ctypes.c_void_p({BASE}), ctypes.c_size_t(4096), 12)")
+        after = found()
+    assert (before["mergeable_vmas"], before["mergeable_processes"]) == (0, 0)
+    assert (after["mergeable_vmas"], after["mergeable_processes"]) == (1, 1)
+    assert after["anonymous_bytes"] > 50 * 4096
+    assert after["seconds"] > 0
+
+
+IOPRIO_GET, IOPRIO_CLASS_IDLE = 252, 3
+
+
+@needs_pfns
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupt_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "estimator", "collect", "--procfs", "--rate", "1"]
@@ -344,6 +423,9 @@ def test_an_interrupt_leaves_nothing_behind(number: signal.Signals, tmp_path: Pa
         time.sleep(1.0)  # now it is hashing, as slowly as it was told to
         workers = workers_of(process.pid)
         assert len(workers) == min(2, len(os.sched_getaffinity(0))) - 1
+        for pid in (process.pid, *workers):  # it lets all others go first
+            assert os.getpriority(os.PRIO_PROCESS, pid) >= 10
+            assert ctypes.CDLL(None).syscall(IOPRIO_GET, 1, pid) >> 13 == IOPRIO_CLASS_IDLE
         process.send_signal(number)
         _, stderr = process.communicate(timeout=20)
     if number == signal.SIGINT:

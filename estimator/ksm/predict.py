@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from estimator.errors import CannotAnswerError
+from estimator.facts import UNKNOWN_NODE
 from estimator.ksm.candidates import find_candidates
 from estimator.ksm.case import Case
 from estimator.ksm.changes import known_changes
@@ -33,6 +34,8 @@ def predict(
     ksm = tunables(snapshot.info)
     policy = (policy or Policy()).with_tunables(ksm)
     rules = Rules.of(snapshot.info, policy)
+    if not rules.merge_across_nodes:
+        _require_nodes(snapshot)
     changed = known_changes(snapshot, later)
     frame_count = len(snapshot.frames)
     starts_over = has_to_start_over(snapshot, policy, ksm)
@@ -52,3 +55,14 @@ def predict(
     told = Told(two_snapshots=changed is not None, starts_over=starts_over)
     prediction = summarise(case, policy, settle(case), told)
     return replace(prediction, content=prediction.content[:frame_count])
+
+
+def _require_nodes(snapshot: Snapshot) -> None:
+    """Raise CannotAnswerError unless the NUMA node of each frame is known."""
+    unknown = int((snapshot.frames["node"] == UNKNOWN_NODE).sum())
+    if unknown:
+        raise CannotAnswerError(
+            f"the NUMA node of {unknown:,} frames is not known, and with merge_across_nodes off "
+            "pages merge only within a node",
+            hint="collect with --live, or predict with --merge-across-nodes",
+        )

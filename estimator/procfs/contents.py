@@ -16,6 +16,7 @@ from estimator.facts import Unknown
 from estimator.hashing import PAGE_SIZE
 from estimator.mapped import FRAME_FACTS, Columns, Mapped, Words, rows_of
 from estimator.procfs.frames import frame_facts
+from estimator.procfs.nodes import nodes_of
 from estimator.procfs.processes import PROC, Process
 from estimator.workers import forked, hand_out, shared_columns
 
@@ -54,6 +55,7 @@ def look_at(
             for name, values in frame_facts(pfns[piece]).items():
                 facts[name][piece] = values
 
+    facts["node"][:] = nodes_of(pfns)
     with forked(workers - 1, read_facts):
         mappings = _first_mappings(pfns, mapped)
         read_facts(0)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
-import re
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +13,6 @@ from estimator.hashing import PAGE_SIZE
 from estimator.mapped import Columns, Mapped, Words, distinct
 from estimator.procfs.processes import PROC
 
-_NODES = Path("/sys/devices/system/node")
-_MEMORY = Path("/sys/devices/system/memory")
 _BLOCK = 512  # an anonymous folio lies within 2 MiB
 _BLOCKS_AT_ONCE = 256  # 1 MiB of page flags
 _GAP = np.uint64(32)  # read over gaps up to this long
@@ -39,7 +34,7 @@ _ANON, _HEAD, _TAIL, _ZERO_PAGE = (np.uint64(1 << bit) for bit in (12, 15, 16, 2
 
 
 def frame_facts(pfns: Words) -> Columns:
-    """Columns of ``FRAME_FACTS`` of the frames ``pfns`` (ascending), and ``zero_page``, bool.
+    """Columns of ``FRAME_FACTS`` but ``node``, of the frames ``pfns``, and ``zero_page``, bool.
 
     Not to be had here, and -1: ``refcount``, and the ``folio_mapcount`` of large folios.
     """
@@ -57,7 +52,6 @@ def frame_facts(pfns: Words) -> Columns:
         "flags": kpf,
         "order": order,
         "head_pfn": head,
-        "node": _nodes(pfns),
         "mapcount": mapcount,
         "refcount": np.full(len(pfns), -1, np.int32),
         "folio_mapcount": np.where(order > 0, np.int32(-1), mapcount).astype(np.int32),
@@ -151,19 +145,3 @@ def _words(name: str, pfns: Words) -> Words:
             os.preadv(file.fileno(), [into[8 * offset : 8 * (offset + size)]], 8 * base)
     run = np.repeat(offsets - first.astype(np.int64), np.diff([0, *breaks, len(pfns)]))
     return words[pfns.astype(np.int64) + run]
-
-
-def _nodes(pfns: Words) -> npt.NDArray[np.uint16]:
-    """NUMA nodes, by the memory blocks that sysfs assigns to each; 0 on a machine without."""
-    nodes = np.zeros(len(pfns), np.uint16)
-    directories = sorted(_NODES.glob("node[0-9]*"))
-    if len(directories) < 2:
-        return nodes
-    with contextlib.suppress(OSError):
-        block_pages = int((_MEMORY / "block_size_bytes").read_text(), 16) // PAGE_SIZE
-        block_of = pfns // np.uint64(block_pages)
-        for directory in directories:
-            blocks = [re.search(r"\d+$", str(path)) for path in directory.glob("memory[0-9]*")]
-            numbers = np.array([int(found[0]) for found in blocks if found], np.uint64)
-            nodes[np.isin(block_of, numbers)] = int(directory.name.removeprefix("node"))
-    return nodes

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from estimator.snapshot import Snapshot, open_snapshot
 from tests.lab.debian import PYTHON, debian_image, package_zip, symbols_image
 from tests.lab.guest import Guest
 from tests.lab.kernels import Kernel
@@ -39,16 +40,23 @@ class Running:
 
     def fetch_snapshot(self, path: str, destination: Path) -> Path:
         """Copy the snapshot ``path`` of the guest to the directory ``destination``."""
-        status, text = self.guest.run_raw(
-            f"tar -C {DEBIAN}{path} -c . | base64", timeout_seconds=60.0
-        )
+        self._fetch(f"-C {DEBIAN}{path} .", destination)
+        return destination
+
+    def fetch_snapshots(self, path: str, destination: Path) -> dict[str, Snapshot]:
+        """The snapshots in the directory ``path`` of the guest, by name without ".ksm"."""
+        self._fetch(f"-C {DEBIAN}{path} $(cd {DEBIAN}{path}; ls -d *.ksm)", destination)
+        return {found.stem: open_snapshot(found) for found in destination.glob("*.ksm")}
+
+    def _fetch(self, what: str, destination: Path) -> None:
+        status, text = self.guest.run_raw(f"tar -c {what} | base64", timeout_seconds=120.0)
         assert status == 0
         with tarfile.open(fileobj=io.BytesIO(base64.b64decode(text))) as archive:
             archive.extractall(destination, filter="data")
-        return destination
 
 
 DEBIAN = "/debian"
+WITHOUT_AVX2 = "max,avx2=off"  # as QEMU 7.2 emulates it, NumPy's argsort() is wrong
 MOUNT = f"""
 mkdir {DEBIAN} && mount -r -t ext4 /dev/vda {DEBIAN} && mount -r -t ext4 /dev/vdb {DEBIAN}/symbols
 for name in proc sys dev tmp; do mount -o bind /$name {DEBIAN}/$name || false; done
@@ -82,6 +90,7 @@ def running(
         kernel,
         memory_mib=max(workload.memory_mib, 1024 if debian else 0),
         nodes=workload.nodes,
+        cpu=WITHOUT_AVX2 if debian else "max",
         modules=("virtio_blk",) if debian else (),
         files=files,
         arguments=("numa_balancing=disable",),

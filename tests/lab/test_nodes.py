@@ -1,0 +1,65 @@
+"""NUMA nodes as --procfs finds them and as the kernel's struct pages have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from estimator.snapshot import Snapshot, open_snapshot
+from tests.lab.conftest import lab_kernel
+from tests.lab.running import running
+from tests.lab.workload import Workload
+
+pytestmark = pytest.mark.lab
+
+NODE_MIB = 608  # no multiple of a memory block: the nodes meet within one
+BLOCK_MIB = 128
+PAGES_PER_MIB = 256
+PAGES = (90_000, 30_000)
+
+
+def on_node(node: int) -> str:
+    return f"""
+        comm node{node}
+        map data {PAGES[node]}
+        node data {node}
+        fill data same 1
+    """
+
+
+WORKLOAD = Workload(
+    "nodes", (on_node(0), on_node(1)), memory_mib=2 * NODE_MIB, nodes=2, thp="never"
+)
+
+
+@pytest.mark.parametrize("series", ["6.12", "6.1"])
+def test_procfs_and_the_kernel_agree_on_the_node_of_each_frame(series: str, tmp_path: Path) -> None:
+    with running(WORKLOAD, lab_kernel(series), tmp_path, debian=True) as guest:
+        snapshots = {}
+        for how in ("live --symbols /symbols/vmlinux", "procfs"):
+            name = how.split()[0]
+            status, output = guest.estimator(f"collect --{how} -o /tmp/{name}.ksm")
+            assert status == 0, output
+            (tmp_path / name).mkdir()
+            snapshots[name] = open_snapshot(
+                guest.fetch_snapshot(f"/tmp/{name}.ksm", tmp_path / name)
+            )
+        size = guest.guest.run("cat /sys/devices/system/memory/block_size_bytes")
+    assert int(size, 16) == BLOCK_MIB << 20
+    live, procfs = (nodes_by_frame(snapshots[name]) for name in ("live", "procfs"))
+    assert procfs == live
+    assert len(live) >= sum(PAGES)
+    block_pages = BLOCK_MIB * PAGES_PER_MIB
+    block = NODE_MIB * PAGES_PER_MIB // block_pages
+    both = {node for pfn, node in live.items() if pfn // block_pages == block}
+    assert both == {0, 1}  # frames of both in the block where the nodes meet
+
+
+def nodes_by_frame(snapshot: Snapshot) -> dict[int, int]:
+    """Node by PFN of the frames of the two processes."""
+    mms = snapshot.processes["mm_id"][snapshot.processes["comm"].isin(["node0", "node1"])]
+    vmas = snapshot.vmas["vma_id"][snapshot.vmas["mm_id"].isin(mms)]
+    rows = snapshot.mappings["frame_id"][snapshot.mappings["vma_id"].isin(vmas)]
+    frames = snapshot.frames.iloc[rows.unique()]
+    return dict(zip(frames["pfn"].tolist(), frames["node"].tolist(), strict=True))
