@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from drgn import Architecture, Platform, Program
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from estimator.facts import Unknown
@@ -24,6 +24,7 @@ SKEW = 100  # the second segment does not begin on a page of the file
 SEGMENTS = {10: 400, 1000: 600}  # first PFN: pages
 
 
+@settings(deadline=None)
 @example([2**64 - 1, 0], 1, 1)
 @given(
     st.lists(st.integers(0, 300) | st.integers(2**64 - 300, 2**64 - 1)),

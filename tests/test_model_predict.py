@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.errors import CannotAnswerError, UsageError
@@ -382,6 +382,7 @@ def test_json_as_text_says_the_same() -> None:
     assert "/usr/lib/a\\/b.so" in {vma["name"] for vma in found.to_json()["vmas"]}
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.sampled_from([3, 4, 5, 2**63, 2**64 - 1]), st.integers(0, 2**64 - 1))))
 def test_hashes_are_put_in_order_also_where_their_upper_bits_are_equal(values: list[int]) -> None:
     hashes = np.array(values, dtype=np.uint64)
