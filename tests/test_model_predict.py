@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from estimator.errors import CannotAnswerError, UsageError
+from estimator.facts import UNKNOWN_NODE
 from estimator.ksm.contents import _stable_order
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
@@ -258,6 +259,15 @@ def test_prot_none_hides_only_its_own_content_when_it_is_not_first() -> None:
     assert found.counters["pages_sharing"] == 2
     assert found.counters["pages_volatile"] == 1
     assert any("PROT_NONE" in text for text in found.warnings)
+
+
+def test_pages_on_unknown_nodes_are_not_taken_to_be_on_one() -> None:
+    system = System()
+    system.process(*small(1, node=UNKNOWN_NODE))
+    system.process(*small(1, node=UNKNOWN_NODE))
+    assert predict(system.snapshot(), ENABLED).counters["pages_sharing"] == 1
+    with pytest.raises(CannotAnswerError, match="the NUMA node of 2 frames is not known"):
+        predict(system.snapshot(), replace(ENABLED, merge_across_nodes=False))
 
 
 def merged(copies: int, **ksm: Any) -> System:
