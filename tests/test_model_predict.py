@@ -263,6 +263,15 @@ def test_prot_none_hides_only_its_own_content_when_it_is_not_first() -> None:
     assert any("PROT_NONE" in text for text in found.warnings)
 
 
+def test_pages_on_unknown_nodes_are_not_taken_to_be_on_one() -> None:
+    system = System()
+    system.process(*small(1, node=UNKNOWN_NODE))
+    system.process(*small(1, node=UNKNOWN_NODE))
+    assert predict(system.snapshot(), ENABLED).counters["pages_sharing"] == 1
+    with pytest.raises(CannotAnswerError, match="the NUMA node of 2 frames is not known"):
+        predict(system.snapshot(), replace(ENABLED, merge_across_nodes=False))
+
+
 def merged(copies: int, **ksm: Any) -> System:
     system = System(**ksm)
     page = Frame(7)
@@ -361,16 +370,6 @@ def test_khugepaged_matters_under_madvise_only_where_it_was_asked_for() -> None:
     assert "khugepaged" not in " ".join(predict(system.snapshot(), ENABLED).warnings)
     system.processes[0].vmas[0].vm_flags = 0x20000000
     assert "khugepaged" in " ".join(predict(system.snapshot(), ENABLED).warnings)
-
-
-def test_frames_of_an_unknown_node_can_be_merged_only_across_nodes() -> None:
-    system = System()
-    system.process(*small(1, 1), comm="a")
-    snapshot = system.snapshot()
-    snapshot.frames["node"] = np.array([0, UNKNOWN_NODE], np.uint16)
-    assert predict(snapshot, Policy(scope="all")).counters["pages_sharing"] == 1
-    with pytest.raises(CannotAnswerError, match="node of 1 frames is not known"):
-        predict(snapshot, Policy(scope="all", merge_across_nodes=False))
 
 
 def test_json_as_text_says_the_same() -> None:

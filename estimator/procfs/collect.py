@@ -14,6 +14,7 @@ import pandas as pd
 from estimator import __version__
 from estimator.budget import refuse_beyond
 from estimator.errors import CannotAnswerError, TargetError
+from estimator.facts import UNKNOWN_NODE
 from estimator.hashing import HASH_NAME
 from estimator.mapped import Columns, Mapped, Words, distinct, make_tables, only_mapped
 from estimator.moving import settle
@@ -91,6 +92,8 @@ def collect_procfs(
     table = process_table(processes)
     pfns, facts = only_mapped(mapped, pfns, facts)
     mappings, frames = make_tables(vmas, mapped, pfns, facts, seed)
+    if (frames["node"] == UNKNOWN_NODE).any():
+        not_known = not_known | {"frames.node": "65535 where several nodes may have the frame"}
     seconds = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
     info = {
         "format_version": FORMAT_VERSION,
