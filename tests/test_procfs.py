@@ -438,15 +438,15 @@ def test_an_interrupt_leaves_nothing_behind(number: signal.Signals, tmp_path: Pa
 
 def hashing_workers_of(pid: int) -> list[int]:
     """The workers once they hash, as slowly as they were told to: those before end soon."""
-    workers: list[int] = []
+    looks: list[list[int]] = [[]]
 
     def still_the_same() -> bool:
-        before, workers[:] = list(workers), workers_of(pid)
         time.sleep(1.0)
-        return before == workers != []
+        looks.append(workers_of(pid))
+        return all(look == looks[-1] != [] for look in looks[-4:])
 
     wait_until(still_the_same)
-    return workers
+    return looks[-1]
 
 
 def workers_of(pid: int) -> list[int]:

@@ -86,7 +86,7 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
     paths = Paths(prog)
     cgroup = functools.cache(lambda css_set: _cgroup(prog, paths, css_set))
     rows = [
-        {"merge_any": merge_any} | _row(prog, cgroup, order.get(mm, -1), owners.get(mm), struct, mm)
+        _row(prog, cgroup, order.get(mm, -1), owners.get(mm), struct, mm, merge_any)
         for mm, struct, merge_any in zip(
             addresses.tolist(), structs, _merge_any(prog, structs), strict=True
         )
@@ -222,6 +222,7 @@ def _row(
     owner: Owner | None,
     mm: Any,
     address: int,
+    merge_any: bool | None,
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
         "scan_order": scan_order,
@@ -230,6 +231,7 @@ def _row(
         "cmdline": None,
         "uid": 0,
         "cgroup": "",
+        "merge_any": merge_any,
         "threads": 0,
         "sharing_pids": [],
         "sched_policy": 0,
