@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from estimator.collect import collect
 from estimator.kernel.running import open_qemu
 from estimator.snapshot import Snapshot
 from tests.lab.conftest import lab_kernel
-from tests.lab.debian import PYTHON
 from tests.lab.running import running
 from tests.lab.test_replaced_words import check_rows
 from tests.lab.workload import Workload
@@ -22,11 +20,7 @@ from tests.lab.workload import Workload
 pytestmark = pytest.mark.lab
 
 COLLECTIONS = 20
-PROCFS_COLLECTIONS = 5
-SECONDS, SECONDS_INSIDE = 30, 60
-COMMS = {"frozen", "churn", "busybox", "true", "sh", "init", f"python{PYTHON}"}
-PROBE = Path(__file__).with_name("churn_probe.py")
-CHURN_LATER = "until [ -p /tmp/quiet ]; do sleep 0.1; done; cat /tmp/quiet; churn 4"
+SECONDS = 30
 TEMPLATES = {xxh3_64_intdigest(bytes([ord("a") + i]) * 4096, 0) for i in range(16)}
 BASE = 0x2000_0000_0000
 FROZEN = Workload("frozen", ("comm frozen\nmap data 3000\nfill data own 1\nfork 2\nend",))
@@ -44,41 +38,19 @@ def test_what_moves_is_no_harm_to_what_holds_still(series: str, tmp_path: Path) 
             started = time.monotonic()
             snapshot = collect(target)
             assert time.monotonic() - started < SECONDS
-            check(snapshot, still)
+            check_rows(snapshot)
+            pd.testing.assert_frame_equal(frozen(snapshot), still)
+            assert set(snapshot.processes["comm"]) <= {
+                "frozen",
+                "churn",
+                "busybox",
+                "true",
+                "sh",
+            } | {"init"}
+            check_contents(snapshot)
             moved += snapshot.info["unknown"]["changed_pages"]
+            assert snapshot.info["unknown"]["changed_pages"] < len(snapshot.mappings)
         assert moved > 0
-
-
-@pytest.mark.parametrize("series", ["6.12", "6.1"])
-def test_nor_to_one_that_looks_from_inside(series: str, tmp_path: Path) -> None:
-    """The same through /proc/kcore, and some through /proc/PID."""
-    with running(FROZEN, lab_kernel(series), tmp_path, programs=["churn"], debian=True) as guest:
-        guest.guest.write_file("/tmp/churn_probe.py", PROBE.read_text())
-        guest.guest.run(f"{{ {CHURN_LATER}; }} </dev/null >/dev/null 2>&1 &")
-        command = f"/tmp/churn_probe.py {COLLECTIONS} {PROCFS_COLLECTIONS}"
-        status, output = guest.python(command, timeout_seconds=900.0)
-        assert status == 0, output
-        seconds = json.loads(output)
-        assert len(seconds) == COLLECTIONS + PROCFS_COLLECTIONS
-        assert max(seconds) < SECONDS_INSIDE
-        snapshots = guest.fetch_snapshots("/tmp", tmp_path)
-    still = frozen(snapshots.pop("live0"))
-    assert len(snapshots) == len(seconds)
-    for name, snapshot in snapshots.items():
-        assert snapshot.info["source"]["kind"] == name.rstrip("0123456789")
-        check(snapshot, still)
-    for kind in ("live", "procfs"):
-        of_kind = [s for name, s in snapshots.items() if name.startswith(kind)]
-        assert sum(s.info["unknown"]["changed_pages"] for s in of_kind) > 0
-
-
-def check(snapshot: Snapshot, still: pd.DataFrame) -> None:
-    """What holds still is as before; what moves is neither garbage nor all there is."""
-    check_rows(snapshot)
-    pd.testing.assert_frame_equal(frozen(snapshot), still)
-    assert set(snapshot.processes["comm"]) <= COMMS
-    check_contents(snapshot)
-    assert snapshot.info["unknown"]["changed_pages"] < len(snapshot.mappings)
 
 
 def frozen(snapshot: Snapshot) -> pd.DataFrame:
