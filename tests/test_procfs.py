@@ -28,6 +28,7 @@ from estimator.procfs import contents as procfs_contents
 from estimator.procfs.collect import collect_procfs
 from estimator.procfs.processes import Process
 from estimator.snapshot import Snapshot
+from tests.lab.test_replaced_words import check_rows
 
 REPOSITORY = Path(__file__).parents[1]
 SMAPS = """\
@@ -384,6 +385,51 @@ def test_all_workers_together_keep_to_the_rate(monkeypatch: pytest.MonkeyPatch) 
     assert len(snapshot.frames) >= pages
     seconds = len(snapshot.frames) * 4096 / 1e6 / megabytes
     assert time.monotonic() - started > seconds - 0.25  # a worker makes up for so much delay
+
+
+CHURN = """
+import mmap, os, sys
+print(os.getpid(), flush=True)
+while True:
+    areas = [mmap.mmap(-1, 64 * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(20)]
+    for area in areas:
+        for page in range(64):
+            area[page * 4096:(page + 1) * 4096] = bytes([97 + page % 16]) * 4096
+    child = os.fork()
+    if child == 0:
+        areas[0][:4096 * 32] = bytes([97]) * (4096 * 32)
+        os._exit(0)
+    areas[1][:4096 * 32] = bytes([98]) * (4096 * 32)
+    for area in areas:
+        area.close()
+    os.waitpid(child, 0)
+"""
+
+
+@needs_pfns
+def test_what_moves_is_no_harm_to_what_holds_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    churning = [
+        subprocess.Popen([sys.executable, "-c", CHURN], stdout=subprocess.PIPE) for _ in range(3)
+    ]
+    try:
+        pids = []
+        for process in churning:
+            assert process.stdout is not None
+            pids.append(int(process.stdout.readline()))
+        with on_command(300, "fork") as (frozen, _):
+            only([*frozen, *pids], monkeypatch)
+            moved = 0
+            for _ in range(5):
+                snapshot = collect()
+                check_rows(snapshot)
+                for pid in frozen:
+                    assert at_base(snapshot, pid) == {p: digest(p % 200 + 1) for p in range(300)}
+                moved += snapshot.info["unknown"]["changed_pages"]
+            assert moved > 0
+    finally:
+        for process in churning:
+            process.kill()
+            process.wait()
 
 
 @needs_pfns

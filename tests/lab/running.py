@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from estimator.snapshot import Snapshot, open_snapshot
 from tests.lab.debian import PYTHON, debian_image, package_zip, symbols_image
 from tests.lab.guest import Guest
 from tests.lab.kernels import Kernel
@@ -40,19 +39,13 @@ class Running:
 
     def fetch_snapshot(self, path: str, destination: Path) -> Path:
         """Copy the snapshot ``path`` of the guest to the directory ``destination``."""
-        self._fetch(f"-C {DEBIAN}{path} .", destination)
-        return destination
-
-    def fetch_snapshots(self, path: str, destination: Path) -> dict[str, Snapshot]:
-        """The snapshots in the directory ``path`` of the guest, by name without ".ksm"."""
-        self._fetch(f"-C {DEBIAN}{path} $(cd {DEBIAN}{path}; ls -d *.ksm)", destination)
-        return {found.stem: open_snapshot(found) for found in destination.glob("*.ksm")}
-
-    def _fetch(self, what: str, destination: Path) -> None:
-        status, text = self.guest.run_raw(f"tar -c {what} | base64", timeout_seconds=120.0)
+        status, text = self.guest.run_raw(
+            f"tar -C {DEBIAN}{path} -c . | base64", timeout_seconds=60.0
+        )
         assert status == 0
         with tarfile.open(fileobj=io.BytesIO(base64.b64decode(text))) as archive:
             archive.extractall(destination, filter="data")
+        return destination
 
 
 DEBIAN = "/debian"

@@ -43,7 +43,7 @@ def test_so_they_are_to_who_looks_from_inside(series: str, tmp_path: Path) -> No
         command = "collect --live --symbols /symbols/vmlinux --passes 3 --interval 1"
         status, output = guest.estimator(f"{command} -o /tmp/writers.ksm")
         assert status == 0, output
-        snapshot = guest.fetch_snapshots("/tmp", tmp_path)["writers"]
+        snapshot = open_snapshot(guest.fetch_snapshot("/tmp/writers.ksm", tmp_path))
         settle(guest.guest, min_scans=WRITERS.min_scans)
         truth = report(guest.guest)
     assert snapshot.info["passes"] == {"count": 3, "interval_seconds": 1.0}
