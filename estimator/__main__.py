@@ -1,5 +1,5 @@
 """``python -m estimator``."""
 
-from estimator.cli import main
+from estimator.cli import entry
 
-main()
+entry()

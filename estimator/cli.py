@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -161,7 +161,7 @@ for command in (report, advise, compare, verify):
 
 
 def main() -> None:
-    """The entry point: failures become one line on stderr and an exit code."""
+    """The command line: failures become one line on stderr and an exit code (SystemExit)."""
     debug = "--debug" in sys.argv[1:]
     if not debug:  # what drgn has to say is in our own errors
         logging.getLogger("drgn").addHandler(logging.NullHandler())
@@ -189,6 +189,22 @@ def main() -> None:
         if debug:
             raise
         _fail(f"internal error: {type(error).__name__}: {error}; see it with --debug", 1)
+
+
+def entry() -> NoReturn:
+    """What the shell runs: ``main``, and then out.
+
+    The kernel frees tables and debug information at once; taken apart by the interpreter they need
+    a tenth of a second.
+    """
+    code = 0
+    try:
+        main()
+    except SystemExit as done:
+        code = int(done.code or 0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _fail(message: str, exit_code: int) -> None:

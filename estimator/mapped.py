@@ -31,6 +31,7 @@ FRAME_FACTS = {
 """What is found out about a frame. ``ok``: it was read; ``anonymous``: it goes in the snapshot."""
 
 _NO_FRAME = np.uint32(0xFFFF_FFFF)
+_MOVED_ROWS = 65_536  # at once: they fit the cache
 _SPARSE = 16  # a table of all PFNs is made if one in so many is used
 
 
@@ -77,12 +78,13 @@ def make_tables(
     """``mappings`` and ``frames``: of all that is mapped, what is anonymous or KSM's.
 
     ``facts``: columns of ``FRAME_FACTS`` for the frames ``pfns``, the distinct ones of ``mapped``,
-    ascending. The counts are added to the table ``vmas``.
+    ascending. The counts are added to the table ``vmas``. The arrays of ``mapped``, ``pfns`` and
+    ``facts`` are used up: the tables are made in their memory.
     """
     for name, counts in mapped.counts.items():
         vmas[name] = counts
     keep = facts["ok"] & facts["anonymous"]
-    frame_id = np.where(keep, np.cumsum(keep) - 1, _NO_FRAME).astype(np.uint32)
+    frame_id = np.where(keep, np.cumsum(keep, dtype=np.uint32) - np.uint32(1), _NO_FRAME)
     frame_of = _look_up(pfns, frame_id, mapped.pfn)
     kept = frame_of != _NO_FRAME
     ok = facts["ok"]
@@ -91,20 +93,29 @@ def make_tables(
         lost = mapped.vma_id[gone[~ok[rows_of(pfns, mapped.pfn[gone])]]]
         vmas["unknown_pages"] += np.bincount(lost, minlength=len(vmas)).astype(np.uint64)
     mappings = {
-        "vma_id": mapped.vma_id,
-        "page_index": mapped.page_index,
-        "frame_id": frame_of,
-        "flags": mapped.flags,
+        "vma_id": _move_up(mapped.vma_id, kept),
+        "page_index": _move_up(mapped.page_index, kept),
+        "frame_id": _move_up(frame_of, kept),
+        "flags": _move_up(mapped.flags, kept),
     }
-    if not kept.all():
-        mappings = {name: values[kept] for name, values in mappings.items()}
-    frames: dict[str, Any] = {"pfn": pfns[keep]}
-    frames |= {n: v[keep] for n, v in facts.items() if n not in ("ok", "anonymous")}
+    frames: dict[str, Any] = {"pfn": _move_up(pfns, keep)}
+    frames |= {n: _move_up(v, keep) for n, v in facts.items() if n not in ("ok", "anonymous")}
     hashed = frames["unknown"] == Unknown.HASHED
     zero = hashed & (frames["hash"] == zero_hash(seed))
     frames["flags"][zero] |= np.uint32(FrameFlag.ZERO)
     frames["hash"] = pd.arrays.IntegerArray(frames["hash"], ~hashed)
     return pd.DataFrame(mappings, copy=False), pd.DataFrame(frames, copy=False)
+
+
+def _move_up(values: npt.NDArray[Any], keep: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """``values[keep]`` in the memory of ``values``: to get fresh memory takes longer."""
+    at = 0
+    for begin in range(0, len(values), _MOVED_ROWS):
+        rows = slice(begin, begin + _MOVED_ROWS)
+        kept = values[rows][keep[rows]]
+        values[at : at + len(kept)] = kept
+        at += len(kept)
+    return values[:at]
 
 
 def only_mapped(mapped: Mapped, pfns: Words, facts: Columns) -> tuple[Words, Columns]:

@@ -22,7 +22,7 @@ def read_frames(pages: PageArray, memory: Memory, pfns: Words, seed: int, moving
     same, all is read again, at last given up as ``Unknown.CHANGED``.
     """
     info = pages.read(pfns)
-    columns = {name: values.copy() for name, values in vars(info).items() if name in FRAME_FACTS}
+    columns = {name: values for name, values in vars(info).items() if name in FRAME_FACTS}
     columns["hash"], columns["unknown"] = (
         np.zeros(len(pfns), np.uint64),
         np.zeros(len(pfns), np.uint8),
@@ -37,7 +37,7 @@ def read_frames(pages: PageArray, memory: Memory, pfns: Words, seed: int, moving
         if not moved.any():
             break
         for name in columns.keys() & vars(after).keys():
-            columns[name] = vars(after)[name].copy()
+            columns[name] = vars(after)[name]
         info, rows = after, np.flatnonzero(moved & after.ok & after.anonymous)
         columns["unknown"][moved] = 0
         _hash(columns, memory, pfns, rows, seed)

@@ -162,14 +162,17 @@ class PageArray:
     def _folios(self, heads: Words, pages: _Pages, pfns: Words) -> _Folios:
         """The folios with the head frames ``heads``; small ones from the ``pages`` at hand."""
         large = np.flatnonzero(self._is_large(pages["flags"]) | (heads != pfns))
+        ok, order = np.ones(len(heads), np.bool_), np.zeros(len(heads), np.uint8)
+        columns = {name: pages[name] for name in ("flags", "mapping", "refcount")}
+        if not len(large):
+            return _Folios(heads, ok, order, large, np.empty(0, self._folio), **columns)
         addresses = np.uint64(self._base) + heads[large] * np.uint64(self._page.itemsize)
         structs, read = self._memory.structs(addresses, self._folio)
-        ok, order = np.ones(len(heads), np.bool_), np.zeros(len(heads), np.uint8)
         ok[large] = read & (structs["order"] & 0xFF <= _MAX_ORDER)
         order[large] = np.where(ok[large], structs["order"] & 0xFF, 0)
-        columns = {name: pages[name].copy() for name in ("flags", "mapping", "refcount")}
         for name, values in columns.items():
-            values[large] = structs[name]
+            columns[name] = values.copy()
+            columns[name][large] = structs[name]
         return _Folios(heads, ok, order, large, structs, **columns)
 
     def _is_large(self, flags: Words) -> Mask:

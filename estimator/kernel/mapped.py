@@ -62,12 +62,12 @@ class AddressSpaces:
         tables = PageTables(self._prog, self._memory, Ranges(start, end))
         pgd = self._mms.structs["pgd"] - np.uint64(self._memory.direct_map)
         wanted = np.unique(vmas.mm[walked]).astype(np.int64)
-        count = _EntryCounts(self._prog, len(walked))
+        count = _EntryCounts(self._prog, walked.astype(np.uint32))
         parts: list[tuple[npt.NDArray[Any], ...]] = []
         for entries in tables.walk(wanted.astype(np.uint64), pgd[wanted] >> _PAGE_SHIFT):
             parts.append(count.mapped(entries, start))
             progress(len(parts))
-        index, page_index, pfn, flags = _concatenate(parts)
+        vma_id, page_index, pfn, flags = _concatenate(parts)
         counts = {}
         for name, pages in (
             ("swap_pages", count.swap),
@@ -78,22 +78,26 @@ class AddressSpaces:
         ):
             counts[name] = np.zeros(len(vmas.start), np.uint64)
             counts[name][walked] = pages
-        return Mapped(walked.astype(np.uint32)[index], page_index, pfn, flags, counts)
+        return Mapped(vma_id, page_index, pfn, flags, counts)
 
     def _has(self, flag: str) -> npt.NDArray[np.bool_]:
         return (self._vmas.flags & np.uint64(self._flag[flag])) != 0
 
 
 class _EntryCounts:
-    """Sorts the entries of page tables into mappings and counts by VMA (i64 per range)."""
+    """Sorts the entries of page tables into mappings and counts by range (i64).
 
-    def __init__(self, prog: Any, ranges: int) -> None:
+    ``vma_id``: u32, of each range.
+    """
+
+    def __init__(self, prog: Any, vma_id: npt.NDArray[np.uint32]) -> None:
+        self._vma_id = vma_id
         self._zero_pfn = np.uint64(int(prog["zero_pfn"]))
         self._swap_types = np.uint64(len(prog["swap_info"]) if "swap_info" in prog else 0)
-        self.swap, self.zero, self.ksm_zero, self.nonpresent = np.zeros((4, ranges), np.int64)
+        self.swap, self.zero, self.ksm_zero, self.nonpresent = np.zeros((4, len(vma_id)), np.int64)
 
     def mapped(self, entries: Entries, start: Words) -> tuple[npt.NDArray[Any], ...]:
-        """Range, page index, PFN and ``MappingFlag`` of what maps a page; the rest is counted."""
+        """VMA, page index, PFN and ``MappingFlag`` of what maps a page; the rest is counted."""
         present, pfn = entries.present, entries.pfn
         zero = present & (pfn == self._zero_pfn)
         swap = ~present & (entries.value >> np.uint64(59) < self._swap_types)  # __swp_type()
@@ -112,7 +116,7 @@ class _EntryCounts:
             flags |= which.view(np.uint8) * np.uint8(flag)
         index = entries.range_index
         page_index = (entries.key - start[index]).astype(np.uint32)
-        columns = (index.astype(np.uint32), page_index, pfn, flags)
+        columns = (self._vma_id[index], page_index, pfn, flags)
         return columns if keep.all() else tuple(column[keep] for column in columns)
 
     def _add(self, total: npt.NDArray[np.int64], entries: Entries, which: Any) -> None:

@@ -118,7 +118,7 @@ class MappedElf(Memory):
         super().__init__(prog)
         self._descriptor = os.open(dump.path, os.O_RDONLY)
         self._file = _map(self._descriptor)
-        self._buffer = memoryview(bytearray(_RUN_PAGES * PAGE_SIZE))
+        self._buffer = memoryview(_aligned(_RUN_PAGES * PAGE_SIZE))
         self._rows = [
             self._buffer[start : start + PAGE_SIZE]
             for start in range(0, len(self._buffer), PAGE_SIZE)
@@ -203,9 +203,10 @@ class MappedElf(Memory):
         """File offsets of ``size`` bytes at the addresses ``physical``, and ``Unknown`` codes."""
         end = physical + np.uint64(size)
         unknown = np.full(len(physical), Unknown.UNREADABLE, np.uint8)
-        _, was_there = self._in_memory.hold(physical, end)
-        unknown[was_there] = Unknown.EXCLUDED
         load, in_file = self._in_file.hold(physical, end)
+        if not in_file.all():
+            _, was_there = self._in_memory.hold(physical, end)
+            unknown[was_there] = Unknown.EXCLUDED
         load = load[in_file]
         offsets = np.zeros(len(physical), np.uint64)
         place = self._offset[load] + (physical[in_file] - self._in_file.start[load])
@@ -326,6 +327,11 @@ def first_of_each(values: Words) -> Mask:
 
 def _map(descriptor: int) -> Bytes:
     return np.frombuffer(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ), np.uint8)
+
+
+def _aligned(size: int) -> mmap.mmap:
+    """``size`` bytes of our own from a page boundary on: copies to other places are slower."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def runs(numbers: Words, span: int, step: int = 1) -> Iterator[tuple[int, int]]:

@@ -30,7 +30,7 @@ class Candidates:
     ``excluded_by``: object per VMA, why it is no candidate; None for candidates and for VMAs of
     processes that were not selected. ``vma_starts``: i64, first row of ``mappings`` of every VMA,
     and one past the end. ``rows``: i32, the rows of ``mappings`` that are candidates, in scan
-    order; None: all of them. ``frame``: i64, their frame_id. ``changing``: i32, rows that would be
+    order; None: all of them. ``frame``: u32, their frame_id. ``changing``: i32, rows that would be
     candidates, but keep changing.
     """
 
@@ -39,7 +39,7 @@ class Candidates:
     excluded_by: npt.NDArray[np.object_]
     vma_starts: Ints
     rows: npt.NDArray[np.int32] | None
-    frame: Ints
+    frame: npt.NDArray[np.uint32]
     changing: npt.NDArray[np.int32]
 
     def row_numbers(self, part: slice = slice(None)) -> npt.NDArray[np.int32]:
@@ -86,7 +86,6 @@ def find_candidates(
         rows, changing = rows[~changed[rows]], rows[changed[rows]]
     if rows is not None:
         frame = frame[rows]
-    frame = frame.astype(np.int64)
     return Candidates(mms, taking_part, excluded_by, vma_starts, rows, frame, changing)
 
 

@@ -48,7 +48,7 @@ class _Meeting:
     first_blocked: Bools
     nodes: Ints
     on_nodes: Ints
-    node_frame: Ints
+    node_frame: Numbers
     undecided: Bools
 
 
@@ -143,7 +143,7 @@ def _meetings(case: Case) -> _Meeting:
     second[several] = facts.first.take(order.take(starts[several] + 1))
     first_blocked = facts.blocked.take(first_frame)
     nodes, on_nodes = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
-    node_frame = np.full(count, -1, dtype=np.int64)
+    node_frame = np.full(count, -1, dtype=np.int32)
     undecided = np.zeros(count, dtype=bool)
 
     odd = facts.known & (facts.blocked | facts.node | facts.maybe_blocked | facts.opaque)

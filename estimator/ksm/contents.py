@@ -19,7 +19,8 @@ from estimator.ksm.rules import Rules
 
 Hashes = npt.NDArray[np.uint64]
 
-_PART_BITS = 2  # a thread for each quarter of the hashes
+_PART_BITS = 3
+_PARTS_AT_ONCE = min(4, len(os.sched_getaffinity(0)))  # one needs 50 bytes per hash of its own
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,11 @@ def group_by_content(
     met = facts.first != NEVER
     is_first = np.zeros(len(frame_of_row), dtype=bool)
     is_first[facts.first[met]] = True
-    order = frame_of_row[is_first].astype(np.int64)
+    order = frame_of_row[is_first].astype(np.int32)
     if not met.all():
-        order = np.append(order, np.flatnonzero(facts.known & ~met))
-    place, hashes = _by_hash(frames["hash"].to_numpy(dtype=np.uint64, na_value=0).take(order))
+        order = np.append(order, np.flatnonzero(facts.known & ~met).astype(np.int32))
+    place, new = _by_hash(frames["hash"].to_numpy(dtype=np.uint64, na_value=0).take(order))
     order = order.take(place)
-    new = np.ones(len(order), dtype=bool)
-    np.not_equal(hashes[1:], hashes[:-1], out=new[1:])
     if not rules.merge_across_nodes:
         node = frames["node"].to_numpy()[order]
         by_node = np.lexsort((node, np.cumsum(new)))
@@ -77,30 +76,33 @@ def group_by_content(
     of_frame = np.full(len(frames), -1, dtype=np.int32)
     of_frame[order] = np.cumsum(new, dtype=np.int32) - 1
     starts = np.append(np.flatnonzero(new), len(order))
-    return Contents(of_frame, order.astype(np.int32), starts)
+    return Contents(of_frame, order, starts)
 
 
-def _by_hash(hashes: Hashes) -> tuple[Ints, Hashes]:
-    """``np.argsort(hashes, kind="stable")`` and the hashes in that order, several times faster.
+def _by_hash(hashes: Hashes) -> tuple[Numbers, Bools]:
+    """``np.argsort(hashes, kind="stable")``, i32, and which of them is not like the one before.
 
-    The parts of the range of hashes are sorted side by side: NumPy lets other threads run.
+    Several times faster: the parts of the range of hashes are sorted side by side, since NumPy lets
+    other threads run.
     """
     part = (hashes >> np.uint64(64 - _PART_BITS)).astype(np.uint8)
+    ends = np.cumsum(np.bincount(part, minlength=1 << _PART_BITS)).tolist()
+    order, new = np.empty(len(hashes), np.int32), np.ones(len(hashes), np.bool_)
 
-    def sort(number: int) -> tuple[Ints, Hashes]:
+    def sort(number: int) -> None:
         place = np.flatnonzero(part == number)
-        order, in_order = _stable_order(hashes.take(place))
-        return place.take(order), in_order
+        here = slice(ends[number] - len(place), ends[number])
+        order[here], new[here] = _stable_order(place, hashes.take(place))
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        places, sorted_hashes = zip(*threads.map(sort, range(1 << _PART_BITS)), strict=True)
-    return np.concatenate(places), np.concatenate(sorted_hashes)
+    with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
+        list(threads.map(sort, range(1 << _PART_BITS)))
+    return order, new
 
 
-def _stable_order(hashes: Hashes) -> tuple[Ints, Hashes]:
-    """See ``_by_hash``.
+def _stable_order(place: Ints, hashes: Hashes) -> tuple[Ints, Bools]:
+    """See ``_by_hash``, for the ``hashes`` at ``place``.
 
-    Sorts one word per hash, its upper bits followed by its place, and then puts those few in order
+    Sorts one word per hash, its upper bits followed by its number, and then puts those few in order
     that differ in the lower bits only.
     """
     bits = np.uint64(max(1, (len(hashes) - 1).bit_length()))
@@ -116,7 +118,9 @@ def _stable_order(hashes: Hashes) -> tuple[Ints, Hashes]:
         inner = np.argsort(in_order[begin:end], kind="stable")
         order[begin:end] = order[begin:end][inner]
         in_order[begin:end] = in_order[begin:end][inner]
-    return order, in_order
+    new = np.ones(len(hashes), np.bool_)
+    np.not_equal(in_order[1:], in_order[:-1], out=new[1:])
+    return place.take(order), new
 
 
 def per_frame(per_content: Bools, contents: Contents) -> Bools:
