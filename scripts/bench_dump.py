@@ -116,7 +116,8 @@ def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> _Measured:
 
 
 _START_UP = """
-import os, sys
+import gc, os, sys
+gc.disable()
 from pathlib import Path
 import estimator.collect, estimator.hashing, estimator.ksm.predict, estimator.workers
 import estimator.kernel.frames, estimator.kernel.names, estimator.kernel.pagetable

@@ -25,11 +25,11 @@ class Run:
 def run(command: list[str]) -> Run:
     """Run ``command`` to its end; exits if it fails."""
     started, used = time.perf_counter(), _cpu_seconds()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE)
     seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - used
     if done.returncode:
         sys.exit(f"bench: {' '.join(command)} failed")
-    return Run(seconds, cpu_seconds, done.stdout)
+    return Run(seconds, cpu_seconds, done.stdout.decode())
 
 
 def _cpu_seconds() -> float:

@@ -192,27 +192,27 @@ class PageTables:
         return entries
 
     def _leaves(self, key: Words, value: Words, huge: Mask) -> Entries:
-        entries = np.empty((len(key), _ENTRIES), np.uint64)
         tables = ~huge
-        pfns = (value[tables] & _PFN_MASK) >> _PAGE_SHIFT
-        found = self._tables(key[tables], pfns, _ZERO)
-        inverted = ((found & _PRESENT) == _ZERO) & (found != _ZERO)  # __pte_needs_invert()
-        found[inverted] ^= self._inverted_bits
-        entries[tables] = found
-        entries[huge] = self._pieces(value[huge])
+        entries = self._tables(key[tables], (value[tables] & _PFN_MASK) >> _PAGE_SHIFT, _ZERO)
+        inverted = ((entries & _PRESENT) == _ZERO) & (entries != _ZERO)  # __pte_needs_invert()
+        entries[inverted] ^= self._inverted_bits
+        if huge.any():
+            read, entries = entries, np.empty((len(key), _ENTRIES), np.uint64)
+            entries[tables], entries[huge] = read, self._pieces(value[huge])
         first, _ = self._ranges.find(key)
         first_row = np.minimum(first, len(self._ranges.start) - 1)
         whole = (self._ranges.start[first_row] <= key) & (
             self._ranges.end[first_row] >= key + np.uint64(_ENTRIES)
         )
-        shared = np.flatnonzero(~whole)  # by ranges and what is in none
-        row, column, _ = _nonzero(entries[shared])
-        index, inside = self._ranges.find(key[shared][row] + column)
-        entries[shared[row[~inside]], column[~inside]] = 0
         row, column, values = _nonzero(entries)
-        range_index = first[row]
-        range_index[~whole[row]] = index[inside]
-        return Entries(key[row] + column, range_index, values, huge[row])
+        at, range_index, of_huge = key[row] + column, first[row], huge[row]
+        if whole.all():
+            return Entries(at, range_index, values, of_huge)
+        shared = np.flatnonzero(~whole[row])  # by ranges and what is in none
+        range_index[shared], inside = self._ranges.find(at[shared])
+        kept = np.ones(len(at), np.bool_)
+        kept[shared] = inside
+        return Entries(at[kept], range_index[kept], values[kept], of_huge[kept])
 
     def _pieces(self, value: Words) -> Words:
         """PMD leaves (n,) as 512 entries each, u64 (n, 512), with the flags of the PMD."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +34,7 @@ _CMDLINE_BYTES = 4096
 _MOST_PAGES = 1 << 52  # a damaged counter may say more
 _HIGHEST_PHYSICAL = np.uint64(1 << 52)
 _KSM_COUNTERS = ("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages")
-_NULLABLE = {"merge_any": "boolean"} | dict.fromkeys(_KSM_COUNTERS, "Int64")
+_MOST = np.iinfo(np.uint64).max
 _MM_MEMBERS = (
     *("pgd", "flags", "map_count"),
     *("arg_start", "arg_end", "start_brk", "brk", "start_stack"),
@@ -44,12 +43,18 @@ _MM_MEMBERS = (
 
 @dataclass
 class Owner:
-    """The tasks that use one mm: the first thread group found and those that share with it."""
+    """The tasks that use one mm: the first thread group found and those that share with it.
 
-    leader: Any
+    ``task``: the row of the leader.
+    """
+
+    task: int
     uid: int
     threads: int
     sharing_pids: list[int] = field(default_factory=list)
+
+
+_NOBODY = Owner(task=-1, uid=0, threads=0)
 
 
 @dataclass(frozen=True)
@@ -76,24 +81,16 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
 
     Threads and CLONE_VM processes share one mm: it is one row. Kernel threads have none.
     """
-    owners, unreadable = _owners(prog, memory)
+    owners, tasks, unreadable = _owners(prog, memory)
     order = {mm: place for place, mm in enumerate(_ksm_mm_list(prog))}
     dtype = _mm_dtype(prog)
     addresses = np.array([*order, *(mm for mm in owners if mm not in order)], np.uint64)
     structs, ok = memory.structs(addresses, dtype)
     alive = ok & _in_use(memory, structs)
     addresses, structs = addresses[alive], structs[alive]
-    paths = Paths(prog)
-    cgroup = functools.cache(lambda css_set: _cgroup(prog, paths, css_set))
-    rows = [
-        _row(prog, cgroup, order.get(mm, -1), owners.get(mm), struct, mm, merge_any)
-        for mm, struct, merge_any in zip(
-            addresses.tolist(), structs, _merge_any(prog, structs), strict=True
-        )
-    ]
-    if not rows:
+    if not len(structs):
         return Mms(pd.DataFrame(), structs, addresses, unreadable + int((~ok).sum()))
-    table = pd.DataFrame(rows).astype(_NULLABLE)
+    table = _table(prog, addresses.tolist(), structs, order, owners, tasks)
     place = table["scan_order"].where(table["scan_order"] >= 0, len(order))
     sorted_rows = np.lexsort((table["pid"], table["start_time_ns"], place))
     table = table.iloc[sorted_rows].reset_index(drop=True)
@@ -125,7 +122,8 @@ def _in_use(memory: Memory, structs: Any) -> Mask:
     return in_use
 
 
-def _owners(prog: Program, memory: Memory) -> tuple[dict[int, Owner], int]:
+def _owners(prog: Program, memory: Memory) -> tuple[dict[int, Owner], Any, int]:
+    """Who uses which mm, the thread group leaders, and how many tasks are lost."""
     dtype = _task_dtype(prog)
     init_task = prog["init_task"]
     tasks_offset = offset(prog, "struct task_struct", "tasks")
@@ -140,17 +138,18 @@ def _owners(prog: Program, memory: Memory) -> tuple[dict[int, Owner], int]:
     tasks = tasks[ok & (tasks["flags"] & _PF_KTHREAD == 0)]
     uids = _numbers(prog, memory, tasks["cred"], "struct cred", "uid.val")
     threads_of = _numbers(prog, memory, tasks["signal"], "struct signal_struct", "nr_threads")
-    for task, uid, threads in zip(tasks, uids, threads_of, strict=True):
-        mm = int(task["mm"]) or _mm_of_a_thread(prog, memory, dtype, int(task["signal"]))
+    pids, mms, signals = (tasks[name].tolist() for name in ("pid", "mm", "signal"))
+    for task, (pid, uid, threads) in enumerate(zip(pids, uids, threads_of, strict=True)):
+        mm = mms[task] or _mm_of_a_thread(prog, memory, dtype, signals[task])
         if not mm:
-            lost += not task["flags"] & _PF_EXITING  # else a zombie
+            lost += not tasks["flags"][task] & _PF_EXITING  # else a zombie
             continue
         if mm in owners:
             owners[mm].threads += threads
-            owners[mm].sharing_pids.append(int(task["pid"]))
+            owners[mm].sharing_pids.append(pid)
         else:
             owners[mm] = Owner(task, uid, threads)
-    return owners, lost + int((~ok).sum())
+    return owners, tasks, lost + int((~ok).sum())
 
 
 def _mm_of_a_thread(prog: Program, memory: Memory, dtype: Any, signal: int) -> int:
@@ -215,47 +214,48 @@ def _links(prog: Program, node: int) -> tuple[int, int]:
     return following, previous
 
 
-def _row(
+def _table(
     prog: Program,
-    cgroup: Callable[[int], str],
-    scan_order: int,
-    owner: Owner | None,
-    mm: Any,
-    address: int,
-    merge_any: bool | None,
-) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "scan_order": scan_order,
-        "pid": -1,
-        "comm": "",
-        "cmdline": None,
-        "uid": 0,
-        "cgroup": "",
-        "merge_any": merge_any,
-        "threads": 0,
-        "sharing_pids": [],
-        "sched_policy": 0,
-        "nice": 0,
-        "start_time_ns": np.iinfo(np.uint64).max,
+    addresses: list[int],
+    mms: Any,
+    order: dict[int, int],
+    owners: dict[int, Owner],
+    tasks: Any,
+) -> pd.DataFrame:
+    """Rows of ``processes.parquet`` but for mm_id, one per mm."""
+    owned = [owners.get(mm) for mm in addresses]
+    some = [owner or _NOBODY for owner in owned]
+    has = np.array([owner is not None for owner in owned])
+    task = np.append(tasks, np.zeros(1, tasks.dtype))[[owner.task for owner in some]]
+    cgroup = functools.cache(functools.partial(_cgroup, prog, Paths(prog)))
+    nice = np.clip(task["static_prio"] - _DEFAULT_PRIO, -20, 19)
+    columns = {
+        "scan_order": [order.get(mm, -1) for mm in addresses],
+        "pid": np.where(has, task["pid"], -1),
+        "comm": [_comm(name) for name in task["comm"]],
+        "cmdline": [
+            None if owner is None else _cmdline(prog, int(start), int(end), mm)
+            for owner, start, end, mm in zip(
+                owned, mms["arg_start"], mms["arg_end"], addresses, strict=True
+            )
+        ],
+        "uid": [owner.uid for owner in some],
+        "cgroup": [cgroup(css_set) if css_set else "" for css_set in task["cgroups"].tolist()],
+        "merge_any": pd.array(_merge_any(prog, mms), dtype="boolean"),
+        "threads": [min(owner.threads, _LONGEST_LIST) for owner in some],
+        "sharing_pids": [sorted(owner.sharing_pids) for owner in some],
+        "sched_policy": task["policy"] & 0xFF,
+        "nice": np.where(has, nice, 0),
+        "start_time_ns": np.where(has, task["start_time"], np.uint64(_MOST)),
     }
-    if owner is not None:
-        task = owner.leader
-        row |= {
-            "pid": int(task["pid"]),
-            "comm": task["comm"].tobytes().split(b"\0")[0].decode(errors="replace"),
-            "cmdline": _cmdline(prog, mm, address),
-            "uid": owner.uid,
-            "cgroup": cgroup(int(task["cgroups"])),
-            "threads": min(owner.threads, _LONGEST_LIST),
-            "sharing_pids": sorted(owner.sharing_pids),
-            "sched_policy": int(task["policy"]) & 0xFF,
-            "nice": min(max(int(task["static_prio"]) - _DEFAULT_PRIO, -20), 19),
-            "start_time_ns": int(task["start_time"]),
-        }
     for counter in _KSM_COUNTERS:
-        value = int(mm[counter]) if counter in mm.dtype.names else None
-        row[counter] = None if value is None or value > _MOST_PAGES else value
-    return row
+        there = counter in mms.dtype.names
+        pages = mms[counter].astype(np.uint64) if there else np.full(len(mms), _MOST, np.uint64)
+        known = pages <= _MOST_PAGES
+        columns[counter] = pd.arrays.IntegerArray(
+            np.where(known, pages, 0).astype(np.int64), ~known
+        )
+    return pd.DataFrame(columns)
 
 
 def _merge_any(prog: Program, mms: Any) -> list[bool | None]:
@@ -268,14 +268,17 @@ def _merge_any(prog: Program, mms: Any) -> list[bool | None]:
     return found
 
 
-def _cmdline(prog: Program, mm: Any, address: int) -> str | None:
-    size = min(int(mm["arg_end"]) - int(mm["arg_start"]), _CMDLINE_BYTES)
+def _comm(name: Any) -> str:
+    text: str = name.tobytes().split(b"\0")[0].decode(errors="replace")
+    return text
+
+
+def _cmdline(prog: Program, start: int, end: int, mm: int) -> str | None:
+    size = min(end - start, _CMDLINE_BYTES)
     if size <= 0:
         return None
     try:
-        raw = access_remote_vm(
-            Object(prog, "struct mm_struct *", address), int(mm["arg_start"]), size
-        )
+        raw = access_remote_vm(Object(prog, "struct mm_struct *", mm), start, size)
     except (*READ_ERRORS, ValueError):
         return None
     return raw.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")

@@ -92,11 +92,11 @@ def read_vmas(prog: Program, memory: Memory, mms: Mms) -> Vmas:
         keep = ~again[rows]
         rows = np.concatenate([rows[keep], more_rows])
         structs = np.concatenate([structs[keep], more])
-    order = np.lexsort((structs["vm_start"], rows))
-    structs, mm = structs[order], rows[order]
+        order = np.lexsort((structs["vm_start"], rows))
+        rows, structs = rows[order], structs[order]
     zeroes = np.zeros(len(structs), np.uint64)
     return Vmas(
-        mm=mm.astype(np.uint32),
+        mm=rows.astype(np.uint32),
         start=structs["vm_start"],
         end=structs["vm_end"],
         flags=structs["vm_flags"],
@@ -112,8 +112,8 @@ def _of_mms(
 ) -> tuple[Rows, npt.NDArray[Any], Rows]:
     """The VMAs below ``roots``, one per mm: row of the mm, struct; and per mm how many are lost.
 
-    Not a VMA, or not of this mm, is what does not point back at the mm, lies outside of user
-    space or overlaps another one.
+    By mm and start. Not a VMA, or not of this mm, is what does not point back at the mm, lies
+    outside of user space or overlaps another one.
     """
     if has_member(prog, "struct mm_struct", "mm_mt"):
         rows, addresses, lost_rows = _maple(prog, memory, roots)
@@ -123,13 +123,15 @@ def _of_mms(
     ok &= structs["vm_mm"] == mms.addresses[rows]
     ok &= (structs["vm_start"] < structs["vm_end"]) & (structs["vm_end"] <= _USER_END)
     ok &= ((structs["vm_start"] | structs["vm_end"]) & np.uint64(PAGE_SIZE - 1)) == 0
-    order = np.lexsort((structs["vm_start"], rows))
-    order = order[ok[order]]
-    same = rows[order][1:] == rows[order][:-1]
-    overlaps = same & (structs["vm_start"][order][1:] < structs["vm_end"][order][:-1])
-    ok[order[1:][overlaps]] = False
     lost = np.bincount(np.concatenate([lost_rows, rows[~ok]]), minlength=len(roots))
-    return rows[ok], structs[ok], lost
+    rows, structs = rows[ok], structs[ok]
+    order = np.lexsort((structs["vm_start"], rows))
+    rows, structs = rows[order], structs[order]
+    same = rows[1:] == rows[:-1]
+    apart = np.ones(len(rows), np.bool_)
+    apart[1:] = ~same | (structs["vm_start"][1:] >= structs["vm_end"][:-1])
+    lost += np.bincount(rows[~apart], minlength=len(roots))
+    return (rows, structs, lost) if apart.all() else (rows[apart], structs[apart], lost)
 
 
 def _vma_dtype(prog: Program) -> np.dtype[Any]:

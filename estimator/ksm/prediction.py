@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from estimator.ksm.policy import Policy
 
@@ -96,13 +99,14 @@ class Prediction:
         }
         return self._values() | tables
 
-    def json_text(self) -> str:
-        """``to_json`` as text, several times faster where there are many VMAs."""
-        parts = [json.dumps(self._values())[1:-1]]
-        parts += [
-            f'"{name}": {table.to_json(orient="records")}' for name, table in self._tables().items()
-        ]
-        return f"{{{', '.join(parts)}}}"
+    def json_parts(self) -> Iterator[str]:
+        """``to_json`` as text, part after part, many times faster where there are many VMAs."""
+        yield json.dumps(self._values())[:-1]
+        for name, table in self._tables().items():
+            yield f', "{name}": ['
+            yield _records(table)
+            yield "]"
+        yield "}"
 
     def _values(self) -> dict[str, Any]:
         return {
@@ -130,3 +134,27 @@ class Prediction:
 
 def _columns(table: pd.DataFrame) -> list[list[Any]]:
     return [table[name].tolist() for name in table]
+
+
+def _records(table: pd.DataFrame) -> str:
+    """The rows of a table of numbers and names as JSON objects, with commas between them."""
+    parts: list[Any] = []
+    text = "{"
+    for name, column in table.items():
+        text += f"{json.dumps(name)}:"
+        if len(column) and (column == column.iloc[0]).all():
+            text += f"{json.dumps(column.tolist()[0])},"
+        else:
+            parts += [text, _json_values(column)]
+            text = ","
+    text = text.rstrip(",") + "}"
+    if not parts:
+        return ",".join([text] * len(table))
+    return ",".join(pc.binary_join_element_wise(*parts, text, "").to_pylist())
+
+
+def _json_values(column: pd.Series[Any]) -> pa.Array:
+    if column.dtype.kind in "iu":
+        return pa.array(column.to_numpy()).cast(pa.string())
+    codes, names = pd.factorize(column)
+    return pa.array([json.dumps(name) for name in names], pa.string()).take(pa.array(codes))
