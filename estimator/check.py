@@ -37,6 +37,13 @@ class Findings:
         """Note a finding."""
         self.found.append(Finding(subject, status, text, hint, facts))
 
+    def add_ksm(self, ksm: dict[str, Any], opted_in: str, **facts: Any) -> None:
+        """Note whether ksmd runs (``ksm``: of ``snapshot.json``), and who has opted in."""
+        run, sharing = ksm.get("run", 0), ksm["counters"].get("pages_sharing", 0)
+        state = {1: "on", 2: "off, unmerged"}.get(run, "off")
+        text = f"{state}, pages_sharing {sharing:,}; opted in: {opted_in}"
+        self.add("KSM", text, run=run, pages_sharing=sharing, **facts)
+
     def ask(self, subject: str, question: Callable[[], Any]) -> Any:
         """What ``question`` returns; None, noted as a failure, if it raises an EstimatorError."""
         try:

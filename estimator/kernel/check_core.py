@@ -148,18 +148,12 @@ def _anonymous_memory(target: Target, findings: Findings) -> None:
 
 def _opt_ins(prog: Program, mms: Mms, vmas: Vmas, findings: Findings) -> None:
     """Whether ksmd runs, and who has opted in."""
-    ksm = read_settings(prog)
     processes = int(mms.table["merge_any"].fillna(False).astype(bool).sum())
     mergeable = np.uint64(vm_flag_values(prog)["mergeable"])
     areas = int(np.count_nonzero(vmas.flags & mergeable))
-    run = {0: "off", 1: "on", 2: "off, unmerged"}.get(ksm.get("run", 0), "off")
-    sharing = ksm["counters"].get("pages_sharing", 0)
-    findings.add(
-        "KSM",
-        f"{run}, pages_sharing {sharing:,}; opted in: {processes} processes by prctl, "
-        f"{areas} VMAs are mergeable",
-        run=ksm.get("run", 0),
-        pages_sharing=sharing,
+    findings.add_ksm(
+        read_settings(prog),
+        f"{processes} processes by prctl, {areas} VMAs are mergeable",
         prctl_processes=processes,
         mergeable_vmas=areas,
     )

@@ -27,21 +27,16 @@ def check_procfs() -> Findings:
     if findings.ask("rights", lambda: _rights(findings)) is None:
         return findings
     ksm = read_settings()
-    run = {0: "off", 1: "on", 2: "off, unmerged"}.get(ksm.get("run", 0), "off")
-    sharing = ksm["counters"].get("pages_sharing", 0)
     vmas, _ = read_vmas(read_processes())
     mergeable = vmas[vmas["mergeable"]]
     opted_in = int(mergeable["mm_id"].nunique())
-    findings.add(
-        "KSM",
-        f"{run}, pages_sharing {sharing:,}; opted in: {opted_in} processes, "
-        f"{len(mergeable)} VMAs are mergeable",
-        run=ksm.get("run", 0),
-        pages_sharing=sharing,
+    findings.add_ksm(
+        ksm,
+        f"{opted_in} processes, {len(mergeable)} VMAs are mergeable",
         mergeable_processes=opted_in,
         mergeable_vmas=len(mergeable),
     )
-    if sharing and not ksm_flag_holds():
+    if ksm["counters"].get("pages_sharing") and not ksm_flag_holds():
         findings.add(
             "KSM pages",
             "this kernel marks every anonymous page as KSM's; smaps tells only whole VMAs",
