@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -200,6 +201,9 @@ def entry() -> NoReturn:
     apart at the end: the kernel frees tables and debug information at once.
     """
     gc.disable()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: nothing half-written is left
+        if signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
+            signal.signal(number, signal.default_int_handler)
     code = 0
     try:
         main()
