@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator.bulk import move_up, pieces
 from estimator.facts import FrameFlag, Unknown
 from estimator.hashing import zero_hash
 
@@ -31,7 +32,6 @@ FRAME_FACTS = {
 """What is found out about a frame. ``ok``: it was read; ``anonymous``: it goes in the snapshot."""
 
 _NO_FRAME = np.uint32(0xFFFF_FFFF)
-_MOVED_ROWS = 65_536  # at once: they fit the cache
 _SPARSE = 16  # a table of all PFNs is made if one in so many is used
 
 
@@ -93,29 +93,18 @@ def make_tables(
         lost = mapped.vma_id[gone[~ok[rows_of(pfns, mapped.pfn[gone])]]]
         vmas["unknown_pages"] += np.bincount(lost, minlength=len(vmas)).astype(np.uint64)
     mappings = {
-        "vma_id": _move_up(mapped.vma_id, kept),
-        "page_index": _move_up(mapped.page_index, kept),
-        "frame_id": _move_up(frame_of, kept),
-        "flags": _move_up(mapped.flags, kept),
+        "vma_id": move_up(mapped.vma_id, kept),
+        "page_index": move_up(mapped.page_index, kept),
+        "frame_id": move_up(frame_of, kept),
+        "flags": move_up(mapped.flags, kept),
     }
-    frames: dict[str, Any] = {"pfn": _move_up(pfns, keep)}
-    frames |= {n: _move_up(v, keep) for n, v in facts.items() if n not in ("ok", "anonymous")}
+    frames: dict[str, Any] = {"pfn": move_up(pfns, keep)}
+    frames |= {n: move_up(v, keep) for n, v in facts.items() if n not in ("ok", "anonymous")}
     hashed = frames["unknown"] == Unknown.HASHED
     zero = hashed & (frames["hash"] == zero_hash(seed))
     frames["flags"][zero] |= np.uint32(FrameFlag.ZERO)
     frames["hash"] = pd.arrays.IntegerArray(frames["hash"], ~hashed)
     return pd.DataFrame(mappings, copy=False), pd.DataFrame(frames, copy=False)
-
-
-def _move_up(values: npt.NDArray[Any], keep: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    """``values[keep]`` in the memory of ``values``: to get fresh memory takes longer."""
-    at = 0
-    for begin in range(0, len(values), _MOVED_ROWS):
-        rows = slice(begin, begin + _MOVED_ROWS)
-        kept = values[rows][keep[rows]]
-        values[at : at + len(kept)] = kept
-        at += len(kept)
-    return values[:at]
 
 
 def only_mapped(mapped: Mapped, pfns: Words, facts: Columns) -> tuple[Words, Columns]:
@@ -131,8 +120,11 @@ def distinct(pfns: Words) -> Words:
         ordered = np.sort(pfns)
         return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(pfns) else ordered
     used = np.zeros(span, np.bool_)
-    used[(pfns - np.uint64(first)).view(np.int64)] = True
-    return np.flatnonzero(used).view(np.uint64) + np.uint64(first)
+    for piece in pieces(len(pfns)):
+        used[_place(pfns[piece], first)] = True
+    found: Words = np.flatnonzero(used).view(np.uint64)
+    found += np.uint64(first)
+    return found
 
 
 def rows_of(pfns: Words, wanted: Words) -> npt.NDArray[np.int64]:
@@ -145,9 +137,16 @@ def _look_up(pfns: Words, values: npt.NDArray[Any], wanted: Words) -> npt.NDArra
     first, span = _span(pfns)
     if span > _SPARSE * max(len(wanted), 1):
         return values[np.searchsorted(pfns, wanted)]
-    table = np.zeros(span, values.dtype)
-    table[(pfns - np.uint64(first)).view(np.int64)] = values
-    return table[(wanted - np.uint64(first)).view(np.int64)]
+    table, found = np.zeros(span, values.dtype), np.empty(len(wanted), values.dtype)
+    for piece in pieces(len(pfns)):
+        table[_place(pfns[piece], first)] = values[piece]
+    for piece in pieces(len(wanted)):
+        found[piece] = table[_place(wanted[piece], first)]
+    return found
+
+
+def _place(pfns: Words, first: int) -> npt.NDArray[np.int64]:
+    return (pfns - np.uint64(first)).view(np.int64)
 
 
 def _span(pfns: Words) -> tuple[int, int]:

@@ -100,8 +100,8 @@ def scan_everything(case: Case) -> tuple[Fate, Simulation]:
     frame = case.frame_of_row[rows]
     moved = (result.outcome == Outcome.MERGED) & (result.stable_frame != frame)
     moved |= (result.outcome == Outcome.ZERO_PAGE) | (result.outcome == Outcome.SPLIT_AWAY)
-    left = np.bincount(frame[moved], minlength=len(everything))
-    left += np.bincount(frame[result.copied], minlength=len(everything))
+    left = np.bincount(frame[moved], minlength=len(everything)).astype(np.int32)
+    left += np.bincount(frame[result.copied], minlength=len(everything)).astype(np.int32)
     node = np.zeros(len(everything), dtype=bool)
     node[stable[stable >= 0]] = True
     ksm = case.facts.ksm | node

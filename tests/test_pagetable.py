@@ -141,7 +141,7 @@ def walk(
         Ranges(start.copy(), end.copy()),
     )
     roots = np.array(tables.roots, np.uint64)
-    found = rows(list(walker.walk(np.arange(2, dtype=np.uint64), roots)))
+    found = rows(list(walker.entries(walker.leaves(np.arange(2, dtype=np.uint64), roots))))
     return walker, found
 
 

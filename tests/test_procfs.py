@@ -345,6 +345,8 @@ def test_one_worker_and_two_make_the_same_snapshot(monkeypatch: pytest.MonkeyPat
         finally:
             os.sched_setaffinity(0, before)
     assert at_base(one, pids[0]).keys() == set(range(3000)) - {1111}
+    for snapshot in (one, two):  # the kernel puts pages on its lists when it likes
+        snapshot.frames["flags"] &= ~int(FrameFlag.LRU) & 0xFFFF_FFFF
     for name in ("processes", "vmas", "mappings", "frames"):
         pd.testing.assert_frame_equal(getattr(one, name), getattr(two, name))
     assert one.frames["hash"].notna().all()

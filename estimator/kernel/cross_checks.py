@@ -14,6 +14,7 @@ import pandas as pd
 from drgn import Program
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 
+from estimator.bulk import count
 from estimator.facts import FrameFlag
 from estimator.kernel.layout import has_member, offset, struct_dtype
 from estimator.kernel.memory import Memory, Words
@@ -39,9 +40,10 @@ def missing_anonymous_pages(
     unknown are not missing; swap entries are not in the counter.
     """
     mm_id = vmas["mm_id"].to_numpy(np.int64)
-    found = np.bincount(mm_id[mappings["vma_id"].to_numpy()], minlength=len(mms))
+    pages = count(mappings["vma_id"].to_numpy(), len(vmas)).astype(np.int64)
     for column in ("nonpresent_pages", "unknown_pages"):
-        found += np.bincount(mm_id, vmas[column].to_numpy(), len(mms)).astype(np.int64)
+        pages += vmas[column].to_numpy(np.int64)
+    found = np.bincount(mm_id, pages, len(mms)).astype(np.int64)
     if has_member(prog, "struct task_struct", "rss_stat.events"):  # until 6.2, f1a7941243c1
         found += _UNSYNCED_PAGES * mms["threads"].to_numpy(np.int64)
     missing = _anonymous_pages(prog, memory, addresses) - found
@@ -71,7 +73,7 @@ def contradictions(
     vma_counts = np.bincount(vmas["mm_id"], minlength=len(map_counts))
     if wrong := int(np.count_nonzero(vma_counts != map_counts)):
         found.append(f"{wrong} processes have more or fewer VMAs than their count says")
-    mapped = np.bincount(mappings["frame_id"], minlength=len(frames))
+    mapped = count(mappings["frame_id"].to_numpy(), len(frames))
     if wrong := int(np.count_nonzero(mapped != frames["mapcount"].to_numpy())):
         found.append(f"{wrong} frames are mapped more or less often than their count says")
     if not tree.migrating:

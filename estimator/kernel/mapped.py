@@ -63,11 +63,20 @@ class AddressSpaces:
         pgd = self._mms.structs["pgd"] - np.uint64(self._memory.direct_map)
         wanted = np.unique(vmas.mm[walked]).astype(np.int64)
         count = _EntryCounts(self._prog, walked.astype(np.uint32))
-        parts: list[tuple[npt.NDArray[Any], ...]] = []
-        for entries in tables.walk(wanted.astype(np.uint64), pgd[wanted] >> _PAGE_SHIFT):
-            parts.append(count.mapped(entries, start))
-            progress(len(parts))
-        vma_id, page_index, pfn, flags = _concatenate(parts)
+        leaves = tables.leaves(wanted.astype(np.uint64), pgd[wanted] >> _PAGE_SHIFT)
+        room = leaves.most_entries  # what is not used of it is never touched
+        columns: list[npt.NDArray[Any]] = [
+            np.empty(room, dtype) for dtype in (np.uint32, np.uint32, np.uint64, np.uint8)
+        ]
+        used = 0
+        for number, entries in enumerate(tables.entries(leaves), 1):
+            part = count.mapped(entries, start)
+            rows = slice(used, used + len(part[0]))
+            for column, values in zip(columns, part, strict=True):
+                column[rows] = values
+            used = rows.stop
+            progress(number)
+        vma_id, page_index, pfn, flags = (column[:used] for column in columns)
         counts = {}
         for name, pages in (
             ("swap_pages", count.swap),
@@ -122,14 +131,3 @@ class _EntryCounts:
     def _add(self, total: npt.NDArray[np.int64], entries: Entries, which: Any) -> None:
         if which.any():
             total += np.bincount(entries.range_index[which], minlength=len(total))
-
-
-def _concatenate(parts: list[tuple[npt.NDArray[Any], ...]]) -> tuple[npt.NDArray[Any], ...]:
-    if not parts:
-        return (
-            np.empty(0, np.uint32),
-            np.empty(0, np.uint32),
-            np.empty(0, np.uint64),
-            np.empty(0, np.uint8),
-        )
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))

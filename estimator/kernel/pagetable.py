@@ -114,10 +114,27 @@ class Entries:
         return (self.value & (_DIRTY | _SAVED_DIRTY)) != _ZERO
 
 
+@dataclass(frozen=True)
+class Leaves:
+    """Leaf tables, and huge entries, which stand for a table: entry and key, u64 (n,), and which.
+
+    ``huge``: bool (n,).
+    """
+
+    key: Words
+    value: Words
+    huge: Mask
+
+    @property
+    def most_entries(self) -> int:
+        """How many entries they can have at most."""
+        return len(self.key) * _ENTRIES
+
+
 class PageTables:
     """The page tables of many mms.
 
-    ``unreadable_pages`` and ``nonpresent_pages``, i64 per range, are filled by ``walk``: pages
+    ``unreadable_pages`` and ``nonpresent_pages``, i64 per range, are filled on the way: pages
     whose table could not be read, and pages of huge entries that are not present.
     """
 
@@ -132,8 +149,8 @@ class PageTables:
         self.unreadable_pages = np.zeros(len(ranges.start), np.int64)
         self.nonpresent_pages = np.zeros(len(ranges.start), np.int64)
 
-    def walk(self, mms: Words, pgd_pfns: Words) -> Iterator[Entries]:
-        """All entries in the ranges of the mms with the key prefixes ``mms``, in key order.
+    def leaves(self, mms: Words, pgd_pfns: Words) -> Leaves:
+        """The leaf tables in the ranges of the mms with the key prefixes ``mms``, in key order.
 
         ``pgd_pfns``: u64, the frames of their top-level tables. ``mms`` ascends.
         """
@@ -153,10 +170,13 @@ class PageTables:
         table_key, table = key[tables], (value[tables] & _PFN_MASK) >> _PAGE_SHIFT
         once, _ = self._unseen(seen, table_key, table, 1)
         wanted = huge | (tables & np.isin(key, once, assume_unique=True))
-        key, value, huge = key[wanted], value[wanted], huge[wanted]
-        for start in range(0, len(key), _TABLES_AT_ONCE):
+        return Leaves(key[wanted], value[wanted], huge[wanted])
+
+    def entries(self, leaves: Leaves) -> Iterator[Entries]:
+        """All entries of ``leaves`` that are in a range and not empty, in key order."""
+        for start in range(0, len(leaves.key), _TABLES_AT_ONCE):
             rows = slice(start, start + _TABLES_AT_ONCE)
-            yield self._leaves(key[rows], value[rows], huge[rows])
+            yield self._entries(leaves.key[rows], leaves.value[rows], leaves.huge[rows])
 
     def _unseen(self, seen: Words, key: Words, table: Words, level: int) -> tuple[Words, Words]:
         """Leave out and count tables met before: damaged ones may lead back to themselves."""
@@ -191,7 +211,7 @@ class PageTables:
             self.unreadable_pages += self._ranges.count(key[bad], pages)
         return entries
 
-    def _leaves(self, key: Words, value: Words, huge: Mask) -> Entries:
+    def _entries(self, key: Words, value: Words, huge: Mask) -> Entries:
         tables = ~huge
         entries = self._tables(key[tables], (value[tables] & _PFN_MASK) >> _PAGE_SHIFT, _ZERO)
         inverted = ((entries & _PRESENT) == _ZERO) & (entries != _ZERO)  # __pte_needs_invert()

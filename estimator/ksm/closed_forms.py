@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from estimator.bulk import take
 from estimator.ksm.case import Case
 from estimator.ksm.contents import first_split_of_folio
 from estimator.ksm.facts import NEVER, Bools, Ints, Numbers, distinct
@@ -111,7 +112,7 @@ def closed_forms(case: Case, elsewhere: Bools, split: Numbers) -> ClosedForms:
     met = np.flatnonzero(fits)
     ksm_frame[met] = case.frame_of_row[m.second[met]]
     ksm_frame[np.flatnonzero(one_node)] = m.node_frame[one_node]
-    solved = ksm_frame.take(contents.of_frame)
+    solved = take(ksm_frame, contents.of_frame)
     np.copyto(stable_frame, solved, where=(solved >= 0) & ~facts.blocked & (facts.items > 0))
     on_node = np.flatnonzero(facts.on_node > 0)
     on_node = on_node[at_rest[contents.of_frame[on_node]]]
@@ -135,7 +136,7 @@ def _meetings(case: Case) -> _Meeting:
     count = len(contents)
     items = facts.items[:0]
     if count:
-        items = np.add.reduceat(facts.items.take(order), starts[:-1], dtype=np.int32)
+        items = np.add.reduceat(take(facts.items, order), starts[:-1], dtype=np.int32)
     first_frame = order.take(starts[:-1])
     first = facts.first.take(first_frame)
     second = np.full(count, NEVER, dtype=np.int32)

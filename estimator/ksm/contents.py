@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator.bulk import take
 from estimator.ksm.facts import NEVER, Bools, FrameFacts, Ints, Numbers
 from estimator.ksm.rules import Rules
 
@@ -66,8 +67,8 @@ def group_by_content(
     order = frame_of_row[is_first].astype(np.int32)
     if not met.all():
         order = np.append(order, np.flatnonzero(facts.known & ~met).astype(np.int32))
-    place, new = _by_hash(frames["hash"].to_numpy(dtype=np.uint64, na_value=0).take(order))
-    order = order.take(place)
+    place, new = _by_hash(take(frames["hash"].to_numpy(dtype=np.uint64, na_value=0), order))
+    order = take(order, place)
     if not rules.merge_across_nodes:
         node = frames["node"].to_numpy()[order]
         by_node = np.lexsort((node, np.cumsum(new)))
@@ -127,8 +128,7 @@ def per_frame(per_content: Bools, contents: Contents) -> Bools:
     """Bool per content -> bool per frame; False where the content is unknown."""
     if not per_content.any():
         return np.zeros(len(contents.of_frame), dtype=bool)
-    spread: Bools = np.append(per_content, False).take(contents.of_frame)
-    return spread
+    return take(np.append(per_content, False), contents.of_frame)
 
 
 def first_split_of_folio(facts: FrameFacts, split: Numbers) -> Numbers:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from estimator import bulk
 from estimator.ksm.candidates import Candidates
 from estimator.ksm.mergeable import clean_read_only, pinned_frames
 from estimator.ksm.rules import Rules
@@ -59,9 +60,10 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
     count = len(frames)
     flags = frames["flags"].to_numpy()
     known = frames["unknown"].to_numpy() == 0
-    items = np.bincount(candidates.frame, minlength=count).astype(np.int32)
+    items = bulk.count(candidates.frame, count)
     first = np.full(count, NEVER, dtype=np.int32)
-    first[candidates.frame[::-1]] = candidates.row_numbers()[::-1]
+    for piece in reversed(list(bulk.pieces(len(candidates.frame)))):
+        first[candidates.frame[piece][::-1]] = candidates.row_numbers(piece)[::-1]
     if not known.all():
         items[~known] = 0
         first[~known] = NEVER

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from estimator.bulk import count, take
 from estimator.ksm.case import Case
 from estimator.ksm.closed_forms import ClosedForms, closed_forms
 from estimator.ksm.contents import first_split_of_folio, per_frame
@@ -30,7 +31,7 @@ class Fate:
 
     ``outcome``: u8 ``Outcome`` per row of ``mappings``. ``stable_frame``: i32 per row, the
     frame_id of the KSM frame it maps, -1 unless MERGED. ``copied``: i64 rows that map a copy made
-    by break_cow(). ``left``: i64 per frame, candidate mappings that left it. ``vanished``: bool
+    by break_cow(). ``left``: i32 per frame, candidate mappings that left it. ``vanished``: bool
     per frame, the split of its folio took its mappings. ``ksm``: bool per frame, a KSM page in
     the end. ``node``: bool per frame, the page of a stable node with items. ``split``: bool per
     large folio. ``scans``: full scans until at rest. ``simulated``: i64, the rows simulated.
@@ -39,7 +40,7 @@ class Fate:
     outcome: npt.NDArray[np.uint8]
     stable_frame: Numbers
     copied: Ints
-    left: Ints
+    left: Numbers
     vanished: Bools
     ksm: Bools
     node: Bools
@@ -136,7 +137,9 @@ def _assemble(case: Case, solved: _Solved, root: Ints) -> Fate:
     facts, candidates, closed = case.facts, case.candidates, solved.closed
     code = np.where(facts.known, Outcome.VOLATILE, Outcome.UNKNOWN).astype(np.uint8)
     code[closed.stable_frame >= 0] = Outcome.MERGED
-    left = np.where(closed.stable_frame == np.arange(len(code)), 0, facts.items)
+    left = np.where(
+        closed.stable_frame == np.arange(len(code), dtype=np.int32), np.int32(0), facts.items
+    )
     left[closed.stable_frame < 0] = 0
     split = _split_folios(case, solved)
     vanished = _vanished(case, split)
@@ -147,11 +150,15 @@ def _assemble(case: Case, solved: _Solved, root: Ints) -> Fate:
     gone = (code == Outcome.ZERO_PAGE) | (code == Outcome.SPLIT_AWAY)
     left[gone] = facts.items[gone]
 
-    outcome = np.full(len(case.frame_of_row), Outcome.NOT_CANDIDATE, dtype=np.uint8)
-    stable_frame = np.full(len(outcome), -1, dtype=np.int32)
-    where = slice(None) if candidates.rows is None else candidates.rows
-    outcome[where] = code[candidates.frame]
-    stable_frame[where] = closed.stable_frame[candidates.frame]
+    outcome, stable_frame = (
+        take(code, candidates.frame),
+        take(closed.stable_frame, candidates.frame),
+    )
+    if candidates.rows is not None:
+        of_candidates = outcome, stable_frame
+        outcome = np.full(len(case.frame_of_row), Outcome.NOT_CANDIDATE, dtype=np.uint8)
+        stable_frame = np.full(len(outcome), -1, dtype=np.int32)
+        outcome[candidates.rows], stable_frame[candidates.rows] = of_candidates
     outcome[candidates.changing] = Outcome.VOLATILE
     outcome[closed.unshared] = Outcome.UNSHARED
     node = np.zeros(len(code), dtype=bool)
@@ -175,8 +182,8 @@ def _assemble(case: Case, solved: _Solved, root: Ints) -> Fate:
         moved = (result.outcome == Outcome.MERGED) & (result.stable_frame != frame)
         moved |= (result.outcome == Outcome.ZERO_PAGE) | (result.outcome == Outcome.SPLIT_AWAY)
         moved &= ~gone[frame]
-        left += np.bincount(frame[moved], minlength=len(left))
-    left += np.bincount(case.frame_of_row[copied], minlength=len(left))
+        left += count(frame[moved], len(left))
+    left += count(case.frame_of_row[copied], len(left))
     outcome[root[outcome[root] == Outcome.VOLATILE]] = Outcome.UNSHARED
     simulated = solved.ordered.rows if solved.ordered else root[:0]
     return Fate(

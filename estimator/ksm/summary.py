@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator.bulk import pieces, take
 from estimator.ksm.candidates import unknown_counts
 from estimator.ksm.case import Case
 from estimator.ksm.facts import Bools, Ints
@@ -85,7 +86,7 @@ def maps_ksm_page(case: Case, fate: Fate) -> Bools:
     Besides merged ones these are mappings that never take part but share the frame of a stable
     node, and those of orphans (``simulate.py``).
     """
-    maps: Bools = fate.ksm[case.frame_of_row]
+    maps: Bools = take(fate.ksm, case.frame_of_row)
     maps &= (fate.outcome != Outcome.ZERO_PAGE) & (fate.outcome != Outcome.SPLIT_AWAY)
     maps[fate.copied] = False
     maps |= fate.outcome == Outcome.MERGED
@@ -123,11 +124,11 @@ def _vmas(case: Case, fate: Fate) -> pd.DataFrame:
 
 def _per_vma(case: Case, values: npt.NDArray[np.uint8], kinds: int) -> Ints:
     """How often each value occurs in each VMA: i64, VMAs x kinds."""
-    starts = case.candidates.vma_starts
-    key = case.snapshot.mappings["vma_id"].to_numpy() * np.int64(kinds)
-    key += values
-    vmas = len(starts) - 1
-    return np.bincount(key, minlength=vmas * kinds).reshape(vmas, kinds)
+    counts = np.zeros(len(case.snapshot.vmas) * kinds, np.int64)
+    vma = case.snapshot.mappings["vma_id"].to_numpy()
+    for piece in pieces(len(vma)):
+        np.add.at(counts, vma[piece].astype(np.int64) * kinds + values[piece], 1)
+    return counts.reshape(-1, kinds)
 
 
 def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:

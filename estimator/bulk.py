@@ -1,0 +1,47 @@
+"""Millions of rows, a piece at a time: what is temporary fits the cache and costs no fresh memory.
+
+NumPy copies all of an array of indices as int64 first. Memory that a process touches for the first
+time can cost more than the work on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_PIECE_ROWS = 65_536
+
+
+def pieces(rows: int) -> Iterator[slice]:
+    """Slices that cover ``rows``, in order."""
+    for begin in range(0, rows, _PIECE_ROWS):
+        yield slice(begin, min(begin + _PIECE_ROWS, rows))
+
+
+def take(values: npt.NDArray[Any], index: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """``values[index]``; negative numbers count from the end."""
+    taken = np.empty(len(index), values.dtype)
+    for piece in pieces(len(index)):
+        taken[piece] = values[index[piece]]
+    return taken
+
+
+def count(numbers: npt.NDArray[Any], size: int) -> npt.NDArray[np.int32]:
+    """How often each number from 0 to ``size`` - 1 is there."""
+    counts = np.zeros(size, np.int32)
+    for piece in pieces(len(numbers)):
+        np.add.at(counts, numbers[piece], np.int32(1))
+    return counts
+
+
+def move_up(values: npt.NDArray[Any], keep: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """``values[keep]`` in the memory of ``values``."""
+    at = 0
+    for piece in pieces(len(values)):
+        kept = values[piece][keep[piece]]
+        values[at : at + len(kept)] = kept
+        at += len(kept)
+    return values[:at]
