@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from estimator import __version__
+from estimator import __version__, one_run
 from estimator.cli_answers import advise, compare, report, verify
 from estimator.errors import EXIT_INTERRUPTED, EXIT_LOW_COVERAGE, EstimatorError
 from estimator.options import options, policy_options
@@ -195,12 +194,8 @@ def main() -> None:
 
 
 def entry() -> NoReturn:
-    """What the shell runs: ``main``, and then out.
-
-    Nothing is looked through for garbage, which comes to little in a run, and nothing is taken
-    apart at the end: the kernel frees tables and debug information at once.
-    """
-    gc.disable()
+    """What the shell runs: ``main``, in a process of its own."""
+    one_run.prepare()
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: nothing half-written is left
         if signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
             signal.signal(number, signal.default_int_handler)
@@ -209,9 +204,7 @@ def entry() -> NoReturn:
         main()
     except SystemExit as done:
         code = int(done.code or 0)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    one_run.leave(code)
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -121,15 +121,16 @@ def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> _Measured:
 
 
 _START_UP = """
-import gc, os, sys
-gc.disable()
+import sys
+from estimator import one_run
+one_run.prepare()
 from pathlib import Path
 import estimator.collect, estimator.hashing, estimator.ksm.predict, estimator.workers
 import estimator.kernel.frames, estimator.kernel.names, estimator.kernel.pagetable
 import estimator.kernel.processes, estimator.kernel.settings, estimator.kernel.stable_tree
 from estimator.kernel.target import open_core
 open_core(Path(sys.argv[1]), [Path(sys.argv[2])])
-os._exit(0)
+one_run.leave(0)
 """
 
 _HASH = """
