@@ -36,7 +36,6 @@ Progress = Callable[[str, int, int], None]
 
 Words = npt.NDArray[np.uint64]
 _SAMPLES, _SAMPLE_PAGES = 64, 128
-_PIECE_PAGES = 4096  # read and hashed in one go: their struct pages fit the cache
 
 
 def silent(step: str, done: int, total: int) -> None:
@@ -208,11 +207,12 @@ class _Collector:
         from estimator.workers import Pieces, forked, shared_columns
 
         columns = shared_columns(len(pfns), FRAME_FACTS)
-        pieces = Pieces(-(-len(pfns) // _PIECE_PAGES))
+        size = self._memory.piece_pages
+        pieces = Pieces(-(-len(pfns) // size))
 
         def read(progress: Progress) -> None:
             for number in pieces:
-                piece = slice(number * _PIECE_PAGES, (number + 1) * _PIECE_PAGES)
+                piece = slice(number * size, (number + 1) * size)
                 found = read_frames(
                     pages, self._memory, pfns[piece], self._seed, self._target.running
                 )

@@ -38,9 +38,14 @@ Content = Bytes | bytes | memoryview
 
 
 class Memory:
-    """Reads through drgn; works for every target. ``moving``: what is read may change meanwhile."""
+    """Reads through drgn; works for every target.
+
+    ``moving``: what is read may change meanwhile. ``piece_pages``: how many frames to read and hash
+    in one go.
+    """
 
     moving = False
+    piece_pages = 4096
 
     def __init__(self, prog: Program) -> None:
         self.prog = prog
@@ -120,6 +125,8 @@ class MappedElf(Memory):
 
     Contents of frames are read, not mapped: the kernel copies a page faster than it maps one.
     """
+
+    piece_pages = 16_384  # their struct pages fit the cache
 
     def __init__(self, prog: Program, dump: DumpFile) -> None:
         super().__init__(prog)
@@ -245,6 +252,8 @@ class Kdump(Memory):
     ``files``: one, or all of a split dump by PFN.
     """
 
+    piece_pages = 16_384
+
     def __init__(self, prog: Program, files: Sequence[KdumpPages]) -> None:
         super().__init__(prog)
         self._files = files
@@ -357,6 +366,10 @@ def runs(numbers: Words, span: int, step: int = 1) -> Iterator[tuple[int, int]]:
     breaks = np.flatnonzero(~ascends) + 1
     for begin, end in pairwise([0, *breaks.tolist(), len(numbers)]):
         start = begin
+        if begin < end and int(numbers[end - 1]) - int(numbers[begin]) == end - 1 - begin:
+            for start in range(begin, end, span):  # without gaps
+                yield start, min(start + span, end)
+            continue
         while start < end:
             last = np.uint64(min(int(numbers[start]) + span - 1, _MOST))
             stop = start + int(np.searchsorted(numbers[start:end], last, side="right"))
