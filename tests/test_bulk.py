@@ -1,0 +1,28 @@
+"""Big arrays a piece at a time, against NumPy at once; pieces of three rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from estimator import bulk
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "_PIECE_ROWS", 3)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 4, 10])
+def test_the_same_as_numpy_at_once(rows: int) -> None:
+    random = np.random.default_rng(rows)
+    values = random.integers(0, 5, rows).astype(np.uint32)
+    index = random.integers(-rows, rows, 2 * rows) if rows else np.zeros(0, np.int64)
+    keep = random.integers(0, 2, rows).astype(np.bool_)
+    assert [n for piece in bulk.pieces(rows) for n in range(rows)[piece]] == list(range(rows))
+    assert bulk.take(values, index).tolist() == values[index].tolist()
+    assert bulk.count(values, 6).tolist() == np.bincount(values, minlength=6).tolist()
+    kept = values[keep].tolist()
+    moved = bulk.move_up(values, keep)
+    assert moved.tolist() == kept
+    assert np.shares_memory(moved, values) or not kept
