@@ -149,7 +149,7 @@ def _answer_with(
 
 def _show(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:
     if as_json:
-        sys.stdout.writelines(prediction.json_parts())
+        sys.stdout.buffer.writelines(prediction.json_parts())
         click.echo()
         return
     from estimator.report.layout import make_console

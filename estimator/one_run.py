@@ -19,9 +19,11 @@ def prepare() -> None:
     """Look for no garbage, which comes to little in a run, and keep the memory that is freed.
 
     Memory that was given back to the kernel and is taken again is zeroed again. The C library has
-    to be glibc; another one is left as it is.
+    to be glibc; another one is left as it is. Arrow, if it is imported later, is to take its memory
+    from the C library as well.
     """
     gc.disable()
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for option, value in _KEEP_WHAT_IS_FREED:

@@ -377,7 +377,7 @@ def test_json_as_text_says_the_same() -> None:
     system.process(*small(7), comm='a "quoted" \\ /é\x01')
     system.processes[-1].map(small(8, None), name="/usr/lib/a\\/b.so")
     found = predict(system.snapshot(), Policy(scope="all"))
-    assert json.loads("".join(found.json_parts())) == json.loads(json.dumps(found.to_json()))
+    assert json.loads(b"".join(found.json_parts())) == json.loads(json.dumps(found.to_json()))
     assert "/usr/lib/a\\/b.so" in {vma["name"] for vma in found.to_json()["vmas"]}
 
 
