@@ -26,6 +26,7 @@ PAGE_SIZE = 1 << PAGE_SHIFT
 _RUN_PAGES = 256  # what is read is copied: 1 MiB at a time keeps the copy in the cache
 _BRIDGED_PAGES = 3  # as fast to read as to leave out
 _NEAR_BYTES = 1 << 16  # structs that lie together are read together
+_NEAR_MEMBER = 64  # bytes from one member to the next: a cache line
 _MOST = 2**64 - 1
 
 READ_ERRORS = (FaultError, BadDataError, OSError, OverflowError)
@@ -194,9 +195,10 @@ class MappedElf(Memory):
         """The members of the structs at ``offsets`` in the file, without what lies between them."""
         layout = {name: (kind, at) for name, (kind, at, *_) in (dtype.fields or {}).items()}
         found = np.empty(len(offsets), [(name, kind) for name, (kind, _) in layout.items()])
-        for name, (kind, at) in layout.items():
-            raw = self._gather(offsets + np.uint64(at), kind.itemsize)
-            found[name] = raw.view([(name, kind)])[name][:, 0]
+        for first, part in _near_members(layout):
+            raw = self._gather(offsets + np.uint64(first), part.itemsize).view(part)[:, 0]
+            for name in part.names or ():
+                found[name] = raw[name]
         return found
 
     def unknown(self, pfns: Words) -> Bytes:
@@ -341,11 +343,45 @@ def _disjoint(start: Words, end: Words, offset: Words) -> tuple[_Intervals, Word
     return _Intervals(begin[first], end[last]), offset[first]
 
 
+def _near_members(
+    layout: dict[str, tuple[np.dtype[Any], int]],
+) -> Iterator[tuple[int, np.dtype[Any]]]:
+    """The members (dtype and offset) as parts, each with its offset, of what lies together."""
+    names = sorted(layout, key=lambda name: layout[name][1])
+    ends = [layout[name][1] + layout[name][0].itemsize for name in names]
+    apart = [
+        n for n, name in enumerate(names) if n and layout[name][1] > ends[n - 1] + _NEAR_MEMBER
+    ]
+    for begin, end in pairwise([0, *apart, len(names)]):
+        first = layout[names[begin]][1]
+        yield (
+            first,
+            np.dtype(
+                {
+                    "names": names[begin:end],
+                    "formats": [layout[name][0] for name in names[begin:end]],
+                    "offsets": [layout[name][1] - first for name in names[begin:end]],
+                    "itemsize": ends[end - 1] - first,
+                }
+            ),
+        )
+
+
 def first_of_each(values: Words) -> Mask:
     """Where a value stands for the first time."""
     first = np.zeros(len(values), np.bool_)
     first[np.unique(values, return_index=True)[1]] = True
     return first
+
+
+def met_first(seen: set[int], values: Words) -> Mask:
+    """Which of ``values`` are not in ``seen`` and stand for the first time; all are in it then."""
+    new = np.ones(len(values), np.bool_)
+    for row, value in enumerate(values.tolist()):
+        if value in seen:
+            new[row] = False
+        seen.add(value)
+    return new
 
 
 def _map(descriptor: int) -> Bytes:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from drgn import Program
 
 from estimator.kernel.layout import first_member, has_member, offset, struct_dtype
-from estimator.kernel.memory import PAGE_SIZE, READ_ERRORS, Mask, Memory, Words, first_of_each
+from estimator.kernel.memory import PAGE_SIZE, READ_ERRORS, Mask, Memory, Words, met_first
 from estimator.kernel.processes import Mms, reread_roots
 
 _NODE_MASK = np.uint64(0xFF)  # MAPLE_NODE_MASK: the low bits of a pointer to a node say its type
@@ -90,10 +90,9 @@ def read_vmas(prog: Program, memory: Memory, mms: Mms) -> Vmas:
         again = lost > 0
         more_rows, more, lost = _of_mms(prog, memory, dtype, mms, np.where(again, roots, _ZERO))
         keep = ~again[rows]
-        rows = np.concatenate([rows[keep], more_rows])
-        structs = np.concatenate([structs[keep], more])
-        order = np.lexsort((structs["vm_start"], rows))
-        rows, structs = rows[order], structs[order]
+        rows, structs = _in_order(
+            np.concatenate([rows[keep], more_rows]), np.concatenate([structs[keep], more])
+        )
     zeroes = np.zeros(len(structs), np.uint64)
     return Vmas(
         mm=rows.astype(np.uint32),
@@ -124,14 +123,18 @@ def _of_mms(
     ok &= (structs["vm_start"] < structs["vm_end"]) & (structs["vm_end"] <= _USER_END)
     ok &= ((structs["vm_start"] | structs["vm_end"]) & np.uint64(PAGE_SIZE - 1)) == 0
     lost = np.bincount(np.concatenate([lost_rows, rows[~ok]]), minlength=len(roots))
-    rows, structs = rows[ok], structs[ok]
-    order = np.lexsort((structs["vm_start"], rows))
-    rows, structs = rows[order], structs[order]
+    rows, structs = _in_order(rows[ok], structs[ok])
     same = rows[1:] == rows[:-1]
     apart = np.ones(len(rows), np.bool_)
     apart[1:] = ~same | (structs["vm_start"][1:] >= structs["vm_end"][:-1])
     lost += np.bincount(rows[~apart], minlength=len(roots))
     return (rows, structs, lost) if apart.all() else (rows[apart], structs[apart], lost)
+
+
+def _in_order(rows: Rows, structs: npt.NDArray[Any]) -> tuple[Rows, npt.NDArray[Any]]:
+    """By mm and start."""
+    order = np.lexsort((structs["vm_start"], rows))
+    return rows[order], structs[order]
 
 
 def _vma_dtype(prog: Program) -> np.dtype[Any]:
@@ -153,7 +156,7 @@ def _maple(prog: Program, memory: Memory, roots: Words) -> tuple[Rows, Words, Ro
     layouts = _MapleLayouts(prog)
     mm = np.flatnonzero(roots)
     nodes, limit = roots[mm], np.full(len(mm), _NO_LIMIT)
-    seen = np.empty(0, np.uint64)
+    seen: set[int] = set(nodes.tolist())
     lost = [np.empty(0, np.int64)]
     found = [(np.empty(0, np.int64), np.empty(0, np.uint64))]
     while len(nodes):
@@ -175,10 +178,8 @@ def _maple(prog: Program, memory: Memory, roots: Words) -> tuple[Rows, Words, Ro
                 found.append((mm[rows][row], slots))
             else:
                 below.append((mm[rows][row], slots, slot_limit[row, column]))
-        seen = np.union1d(seen, nodes)
         mm, nodes, limit = (np.concatenate(parts) for parts in zip(*below, strict=True))
-        new = ~np.isin(nodes, seen)  # a damaged tree may lead back to itself
-        new[new] = first_of_each(nodes[new])
+        new = met_first(seen, nodes)  # a damaged tree may lead back to itself
         lost.append(mm[~new])
         mm, nodes, limit = mm[new], nodes[new], limit[new]
     mm, addresses = (np.concatenate(parts) for parts in zip(*found, strict=True))

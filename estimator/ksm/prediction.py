@@ -17,6 +17,9 @@ import pyarrow.compute as pc
 from estimator.ksm.policy import Policy
 
 
+_ROWS_AT_ONCE = 4096  # 1 MiB of JSON, in memory that is used again
+
+
 class Outcome(enum.IntEnum):
     """What became of one mapping (u8)."""
 
@@ -104,7 +107,7 @@ class Prediction:
         yield json.dumps(self._values())[:-1].encode()
         for name, table in self._tables().items():
             yield f', "{name}": ['.encode()
-            yield _records(table)
+            yield from _records(table)
             yield b"]"
         yield b"}"
 
@@ -138,10 +141,10 @@ def _columns(table: pd.DataFrame) -> list[list[Any]]:
     return [table[name].tolist() for name in table]
 
 
-def _records(table: pd.DataFrame) -> bytes | memoryview:
+def _records(table: pd.DataFrame) -> Iterator[bytes | memoryview]:
     """The rows of a table of numbers and names as JSON objects, with commas between them."""
     if table.empty:
-        return b""
+        return
     parts: list[Any] = []
     text = "{"
     for name, column in table.items():
@@ -154,9 +157,14 @@ def _records(table: pd.DataFrame) -> bytes | memoryview:
             text = ","
     text = text.rstrip(",") + "}"
     if not parts:
-        return ",".join([text] * len(table)).encode()
-    rows = pc.binary_join_element_wise(*parts, text + ",", "")
-    return memoryview(rows.buffers()[2])[:-1]  # what Arrow keeps one after the other
+        yield ",".join([text] * len(table)).encode()
+        return
+    for start in range(0, len(table), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        here = [part if isinstance(part, str) else part[rows] for part in parts]
+        joined = pc.binary_join_element_wise(*here, text + ",", "")
+        written = memoryview(joined.buffers()[2])  # Arrow keeps one after the other
+        yield written if rows.stop < len(table) else written[:-1]
 
 
 def _json_values(column: pd.Series[Any]) -> pa.Array:
