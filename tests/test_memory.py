@@ -18,7 +18,7 @@ from estimator.facts import Unknown
 from estimator.hashing import hash_frames
 from estimator.kernel import memory
 from estimator.kernel.dumpfile import inspect
-from estimator.kernel.memory import PAGE_SIZE, MappedElf, runs
+from estimator.kernel.memory import PAGE_SIZE, MappedElf, met_first, runs
 
 SKEW = 100  # the second segment does not begin on a page of the file
 SEGMENTS = {10: 400, 1000: 600}  # first PFN: pages
@@ -83,6 +83,50 @@ def test_contents_of_an_elf_dump(seed: int, dump: Path, monkeypatch: pytest.Monk
     there = [any(first <= n < first + SEGMENTS[first] for first in SEGMENTS) for n in pfns.tolist()]
     assert (unknown == np.where(there, Unknown.HASHED, Unknown.UNREADABLE)).all()
     assert [bytes(c) for c in contents] == [page(n) for n in pfns[there].tolist()]
+
+
+def test_structs_of_an_elf_dump(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elf = opened(dump, monkeypatch)
+    members = {
+        "near": (np.dtype(np.uint32), 8),
+        "wide": (np.dtype((np.uint64, 3)), 16),
+        "far": (np.dtype(np.uint16), 300),
+    }
+    dtype = np.dtype(
+        {
+            "names": list(members),
+            "formats": [kind for kind, _ in members.values()],
+            "offsets": [at for _, at in members.values()],
+            "itemsize": 512,
+        }
+    )
+    addresses = np.array([(10 << 12) + 3, (500 << 12), (1599 << 12) + 3585, 1100 << 12], np.uint64)
+    found, ok = elf.structs(addresses, dtype)
+    assert ok.tolist() == [True, False, False, True]
+    for row, pfn, skew in ((0, 10, 3), (3, 1100, 0)):
+        for name, (kind, at) in members.items():
+            expected = np.ndarray(kind.shape, kind.base, page(pfn), at + skew)
+            assert (found[name][row] == expected).all()
+    assert not found["wide"][1].any()
+
+
+def test_words_of_an_elf_dump(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elf = opened(dump, monkeypatch)
+    words, ok = elf.words(np.array([(11 << 12) + 8, 5 << 12, (1599 << 12) + 4088], np.uint64))
+    assert ok.tolist() == [True, False, True]
+    assert words[ok].tolist() == [11, 1599]
+
+
+@given(st.lists(st.lists(st.integers(0, 20), max_size=12), max_size=6))
+def test_what_is_met_first(batches: list[list[int]]) -> None:
+    seen: set[int] = set()
+    met: list[int] = []
+    for batch in batches:
+        new = met_first(seen, np.array(batch, np.uint64)).tolist()
+        for value, is_new in zip(batch, new, strict=True):
+            assert is_new == (value not in met)
+            met.append(value)
+    assert seen == set(met)
 
 
 def test_a_dump_that_shrinks_while_it_is_read(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,8 @@ class Tables:
 class FakeMemory:
     """Reads the frames of ``Tables``; what is lost comes as rubbish that is said to be unknown."""
 
+    direct_map = 0
+
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
 
@@ -88,6 +90,11 @@ class FakeMemory:
             else:
                 data[row] = self.tables.frames[pfn].view(np.uint8)
         return data, unknown
+
+    def words(self, physical: Any) -> Any:
+        data, unknown = self.frames(physical >> np.uint64(12))
+        slot = (physical & np.uint64(4095)) >> np.uint64(3)
+        return data.view(np.uint64)[np.arange(len(data)), slot.astype(np.int64)], unknown == 0
 
 
 def rows(found: list[Entries]) -> dict[tuple[int, int], tuple[Any, ...]]:
@@ -203,6 +210,37 @@ def test_a_table_that_can_not_be_read_is_unknown_not_empty() -> None:
     walker, found = walk(tables, [(0, 500, 1100), (1, 0, 10)])
     assert set(found) == {(0, 1024)}
     assert walker.unreadable_pages.tolist() == [512, 0]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1500), st.integers(1, 700)), min_size=1, max_size=20),
+    st.lists(st.integers(0, 3), unique=True),
+    st.sampled_from([0, 1]),
+)
+def test_slots_and_rows_in_ranges(
+    gaps_and_sizes: list[tuple[int, int]], tables: list[int], shift: int
+) -> None:
+    edges = np.cumsum(np.array(gaps_and_sizes, np.uint64).reshape(-1)).reshape(-1, 2)
+    ranges = Ranges(edges[:, 0].copy(), edges[:, 1].copy())
+    of_page = {
+        page: number
+        for number, (start, end) in enumerate(edges.tolist())
+        for page in range(start, end)
+    }
+    key = np.array(sorted(tables), np.uint64) * np.uint64(512 << shift)
+    row, slot = ranges.slots(key, np.uint64(shift))
+    expected = [
+        (n, first)
+        for n, table in enumerate(key.tolist())
+        for first in range(table, table + (512 << shift), 1 << shift)
+        if any(page in of_page for page in range(first, first + (1 << shift)))
+    ]
+    assert list(zip(row.tolist(), slot.tolist(), strict=True)) == expected
+    keys = np.unique(np.concatenate([slot, edges.reshape(-1)]))
+    rows_inside, which = ranges.find(keys)
+    assert dict(zip(keys[rows_inside].tolist(), which.tolist(), strict=True)) == {
+        page: of_page[page] for page in keys.tolist() if page in of_page
+    }
 
 
 def test_a_table_that_leads_back_to_itself_ends() -> None:

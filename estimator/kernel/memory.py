@@ -97,6 +97,11 @@ class Memory:
                     ok[row] = self.virtual_run(int(addresses[row]), data[row])
         return data.view(dtype)[:, 0], ok
 
+    def words(self, physical: Words) -> tuple[Words, Mask]:
+        """The 64-bit words at the addresses ``physical``; which could be read."""
+        found, ok = self.structs(physical + np.uint64(self.direct_map), np.dtype([("it", "<u8")]))
+        return found["it"], ok
+
     def virtual_run(self, address: int, data: Bytes) -> bool:
         """Fill ``data`` from the kernel address ``address`` on; False if that failed."""
         try:
@@ -377,10 +382,12 @@ def first_of_each(values: Words) -> Mask:
 def met_first(seen: set[int], values: Words) -> Mask:
     """Which of ``values`` are not in ``seen`` and stand for the first time; all are in it then."""
     new = np.ones(len(values), np.bool_)
-    for row, value in enumerate(values.tolist()):
-        if value in seen:
-            new[row] = False
-        seen.add(value)
+    numbers = values.tolist()
+    distinct = set(numbers)
+    if len(distinct) < len(numbers) or not seen.isdisjoint(distinct):
+        new = first_of_each(values)
+        new &= np.array([number not in seen for number in numbers])
+    seen |= distinct
     return new
 
 

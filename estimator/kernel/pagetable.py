@@ -54,17 +54,24 @@ class Ranges:
             int(np.searchsorted(self.start, key[-1], side="right")),
         )
         first, last = (np.searchsorted(key, edge[near]) for edge in (self.start, self.end))
-        count = last - first
-        skipped = np.repeat(first - (np.cumsum(count) - count), count)
-        rows = np.arange(len(skipped)) + skipped
-        return rows, np.repeat(np.arange(near.start, near.stop), count)
+        which, rows = _counted_up(first, last)
+        return rows, which + near.start
 
-    def overlap(self, start: Words, pages: np.uint64) -> Mask:
-        """Which of the key ranges [start, start + pages) meet one of these ranges."""
-        index = np.searchsorted(self.end, start, side="right")
-        meets = index < len(self.start)
-        meets[meets] = self.start[index[meets]] < start[meets] + pages
-        return meets
+    def slots(self, key: Words, shift: np.uint64) -> tuple[Rows, Words]:
+        """The slots of the tables at ``key`` that meet a range: row of the table, key of the slot.
+
+        A slot stands for 1 << ``shift`` pages, a table has 512. ``key`` ascends.
+        """
+        pages = np.uint64(_ENTRIES) << shift
+        table, which = _counted_up(
+            np.searchsorted(self.end, key, side="right"),
+            np.searchsorted(self.start, key + pages, side="left"),
+        )
+        first = np.maximum(self.start[which], key[table]) >> shift
+        last = (np.minimum(self.end[which], key[table] + pages) - np.uint64(1)) >> shift
+        first[1:] += first[1:] == last[:-1]  # which has it already
+        row, slot = _counted_up(first.astype(np.int64), last.astype(np.int64) + 1)
+        return table[row], slot.astype(np.uint64) << shift
 
     def count(self, start: Words, pages: np.uint64) -> Rows:
         """How many pages of each range lie in the key ranges [start, start + pages); i64."""
@@ -193,21 +200,22 @@ class PageTables:
         return key[new], table[new]
 
     def _descend(self, key: Words, table: Words, level: int) -> tuple[Words, Words]:
-        """Keys and values of the non-empty entries, in a range, of tables at ``level``."""
-        shift = np.uint64(_BITS_PER_LEVEL * level)
-        keys, values = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
-        for start in range(0, len(key), _TABLES_AT_ONCE):
-            rows = slice(start, start + _TABLES_AT_ONCE)
-            entries = self._tables(key[rows], table[rows], shift)
-            row, column, place = _nonzero(entries)
-            found = key[rows][row] + (column << shift)
-            wanted = self._ranges.overlap(found, np.uint64(1) << shift)
-            keys.append(found[wanted])
-            values.append(entries.reshape(-1)[place[wanted]])
-        return np.concatenate(keys), np.concatenate(values)
+        """Keys and values of the non-empty entries, in a range, of tables at ``level``.
 
-    def _tables(self, key: Words, table: Words, shift: np.uint64) -> Words:
-        """The entries of page tables, u64 (n, 512); unreadable ones are counted and empty."""
+        Of these tables few entries are used: only they are read.
+        """
+        shift = np.uint64(_BITS_PER_LEVEL * level)
+        row, at = self._ranges.slots(key, shift)
+        slot = (at >> shift) & np.uint64(_ENTRIES - 1)
+        value, ok = self._memory.words((table[row] << _PAGE_SHIFT) | (slot << np.uint64(3)))
+        if not ok.all():
+            self._lose(key[np.unique(row[~ok])], shift)
+        value &= ~self._encryption
+        there = ok & (value != _ZERO)
+        return at[there], value[there]
+
+    def _tables(self, key: Words, table: Words) -> Words:
+        """The entries of leaf tables, u64 (n, 512); unreadable ones are counted and empty."""
         data, unknown = self._memory.frames(table)
         entries: Words = data.view(np.uint64)
         if self._encryption:
@@ -215,22 +223,27 @@ class PageTables:
         bad = unknown != 0
         if bad.any():
             entries[bad] = 0
-            pages = np.uint64(_ENTRIES) << shift
-            self.unreadable_pages += self._ranges.count(key[bad], pages)
+            self._lose(key[bad], _ZERO)
         return entries
+
+    def _lose(self, key: Words, shift: np.uint64) -> None:
+        """Count the tables at ``key``, whose entries stand for 1 << ``shift`` pages each."""
+        self.unreadable_pages += self._ranges.count(key, np.uint64(_ENTRIES) << shift)
 
     def _entries(self, key: Words, value: Words, huge: Mask) -> Entries:
         tables = ~huge
-        entries = self._tables(key[tables], (value[tables] & _PFN_MASK) >> _PAGE_SHIFT, _ZERO)
+        entries = self._tables(key[tables], (value[tables] & _PFN_MASK) >> _PAGE_SHIFT)
         if huge.any():
             read, entries = entries, np.empty((len(key), _ENTRIES), np.uint64)
             entries[tables], entries[huge] = read, self._pieces(value[huge])
-        row, column, place = _nonzero(entries)
-        at = key[row] + column
+        flat = entries.reshape(-1)
+        place = np.flatnonzero(flat != _ZERO)  # five times faster than of numbers
+        row = place >> _BITS_PER_LEVEL
+        at = key[row] + (place & (_ENTRIES - 1)).astype(np.uint64)
         inside, range_index = self._ranges.find(at)
         if len(inside) < len(at):
             row, at, place = row[inside], at[inside], place[inside]
-        found, of_huge = entries.reshape(-1)[place], huge[row]
+        found, of_huge = flat[place], huge[row]
         inverted = ((found & _PRESENT) == _ZERO) & ~of_huge  # __pte_needs_invert()
         found[inverted] ^= self._inverted_bits
         return Entries(at, range_index, found, of_huge)
@@ -243,7 +256,11 @@ class PageTables:
         return ((upright & _HUGE_PFN_MASK) | flags)[:, None] + pages
 
 
-def _nonzero(entries: Words) -> tuple[Rows, Words, Rows]:
-    """Row and column of the entries of tables, (n, 512), that are not 0; and row * 512 + column."""
-    place = np.flatnonzero(entries.reshape(-1) != _ZERO)  # five times faster than of numbers
-    return place >> _BITS_PER_LEVEL, (place & (_ENTRIES - 1)).astype(np.uint64), place
+def _counted_up(first: Rows, last: Rows) -> tuple[Rows, Rows]:
+    """All numbers from ``first`` on and before ``last``, pair by pair: the row of the pair, number.
+
+    A pair may be empty.
+    """
+    count = last - first
+    row = np.repeat(np.arange(len(count)), count)
+    return row, np.arange(len(row)) + (first - (np.cumsum(count) - count))[row]

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from drgn import Object, Program
-from drgn.helpers.linux.mm import access_remote_vm
 
+from estimator.kernel.cmdlines import read_cmdlines
 from estimator.kernel.layout import (
     first_member,
     first_type,
@@ -30,7 +30,6 @@ _DEFAULT_PRIO, _MAX_PRIO = 120, 140
 _MAX_POLICY = 256
 _LONGEST_LIST = 1 << 22  # PID_MAX_LIMIT
 _LIST_WALKS = 8
-_CMDLINE_BYTES = 4096
 _MOST_PAGES = 1 << 52  # a damaged counter may say more
 _HIGHEST_PHYSICAL = np.uint64(1 << 52)
 _KSM_COUNTERS = ("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages")
@@ -90,7 +89,7 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
     addresses, structs = addresses[alive], structs[alive]
     if not len(structs):
         return Mms(pd.DataFrame(), structs, addresses, unreadable + int((~ok).sum()))
-    table = _table(prog, addresses.tolist(), structs, order, owners, tasks)
+    table = _table(prog, memory, addresses.tolist(), structs, order, owners, tasks)
     place = table["scan_order"].where(table["scan_order"] >= 0, len(order))
     sorted_rows = np.lexsort((table["pid"], table["start_time_ns"], place))
     table = table.iloc[sorted_rows].reset_index(drop=True)
@@ -216,6 +215,7 @@ def _links(prog: Program, node: int) -> tuple[int, int]:
 
 def _table(
     prog: Program,
+    memory: Memory,
     addresses: list[int],
     mms: Any,
     order: dict[int, int],
@@ -233,12 +233,7 @@ def _table(
         "scan_order": [order.get(mm, -1) for mm in addresses],
         "pid": np.where(has, task["pid"], -1),
         "comm": [_comm(name) for name in task["comm"]],
-        "cmdline": [
-            None if owner is None else _cmdline(prog, int(start), int(end), mm)
-            for owner, start, end, mm in zip(
-                owned, mms["arg_start"], mms["arg_end"], addresses, strict=True
-            )
-        ],
+        "cmdline": read_cmdlines(prog, memory, mms),
         "uid": [owner.uid for owner in some],
         "cgroup": [cgroup(css_set) if css_set else "" for css_set in task["cgroups"].tolist()],
         "merge_any": pd.array(_merge_any(prog, mms), dtype="boolean"),
@@ -271,17 +266,6 @@ def _merge_any(prog: Program, mms: Any) -> list[bool | None]:
 def _comm(name: Any) -> str:
     text: str = name.tobytes().split(b"\0")[0].decode(errors="replace")
     return text
-
-
-def _cmdline(prog: Program, start: int, end: int, mm: int) -> str | None:
-    size = min(end - start, _CMDLINE_BYTES)
-    if size <= 0:
-        return None
-    try:
-        raw = access_remote_vm(Object(prog, "struct mm_struct *", mm), start, size)
-    except (*READ_ERRORS, ValueError):
-        return None
-    return raw.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
 
 
 def _cgroup(prog: Program, paths: Paths, css_set: int) -> str:

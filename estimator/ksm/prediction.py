@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from estimator.ksm.policy import Policy
 
-
 _ROWS_AT_ONCE = 4096  # 1 MiB of JSON, in memory that is used again
 
 

@@ -1,0 +1,48 @@
+"""What processes were started with, read from their own memory: those of all at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from drgn import Program
+
+from estimator.facts import Unknown
+from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Memory
+from estimator.kernel.pagetable import KEY_PAGE_BITS, PageTables, Ranges
+
+_MOST_BYTES = np.uint64(4096)
+_SHIFT = np.uint64(PAGE_SHIFT)
+_PAGE_OF_KEY = (np.uint64(1) << KEY_PAGE_BITS) - np.uint64(1)
+_USER_END = np.uint64(1 << 56)
+
+
+def read_cmdlines(prog: Program, memory: Memory, mms: Any) -> list[str | None]:
+    """The text of /proc/PID/cmdline with spaces between the arguments, 4 KiB of it at most.
+
+    ``mms``: structs with ``pgd``, ``arg_start`` and ``arg_end``. None: there is none, or it can't
+    be read, as where it was swapped out.
+    """
+    rows = np.flatnonzero((mms["arg_start"] < mms["arg_end"]) & (mms["arg_end"] <= _USER_END))
+    start = mms["arg_start"][rows]
+    end = np.minimum(mms["arg_end"][rows], start + _MOST_BYTES)
+    prefix = np.arange(len(rows), dtype=np.uint64)
+    key = prefix << KEY_PAGE_BITS
+    ranges = Ranges(key | start >> _SHIFT, (key | (end - np.uint64(1)) >> _SHIFT) + np.uint64(1))
+    tables = PageTables(prog, memory, ranges)
+    pgd = mms["pgd"][rows] - np.uint64(memory.direct_map)
+    starts, ends, texts = start.tolist(), end.tolist(), [b""] * len(rows)
+    for entries in tables.entries(tables.leaves(prefix, pgd >> _SHIFT)):
+        present = entries.present
+        data, unknown = memory.frames(entries.pfn[present])
+        page_start = (entries.key[present] & _PAGE_OF_KEY) << _SHIFT
+        which = entries.range_index[present]
+        for row in np.flatnonzero(unknown == Unknown.HASHED).tolist():
+            n, page = int(which[row]), int(page_start[row])
+            part = slice(max(starts[n] - page, 0), min(ends[n] - page, PAGE_SIZE))
+            texts[n] += data[row, part].tobytes()
+    found: list[str | None] = [None] * len(mms)
+    for row, begin, stop, text in zip(rows.tolist(), starts, ends, texts, strict=True):
+        if len(text) == stop - begin:  # all of its pages were there
+            found[row] = text.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+    return found
