@@ -107,6 +107,7 @@ class _Collector:
         self._started = datetime.datetime.now(datetime.UTC)
 
     def snapshot(self, max_memory_mib: int | None) -> Snapshot:
+        from estimator.kernel.cmdlines import read_cmdlines
         from estimator.kernel.cross_checks import anonymous_pages
         from estimator.kernel.frames import PageArray
         from estimator.kernel.mapped import AddressSpaces
@@ -128,7 +129,12 @@ class _Collector:
         mapped = self._walk(spaces)
         pfns = distinct(mapped.pfn)
         self._require_user_pages(pages, pfns)
-        facts = self._frames(pages, pfns)
+
+        def describe() -> None:
+            mms.table["cmdline"] = read_cmdlines(self._prog, self._memory, mms.structs)
+            _ = spaces.table
+
+        facts = self._frames(pages, pfns, describe)
         changed = 0
         if self._target.running:
             mapped, pfns, facts, changed = settle(
@@ -143,7 +149,7 @@ class _Collector:
             mms, vmas = mms.keep(there), vmas.of_mms(there)
             spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
             pfns, facts = only_mapped(mapped, pfns, facts)
-        vma_table = spaces.table()
+        vma_table = spaces.table
         mappings, frames = make_tables(vma_table, mapped, pfns, facts, self._seed)
         tree = read_stable_tree(self._prog, self._memory, pages, mms.addresses)
         nodes = tree.nodes
@@ -201,8 +207,13 @@ class _Collector:
                 hint=BETTER_DUMP,
             )
 
-    def _frames(self, pages: PageArray, pfns: Words) -> Columns:
-        """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of anonymous ones."""
+    def _frames(
+        self, pages: PageArray, pfns: Words, meanwhile: Callable[[], None] = lambda: None
+    ) -> Columns:
+        """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of anonymous ones.
+
+        ``meanwhile`` is what this process does before it helps the others.
+        """
         from estimator.kernel.contents import read_frames
         from estimator.workers import Pieces, forked, shared_columns
 
@@ -222,6 +233,7 @@ class _Collector:
                 progress("frames", min(piece.stop, len(pfns)), len(pfns))
 
         with forked(self._workers - 1, lambda: read(silent)):
+            meanwhile()
             read(self._progress)
         return columns
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,7 @@ class AddressSpaces:
         hugetlb = self._has("hugetlb")
         self._walked = np.flatnonzero((vmas.anon_vma != 0) & ~hugetlb)
 
+    @functools.cached_property
     def table(self) -> pd.DataFrame:
         """Rows of ``vmas.parquet``, without the columns that ``walk`` counts."""
         vmas = self._vmas

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pandas as pd
 from drgn import Object, Program
 
-from estimator.kernel.cmdlines import read_cmdlines
 from estimator.kernel.layout import (
     first_member,
     first_type,
@@ -58,7 +57,7 @@ _NOBODY = Owner(task=-1, uid=0, threads=0)
 
 @dataclass(frozen=True)
 class Mms:
-    """``table``: rows of ``processes.parquet``. ``structs``: the mm_structs, one per row.
+    """``table``: rows of ``processes.parquet``, without cmdline. ``structs``: the mm_structs.
 
     ``addresses``: u64, where the mm_structs are. ``unreadable``: tasks and mms not read.
     """
@@ -89,7 +88,7 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
     addresses, structs = addresses[alive], structs[alive]
     if not len(structs):
         return Mms(pd.DataFrame(), structs, addresses, unreadable + int((~ok).sum()))
-    table = _table(prog, memory, addresses.tolist(), structs, order, owners, tasks)
+    table = _table(prog, addresses.tolist(), structs, order, owners, tasks)
     place = table["scan_order"].where(table["scan_order"] >= 0, len(order))
     sorted_rows = np.lexsort((table["pid"], table["start_time_ns"], place))
     table = table.iloc[sorted_rows].reset_index(drop=True)
@@ -215,14 +214,13 @@ def _links(prog: Program, node: int) -> tuple[int, int]:
 
 def _table(
     prog: Program,
-    memory: Memory,
     addresses: list[int],
     mms: Any,
     order: dict[int, int],
     owners: dict[int, Owner],
     tasks: Any,
 ) -> pd.DataFrame:
-    """Rows of ``processes.parquet`` but for mm_id, one per mm."""
+    """Rows of ``processes.parquet`` but for mm_id and cmdline, one per mm."""
     owned = [owners.get(mm) for mm in addresses]
     some = [owner or _NOBODY for owner in owned]
     has = np.array([owner is not None for owner in owned])
@@ -233,7 +231,6 @@ def _table(
         "scan_order": [order.get(mm, -1) for mm in addresses],
         "pid": np.where(has, task["pid"], -1),
         "comm": [_comm(name) for name in task["comm"]],
-        "cmdline": read_cmdlines(prog, memory, mms),
         "uid": [owner.uid for owner in some],
         "cgroup": [cgroup(css_set) if css_set else "" for css_set in task["cgroups"].tolist()],
         "merge_any": pd.array(_merge_any(prog, mms), dtype="boolean"),
