@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tests.lab.workload import Session, Workload
 
 _REPOSITORY = Path(__file__).parents[1]
 _BIN = Path(sys.executable).parent
+_PROGRAM = str(_BIN / "ksm-estimator")
 _SET_UP_SECONDS = 3600.0
 _PAGES_PER_GIB = 262_144
 _FILLED = 0.67  # of the guest's memory
@@ -34,6 +36,7 @@ class _Measured:
     frames: int
     mappings: int
     run_seconds: float
+    separate_seconds: float  # collect, then predict
     start_up_seconds: float
     hashing_seconds: float
     hashing_again_seconds: float
@@ -52,6 +55,8 @@ class _Measured:
             f"{self.frames:,}",
             f"{self.mappings:,}",
             f"{self.run_seconds:.2f}",
+            f"{self.separate_seconds:.2f}",
+            f"{self.separate_seconds / (self.run_seconds + self.start_up_seconds):.2f}",
             f"{self.start_up_seconds:.2f}",
             f"{self.hashing_seconds:.2f}",
             f"{self.beyond_seconds / self.hashing_seconds:.2f}",
@@ -66,7 +71,8 @@ class _Measured:
 
 
 _HEADINGS = (
-    *("frames", "mappings", "run s", "start-up s", "hashing s", "beyond start-up / hashing"),
+    *("frames", "mappings", "run s", "collect, predict s", "those / (run + start-up)"),
+    *("start-up s", "hashing s", "beyond start-up / hashing"),
     *("hashing mapped pages s", "beyond / that"),
     *("plain s", "plain / run", "GB/s", "anonymous MiB", "limit MiB"),
 )
@@ -87,7 +93,7 @@ def bench_dump(gib: float, rounds: int) -> None:
                     _give_direct_map_addresses(vmcore, kernel)
                 of_kind.append(_measure(vmcore, kernel, rounds))
                 table.add_row(f"{name}, {kind}", *of_kind[-1].row())
-    console = Console(width=180)
+    console = Console(width=210)
     console.print(table)
     for kind, (quarter, whole) in found.items():
         more = whole.frames / quarter.frames
@@ -97,10 +103,11 @@ def bench_dump(gib: float, rounds: int) -> None:
 
 def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> _Measured:
     core = ["--core", str(vmcore), "--symbols", str(kernel.vmlinux)]
-    ours, starts, hashing, plain = [], [], [], []
+    ours, separate, starts, hashing, plain = [], [], [], [], []
     for _ in range(rounds):
         warm(vmcore)
-        ours.append(run([str(_BIN / "ksm-estimator"), "run", *core, "--json"]))
+        ours.append(run([_PROGRAM, "run", *core, "--json"]))
+        separate.append(_collect_and_predict(core, vmcore.with_name("bench.ksm")))
         starts.append(run([sys.executable, "-c", _START_UP, str(vmcore), str(kernel.vmlinux)]))
         hashing.append(_hash_alone(vmcore, kernel))
     for _ in range(min(rounds, 2)):
@@ -112,12 +119,21 @@ def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> _Measured:
         frames=int(facts["frames"]),
         mappings=int(facts["mappings"]),
         run_seconds=best(ours).seconds,
+        separate_seconds=min(separate),
         start_up_seconds=best(starts).seconds,
         hashing_seconds=min(h["seconds"] for h in hashing),
         hashing_again_seconds=min(h["again_seconds"] for h in hashing),
         plain_seconds=best(plain).seconds,
-        anonymous_bytes=peak_bytes([str(_BIN / "ksm-estimator"), "run", *core, "--json"]),
+        anonymous_bytes=peak_bytes([_PROGRAM, "run", *core, "--json"]),
     )
+
+
+def _collect_and_predict(core: list[str], snapshot: Path) -> float:
+    """The seconds that two commands take for what ``run`` does in one."""
+    commands = (["collect", *core, "-o", str(snapshot)], ["predict", str(snapshot), "--json"])
+    seconds = sum(run([_PROGRAM, *command]).seconds for command in commands)
+    shutil.rmtree(snapshot)
+    return seconds
 
 
 _START_UP = """
@@ -258,18 +274,18 @@ def bench_crowded(rounds: int) -> None:
             for name, scripts in workloads.items()
         }
         ours: dict[str, list[Run]] = {name: [] for name in dumps}
-        starts: dict[str, list[Run]] = {name: [] for name in dumps}
+        starts: list[Run] = []  # as long for all: it is the same kernel
         for _ in range(rounds):  # side by side: how fast the machine is changes
             for name, vmcore in dumps.items():
                 warm(vmcore)
                 core = ["--core", str(vmcore), "--symbols", str(kernel.vmlinux)]
-                ours[name].append(run([str(_BIN / "ksm-estimator"), "run", *core, "--json"]))
+                ours[name].append(run([_PROGRAM, "run", *core, "--json"]))
                 command = [sys.executable, "-c", _START_UP, str(vmcore), str(kernel.vmlinux)]
-                starts[name].append(run(command))
+                starts.append(run(command))
     first = 0.0
     for name in dumps:
         frames = _frames(ours[name][0])
-        beyond = best(ours[name]).seconds - best(starts[name]).seconds
+        beyond = best(ours[name]).seconds - best(starts).seconds
         first = first or beyond / frames
         row = (f"{frames:,}", f"{beyond:.2f}", f"{beyond / frames * 1e6:.2f}")
         table.add_row(name, *row, f"{beyond / frames / first:.2f}")

@@ -25,10 +25,10 @@ class Run:
 def run(command: list[str]) -> Run:
     """Run ``command`` to its end; exits if it fails."""
     started, used = time.perf_counter(), _cpu_seconds()
-    done = subprocess.run(command, stdout=subprocess.PIPE)
+    done = subprocess.run(command, capture_output=True)
     seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - used
     if done.returncode:
-        sys.exit(f"bench: {' '.join(command)} failed")
+        sys.exit(f"{done.stderr.decode(errors='replace')}bench: {' '.join(command)} failed")
     return Run(seconds, cpu_seconds, done.stdout.decode())
 
 
