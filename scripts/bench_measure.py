@@ -6,6 +6,7 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,15 @@ class Run:
 
 
 def run(command: list[str]) -> Run:
-    """Run ``command`` to its end; exits if it fails."""
-    started, used = time.perf_counter(), _cpu_seconds()
-    done = subprocess.run(command, capture_output=True)
-    seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - used
-    if done.returncode:
-        sys.exit(f"{done.stderr.decode(errors='replace')}bench: {' '.join(command)} failed")
-    return Run(seconds, cpu_seconds, done.stdout.decode())
+    """Run ``command`` to its end, with its output in a file; exits if it fails."""
+    with tempfile.TemporaryFile() as output:
+        started, used = time.perf_counter(), _cpu_seconds()
+        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE)
+        seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - used
+        if done.returncode:
+            sys.exit(f"{done.stderr.decode(errors='replace')}bench: {' '.join(command)} failed")
+        output.seek(0)
+        return Run(seconds, cpu_seconds, output.read().decode())
 
 
 def _cpu_seconds() -> float:
