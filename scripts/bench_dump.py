@@ -28,7 +28,7 @@ _PAGES_PER_GIB = 262_144
 _FILLED = 0.67  # of the guest's memory
 _SHARED_BY_FORK = 0.04  # of the frames: by a controller and its workers
 _WORKERS = 12
-_CROWD_PAGES, _LONELY_PAGES = 400_000, 20_000
+_LONELY_PAGES = 20_000  # each a VMA of its own
 
 
 @dataclass(frozen=True)
@@ -251,12 +251,13 @@ def _give_direct_map_addresses(vmcore: Path, kernel: Kernel) -> None:
                 file.write((direct_map + physical).to_bytes(8, "little"))
 
 
-def bench_crowded(rounds: int) -> None:
-    """Print the cost per frame of the same frames in one process and in a crowd."""
+def bench_crowded(gib: float, rounds: int) -> None:
+    """Print the cost per frame of ``gib`` in one process and in a crowd."""
     ensure_tools()
     kernel = fetch_kernel("6.12")
-    one = f"map a {_CROWD_PAGES}\nfill a own 1"
-    many = f"fork 500\nmap a {(_CROWD_PAGES - _LONELY_PAGES) // 500}\nfill a own 1\nend"
+    pages = int(gib * _PAGES_PER_GIB)
+    one = f"map a {pages}\nfill a own 1"
+    many = f"fork 500\nmap a {(pages - _LONELY_PAGES) // 500}\nfill a own 1\nend"
     workloads = {
         "one process, one VMA": (one,),
         "1 TiB reserved besides": (f"map hole 268435456 sparse\n{one}",),
@@ -270,7 +271,12 @@ def bench_crowded(rounds: int) -> None:
         table.add_column(column, justify="right" if column else "left")
     with ExitStack() as stack:
         dumps = {
-            name: stack.enter_context(_dumped(kernel, _crowd(scripts)))
+            name: stack.enter_context(
+                _dumped(
+                    kernel,
+                    Workload("bench", scripts, memory_mib=int(gib * 1024) + 1024, thp="never"),
+                )
+            )
             for name, scripts in workloads.items()
         }
         ours: dict[str, list[Run]] = {name: [] for name in dumps}
@@ -290,10 +296,6 @@ def bench_crowded(rounds: int) -> None:
         row = (f"{frames:,}", f"{beyond:.2f}", f"{beyond / frames * 1e6:.2f}")
         table.add_row(name, *row, f"{beyond / frames / first:.2f}")
     Console(width=150).print(table)
-
-
-def _crowd(scripts: tuple[str, ...]) -> Workload:
-    return Workload("bench", scripts, memory_mib=2560, thp="never")
 
 
 def _frames(finished: Run) -> int:

@@ -32,10 +32,11 @@ def compressed(gib: float, rounds: int) -> None:
 
 
 @main.command()
-@click.option("--rounds", type=int, default=5)
-def crowded(rounds: int) -> None:
+@click.option("--gib", type=float, default=1.5, help="Anonymous memory in all (default 1.5).")
+@click.option("--rounds", type=int, default=9, help="The best of so many (default 9).")
+def crowded(gib: float, rounds: int) -> None:
     """The cost of sparse and crowded address spaces, per frame."""
-    bench_crowded(rounds)
+    bench_crowded(gib, rounds)
 
 
 @main.command()
