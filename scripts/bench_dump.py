@@ -157,7 +157,7 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 from estimator.collect import collect_core
 from estimator.kernel.dumpfile import inspect
-from estimator.kernel.memory import runs
+from estimator.kernel.intervals import runs
 core = Path(sys.argv[1])
 snapshot = collect_core(core, [Path(sys.argv[2])])
 pfns = snapshot.frames["pfn"].to_numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,8 @@ from estimator.facts import Unknown
 from estimator.hashing import hash_frames
 from estimator.kernel import memory
 from estimator.kernel.dumpfile import inspect
-from estimator.kernel.memory import PAGE_SIZE, MappedElf, met_first, runs
+from estimator.kernel.intervals import Mask, Words, met_first, runs
+from estimator.kernel.memory import PAGE_SIZE, MappedElf, Memory
 
 SKEW = 100  # the second segment does not begin on a page of the file
 SEGMENTS = {10: 400, 1000: 600}  # first PFN: pages
@@ -110,11 +112,22 @@ def test_structs_of_an_elf_dump(dump: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not found["wide"][1].any()
 
 
-def test_words_of_an_elf_dump(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("read", [MappedElf.words, Memory.words], ids=["mapped", "by frames"])
+def test_words_of_an_elf_dump(
+    read: Callable[[Memory, Words], tuple[Words, Mask]],
+    dump: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     elf = opened(dump, monkeypatch)
-    words, ok = elf.words(np.array([(11 << 12) + 8, 5 << 12, (1599 << 12) + 4088], np.uint64))
-    assert ok.tolist() == [True, False, True]
-    assert words[ok].tolist() == [11, 1599]
+    places = [(11 << 12) + 8, 5 << 12, (1599 << 12) + 4088, 1 << 51, 11 << 12, (1001 << 12) + 16]
+    words, ok = read(elf, np.array(places, np.uint64))
+    assert ok.tolist() == [True, False, True, False, True, True]
+    assert words.tolist() == [11, 0, 1599, 0, 11, 1001]
+
+
+def test_no_words(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elf = opened(dump, monkeypatch)
+    assert [len(part) for part in Memory.words(elf, np.empty(0, np.uint64))] == [0, 0]
 
 
 @given(st.lists(st.lists(st.integers(0, 20), max_size=12), max_size=6))

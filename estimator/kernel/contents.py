@@ -8,7 +8,8 @@ import numpy.typing as npt
 from estimator.facts import FrameFlag, Unknown
 from estimator.hashing import hash_frames
 from estimator.kernel.frames import PageArray, PageInfo
-from estimator.kernel.memory import Mask, Memory, Words
+from estimator.kernel.intervals import Mask, Words
+from estimator.kernel.memory import Memory
 from estimator.mapped import FRAME_FACTS, Columns
 
 _LOOKS = 3

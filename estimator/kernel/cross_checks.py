@@ -16,8 +16,9 @@ from drgn.helpers.linux.cpumask import for_each_online_cpu
 
 from estimator.bulk import count
 from estimator.facts import FrameFlag
+from estimator.kernel.intervals import Words
 from estimator.kernel.layout import has_member, offset, struct_dtype
-from estimator.kernel.memory import Memory, Words
+from estimator.kernel.memory import Memory
 from estimator.kernel.stable_tree import StableTree
 
 _MM_ANONPAGES = 1  # include/linux/mm_types_task.h

@@ -15,8 +15,9 @@ import pandas as pd
 from drgn import Program
 
 from estimator.facts import FrameFlag
+from estimator.kernel.intervals import Mask, Words, runs
 from estimator.kernel.layout import first_member, has_member, struct_dtype
-from estimator.kernel.memory import Mask, Memory, Words, runs
+from estimator.kernel.memory import Memory
 
 _ANON, _KSM = 1, 3  # bits of page.mapping: PAGE_MAPPING_ANON, PAGE_MAPPING_KSM
 _PIN_BIAS = 1024  # GUP_PIN_COUNTING_BIAS

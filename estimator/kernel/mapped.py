@@ -12,7 +12,8 @@ import pandas as pd
 from drgn import Program
 
 from estimator.facts import MappingFlag
-from estimator.kernel.memory import Memory, Words
+from estimator.kernel.intervals import Words
+from estimator.kernel.memory import Memory
 from estimator.kernel.names import vma_names
 from estimator.kernel.pagetable import KEY_PAGE_BITS, Entries, PageTables, Ranges
 from estimator.kernel.processes import Mms

@@ -8,7 +8,6 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any
 
@@ -19,6 +18,7 @@ from drgn.helpers.linux.mm import phys_to_virt
 
 from estimator.facts import Unknown
 from estimator.kernel.dumpfile import DumpFile
+from estimator.kernel.intervals import Mask, Words, between, disjoint, runs
 from estimator.kernel.kdump import KdumpPages
 
 PAGE_SHIFT = 12
@@ -27,14 +27,11 @@ _RUN_PAGES = 256  # what is read is copied: 1 MiB at a time keeps the copy in th
 _BRIDGED_PAGES = 3  # as fast to read as to leave out
 _NEAR_BYTES = 1 << 16  # structs that lie together are read together
 _NEAR_MEMBER = 64  # bytes from one member to the next: a cache line
-_MOST = 2**64 - 1
 
 READ_ERRORS = (FaultError, BadDataError, OSError, OverflowError)
 """What a failed read raises: OSError from a running kernel, OverflowError for a wild pointer."""
 
 Bytes = npt.NDArray[np.uint8]
-Words = npt.NDArray[np.uint64]
-Mask = npt.NDArray[np.bool_]
 Content = Bytes | bytes | memoryview
 
 
@@ -98,9 +95,28 @@ class Memory:
         return data.view(dtype)[:, 0], ok
 
     def words(self, physical: Words) -> tuple[Words, Mask]:
-        """The 64-bit words at the addresses ``physical``; which could be read."""
-        found, ok = self.structs(physical + np.uint64(self.direct_map), np.dtype([("it", "<u8")]))
-        return found["it"], ok
+        """The aligned 64-bit words at the addresses ``physical``, u64 (n,); which could be read."""
+        data, ok = self.within_frames(physical, 8)
+        return data.view(np.uint64)[:, 0], ok
+
+    def within_frames(self, physical: Words, size: int) -> tuple[Bytes, Mask]:
+        """``size`` bytes at each of the addresses ``physical``, u8 (n, size); which were read.
+
+        None goes beyond its frame. Each frame is read once; what could not be read is zero-filled.
+        """
+        data, ok = np.zeros((len(physical), size), np.uint8), np.zeros(len(physical), np.bool_)
+        pfns, where = np.unique(physical >> np.uint64(PAGE_SHIFT), return_inverse=True)
+        offset = (physical & np.uint64(PAGE_SIZE - 1)).astype(np.int64)
+        order = np.argsort(where, kind="stable")
+        bounds = np.searchsorted(where[order], np.arange(len(pfns) + 1))
+        for first in range(0, len(pfns), _RUN_PAGES):
+            frames, unknown = self.frames(pfns[first : first + _RUN_PAGES])
+            row = order[bounds[first] : bounds[first + len(frames)]]
+            frame = where[row] - first
+            data[row] = frames[frame[:, None], offset[row, None] + np.arange(size)]
+            ok[row] = unknown[frame] == Unknown.HASHED
+        data[~ok] = 0
+        return data, ok
 
     def virtual_run(self, address: int, data: Bytes) -> bool:
         """Fill ``data`` from the kernel address ``address`` on; False if that failed."""
@@ -146,8 +162,8 @@ class MappedElf(Memory):
         start, length, offset = (
             dump.loads[field].astype(np.uint64) for field in ("paddr", "filesz", "offset")
         )
-        self._in_file, self._offset = _disjoint(start, start + length, offset)
-        self._in_memory, _ = _disjoint(start, start + dump.loads["memsz"].astype(np.uint64), offset)
+        self._in_file, self._offset = disjoint(start, start + length, offset)
+        self._in_memory, _ = disjoint(start, start + dump.loads["memsz"].astype(np.uint64), offset)
         self._forbid_gaps(dump.loads)
 
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
@@ -206,6 +222,12 @@ class MappedElf(Memory):
                 found[name] = raw[name]
         return found
 
+    def words(self, physical: Words) -> tuple[Words, Mask]:
+        """See ``Memory.words``."""
+        offsets, unknown = self._locate(physical, 8)
+        ok = unknown == Unknown.HASHED
+        return np.where(ok, self._gather(offsets, 8).view(np.uint64)[:, 0], np.uint64(0)), ok
+
     def unknown(self, pfns: Words) -> Bytes:
         """See ``Memory.unknown``."""
         return self._locate(pfns << np.uint64(PAGE_SHIFT), PAGE_SIZE)[1]
@@ -216,7 +238,7 @@ class MappedElf(Memory):
         def fail(address: int, count: int, offset: int, physical: bool) -> bytes:
             raise FaultError("memory is left out of the dump", address)
 
-        for start, size in _between(self._in_memory, self._in_file):
+        for start, size in between(self._in_memory, self._in_file):
             self.prog.add_memory_segment(start, size, fail, physical=True)
         short = loads[loads["filesz"] < loads["memsz"]]
         for start, end in zip(
@@ -300,54 +322,6 @@ class Kdump(Memory):
                 yield b""
 
 
-@dataclass(frozen=True)
-class _Intervals:
-    """Disjoint intervals [start, end), ascending; u64 (n,)."""
-
-    start: Words
-    end: Words
-
-    def hold(self, start: Words, end: Words) -> tuple[npt.NDArray[np.int64], Mask]:
-        """The interval that may hold each [start, end), and whether it does."""
-        index = np.searchsorted(self.start, start, side="right") - 1
-        holds = index >= 0
-        holds[holds] = end[holds] <= self.end[index[holds]]
-        return index, holds
-
-
-def _between(outer: _Intervals, inner: _Intervals) -> Iterator[tuple[int, int]]:
-    """Start and size of what lies in ``outer``, but not in ``inner``."""
-    at = 0
-    parts = list(zip(inner.start.tolist(), inner.end.tolist(), strict=True))
-    for start, end in zip(outer.start.tolist(), outer.end.tolist(), strict=True):
-        while at < len(parts) and parts[at][0] < end:
-            if parts[at][0] > start:
-                yield start, parts[at][0] - start
-            start = max(start, parts[at][1])
-            at += 1
-        if start < end:
-            yield start, end - start
-
-
-def _disjoint(start: Words, end: Words, offset: Words) -> tuple[_Intervals, Words]:
-    """The union of intervals that may overlap, and the offset that belongs to each start.
-
-    Dumps by virtual address (kdump's kernel text, QEMU with paging) have memory more than once.
-    Adjoining intervals become one if their offsets adjoin too.
-    """
-    order = np.lexsort((offset, start))
-    start, end, offset = start[order], end[order], offset[order]
-    covered = np.concatenate([np.zeros(1, np.uint64), np.maximum.accumulate(end)[:-1]])[: len(end)]
-    begin = np.maximum(start, covered)
-    rest = begin < end
-    offset = offset[rest] + (begin - start)[rest]
-    begin, end = begin[rest], end[rest]
-    new = (begin[1:] != end[:-1]) | (offset[1:] != offset[:-1] + (end - begin)[:-1])
-    edge = np.ones(min(len(begin), 1), np.bool_)
-    first, last = np.concatenate([edge, new]), np.concatenate([new, edge])
-    return _Intervals(begin[first], end[last]), offset[first]
-
-
 def _near_members(
     layout: dict[str, tuple[np.dtype[Any], int]],
 ) -> Iterator[tuple[int, np.dtype[Any]]]:
@@ -372,25 +346,6 @@ def _near_members(
         )
 
 
-def first_of_each(values: Words) -> Mask:
-    """Where a value stands for the first time."""
-    first = np.zeros(len(values), np.bool_)
-    first[np.unique(values, return_index=True)[1]] = True
-    return first
-
-
-def met_first(seen: set[int], values: Words) -> Mask:
-    """Which of ``values`` are not in ``seen`` and stand for the first time; all are in it then."""
-    new = np.ones(len(values), np.bool_)
-    numbers = values.tolist()
-    distinct = set(numbers)
-    if len(distinct) < len(numbers) or not seen.isdisjoint(distinct):
-        new = first_of_each(values)
-        new &= np.array([number not in seen for number in numbers])
-    seen |= distinct
-    return new
-
-
 def _map(descriptor: int) -> Bytes:
     return np.frombuffer(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ), np.uint8)
 
@@ -398,23 +353,3 @@ def _map(descriptor: int) -> Bytes:
 def _aligned(size: int) -> mmap.mmap:
     """``size`` bytes of our own from a page boundary on: copies to other places are slower."""
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
-def runs(numbers: Words, span: int, step: int = 1) -> Iterator[tuple[int, int]]:
-    """Rows [start, stop) of ascending runs of ``numbers``, with steps of at most ``step``.
-
-    The last number of a run is less than ``span`` above the first.
-    """
-    ascends = (numbers[1:] > numbers[:-1]) & (numbers[1:] - numbers[:-1] <= np.uint64(step))
-    breaks = np.flatnonzero(~ascends) + 1
-    for begin, end in pairwise([0, *breaks.tolist(), len(numbers)]):
-        start = begin
-        if begin < end and int(numbers[end - 1]) - int(numbers[begin]) == end - 1 - begin:
-            for start in range(begin, end, span):  # without gaps
-                yield start, min(start + span, end)
-            continue
-        while start < end:
-            last = np.uint64(min(int(numbers[start]) + span - 1, _MOST))
-            stop = start + int(np.searchsorted(numbers[start:end], last, side="right"))
-            yield start, stop
-            start = stop

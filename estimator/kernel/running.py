@@ -15,14 +15,14 @@ import numpy.typing as npt
 from drgn import FaultError, Program, ProgramFlags
 
 from estimator.errors import CannotAnswerError, NoDebugInfoError, TargetError
-from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Mask, Memory, Words
+from estimator.kernel.intervals import Mask, Words
+from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Memory
 from estimator.kernel.symbols import hint_here, kernel_release, load_symbols
 from estimator.kernel.target import Target
 
 KCORE = Path("/proc/kcore")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _GREETING_SECONDS = 5.0
-_BATCH_PAGES = 256  # 1 MiB
 
 
 class RunningMemory(Memory):
@@ -37,25 +37,12 @@ class RunningMemory(Memory):
     def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
         """See ``Memory.structs``."""
         size = dtype.itemsize
-        data = np.zeros((len(addresses), size), np.uint8)
         start = addresses - np.uint64(self.direct_map)
-        page = np.uint64(PAGE_SIZE - 1)
         bulk = (addresses >= self.direct_map) & (addresses < self._direct_map_end)
-        bulk &= (start & page) + np.uint64(size) <= PAGE_SIZE
-        ok = np.zeros(len(addresses), np.bool_)
-        rows = np.flatnonzero(bulk)
-        pfns, where = np.unique(start[rows] >> np.uint64(PAGE_SHIFT), return_inverse=True)
-        order = np.argsort(where, kind="stable")
-        bounds = np.searchsorted(where[order], np.arange(len(pfns) + 1))
-        for first in range(0, len(pfns), _BATCH_PAGES):
-            frames, unknown = self.frames(pfns[first : first + _BATCH_PAGES])
-            here = order[bounds[first] : bounds[first + len(frames)]]
-            row, frame = rows[here], where[here] - first
-            offset = (start[row] & page).astype(np.int64)
-            data[row] = frames[frame[:, None], offset[:, None] + np.arange(size)]
-            ok[row] = unknown[frame] == 0
-        data[~ok] = 0
-        found = data.view(dtype)[:, 0]
+        bulk &= (start & np.uint64(PAGE_SIZE - 1)) + np.uint64(size) <= PAGE_SIZE
+        found, ok = np.empty(len(addresses), dtype), np.empty(len(addresses), np.bool_)
+        data, ok[bulk] = self.within_frames(start[bulk], size)
+        found[bulk] = data.view(dtype)[:, 0]
         if not bulk.all():  # vmalloc space or the kernel image, or across a page boundary
             found[~bulk], ok[~bulk] = super().structs(addresses[~bulk], dtype)
         return found, ok

@@ -17,7 +17,8 @@ from drgn.helpers.linux.pid import for_each_task
 
 from estimator.collect import collect
 from estimator.kernel.dumpfile import inspect
-from estimator.kernel.memory import PAGE_SIZE, Bytes, MappedElf, Mask, Words
+from estimator.kernel.intervals import Mask, Words
+from estimator.kernel.memory import PAGE_SIZE, Bytes, MappedElf
 from estimator.kernel.target import Target, open_core
 
 WORD = 8

@@ -18,9 +18,10 @@ from estimator.collect import collect, collect_core
 from estimator.errors import CannotAnswerError, NoDebugInfoError, TargetError
 from estimator.facts import Unknown
 from estimator.kernel.dumpfile import inspect
+from estimator.kernel.intervals import Words
 from estimator.kernel.kdump import KdumpPages
 from estimator.kernel.mapped import AddressSpaces
-from estimator.kernel.memory import Bytes, Content, Kdump, Words
+from estimator.kernel.memory import Bytes, Content, Kdump
 from estimator.kernel.processes import read_processes
 from estimator.kernel.target import open_core
 from estimator.kernel.vmas import read_vmas
