@@ -131,7 +131,8 @@ class _Collector:
         self._require_user_pages(pages, pfns)
 
         def describe() -> None:
-            mms.table["cmdline"] = read_cmdlines(self._prog, self._memory, mms.structs)
+            cmdlines = read_cmdlines(self._prog, self._memory, mms.structs)
+            mms.table.insert(list(mms.table).index("uid"), "cmdline", cmdlines)
             _ = spaces.table
 
         facts = self._frames(pages, pfns, describe)
