@@ -113,7 +113,7 @@ def _of_mms(
     """The VMAs below ``roots``, one per mm: row of the mm, struct; and per mm how many are lost.
 
     By mm and start. Not a VMA, or not of this mm, is what does not point back at the mm, lies
-    outside of user space or overlaps another one.
+    outside of user space or reaches into the next one: the others overlap nowhere.
     """
     if has_member(prog, "struct mm_struct", "mm_mt"):
         rows, addresses, lost_rows = _maple(prog, memory, roots)
@@ -125,11 +125,19 @@ def _of_mms(
     ok &= ((structs["vm_start"] | structs["vm_end"]) & np.uint64(PAGE_SIZE - 1)) == 0
     lost = np.bincount(np.concatenate([lost_rows, rows[~ok]]), minlength=len(roots))
     rows, structs = _in_order(rows[ok], structs[ok])
-    same = rows[1:] == rows[:-1]
-    apart = np.ones(len(rows), np.bool_)
-    apart[1:] = ~same | (structs["vm_start"][1:] >= structs["vm_end"][:-1])
+    apart = ends_before_next(rows, structs["vm_start"], structs["vm_end"])
     lost += np.bincount(rows[~apart], minlength=len(roots))
     return (rows, structs, lost) if apart.all() else (rows[apart], structs[apart], lost)
+
+
+def ends_before_next(rows: Rows, start: Words, end: Words) -> Mask:
+    """Where a VMA, in order by ``rows`` and ``start``, does not reach into the next of its mm.
+
+    Those where this is so do not overlap.
+    """
+    apart = np.ones(len(rows), np.bool_)
+    apart[:-1] = (rows[1:] != rows[:-1]) | (end[:-1] <= start[1:])
+    return apart
 
 
 def _in_order(rows: Rows, structs: npt.NDArray[Any]) -> tuple[Rows, npt.NDArray[Any]]:
