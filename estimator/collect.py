@@ -131,9 +131,10 @@ class _Collector:
         self._require_user_pages(pages, pfns)
 
         def describe() -> None:
+            """What hashing does not need to know."""
             cmdlines = read_cmdlines(self._prog, self._memory, mms.structs)
             mms.table.insert(list(mms.table).index("uid"), "cmdline", cmdlines)
-            _ = spaces.table
+            _ = spaces.table  # which is kept
 
         facts = self._frames(pages, pfns, describe)
         changed = 0

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from estimator.errors import CannotAnswerError, UsageError
 from estimator.facts import UNKNOWN_NODE
+from estimator.ksm import prediction
 from estimator.ksm.contents import _by_hash
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
@@ -372,7 +373,9 @@ def test_khugepaged_matters_under_madvise_only_where_it_was_asked_for() -> None:
     assert "khugepaged" in " ".join(predict(system.snapshot(), ENABLED).warnings)
 
 
-def test_json_as_text_says_the_same() -> None:
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3, 4096])
+def test_json_as_text_says_the_same(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "_ROWS_AT_ONCE", rows_at_once)
     system = two_cgroups()
     system.process(*small(7), comm='a "quoted" \\ /é\x01')
     system.processes[-1].map(small(8, None), name="/usr/lib/a\\/b.so")

@@ -243,6 +243,20 @@ def test_slots_and_rows_in_ranges(
     }
 
 
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
+def test_a_lost_table_above_the_last_level_is_unknown_too(level: int) -> None:
+    tables = Tables(5)
+    lost = tables.set(0, 512, encode(5, "plain"))
+    tables.set(1, 512, encode(6, "plain"))
+    for _ in range(level):  # up to the table that leads there
+        entry = lost << 12 | PRESENT | RW
+        lost = next(pfn for pfn, entries in tables.frames.items() if entry in entries)
+    tables.lost.add(lost)
+    walker, found = walk(tables, [(0, 500, 530), (0, 600, 610), (1, 512, 520)])
+    assert set(found) == {(1, 512)}
+    assert walker.unreadable_pages.tolist() == [530 - 500, 10, 0]
+
+
 def test_a_table_that_leads_back_to_itself_ends() -> None:
     tables = Tables(4)
     root = tables.roots[0]

@@ -9,12 +9,11 @@ from drgn import Program
 
 from estimator.facts import Unknown
 from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Memory
-from estimator.kernel.pagetable import KEY_PAGE_BITS, PageTables, Ranges
+from estimator.kernel.pagetable import KEY_PAGE_BITS, USER_END, PageTables, Ranges
 
 _MOST_BYTES = np.uint64(4096)
 _SHIFT = np.uint64(PAGE_SHIFT)
 _PAGE_OF_KEY = (np.uint64(1) << KEY_PAGE_BITS) - np.uint64(1)
-_USER_END = np.uint64(1 << 56)
 
 
 def read_cmdlines(prog: Program, memory: Memory, mms: Any) -> list[str | None]:
@@ -23,7 +22,7 @@ def read_cmdlines(prog: Program, memory: Memory, mms: Any) -> list[str | None]:
     ``mms``: structs with ``pgd``, ``arg_start`` and ``arg_end``. None: there is none, or it can't
     be read, as where it was swapped out.
     """
-    rows = np.flatnonzero((mms["arg_start"] < mms["arg_end"]) & (mms["arg_end"] <= _USER_END))
+    rows = np.flatnonzero((mms["arg_start"] < mms["arg_end"]) & (mms["arg_end"] <= USER_END))
     start = mms["arg_start"][rows]
     end = np.minimum(mms["arg_end"][rows], start + _MOST_BYTES)
     prefix = np.arange(len(rows), dtype=np.uint64)

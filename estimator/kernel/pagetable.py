@@ -34,6 +34,7 @@ _TABLES_AT_ONCE = 256  # 1 MiB of entries
 Rows = npt.NDArray[np.int64]
 
 KEY_PAGE_BITS = np.uint64(45)  # a 57-bit address space in pages
+USER_END = np.uint64(1 << 56)  # the lower half of it
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from drgn import Program
 from estimator.kernel.intervals import Mask, Words, met_first
 from estimator.kernel.layout import first_member, has_member, offset, struct_dtype
 from estimator.kernel.memory import PAGE_SIZE, READ_ERRORS, Memory
+from estimator.kernel.pagetable import USER_END
 from estimator.kernel.processes import Mms, reread_roots
 
 _NODE_MASK = np.uint64(0xFF)  # MAPLE_NODE_MASK: the low bits of a pointer to a node say its type
 _TYPE_SHIFT, _TYPE_MASK = np.uint64(3), np.uint64(0xF)
 _NO_LIMIT = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-_USER_END = np.uint64(1 << 56)
 _ZERO = np.uint64(0)
 _LOOKS = 5
 Rows = npt.NDArray[np.int64]
@@ -121,7 +121,7 @@ def _of_mms(
         rows, addresses, lost_rows = _linked(memory, roots, dtype)
     structs, ok = memory.structs(addresses, dtype)
     ok &= structs["vm_mm"] == mms.addresses[rows]
-    ok &= (structs["vm_start"] < structs["vm_end"]) & (structs["vm_end"] <= _USER_END)
+    ok &= (structs["vm_start"] < structs["vm_end"]) & (structs["vm_end"] <= USER_END)
     ok &= ((structs["vm_start"] | structs["vm_end"]) & np.uint64(PAGE_SIZE - 1)) == 0
     lost = np.bincount(np.concatenate([lost_rows, rows[~ok]]), minlength=len(roots))
     rows, structs = _in_order(rows[ok], structs[ok])
