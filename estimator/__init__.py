@@ -7,21 +7,21 @@ pandas.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from estimator._version import __version__
 from estimator.errors import EstimatorError
 from estimator.ksm.policy import Policy
 
 if TYPE_CHECKING:
+    from estimator.advice.attribution import contributions, contributions_by
     from estimator.advice.borders import borders
     from estimator.advice.compare import compare
     from estimator.advice.plan import make_plan
     from estimator.advice.risk import assess
-    from estimator.advice.settings import PageCost, schedule
-    from estimator.advice.sharing import contributions, contributions_by
+    from estimator.advice.schedule import PageCost, schedule
     from estimator.ksm.predict import predict
     from estimator.ksm.prediction import Prediction
-    from estimator.snapshot import Snapshot, open_snapshot
-
-__version__ = "0.1.0"
+    from estimator.snapshot.snapshot import Snapshot
+    from estimator.snapshot.store import open_snapshot
 
 __all__ = [
     "EstimatorError",
@@ -29,6 +29,7 @@ __all__ = [
     "Policy",
     "Prediction",
     "Snapshot",
+    "__version__",
     "assess",
     "borders",
     "compare",
@@ -41,18 +42,18 @@ __all__ = [
 ]
 
 _HOME = {
-    "PageCost": "advice.settings",
+    "PageCost": "advice.schedule",
     "Prediction": "ksm.prediction",
-    "Snapshot": "snapshot",
+    "Snapshot": "snapshot.snapshot",
     "assess": "advice.risk",
     "borders": "advice.borders",
     "compare": "advice.compare",
-    "contributions": "advice.sharing",
-    "contributions_by": "advice.sharing",
+    "contributions": "advice.attribution",
+    "contributions_by": "advice.attribution",
     "make_plan": "advice.plan",
-    "open_snapshot": "snapshot",
+    "open_snapshot": "snapshot.store",
     "predict": "ksm.predict",
-    "schedule": "advice.settings",
+    "schedule": "advice.schedule",
 }
 
 

@@ -29,14 +29,14 @@ def _cmd_ksm_estimate(prog: Program, name: str, args: argparse.Namespace, **_: A
     import sys
     from pathlib import Path
 
-    from estimator.care import low_priority
-    from estimator.collect import collect_program
+    from estimator.collect.load import low_priority
     from estimator.errors import EstimatorError
+    from estimator.kernel.collect import collect_program
     from estimator.ksm.policy import Policy
     from estimator.ksm.predict import predict
-    from estimator.report.layout import make_console
+    from estimator.report.tables import make_console
     from estimator.report.text import render
-    from estimator.snapshot import check_output, write_snapshot
+    from estimator.snapshot.store import check_output, write_snapshot
 
     try:
         if args.output:

@@ -98,7 +98,7 @@ _FRAMES = """
 import sys
 from pathlib import Path
 import numpy as np
-from estimator.collect import collect_core
+from estimator.kernel.collect import collect_core
 np.save(sys.argv[3], collect_core(Path(sys.argv[1]), [Path(sys.argv[2])]).frames["pfn"].to_numpy())
 """
 

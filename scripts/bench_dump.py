@@ -141,9 +141,10 @@ import sys
 from estimator import one_run
 one_run.prepare()
 from pathlib import Path
-import estimator.collect, estimator.hashing, estimator.ksm.predict, estimator.workers
-import estimator.kernel.frames, estimator.kernel.names, estimator.kernel.pagetable
-import estimator.kernel.processes, estimator.kernel.settings, estimator.kernel.stable_tree
+import estimator.kernel.collect, estimator.collect.hashing
+import estimator.ksm.predict, estimator.collect.workers
+import estimator.kernel.page_array, estimator.kernel.vma_names, estimator.kernel.pagetable
+import estimator.kernel.processes, estimator.kernel.ksm_settings, estimator.kernel.stable_tree
 from estimator.kernel.target import open_core
 open_core(Path(sys.argv[1]), [Path(sys.argv[2])])
 one_run.leave(0)
@@ -155,9 +156,9 @@ from itertools import chain
 from pathlib import Path
 import numpy as np
 from xxhash import xxh3_64_intdigest
-from estimator.collect import collect_core
-from estimator.kernel.dumpfile import inspect
-from estimator.kernel.intervals import runs
+from estimator.kernel.collect import collect_core
+from estimator.kernel.dump.file import inspect
+from estimator.kernel.memory.intervals import runs
 core = Path(sys.argv[1])
 snapshot = collect_core(core, [Path(sys.argv[2])])
 pfns = snapshot.frames["pfn"].to_numpy()
@@ -232,7 +233,7 @@ def _dumped(kernel: Kernel, workload: Workload) -> Iterator[Path]:
 
 def _give_direct_map_addresses(vmcore: Path, kernel: Kernel) -> None:
     """Make a QEMU dump like a kdump's: p_vaddr in the direct map, so that drgn walks no tables."""
-    from estimator.kernel.target import open_core
+    from estimator.kernel.core import open_core
 
     direct_map = open_core(vmcore, [kernel.vmlinux]).memory.direct_map
     with vmcore.open("r+b") as file:

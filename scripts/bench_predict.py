@@ -12,8 +12,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from estimator.facts import FrameFlag
-from estimator.snapshot import SCHEMAS, Snapshot, write_snapshot
+from estimator.snapshot.flags import FrameFlag
+from estimator.snapshot.schema import SCHEMAS
+from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.store import write_snapshot
 from scripts.bench_measure import best, peak_bytes, run
 
 _MILLION = 1_000_000

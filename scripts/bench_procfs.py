@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from xxhash import xxh3_64_intdigest
 
-from estimator.snapshot import open_snapshot
+from estimator.snapshot.store import open_snapshot
 from scripts.bench_measure import best, peak_bytes, run
 
 _BIN = Path(sys.executable).parent
@@ -78,7 +78,7 @@ def _measure(pids: list[int], rounds: int) -> list[str]:
 
 
 _START_UP = """
-import estimator.cli, estimator.procfs.collect, estimator.report.progress, estimator.snapshot
+import estimator.cli, estimator.procfs.collect, estimator.cli.progress, estimator.snapshot.store
 """
 
 

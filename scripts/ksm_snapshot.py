@@ -8,10 +8,10 @@ from pathlib import Path
 
 from drgn import get_default_prog
 
-from estimator.care import low_priority
-from estimator.collect import collect_program
+from estimator.collect.load import low_priority
 from estimator.errors import EstimatorError
-from estimator.snapshot import check_output, write_snapshot
+from estimator.kernel.collect import collect_program
+from estimator.snapshot.store import check_output, write_snapshot
 
 if len(sys.argv) != 2:
     sys.exit("usage: drgn {-k | -c VMCORE} [-s VMLINUX] scripts/ksm_snapshot.py OUT.ksm")

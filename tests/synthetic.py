@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from estimator.snapshot import FrameFlag, MappingFlag, Snapshot, Unknown
+from estimator.snapshot.flags import FrameFlag, MappingFlag, Unknown
+from estimator.snapshot.snapshot import Snapshot
 
 PAGE = 4096
 VM_MERGEABLE = 1 << 31

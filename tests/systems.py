@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from estimator.snapshot import FORMAT_VERSION, Snapshot
+from estimator.snapshot.schema import FORMAT_VERSION
+from estimator.snapshot.snapshot import Snapshot
 from tests.synthetic import Frame, System, small
 
 ZERO = 0  # the content of a zero-filled page

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from estimator.snapshot import write_snapshot
+from estimator.snapshot.store import write_snapshot
 from tests.systems import Area, Process, fork_server, system
 
 

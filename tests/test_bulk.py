@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from estimator import bulk
+from estimator import arrays as bulk
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from estimator.advice import sharing
+from estimator.advice import attribution as sharing
 from estimator.report import units
 
 

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pytest
 
 from estimator.errors import CannotAnswerError, EstimatorError, TargetError
-from estimator.facts import Unknown
-from estimator.kernel.dumpfile import DumpFile, inspect
-from estimator.kernel.kdump import KdumpPages
-from estimator.kernel.target import refuse_incomplete
+from estimator.kernel.core import refuse_incomplete
+from estimator.kernel.dump.file import DumpFile, inspect
+from estimator.kernel.dump.kdump_headers import KdumpPages
+from estimator.snapshot.flags import Unknown
 
 BLOCK = 4096
 PFNS = 1000

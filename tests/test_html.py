@@ -13,9 +13,9 @@ import pytest
 
 from estimator.advice.plan import make_plan
 from estimator.advice.risk import assess
-from estimator.advice.settings import schedule
+from estimator.advice.schedule import schedule
 from estimator.report.html import report_page
-from estimator.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot
 from tests.systems import Area, Process, fork_server, system
 
 if TYPE_CHECKING:

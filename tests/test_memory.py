@@ -15,12 +15,13 @@ from drgn import Architecture, Platform, Program
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from estimator.facts import Unknown
-from estimator.hashing import hash_frames
+from estimator.collect.hashing import hash_frames
 from estimator.kernel import memory
-from estimator.kernel.dumpfile import inspect
-from estimator.kernel.intervals import Mask, Words, met_first, runs
-from estimator.kernel.memory import PAGE_SIZE, MappedElf, Memory
+from estimator.kernel.dump.file import inspect
+from estimator.kernel.memory import PAGE_SIZE, Memory
+from estimator.kernel.memory.elf import MappedElf
+from estimator.kernel.memory.intervals import Mask, Words, met_first, runs
+from estimator.snapshot.flags import Unknown
 
 SKEW = 100  # the second segment does not begin on a page of the file
 SEGMENTS = {10: 400, 1000: 600}  # first PFN: pages

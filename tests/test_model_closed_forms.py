@@ -8,17 +8,18 @@ from hypothesis import strategies as st
 
 from estimator.ksm.candidates import find_candidates
 from estimator.ksm.case import Case
+from estimator.ksm.caveats import Told
 from estimator.ksm.contents import group_by_content
-from estimator.ksm.facts import NEVER, frame_facts
 from estimator.ksm.fate import Fate, hidden_roots, settle
-from estimator.ksm.ordered import items_of
+from estimator.ksm.frames import NEVER, frame_facts
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
+from estimator.ksm.replay import items_of
 from estimator.ksm.rules import Rules, tunables
 from estimator.ksm.simulate import Ksmd, Simulation
-from estimator.ksm.summary import summarise
-from estimator.ksm.warn import Told
-from estimator.snapshot import FrameFlag, MappingFlag, Snapshot
+from estimator.ksm.totals import summarise
+from estimator.snapshot.flags import FrameFlag, MappingFlag
+from estimator.snapshot.snapshot import Snapshot
 from tests.synthetic import Frame, System, folio, small
 
 

@@ -10,7 +10,7 @@ import pytest
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
-from estimator.snapshot import FrameFlag, MappingFlag
+from estimator.snapshot.flags import FrameFlag, MappingFlag
 from tests.synthetic import Frame, System, folio, small
 
 ENABLED = Policy(scope="enabled")

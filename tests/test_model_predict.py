@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.errors import CannotAnswerError, UsageError
-from estimator.facts import UNKNOWN_NODE
 from estimator.ksm import prediction
 from estimator.ksm.contents import _by_hash
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Outcome
-from estimator.snapshot import FrameFlag, MappingFlag
+from estimator.snapshot.flags import UNKNOWN_NODE, FrameFlag, MappingFlag
 from tests.synthetic import Frame, System, folio, small
 
 ENABLED = Policy(scope="enabled")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from estimator.care import Pace
-from estimator.mapped import FRAME_FACTS, Columns, Mapped, Words
-from estimator.moving import settle
+from estimator.collect.load import Pace
+from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped, Words
+from estimator.collect.settle import settle
 
 
 def mapped(*rows: tuple[int, int, int]) -> Mapped:
@@ -88,8 +88,8 @@ def test_a_pace_makes_reading_take_its_time(monkeypatch: pytest.MonkeyPatch) -> 
         waited.append(seconds)
         now[0] += seconds
 
-    monkeypatch.setattr("estimator.care.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("estimator.care.time.sleep", sleep)
+    monkeypatch.setattr("estimator.collect.load.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("estimator.collect.load.time.sleep", sleep)
     pace = Pace(100)
     for _ in range(10):
         now[0] += 0.05  # the work itself

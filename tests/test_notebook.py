@@ -14,7 +14,7 @@ from estimator.advice.plan import make_plan
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.report.notebook import show_comparison, show_plan, show_prediction
-from estimator.snapshot import write_snapshot
+from estimator.snapshot.store import write_snapshot
 from tests.systems import fork_server
 
 EXAMPLE = Path(__file__).parents[1] / "scripts" / "example.ipynb"

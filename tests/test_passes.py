@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from estimator.facts import MappingFlag
+from estimator.collect.passes import collect_passes
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.passes import collect_passes
-from estimator.snapshot import Snapshot
+from estimator.snapshot.flags import MappingFlag
+from estimator.snapshot.snapshot import Snapshot
 from tests.systems import Area, Process, system
 
 
@@ -47,8 +47,8 @@ def test_one_look_says_nothing_about_change() -> None:
 def test_looks_are_an_interval_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     waits: list[float] = []
-    monkeypatch.setattr("estimator.passes.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("estimator.passes.time.sleep", waits.append)
+    monkeypatch.setattr("estimator.collect.passes.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("estimator.collect.passes.time.sleep", waits.append)
 
     def look() -> Snapshot:
         now[0] += 3.0

@@ -8,7 +8,7 @@ import pytest
 
 from estimator.advice.plan import Plan, make_plan, restrict
 from estimator.advice.risk import assess
-from estimator.advice.settings import PageCost, schedule
+from estimator.advice.schedule import PageCost, schedule
 from estimator.errors import CannotAnswerError, UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict

@@ -20,14 +20,16 @@ import pandas as pd
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from estimator.care import Pace
-from estimator.facts import UNKNOWN_NODE, FrameFlag, Unknown
-from estimator.procfs import check, frames, nodes, processes, settings, vmas
+from estimator.collect.load import Pace
+from estimator.procfs import check, nodes, processes, vmas
 from estimator.procfs import collect as module
-from estimator.procfs import contents as procfs_contents
+from estimator.procfs import ksm_settings as settings
+from estimator.procfs import page_contents as procfs_contents
+from estimator.procfs import page_flags as frames
 from estimator.procfs.collect import collect_procfs
 from estimator.procfs.processes import Process
-from estimator.snapshot import Snapshot
+from estimator.snapshot.flags import UNKNOWN_NODE, FrameFlag, Unknown
+from estimator.snapshot.snapshot import Snapshot
 from tests.lab.test_replaced_words import check_rows
 
 REPOSITORY = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import pytest
 
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot
 from tests.lab import proof
 from tests.lab.compare import counter_numbers, process_numbers, vma_numbers
 from tests.lab.kernels import LabError

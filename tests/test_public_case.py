@@ -11,7 +11,7 @@ import pytest
 
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot
 from tests.systems import Area, Process, system
 
 SCALE = 1000

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimator.advice.settings import (
+from estimator.advice.schedule import (
     AdvisorSettings,
     AdvisorState,
     PageCost,

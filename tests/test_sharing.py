@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from estimator.advice.attribution import contributions, contributions_by, mapping_credit, unit_of
 from estimator.advice.borders import borders, sharing_matrix
-from estimator.advice.contents import top_contents
-from estimator.advice.savings import coverage
-from estimator.advice.savings import savings as both_savings
-from estimator.advice.sharing import contributions, contributions_by, mapping_credit, unit_of
+from estimator.advice.top_contents import top_contents
+from estimator.advice.verdict import coverage
+from estimator.advice.verdict import savings as both_savings
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.snapshot import MappingFlag, Snapshot
+from estimator.snapshot.flags import MappingFlag
+from estimator.snapshot.snapshot import Snapshot
 from tests.synthetic import Frame, System, small
 from tests.systems import ZERO, Area, Process, fork_server, system
 

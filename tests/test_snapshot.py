@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from estimator.snapshot import FORMAT_VERSION, open_snapshot, write_snapshot
+from estimator.snapshot.schema import FORMAT_VERSION
+from estimator.snapshot.store import open_snapshot, write_snapshot
 from tests.synthetic import System, small
 
 

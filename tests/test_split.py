@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from estimator.errors import CannotAnswerError, EstimatorError, TargetError, UsageError
-from estimator.facts import Unknown
-from estimator.kernel.kdump import KdumpPages
-from estimator.kernel.split import inspect_dump
-from estimator.kernel.target import refuse_incomplete
+from estimator.kernel.core import refuse_incomplete
+from estimator.kernel.dump.kdump_headers import KdumpPages
+from estimator.kernel.dump.split import inspect_dump
+from estimator.snapshot.flags import Unknown
 from tests.test_dumpfile import BLOCK, DUMPED, PFNS, kdump
 
 RANGES = ((0, 320), (320, 701), (701, PFNS))

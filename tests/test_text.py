@@ -8,14 +8,14 @@ import re
 import pytest
 from rich.console import Console
 
-from estimator.advice.savings import savings
+from estimator.advice.verdict import savings
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.report.layout import make_console
+from estimator.report.tables import make_console
 from estimator.report.text import render
 from estimator.report.units import human_bytes
 from estimator.report.words import why_they_differ
-from estimator.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot
 from tests.systems import Area, Process, fork_server, system
 
 

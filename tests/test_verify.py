@@ -11,7 +11,7 @@ from estimator.advice.verify import verify
 from estimator.errors import CannotAnswerError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.report.running import read_reality
+from estimator.procfs.ksm_counters import read_reality
 from tests.systems import Area, Process, system
 
 SNAPSHOT = system([Process("web", [Area([1, 2, 3])], pid=p) for p in (10, 11)])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from estimator.snapshot import write_snapshot
+from estimator.snapshot.store import write_snapshot
 from tests.systems import fork_server
 
 WITHOUT = "import sys; sys.modules['drgn'] = None; sys.modules['_drgn'] = None; "
@@ -27,7 +27,7 @@ def test_answers_need_no_drgn(command: str, tmp_path: Path) -> None:
     assert "KSM would free" in done.stdout or "pages" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["estimator", "estimator.cli", "estimator.collect"])
+@pytest.mark.parametrize("module", ["estimator", "estimator.cli", "estimator.kernel.collect"])
 def test_no_drgn_before_it_is_needed(module: str) -> None:
     subprocess.run([sys.executable, "-c", f"{WITHOUT} import {module}"], check=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from estimator.workers import Pieces, forked, shared_columns
+from estimator.collect.workers import Pieces, forked, shared_columns
 
 COUNT = 20_000
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.advice.sharing import frame_fate, mapping_mm
+from estimator.advice.attribution import frame_fate, mapping_mm
 from estimator.ksm.prediction import Prediction
-from estimator.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator.advice.attribution import contributions, page_bytes, unit_of, vma_labels
 from estimator.advice.borders import domain_signature
 from estimator.advice.frontier import Patterns, Peeling, frontier, patterns, smallest_share
-from estimator.advice.sharing import contributions, page_bytes, unit_of, vma_labels
 from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Outcome, Prediction
-from estimator.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot
 
 Means = Literal["unit", "program", "vma"]
 Domain = Literal["uid", "cgroup"]

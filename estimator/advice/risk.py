@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator.advice.attribution import page_bytes
 from estimator.advice.borders import Borders, borders, sharing_matrix
-from estimator.advice.sharing import page_bytes
 from estimator.ksm.prediction import Prediction
-from estimator.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot
 
 HYPERVISORS = (
     "qemu",

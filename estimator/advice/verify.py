@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from estimator.advice.settings import PageCost
+from estimator.advice.schedule import PageCost
 from estimator.ksm.prediction import Prediction
 
 

@@ -9,27 +9,22 @@ from pathlib import Path
 import numpy as np
 from drgn import Program
 
-from estimator.check import Findings
+from estimator.collect.findings import Findings
 from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
-from estimator.facts import Unknown
-from estimator.kernel.contents import read_frames
-from estimator.kernel.dumpfile import DumpFile
-from estimator.kernel.frames import PageArray
-from estimator.kernel.mapped import AddressSpaces
+from estimator.kernel.address_spaces import AddressSpaces
+from estimator.kernel.core import dump_warnings, open_program, refuse_incomplete, with_memory
+from estimator.kernel.dump.file import DumpFile
+from estimator.kernel.dump.split import inspect_dump
+from estimator.kernel.ksm_settings import read_settings
 from estimator.kernel.memory import READ_ERRORS
+from estimator.kernel.page_array import PageArray
+from estimator.kernel.page_contents import read_frames
 from estimator.kernel.processes import Mms, read_processes
-from estimator.kernel.settings import read_settings
-from estimator.kernel.split import inspect_dump
+from estimator.kernel.requirements import require_ksm
 from estimator.kernel.symbols import kernel_build_id, kernel_release, load_symbols, looked_for
-from estimator.kernel.target import (
-    Target,
-    dump_warnings,
-    open_program,
-    refuse_incomplete,
-    require_ksm,
-    with_memory,
-)
+from estimator.kernel.target import Target
 from estimator.kernel.vmas import Vmas, read_vmas, vm_flag_values
+from estimator.snapshot.flags import Unknown
 
 _MIB = 1 << 20
 _PAGE_BYTES = 4096

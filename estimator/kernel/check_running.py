@@ -7,12 +7,13 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from estimator.check import Findings
+from estimator.collect.findings import Findings
 from estimator.errors import TargetError
 from estimator.kernel.check_core import ask_memory
+from estimator.kernel.requirements import require_ksm
 from estimator.kernel.running import kcore_refused, lockdown, open_live, open_qemu
 from estimator.kernel.symbols import kernel_release
-from estimator.kernel.target import Target, require_ksm
+from estimator.kernel.target import Target
 
 
 def check_live(symbols: Sequence[Path]) -> Findings:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from drgn import Program
 
-from estimator.facts import Unknown
 from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Memory
 from estimator.kernel.pagetable import KEY_PAGE_BITS, USER_END, PageTables, Ranges
+from estimator.snapshot.flags import Unknown
 
 _MOST_BYTES = np.uint64(4096)
 _SHIFT = np.uint64(PAGE_SHIFT)

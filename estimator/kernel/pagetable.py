@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
-from estimator.kernel.intervals import Mask, Words, met_first
 from estimator.kernel.memory import Memory
+from estimator.kernel.memory.intervals import Mask, Words, met_first
 
 _PRESENT = np.uint64(1 << 0)
 _RW = np.uint64(1 << 1)

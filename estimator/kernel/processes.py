@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pandas as pd
 from drgn import Object, Program
 
-from estimator.kernel.intervals import Mask, Words
 from estimator.kernel.layout import (
     first_member,
     first_type,
@@ -22,6 +21,7 @@ from estimator.kernel.layout import (
     struct_dtype,
 )
 from estimator.kernel.memory import PAGE_SIZE, READ_ERRORS, Memory
+from estimator.kernel.memory.intervals import Mask, Words
 from estimator.kernel.paths import Paths
 
 _PF_EXITING, _PF_KTHREAD = 0x4, 0x0020_0000  # include/linux/sched.h

@@ -14,10 +14,10 @@ import pandas as pd
 from drgn import Program
 from drgn.helpers.linux.list import list_empty
 
-from estimator.kernel.frames import PageArray
-from estimator.kernel.intervals import Words, first_of_each
 from estimator.kernel.layout import first_type, has_member, offset, struct_dtype
 from estimator.kernel.memory import PAGE_SIZE, Memory
+from estimator.kernel.memory.intervals import Words, first_of_each
+from estimator.kernel.page_array import PageArray
 
 _STABLE_NODE_CHAIN = -1024  # rmap_hlist_len of the head of a chain
 _MAPPING_KSM = np.uint64(3)

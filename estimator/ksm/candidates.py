@@ -13,7 +13,8 @@ import pandas as pd
 from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.rules import Rules
-from estimator.snapshot import MappingFlag, Snapshot, Unknown
+from estimator.snapshot.flags import MappingFlag, Unknown
+from estimator.snapshot.snapshot import Snapshot
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from estimator.ksm.candidates import Candidates
 from estimator.ksm.contents import Contents
-from estimator.ksm.facts import FrameFacts
+from estimator.ksm.frames import FrameFacts
 from estimator.ksm.rules import Rules
-from estimator.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot
 
 
 @dataclass(frozen=True)

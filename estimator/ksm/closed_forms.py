@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from estimator.bulk import take
+from estimator.arrays import take
 from estimator.ksm.case import Case
 from estimator.ksm.contents import first_split_of_folio
-from estimator.ksm.facts import NEVER, Bools, Ints, Numbers, distinct
+from estimator.ksm.frames import NEVER, Bools, Ints, Numbers, distinct
 
 _CHUNK = 1 << 20
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.bulk import take
-from estimator.ksm.facts import NEVER, Bools, FrameFacts, Ints, Numbers
+from estimator.arrays import take
+from estimator.ksm.frames import NEVER, Bools, FrameFacts, Ints, Numbers
 from estimator.ksm.rules import Rules
 
 Hashes = npt.NDArray[np.uint64]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from estimator.bulk import count, take
+from estimator.arrays import count, take
 from estimator.ksm.case import Case
 from estimator.ksm.closed_forms import ClosedForms, closed_forms
 from estimator.ksm.contents import first_split_of_folio, per_frame
-from estimator.ksm.facts import NEVER, Bools, Ints, Numbers
-from estimator.ksm.ordered import Ordered, in_locked_vma, simulate_in_order
+from estimator.ksm.frames import NEVER, Bools, Ints, Numbers
 from estimator.ksm.prediction import Outcome
-from estimator.ksm.zero import (
+from estimator.ksm.replay import Ordered, in_locked_vma, simulate_in_order
+from estimator.ksm.zero_pages import (
     FewItems,
     ZeroPages,
     can_vanish,
@@ -22,7 +22,7 @@ from estimator.ksm.zero import (
     use_zero_pages,
     zero_contents_apart,
 )
-from estimator.snapshot import MappingFlag
+from estimator.snapshot.flags import MappingFlag
 
 
 @dataclass(frozen=True)

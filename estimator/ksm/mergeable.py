@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.snapshot import FrameFlag, MappingFlag
+from estimator.snapshot.flags import FrameFlag, MappingFlag
 
 Bools = npt.NDArray[np.bool_]
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from estimator.errors import CannotAnswerError
-from estimator.facts import UNKNOWN_NODE
 from estimator.ksm.candidates import find_candidates
 from estimator.ksm.case import Case
-from estimator.ksm.changes import known_changes
+from estimator.ksm.caveats import Told
 from estimator.ksm.contents import group_by_content
-from estimator.ksm.facts import frame_facts
 from estimator.ksm.fate import settle
+from estimator.ksm.frames import frame_facts
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.rules import Rules, tunables
-from estimator.ksm.summary import summarise
+from estimator.ksm.totals import summarise
 from estimator.ksm.unmerge import has_to_start_over, unmerged
-from estimator.ksm.warn import Told
-from estimator.snapshot import Snapshot
+from estimator.snapshot.changes import known_changes
+from estimator.snapshot.flags import UNKNOWN_NODE
+from estimator.snapshot.snapshot import Snapshot
 
 
 def predict(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from estimator.ksm.facts import distinct
+from estimator.ksm.frames import distinct
 from estimator.ksm.prediction import Outcome
 from estimator.ksm.rules import Rules
 

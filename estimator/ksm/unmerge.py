@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from estimator.ksm.policy import Policy
-from estimator.snapshot import FrameFlag, MappingFlag, Snapshot
+from estimator.snapshot.flags import FrameFlag, MappingFlag
+from estimator.snapshot.snapshot import Snapshot
 
 
 def has_to_start_over(snapshot: Snapshot, policy: Policy, ksm: Mapping[str, Any]) -> bool:

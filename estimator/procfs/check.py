@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from estimator.check import Findings
+from estimator.collect.findings import Findings
 from estimator.procfs.collect import require_rights
-from estimator.procfs.contents import workers_here
-from estimator.procfs.frames import ksm_flag_holds
+from estimator.procfs.ksm_settings import read_settings
+from estimator.procfs.page_contents import workers_here
+from estimator.procfs.page_flags import ksm_flag_holds
 from estimator.procfs.processes import read_processes
-from estimator.procfs.settings import read_settings
 from estimator.procfs.vmas import read_vmas
 
 _MEMINFO = Path("/proc/meminfo")

@@ -11,20 +11,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from estimator import __version__
-from estimator.budget import refuse_beyond
+from estimator._version import __version__
+from estimator.collect.budget import refuse_beyond
+from estimator.collect.hashing import HASH_NAME
+from estimator.collect.mappings import Columns, Mapped, Words, distinct
+from estimator.collect.settle import settle
+from estimator.collect.tables import make_tables, only_mapped
 from estimator.errors import CannotAnswerError, TargetError
-from estimator.facts import UNKNOWN_NODE
-from estimator.hashing import HASH_NAME
-from estimator.mapped import Columns, Mapped, Words, distinct, make_tables, only_mapped
-from estimator.moving import settle
-from estimator.procfs.contents import forget_what_moved, look_at
-from estimator.procfs.frames import ksm_flag_holds, mark_ksm
+from estimator.procfs.ksm_settings import features, read_settings, thp_enabled, upstream_release
+from estimator.procfs.page_contents import forget_what_moved, look_at
+from estimator.procfs.page_flags import ksm_flag_holds, mark_ksm
 from estimator.procfs.pagemap import PageMaps
 from estimator.procfs.processes import PROC, process_table, read_processes
-from estimator.procfs.settings import features, read_settings, thp_enabled, upstream_release
 from estimator.procfs.vmas import read_vmas
-from estimator.snapshot import FORMAT_VERSION, SCHEMAS, Snapshot
+from estimator.snapshot.flags import UNKNOWN_NODE
+from estimator.snapshot.schema import FORMAT_VERSION, SCHEMAS
+from estimator.snapshot.snapshot import Snapshot
 
 _NOT_KNOWN = {
     "processes.scan_order": "no file says the order of ksmd's list: that of start time is taken",

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from estimator.facts import UNKNOWN_NODE
-from estimator.hashing import PAGE_SIZE
-from estimator.mapped import Words
+from estimator.collect.hashing import PAGE_SIZE
+from estimator.collect.mappings import Words
 from estimator.procfs.processes import PROC
+from estimator.snapshot.flags import UNKNOWN_NODE
 
 _NODES = Path("/sys/devices/system/node")
 _MEMORY = Path("/sys/devices/system/memory")

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.facts import MappingFlag
-from estimator.mapped import Mapped, Words
+from estimator.collect.mappings import Mapped, Words
 from estimator.procfs.processes import PROC, Process
+from estimator.snapshot.flags import MappingFlag
 
 _PRESENT, _SWAP, _FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
 _PFN = np.uint64((1 << 55) - 1)

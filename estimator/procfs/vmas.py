@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from estimator.mapped import Words
+from estimator.collect.mappings import Words
 from estimator.procfs.processes import PROC, Process
 
 _VALUES = ("Anonymous", "AnonHugePages", "Swap", "KSM")

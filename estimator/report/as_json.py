@@ -10,7 +10,7 @@ import pandas as pd
 from estimator.advice.compare import Comparison
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
-from estimator.advice.settings import Schedule
+from estimator.advice.schedule import Schedule
 from estimator.advice.verify import Verification
 from estimator.report.commands import opt_in_commands, settings_commands
 

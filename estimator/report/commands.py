@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from estimator.advice.plan import systemd_service
-from estimator.advice.settings import Schedule
+from estimator.advice.schedule import Schedule
 from estimator.report.units import printable
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 
 from estimator.advice.compare import Comparison
 from estimator.advice.verify import Verification
-from estimator.report.layout import Column, pages
-from estimator.report.sections import Section
+from estimator.report.prediction_sections import Section
+from estimator.report.tables import Column, pages
 from estimator.report.units import count, human_bytes, plural
 
 

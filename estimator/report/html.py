@@ -20,16 +20,16 @@ from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from estimator.advice.attribution import contributions, contributions_by, page_bytes
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
-from estimator.advice.settings import Schedule
-from estimator.advice.sharing import contributions, contributions_by, page_bytes
+from estimator.advice.schedule import Schedule
 from estimator.ksm.prediction import Prediction
-from estimator.report.layout import Column
 from estimator.report.plan_sections import plan_sections
 from estimator.report.plots import contribution_figure, frontier_figure, sharing_figure
-from estimator.report.sections import Section, prediction_sections
-from estimator.snapshot import Snapshot
+from estimator.report.prediction_sections import Section, prediction_sections
+from estimator.report.tables import Column
+from estimator.snapshot.snapshot import Snapshot
 
 MAX_ROWS = 1000
 """Rows per table: enough to look through, few enough that the file stays below 5 MB."""

@@ -10,13 +10,13 @@ from rich.console import Console
 from estimator.advice.compare import Comparison
 from estimator.advice.plan import Plan
 from estimator.advice.risk import assess
-from estimator.advice.settings import TARGET_SCAN_SECONDS, PageCost, schedule
+from estimator.advice.schedule import TARGET_SCAN_SECONDS, PageCost, schedule
 from estimator.ksm.prediction import Prediction
 from estimator.report.compare_sections import comparison_sections
 from estimator.report.plan_sections import plan_sections
-from estimator.report.sections import Section, prediction_sections
+from estimator.report.prediction_sections import Section, prediction_sections
 from estimator.report.text import print_sections
-from estimator.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot
 
 
 @dataclass(frozen=True, repr=False)

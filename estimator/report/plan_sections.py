@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from estimator.advice import savings as _savings
+from estimator.advice import verdict as _savings
+from estimator.advice.attribution import page_bytes, scanned_pages, unit_of
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
-from estimator.advice.settings import ADVISOR_MIN_CPU, AdvisorSettings, ScanTime, Schedule
-from estimator.advice.sharing import page_bytes, scanned_pages, unit_of
+from estimator.advice.schedule import ADVISOR_MIN_CPU, AdvisorSettings, ScanTime, Schedule
 from estimator.report import words
 from estimator.report.commands import opt_in_commands, settings_commands
-from estimator.report.layout import Column, memory, pages
-from estimator.report.sections import Section
+from estimator.report.prediction_sections import Section
+from estimator.report.tables import Column, memory, pages
 from estimator.report.units import count, human_bytes, human_seconds, percent, plural, printable
-from estimator.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot
 
 _BLOCKS = 200
 _FRONTIER_SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)

@@ -14,12 +14,12 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from estimator.advice.attribution import page_bytes, unit_of
 from estimator.advice.borders import sharing_matrix
 from estimator.advice.plan import Plan
-from estimator.advice.sharing import page_bytes, unit_of
 from estimator.ksm.prediction import Prediction
 from estimator.report.units import printable
-from estimator.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot
 
 _MIB = 2**20
 _MATRIX_SIZE = 24

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from estimator.advice import savings as _savings
+from estimator.advice import verdict as _savings
+from estimator.advice.attribution import contributions, contributions_by, page_bytes
 from estimator.advice.borders import Borders, borders
-from estimator.advice.contents import top_contents
-from estimator.advice.savings import Coverage, Savings
-from estimator.advice.sharing import contributions, contributions_by, page_bytes
+from estimator.advice.top_contents import top_contents
+from estimator.advice.verdict import Coverage, Savings
 from estimator.ksm.prediction import Prediction
 from estimator.report.words import COUNTER_MEANINGS
-from estimator.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot
 
 
 @dataclass(frozen=True)

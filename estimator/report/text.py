@@ -7,14 +7,14 @@ from rich.console import Console
 from estimator.advice.compare import Comparison
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
-from estimator.advice.settings import Schedule
+from estimator.advice.schedule import Schedule
 from estimator.advice.verify import Verification
 from estimator.ksm.prediction import Prediction
 from estimator.report.compare_sections import comparison_sections, verification_sections
-from estimator.report.layout import bullets, heading, prose, table, verbatim
 from estimator.report.plan_sections import plan_sections
-from estimator.report.sections import WARNINGS, Section, prediction_sections
-from estimator.snapshot import Snapshot
+from estimator.report.prediction_sections import WARNINGS, Section, prediction_sections
+from estimator.report.tables import bullets, heading, prose, table, verbatim
+from estimator.snapshot.snapshot import Snapshot
 
 
 def render(snapshot: Snapshot, prediction: Prediction, console: Console) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from estimator.advice.borders import Borders
-from estimator.advice.savings import WORTH_IT, Coverage, Savings
+from estimator.advice.verdict import WORTH_IT, Coverage, Savings
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.report.units import count, human_bytes, percent, printable

@@ -22,12 +22,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from estimator.collect import collect
 from estimator.errors import EstimatorError
-from estimator.kernel.target import Target, open_core
+from estimator.kernel.collect import collect
+from estimator.kernel.core import open_core
+from estimator.kernel.target import Target
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.snapshot import Snapshot, write_snapshot
+from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.store import write_snapshot
 from tests.lab.damage import Ranges, applied, cut, damage, places
 from tests.lab.kernels import SERIES, ensure_tools, fetch_kernel, say
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from estimator.ksm.prediction import Prediction
-from estimator.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot
 from tests.lab.truth import State
 
 COUNTERS = (

@@ -15,11 +15,13 @@ from drgn import FaultError, Program, sizeof
 from drgn.helpers.linux.mm import follow_phys, for_each_vma
 from drgn.helpers.linux.pid import for_each_task
 
-from estimator.collect import collect
-from estimator.kernel.dumpfile import inspect
-from estimator.kernel.intervals import Mask, Words
-from estimator.kernel.memory import PAGE_SIZE, Bytes, MappedElf
-from estimator.kernel.target import Target, open_core
+from estimator.kernel.collect import collect
+from estimator.kernel.core import open_core
+from estimator.kernel.dump.file import inspect
+from estimator.kernel.memory import PAGE_SIZE, Bytes
+from estimator.kernel.memory.elf import MappedElf
+from estimator.kernel.memory.intervals import Mask, Words
+from estimator.kernel.target import Target
 
 WORD = 8
 _STRUCTS = {  # what is read, by a field that only it has

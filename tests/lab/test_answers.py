@@ -8,11 +8,12 @@ import pytest
 
 from estimator.advice.plan import make_plan
 from estimator.advice.verify import verify
-from estimator.collect import collect_core
+from estimator.kernel.collect import collect_core
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.report.running import read_reality
-from estimator.snapshot import Snapshot, write_snapshot
+from estimator.procfs.ksm_counters import read_reality
+from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.store import write_snapshot
 from tests.lab.conftest import RunWorkload
 from tests.lab.truth import State
 from tests.lab.workload import LabResult

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from estimator.collect import collect
+from estimator.kernel.collect import collect
 from estimator.kernel.running import open_qemu
-from estimator.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot
 from tests.lab.conftest import lab_kernel
 from tests.lab.running import running
 from tests.lab.test_replaced_words import check_rows

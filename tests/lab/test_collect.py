@@ -17,8 +17,10 @@ import pandas as pd
 import pytest
 
 import estimator
-from estimator.collect import collect_core
-from estimator.snapshot import SCHEMAS, Snapshot, write_snapshot
+from estimator.kernel.collect import collect_core
+from estimator.snapshot.schema import SCHEMAS
+from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.store import write_snapshot
 from tests.lab.conftest import lab_kernel
 from tests.lab.workload import LabResult, run_workload
 from tests.lab.workloads.fork_server import WORKLOADS

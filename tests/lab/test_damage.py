@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from drgn.helpers.linux.mm import follow_phys, pfn_to_page
 
-from estimator.collect import collect
-from estimator.facts import FrameFlag
-from estimator.kernel.memory import MappedElf
-from estimator.kernel.target import open_core
+from estimator.kernel.collect import collect
+from estimator.kernel.core import open_core
+from estimator.kernel.memory.elf import MappedElf
+from estimator.snapshot.flags import FrameFlag
 from tests.lab.campaign import Dumps, campaign
 from tests.lab.conftest import lab_kernel
 from tests.lab.dumps import SERIES

@@ -14,19 +14,20 @@ import pandas as pd
 import pytest
 from drgn import Program
 
-from estimator.collect import collect, collect_core
 from estimator.errors import CannotAnswerError, NoDebugInfoError, TargetError
-from estimator.facts import Unknown
+from estimator.kernel.address_spaces import AddressSpaces
 from estimator.kernel.cmdlines import read_cmdlines
-from estimator.kernel.dumpfile import inspect
-from estimator.kernel.intervals import Words
-from estimator.kernel.kdump import KdumpPages
-from estimator.kernel.mapped import AddressSpaces
-from estimator.kernel.memory import Bytes, Content, Kdump
+from estimator.kernel.collect import collect, collect_core
+from estimator.kernel.core import open_core
+from estimator.kernel.dump.file import inspect
+from estimator.kernel.dump.kdump_headers import KdumpPages
+from estimator.kernel.memory import Bytes, Content
+from estimator.kernel.memory.intervals import Words
+from estimator.kernel.memory.kdump import Kdump
 from estimator.kernel.processes import read_processes
-from estimator.kernel.target import open_core
 from estimator.kernel.vmas import read_vmas
-from estimator.snapshot import Snapshot
+from estimator.snapshot.flags import Unknown
+from estimator.snapshot.snapshot import Snapshot
 from tests.lab import dumps
 from tests.lab.conftest import findings, lab_kernel
 from tests.lab.dumps import SERIES

@@ -11,10 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from estimator.facts import FrameFlag, MappingFlag
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.snapshot import Snapshot, open_snapshot
+from estimator.snapshot.flags import FrameFlag, MappingFlag
+from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.store import open_snapshot
 from tests.lab.compare import counter_numbers, process_numbers, unequal
 from tests.lab.conftest import lab_kernel
 from tests.lab.debian import PYTHON

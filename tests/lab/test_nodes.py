@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from estimator.snapshot import Snapshot, open_snapshot
+from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.store import open_snapshot
 from tests.lab.conftest import lab_kernel
 from tests.lab.running import running
 from tests.lab.workload import Workload

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from estimator.collect import collect
+from estimator.collect.passes import collect_passes
+from estimator.kernel.collect import collect
 from estimator.kernel.running import open_qemu
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.passes import collect_passes
-from estimator.snapshot import Snapshot, open_snapshot, write_snapshot
+from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.store import open_snapshot, write_snapshot
 from tests.lab.conftest import lab_kernel
 from tests.lab.running import running
 from tests.lab.truth import State, report, settle

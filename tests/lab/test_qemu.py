@@ -12,15 +12,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from estimator.collect import collect, collect_core
 from estimator.errors import TargetError
 from estimator.kernel import running as module
 from estimator.kernel.check_running import check_qemu
+from estimator.kernel.collect import collect, collect_core
 from estimator.kernel.running import open_qemu
-from estimator.kernel.target import from_program
+from estimator.kernel.session import from_program
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.snapshot import open_snapshot
+from estimator.snapshot.store import open_snapshot
 from tests.lab.kernels import ensure_tools, fetch_kernel
 from tests.lab.running import Running, running
 from tests.lab.workload import Workload

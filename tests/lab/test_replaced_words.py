@@ -20,18 +20,19 @@ import numpy.typing as npt
 import pytest
 from drgn import Program
 
-from estimator.collect import collect
+from estimator.collect.mappings import distinct
 from estimator.errors import EstimatorError
-from estimator.kernel.dumpfile import inspect
-from estimator.kernel.frames import PageArray
-from estimator.kernel.mapped import AddressSpaces
+from estimator.kernel.address_spaces import AddressSpaces
+from estimator.kernel.collect import collect
+from estimator.kernel.dump.file import inspect
+from estimator.kernel.memory.running import RunningMemory
+from estimator.kernel.page_array import PageArray
 from estimator.kernel.processes import read_processes
-from estimator.kernel.running import RunningMemory
 from estimator.kernel.symbols import load_symbols
 from estimator.kernel.target import Target
 from estimator.kernel.vmas import read_vmas
-from estimator.mapped import distinct
-from estimator.snapshot import Snapshot, open_snapshot, write_snapshot
+from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.store import open_snapshot, write_snapshot
 from tests.lab.conftest import lab_kernel
 from tests.lab.running import running
 from tests.lab.test_qemu import MIXED

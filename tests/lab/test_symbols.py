@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from estimator.collect import collect_core
+from estimator.kernel.collect import collect_core
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from tests.lab.conftest import findings, lab_kernel

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from estimator.collect import collect_core
+from estimator.kernel.collect import collect_core
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
-from estimator.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot
 from tests.lab.compare import (
     Numbers,
     counter_numbers,

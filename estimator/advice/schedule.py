@@ -1,0 +1,218 @@
+"""How long a scan takes, what ksmd costs, and the settings that reach a scan time.
+
+ksmd works in batches: it visits ``pages_to_scan`` pages, then sleeps ``sleep_millisecs``. The cost
+of a page can't be known from memory contents: it is measured or given, and where it is neither,
+only the time spent asleep can be stated, which is a lower bound (ksm-model §11).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from estimator.advice.attribution import scanned_pages
+from estimator.errors import CannotAnswerError
+from estimator.ksm.prediction import Prediction
+from estimator.snapshot.snapshot import Snapshot
+
+TARGET_SCAN_SECONDS = 150.0
+ADVISOR_TARGET_SECONDS = 200
+"""The kernel's default of advisor_target_scan_time."""
+
+_SKIPPING_SCANS = 9
+"""At rest smart_scan processes an unmerged page in one scan of so many."""
+
+
+@dataclass(frozen=True)
+class PageCost:
+    """CPU time that ksmd needs per page, and where the number comes from."""
+
+    seconds: float
+    source: str
+
+
+@dataclass(frozen=True)
+class ScanTime:
+    """One full scan.
+
+    ``cpu_share`` (of one CPU) is None where the cost of a page is not known; ``seconds`` is then
+    the time asleep alone, a lower bound.
+    """
+
+    pages: int
+    pages_to_scan: int
+    sleep_millisecs: int
+    seconds: float
+    cpu_share: float | None
+
+
+def scan_time(
+    pages: int, pages_to_scan: int, sleep_millisecs: int, cost: PageCost | None
+) -> ScanTime:
+    """The time of one full scan of ``pages`` pages.
+
+    Batches are floor(pages / pages_to_scan) + 1, each followed by a sleep. The timer's rounding
+    (a tick or more per batch) is left out.
+    """
+    batches = pages // pages_to_scan + 1
+    cpu_seconds = pages * cost.seconds if cost else 0.0
+    seconds = batches * sleep_millisecs / 1000 + cpu_seconds
+    share = cpu_seconds / seconds if cost and seconds else None
+    return ScanTime(pages, pages_to_scan, sleep_millisecs, seconds, share)
+
+
+def pages_to_scan_for(
+    pages: int, target_seconds: float, sleep_millisecs: int, cost: PageCost | None
+) -> int | None:
+    """The smallest ``pages_to_scan`` whose full scan takes at most ``target_seconds``.
+
+    None if no setting does: visiting the pages alone takes longer.
+    """
+    asleep_seconds = target_seconds - (pages * cost.seconds if cost else 0.0)
+    if asleep_seconds <= 0:
+        return None
+    if sleep_millisecs == 0:
+        return max(pages, 1)
+    batches = math.floor(asleep_seconds * 1000 / sleep_millisecs)
+    return pages // batches + 1 if batches else None
+
+
+def pages_at_rest(merged_pages: int, unmerged_pages: int, smart_scan: bool) -> int:
+    """Pages that a full scan processes once everything has merged.
+
+    smart_scan skips an unmerged page in 8 scans of 9; merged pages are never skipped.
+    """
+    return merged_pages + (unmerged_pages // _SKIPPING_SCANS if smart_scan else unmerged_pages)
+
+
+@dataclass(frozen=True)
+class AdvisorSettings:
+    """The tunables of the scan-time advisor, with the kernel's defaults.
+
+    ``max_cpu`` in percent, ``target_scan_time`` in seconds, the others in pages.
+    """
+
+    target_scan_time: int = ADVISOR_TARGET_SECONDS
+    max_cpu: int = 70
+    min_pages_to_scan: int = 500
+    max_pages_to_scan: int = 30000
+
+
+@dataclass(frozen=True)
+class AdvisorState:
+    """What the advisor remembers from one full scan to the next (advisor_ctx in mm/ksm.c)."""
+
+    pages_to_scan: int
+    change: int = 0
+    previous_scan_seconds: int = 0
+
+
+_EWMA_WEIGHT = 30
+ADVISOR_MIN_CPU = 10
+"""KSM_ADVISOR_MIN_CPU: the advisor uses at least this much of a CPU, in percent."""
+
+
+def advise_scan_time(
+    state: AdvisorState, settings: AdvisorSettings, scan_seconds: float, cpu_seconds: float
+) -> AdvisorState:
+    """One step of the kernel's scan_time_advisor(), after a full scan, in its integer arithmetic.
+
+    ``cpu_seconds``: ksmd's CPU time since the step before. advisor_min_pages_to_scan is only where
+    the advisor starts, no lower bound.
+    """
+    scan = max(1, int(scan_seconds))
+    cpu_percent = max(1, int(cpu_seconds * 1000) * 100 // (scan * 1000))
+    factor = max(1, settings.target_scan_time * 100 // scan)
+    change = max(1, scan * 100 // (state.previous_scan_seconds or scan))
+    change = ((100 - _EWMA_WEIGHT) * state.change + _EWMA_WEIGHT * change) // 100
+    per_percent = max(1, state.pages_to_scan // cpu_percent)
+    pages = state.pages_to_scan * 100 // factor
+    pages = pages * change // 100
+    pages = min(pages, per_percent * settings.max_cpu)
+    pages = max(pages, per_percent * ADVISOR_MIN_CPU)
+    return AdvisorState(min(pages, settings.max_pages_to_scan), change, scan)
+
+
+def advisor_course(
+    pages: int,
+    sleep_millisecs: int,
+    cost: PageCost,
+    settings: AdvisorSettings,
+    scans: int = 30,
+) -> list[ScanTime]:
+    """The first ``scans`` full scans of ``pages`` pages with the advisor switched on."""
+    state = AdvisorState(pages_to_scan=settings.min_pages_to_scan)
+    course = []
+    for _ in range(scans):
+        scan = scan_time(pages, max(state.pages_to_scan, 1), sleep_millisecs, cost)
+        course.append(scan)
+        state = advise_scan_time(state, settings, scan.seconds, pages * cost.seconds)
+    return course
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Settings for a set of pages to scan.
+
+    ``scans``: full scans until everything has merged. ``first``: a full scan before anything has,
+    with the kernel's present tunables; ``proposed``: the same with the ``pages_to_scan`` that
+    reaches ``target_seconds``, None if none does; ``at_rest``: a full scan with that setting once
+    everything has merged. ``advisor``: its settings on kernels that have it; ``advisor_scans``:
+    the scans it leads to, empty where the cost of a page is not known.
+    """
+
+    target_seconds: float
+    cost: PageCost | None
+    scans: int
+    first: ScanTime
+    proposed: ScanTime | None
+    at_rest: ScanTime | None
+    advisor: AdvisorSettings | None
+    advisor_scans: list[ScanTime]
+
+    @property
+    def advisor_too_eager(self) -> bool:
+        """Whether the advisor's lower limit of CPU time makes it scan far faster than asked."""
+        return bool(self.advisor_scans) and self.advisor_scans[-1].seconds < self.target_seconds / 2
+
+
+def schedule(
+    snapshot: Snapshot,
+    prediction: Prediction,
+    target_seconds: float = TARGET_SCAN_SECONDS,
+    cost: PageCost | None = None,
+) -> Schedule:
+    """Settings that scan what ``prediction`` scans in ``target_seconds``.
+
+    Raises CannotAnswerError if the snapshot does not say how ksmd is set.
+    """
+    ksm, counters = snapshot.info["ksm"], prediction.counters
+    pages = scanned_pages(prediction)
+    try:
+        sleep, pages_to_scan = int(ksm["sleep_millisecs"]), int(ksm["pages_to_scan"])
+    except KeyError as error:
+        raise CannotAnswerError(
+            f"the snapshot does not say how ksmd is set ({error.args[0]}): no time of a scan",
+            hint="collect again with this version of ksm-estimator",
+        ) from error
+    merged = counters["pages_shared"] + counters["pages_sharing"]
+    rest = pages_at_rest(merged, pages - merged, prediction.smart_scan)
+    wanted = pages_to_scan_for(pages, target_seconds, sleep, cost)
+    advisor = None
+    if snapshot.info["features"].get("advisor"):
+        advisor = AdvisorSettings(
+            target_scan_time=round(target_seconds),
+            max_cpu=int(ksm.get("advisor_max_cpu", 70)),
+            min_pages_to_scan=int(ksm.get("advisor_min_pages_to_scan", 500)),
+            max_pages_to_scan=int(ksm.get("advisor_max_pages_to_scan", 30000)),
+        )
+    return Schedule(
+        target_seconds=target_seconds,
+        cost=cost,
+        scans=prediction.scans,
+        first=scan_time(pages, pages_to_scan, sleep, cost),
+        proposed=scan_time(pages, wanted, sleep, cost) if wanted else None,
+        at_rest=scan_time(rest, wanted, sleep, cost) if wanted else None,
+        advisor=advisor,
+        advisor_scans=advisor_course(pages, sleep, cost, advisor) if advisor and cost else [],
+    )

@@ -1,0 +1,213 @@
+"""The command line: arguments in, calls out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from estimator._version import __version__
+from estimator.cli import one_run
+from estimator.cli.answers import advise, compare, report, verify
+from estimator.cli.options import options, policy_options
+from estimator.collect.source import Source, source_options
+from estimator.errors import EXIT_INTERRUPTED, EXIT_LOW_COVERAGE, EstimatorError
+
+if TYPE_CHECKING:
+    from estimator.ksm.prediction import Prediction
+    from estimator.snapshot.snapshot import Snapshot
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+_answer = options(
+    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),
+    click.option(
+        "--min-coverage",
+        type=click.FloatRange(0, 100),
+        default=95.0,
+        metavar="PERCENT",
+        help="Exit with 6 if less of the candidate pages could be read (default 95).",
+    ),
+)
+_output = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="NAME.ksm",
+    help="The snapshot directory to make.",
+)
+
+
+@click.group(context_settings=_SETTINGS)
+@click.version_option(__version__, prog_name="ksm-estimator")
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+def cli(debug: bool) -> None:
+    """What would KSM save here, where, and at what cost? Answered without turning KSM on."""
+
+
+@cli.command()
+@source_options
+@_output
+def collect(source: Source, output: Path | None) -> None:
+    """Read a kernel's memory into a snapshot."""
+    from estimator.snapshot.store import check_output, write_snapshot
+
+    if output is None:
+        raise click.UsageError("name the snapshot to make with -o NAME.ksm")
+    check_output(output)
+    write_snapshot(_collect(source), output)
+    click.echo(f"wrote {output}; next: ksm-estimator predict {output}", err=True)
+
+
+@cli.command()
+@source_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def check(source: Source, as_json: bool) -> None:
+    """Say in seconds what a target allows, what is missing, how long it will take."""
+    from estimator.cli.show_findings import show
+
+    findings = source.findings()
+    show(findings, as_json)
+    sys.exit(findings.exit_code)
+
+
+@cli.command()
+@click.argument("snapshot", type=click.Path(path_type=Path))
+@click.option(
+    "--and",
+    "later",
+    type=click.Path(path_type=Path),
+    metavar="LATER.ksm",
+    help="A second snapshot of the same system: what changed in between never merges.",
+)
+@policy_options
+@_answer
+def predict(
+    snapshot: Path, later: Path | None, as_json: bool, min_coverage: float, **policy: Any
+) -> None:
+    """Say what ksmd would do with a snapshot."""
+    from estimator.snapshot.store import open_snapshot
+
+    second = open_snapshot(later) if later else None
+    _answer_with(open_snapshot(snapshot), policy, as_json, min_coverage, second)
+
+
+@cli.command()
+@source_options
+@_output
+@policy_options
+@_answer
+def run(
+    source: Source,
+    output: Path | None,
+    as_json: bool,
+    min_coverage: float,
+    **policy: Any,
+) -> None:
+    """collect and predict in one go; with -o the snapshot is kept."""
+    from estimator.snapshot.store import check_output, write_snapshot
+
+    if output is not None:
+        check_output(output)
+    snapshot = _collect(source)
+    if output is not None:
+        write_snapshot(snapshot, output)
+    _answer_with(snapshot, policy, as_json, min_coverage)
+
+
+def _collect(source: Source) -> Snapshot:
+    from estimator.cli.progress import progress_bar
+
+    source.check()
+    with progress_bar() as progress:
+        return source.collect(progress)
+
+
+def _answer_with(
+    snapshot: Snapshot,
+    policy: dict[str, Any],
+    as_json: bool,
+    min_coverage: float,
+    later: Snapshot | None = None,
+) -> None:
+    from estimator.ksm.policy import Policy
+    from estimator.ksm.predict import predict
+
+    prediction = predict(snapshot, Policy(**policy), later=later)
+    _show(snapshot, prediction, as_json)
+    covered = 100 * prediction.coverage["hashed_share"]
+    if covered < min_coverage:
+        message = f"only {covered:.1f} % of the candidate pages could be read"
+        click.echo(f"ksm-estimator: {message}; accept it with --min-coverage", err=True)
+        sys.exit(EXIT_LOW_COVERAGE)
+
+
+def _show(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.buffer.writelines(prediction.json_parts())
+        click.echo()
+        return
+    from estimator.report.tables import make_console
+    from estimator.report.text import render
+
+    render(snapshot, prediction, make_console(sys.stdout))
+
+
+for command in (report, advise, compare, verify):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The command line: failures become one line on stderr and an exit code (SystemExit)."""
+    debug = "--debug" in sys.argv[1:]
+    if not debug:  # what drgn has to say is in our own errors
+        logging.getLogger("drgn").addHandler(logging.NullHandler())
+    try:
+        with cli.make_context("ksm-estimator", sys.argv[1:]) as context:  # main() exits with 1 at
+            cli.invoke(context)  # a closed pipe
+        sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except EstimatorError as error:
+        if debug:
+            raise
+        _fail(str(error), error.exit_code)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        _fail("interrupted", EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        _fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader of our stdout has gone: not our failure
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(f"internal error: {type(error).__name__}: {error}; see it with --debug", 1)
+
+
+def entry() -> NoReturn:
+    """What the shell runs: ``main``, in a process of its own."""
+    one_run.prepare()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: nothing half-written is left
+        if signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
+            signal.signal(number, signal.default_int_handler)
+    code = 0
+    try:
+        main()
+    except SystemExit as done:
+        code = int(done.code or 0)
+    one_run.leave(code)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    click.echo(f"ksm-estimator: {message}", err=True)
+    sys.exit(exit_code)

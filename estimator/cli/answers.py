@@ -1,0 +1,213 @@
+"""The commands that answer from a snapshot: report, advise, compare, verify."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from estimator.cli.options import options, policy_options
+from estimator.errors import TargetError, UsageError
+
+if TYPE_CHECKING:
+    from estimator.advice.schedule import PageCost
+    from estimator.ksm.prediction import Prediction
+    from estimator.snapshot.snapshot import Snapshot
+
+_snapshot = click.argument("snapshot", type=click.Path(path_type=Path))
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+_advice_options = options(
+    click.option(
+        "--share",
+        type=click.FloatRange(0, 100, min_open=True),
+        default=90.0,
+        metavar="PERCENT",
+        help="How much of the whole saving the plan has to reach (default 90).",
+    ),
+    click.option(
+        "--within",
+        type=click.Choice(["uid", "cgroup"]),
+        help="Count only sharing that stays inside one domain.",
+    ),
+    click.option(
+        "--scan-time",
+        type=click.FloatRange(0, min_open=True),
+        default=150.0,
+        metavar="SECONDS",
+        help="The time that a full scan shall take (default 150).",
+    ),
+    click.option(
+        "--page-cost",
+        type=click.FloatRange(0, min_open=True),
+        metavar="MICROSECONDS",
+        help="CPU time that ksmd needs per page; verify measures it on a running system.",
+    ),
+)
+
+
+@click.command()
+@_snapshot
+@policy_options
+@_advice_options
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page.")
+def report(snapshot: Path, html: Path | None, **chosen: Any) -> None:
+    """Say what KSM would save, who brings it, and from what."""
+    from estimator.snapshot.store import open_snapshot
+
+    opened = open_snapshot(snapshot)
+    advice, policy = _split(chosen)
+    if html is None:
+        _print_prediction(opened, _predict(opened, policy))
+        return
+    if html.exists():
+        raise UsageError(f"{html} exists already", hint="choose another name or remove it")
+    _write_private(html, _page(opened, policy, advice))
+    click.echo(f"wrote {html}", err=True)
+
+
+@click.command()
+@_snapshot
+@policy_options
+@_advice_options
+@_json
+def advise(snapshot: Path, as_json: bool, **chosen: Any) -> None:
+    """Say what to opt in, how to set ksmd, and at what risk."""
+    from estimator.report.as_json import plan_json
+    from estimator.report.tables import make_console
+    from estimator.report.text import render_plan
+    from estimator.snapshot.store import open_snapshot
+
+    opened = open_snapshot(snapshot)
+    advice, policy = _split(chosen)
+    plan, schedule, risk = _advise(opened, policy, advice)
+    if as_json:
+        click.echo(json.dumps(plan_json(plan, schedule, risk)))
+    else:
+        render_plan(opened, plan, schedule, risk, make_console(sys.stdout))
+
+
+@click.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@policy_options
+@_json
+def compare(a: Path, b: Path, as_json: bool, **policy: Any) -> None:
+    """Say what changed from A to B: snapshots, or files from predict --json."""
+    from estimator.advice.compare import compare as compare_predictions
+    from estimator.report.as_json import comparison_json
+    from estimator.report.tables import make_console
+    from estimator.report.text import render_comparison
+
+    comparison = compare_predictions(_load(a, policy), _load(b, policy))
+    if as_json:
+        click.echo(json.dumps(comparison_json(comparison)))
+    else:
+        render_comparison(comparison, make_console(sys.stdout))
+
+
+@click.command()
+@_snapshot
+@policy_options
+@_json
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    default=Path("/"),
+    help="Where /sys and /proc of the running system are (default /).",
+)
+def verify(snapshot: Path, as_json: bool, root: Path, **policy: Any) -> None:
+    """Set the prediction beside what the running system shows."""
+    from estimator.advice.verify import verify as verify_prediction
+    from estimator.procfs.ksm_counters import read_reality
+    from estimator.report.as_json import verification_json
+    from estimator.report.tables import make_console
+    from estimator.report.text import render_verification
+    from estimator.snapshot.store import open_snapshot
+
+    prediction = _predict(open_snapshot(snapshot), policy)
+    verification = verify_prediction(prediction, read_reality(root))
+    if as_json:
+        click.echo(json.dumps(verification_json(verification)))
+    else:
+        render_verification(verification, make_console(sys.stdout))
+
+
+_ADVICE = ("share", "within", "scan_time", "page_cost")
+
+
+def _split(chosen: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of the advice, and those of the policy."""
+    advice = {name: chosen[name] for name in _ADVICE}
+    return advice, {name: value for name, value in chosen.items() if name not in _ADVICE}
+
+
+def _predict(snapshot: Snapshot, policy: dict[str, Any]) -> Prediction:
+    from estimator.ksm.policy import Policy
+    from estimator.ksm.predict import predict
+
+    return predict(snapshot, Policy(**policy))
+
+
+def _print_prediction(snapshot: Snapshot, prediction: Prediction) -> None:
+    from estimator.report.tables import make_console
+    from estimator.report.text import render
+
+    render(snapshot, prediction, make_console(sys.stdout))
+
+
+def _advise(snapshot: Snapshot, policy: dict[str, Any], advice: dict[str, Any]) -> Any:
+    from estimator.advice.plan import make_plan
+    from estimator.advice.risk import assess
+    from estimator.advice.schedule import schedule
+    from estimator.ksm.policy import Policy
+
+    plan = make_plan(snapshot, Policy(**policy), advice["share"] / 100, advice["within"])
+    cost = _page_cost(advice["page_cost"])
+    times = schedule(snapshot, plan.prediction, advice["scan_time"], cost)
+    return plan, times, assess(snapshot, plan.prediction)
+
+
+def _page_cost(microseconds: float | None) -> PageCost | None:
+    from estimator.advice.schedule import PageCost
+
+    return None if microseconds is None else PageCost(microseconds / 1e6, "given")
+
+
+def _page(snapshot: Snapshot, policy: dict[str, Any], advice: dict[str, Any]) -> str:
+    try:
+        from estimator.report.html import report_page
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--html needs {error.name}", hint="pip install 'ksm-estimator[report]'"
+        ) from error
+    plan, times, risk = _advise(snapshot, policy, advice)
+    return report_page(snapshot, plan.everything, plan, times, risk)
+
+
+def _load(path: Path, policy: dict[str, Any]) -> Any:
+    """The prediction of a snapshot, or one written by predict --json."""
+    from estimator.snapshot.store import open_snapshot
+
+    if not path.is_file():
+        return _predict(open_snapshot(path), policy).to_json()
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise TargetError(
+            f"{path} is neither a snapshot nor JSON of a prediction ({error})",
+            hint="make one with: ksm-estimator predict SNAPSHOT --json",
+        ) from error
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read: it names what runs on the machine."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise TargetError(f"{path} can't be written: {error.strerror}") from error
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)

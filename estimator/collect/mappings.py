@@ -1,0 +1,114 @@
+"""Pages mapped, as read from page tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator.arrays import pieces
+
+Words = npt.NDArray[np.uint64]
+
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+FRAME_FACTS = {
+    "ok": np.bool_,
+    "anonymous": np.bool_,
+    "hash": np.uint64,
+    "unknown": np.uint8,
+    "flags": np.uint32,
+    "order": np.uint8,
+    "head_pfn": np.uint64,
+    "node": np.uint16,
+    "mapcount": np.int32,
+    "refcount": np.int32,
+    "folio_mapcount": np.int32,
+}
+"""What is found out about a frame. ``ok``: it was read; ``anonymous``: it goes in the snapshot."""
+
+
+_SPARSE = 16  # a table of all PFNs is made if one in so many is used
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """One row per page mapped, by VMA and address.
+
+    ``vma_id``, ``page_index``: u32. ``pfn``: u64. ``flags``: u8, ``MappingFlag``. ``counts``: of
+    the pages that map nothing, u64 per VMA by column of ``vmas``.
+    """
+
+    vma_id: npt.NDArray[np.uint32]
+    page_index: npt.NDArray[np.uint32]
+    pfn: Words
+    flags: npt.NDArray[np.uint8]
+    counts: dict[str, Words]
+
+    @property
+    def key(self) -> Words:
+        """VMA and page as one ascending number."""
+        return (self.vma_id.astype(np.uint64) << np.uint64(32)) | self.page_index
+
+    def keep(self, rows: npt.NDArray[np.bool_]) -> Mapped:
+        """The rows where ``rows`` is true."""
+        return Mapped(
+            self.vma_id[rows],
+            self.page_index[rows],
+            self.pfn[rows],
+            self.flags[rows],
+            self.counts,
+        )
+
+    def of_vmas(self, vmas: npt.NDArray[np.bool_]) -> Mapped:
+        """The rows of the VMAs where ``vmas`` is true; these are numbered anew."""
+        kept = self.keep(vmas[self.vma_id])
+        number = (np.cumsum(vmas) - 1).astype(np.uint32)
+        counts = {name: pages[vmas] for name, pages in self.counts.items()}
+        return Mapped(number[kept.vma_id], kept.page_index, kept.pfn, kept.flags, counts)
+
+
+def distinct(pfns: Words) -> Words:
+    """The distinct PFNs, ascending."""
+    first, span = _span(pfns)
+    if span > _SPARSE * len(pfns):
+        ordered = np.sort(pfns)
+        return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(pfns) else ordered
+    used = np.zeros(span, np.bool_)
+    for piece in pieces(len(pfns)):
+        used[_place(pfns[piece], first)] = True
+    found: Words = np.flatnonzero(used).view(np.uint64)
+    found += np.uint64(first)
+    return found
+
+
+def rows_of(pfns: Words, wanted: Words) -> npt.NDArray[np.int64]:
+    """The row in ``pfns`` (ascending, distinct) of each of ``wanted``, all of them in it."""
+    return look_up(pfns, np.arange(len(pfns)), wanted)
+
+
+def look_up(pfns: Words, values: npt.NDArray[Any], wanted: Words) -> npt.NDArray[Any]:
+    """The value that belongs to each of the PFNs ``wanted``, all of them in ``pfns``, ascending."""
+    first, span = _span(pfns)
+    if span > _SPARSE * max(len(wanted), 1):
+        return values[np.searchsorted(pfns, wanted)]
+    table, found = np.zeros(span, values.dtype), np.empty(len(wanted), values.dtype)
+    for piece in pieces(len(pfns)):
+        table[_place(pfns[piece], first)] = values[piece]
+    for piece in pieces(len(wanted)):
+        found[piece] = table[_place(wanted[piece], first)]
+    return found
+
+
+def _place(pfns: Words, first: int) -> npt.NDArray[np.int64]:
+    return (pfns - np.uint64(first)).view(np.int64)
+
+
+def _span(pfns: Words) -> tuple[int, int]:
+    if not len(pfns):
+        return 0, 0
+    return int(pfns.min()), int(pfns.max()) - int(pfns.min()) + 1

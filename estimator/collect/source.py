@@ -1,0 +1,186 @@
+"""What a command reads: the options that name a target, and the snapshot made from it.
+
+The target is always named. If it can't be read, that is the answer: no other one is tried.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from estimator.cli.options import Command, options
+from estimator.collect.load import Pace, lower_priority
+from estimator.errors import UsageError
+
+if TYPE_CHECKING:
+    from estimator.collect.findings import Findings
+    from estimator.kernel.collect import Progress
+    from estimator.snapshot.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Source:
+    """The target options of one command line; exactly one of the first four is set."""
+
+    core: tuple[Path, ...]
+    live: bool
+    qemu: str | None
+    procfs: bool
+    symbols: tuple[Path, ...]
+    architecture: str | None
+    seed: int
+    rate: float | None
+    passes: int
+    interval: float
+    max_memory: int | None
+
+    def check(self) -> None:
+        """Raise UsageError unless exactly one target is named."""
+        named = [name for name in TARGETS if getattr(self, name)]
+        if not named:
+            raise UsageError("name the target: --live, --core VMCORE, --qemu SOCKET or --procfs")
+        if len(named) > 1:
+            raise UsageError(f"name one target, not {' and '.join(f'--{name}' for name in named)}")
+        if self.core and self.passes > 1:
+            raise UsageError("a dump does not change: --passes is for a running system")
+
+    def collect(self, progress: Progress) -> Snapshot:
+        """Read the target into a snapshot; raises the errors of opening and reading it."""
+        self.check()
+        if self.core:
+            from estimator.kernel.collect import collect
+            from estimator.kernel.core import open_core
+
+            target = open_core(self.core, self.symbols, self.architecture)
+            return collect(
+                target, seed=self.seed, progress=progress, max_memory_mib=self.max_memory
+            )
+        lower_priority()
+        look = self._running(Pace(self.rate), progress)
+        if self.passes == 1:
+            return look()
+        from estimator.collect.passes import collect_passes
+
+        return collect_passes(look, self.passes, self.interval)
+
+    def _running(self, pace: Pace, progress: Progress) -> Callable[[], Snapshot]:
+        """Open the running system; what takes a snapshot of it."""
+        if self.procfs:
+            from estimator.procfs.collect import collect_procfs
+
+            return partial(
+                collect_procfs,
+                seed=self.seed,
+                progress=progress,
+                pace=pace,
+                max_memory_mib=self.max_memory,
+            )
+        from estimator.kernel.collect import collect
+        from estimator.kernel.running import open_live, open_qemu
+
+        target = open_qemu(self.qemu, self.symbols) if self.qemu else open_live(self.symbols)
+        return partial(
+            collect,
+            target,
+            seed=self.seed,
+            progress=progress,
+            pace=pace,
+            max_memory_mib=self.max_memory,
+        )
+
+    def findings(self) -> Findings:
+        """What the target allows; raises UsageError unless exactly one is named."""
+        self.check()
+        if self.procfs:
+            from estimator.procfs.check import check_procfs
+
+            return check_procfs()
+        if self.core:
+            from estimator.kernel.check_core import check_core
+
+            return check_core(self.core, self.symbols, self.architecture)
+        from estimator.kernel.check_running import check_live, check_qemu
+
+        return check_qemu(self.qemu, self.symbols) if self.qemu else check_live(self.symbols)
+
+
+TARGETS = ("live", "core", "qemu", "procfs")
+
+_options = options(
+    click.option("--live", is_flag=True, help="This machine's kernel, through /proc/kcore."),
+    click.option(
+        "--core",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="VMCORE",
+        help="A crash dump; repeated for the files of a split one (makedumpfile --split).",
+    ),
+    click.option(
+        "--qemu",
+        metavar="SOCKET",
+        help="A guest of this machine: the socket of a QMP monitor that nobody else uses.",
+    ),
+    click.option(
+        "--procfs",
+        is_flag=True,
+        help="This machine through /proc/PID/pagemap and mem: without symbols and /proc/kcore.",
+    ),
+    click.option(
+        "--symbols",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="VMLINUX",
+        help="Its vmlinux with debug information; else looked for by build-id, also by debuginfod.",
+    ),
+    click.option(
+        "--architecture",
+        type=click.Choice(["x86_64", "aarch64"]),
+        help="Of a dump that does not say it.",
+    ),
+    click.option("--seed", type=int, default=0, help="Seed of the hash (default 0)."),
+    click.option(
+        "--rate",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="MB/S",
+        help="Read a running system's memory no faster than this.",
+    ),
+    click.option(
+        "--passes",
+        type=click.IntRange(min=1),
+        default=1,
+        metavar="N",
+        help="Look so many times, to tell what keeps changing: ksmd would leave it alone.",
+    ),
+    click.option(
+        "--interval",
+        type=click.FloatRange(min=0),
+        default=10.0,
+        metavar="SECONDS",
+        help="From the start of a pass to the next one (default 10).",
+    ),
+    click.option(
+        "--max-memory",
+        type=click.IntRange(min=1),
+        metavar="MIB",
+        help="Refuse to start if more memory may be needed.",
+    ),
+)
+
+
+def source_options(command: Command) -> Command:
+    """Give ``command`` the options that name a target; it gets them as ``source``."""
+
+    @functools.wraps(command)
+    def with_source(**arguments: Any) -> Any:
+        named = {field.name: arguments.pop(field.name) for field in fields(Source)}
+        return command(source=Source(**named), **arguments)
+
+    decorate: Callable[[Any], Any] = _options
+    decorated: Command = decorate(with_source)
+    return decorated

@@ -1,0 +1,136 @@
+"""What the page tables of all processes hold: the table of VMAs, and a row per page mapped."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from drgn import Program
+
+from estimator.collect.mappings import Mapped
+from estimator.kernel.memory import Memory
+from estimator.kernel.memory.intervals import Words
+from estimator.kernel.pagetable import KEY_PAGE_BITS, Entries, PageTables, Ranges
+from estimator.kernel.processes import Mms
+from estimator.kernel.vma_names import vma_names
+from estimator.kernel.vmas import Vmas, excluded_by, vm_flag_values
+from estimator.snapshot.flags import MappingFlag
+
+_PAGE_SHIFT = np.uint64(12)
+
+
+class AddressSpaces:
+    """The VMAs of all mms, and their page tables, which can be walked again and again."""
+
+    def __init__(self, prog: Program, memory: Memory, mms: Mms, vmas: Vmas) -> None:
+        self._prog = prog
+        self._memory = memory
+        self._mms = mms
+        self._vmas = vmas
+        self._flag = vm_flag_values(prog)
+        hugetlb = self._has("hugetlb")
+        self._walked = np.flatnonzero((vmas.anon_vma != 0) & ~hugetlb)
+
+    @functools.cached_property
+    def table(self) -> pd.DataFrame:
+        """Rows of ``vmas.parquet``, without the columns that ``walk`` counts."""
+        vmas = self._vmas
+        reason = excluded_by(self._prog, vmas, self._flag)
+        return pd.DataFrame(
+            {
+                "vma_id": np.arange(len(vmas.start), dtype=np.uint32),
+                "mm_id": vmas.mm,
+                "start": vmas.start,
+                "end": vmas.end,
+                "vm_flags": vmas.flags,
+                "name": vma_names(self._prog, vmas, self._mms.structs),
+                "mergeable": self._has("mergeable"),
+                "compatible": reason == None,  # noqa: E711
+                "excluded_by": reason,
+                "has_anon_vma": vmas.anon_vma != 0,
+                "locked": self._has("locked"),
+            }
+        )
+
+    def walk(self, progress: Callable[[int], None]) -> Mapped:
+        """Walk all page tables; ``progress`` is told the number of batches done."""
+        vmas, walked = self._vmas, self._walked
+        key = vmas.mm.astype(np.uint64) << KEY_PAGE_BITS
+        start = (key | vmas.start >> _PAGE_SHIFT)[walked]
+        end = (key | vmas.end >> _PAGE_SHIFT)[walked]
+        tables = PageTables(self._prog, self._memory, Ranges(start, end))
+        pgd = self._mms.structs["pgd"] - np.uint64(self._memory.direct_map)
+        wanted = np.unique(vmas.mm[walked]).astype(np.int64)
+        count = _EntryCounts(self._prog, walked.astype(np.uint32))
+        leaves = tables.leaves(wanted.astype(np.uint64), pgd[wanted] >> _PAGE_SHIFT)
+        room = leaves.most_entries  # what is not used of it is never touched
+        columns: list[npt.NDArray[Any]] = [
+            np.empty(room, dtype) for dtype in (np.uint32, np.uint32, np.uint64, np.uint8)
+        ]
+        used = 0
+        for number, entries in enumerate(tables.entries(leaves), 1):
+            part = count.mapped(entries, start)
+            rows = slice(used, used + len(part[0]))
+            for column, values in zip(columns, part, strict=True):
+                column[rows] = values
+            used = rows.stop
+            progress(number)
+        vma_id, page_index, pfn, flags = (column[:used] for column in columns)
+        counts = {}
+        for name, pages in (
+            ("swap_pages", count.swap),
+            ("zero_pages", count.zero),
+            ("ksm_zero_pages", count.ksm_zero),
+            ("nonpresent_pages", count.nonpresent + tables.nonpresent_pages),
+            ("unknown_pages", tables.unreadable_pages),
+        ):
+            counts[name] = np.zeros(len(vmas.start), np.uint64)
+            counts[name][walked] = pages
+        return Mapped(vma_id, page_index, pfn, flags, counts)
+
+    def _has(self, flag: str) -> npt.NDArray[np.bool_]:
+        return (self._vmas.flags & np.uint64(self._flag[flag])) != 0
+
+
+class _EntryCounts:
+    """Sorts the entries of page tables into mappings and counts by range (i64).
+
+    ``vma_id``: u32, of each range.
+    """
+
+    def __init__(self, prog: Any, vma_id: npt.NDArray[np.uint32]) -> None:
+        self._vma_id = vma_id
+        self._zero_pfn = np.uint64(int(prog["zero_pfn"]))
+        self._swap_types = np.uint64(len(prog["swap_info"]) if "swap_info" in prog else 0)
+        self.swap, self.zero, self.ksm_zero, self.nonpresent = np.zeros((4, len(vma_id)), np.int64)
+
+    def mapped(self, entries: Entries, start: Words) -> tuple[npt.NDArray[Any], ...]:
+        """VMA, page index, PFN and ``MappingFlag`` of what maps a page; the rest is counted."""
+        present, pfn = entries.present, entries.pfn
+        zero = present & (pfn == self._zero_pfn)
+        swap = ~present & (entries.value >> np.uint64(59) < self._swap_types)  # __swp_type()
+        self._add(self.swap, entries, swap)
+        self._add(self.nonpresent, entries, ~present & ~swap)
+        self._add(self.ksm_zero, entries, zero & entries.dirty)  # is_ksm_zero_pte()
+        self._add(self.zero, entries, zero & ~entries.dirty)
+        keep = present & ~zero & ~entries.special
+        flags = np.zeros(len(pfn), np.uint8)
+        for flag, which in (
+            (MappingFlag.PROT_NONE, entries.prot_none),
+            (MappingFlag.HUGE, entries.huge),
+            (MappingFlag.WRITABLE, entries.writable),
+            (MappingFlag.DIRTY, entries.dirty),
+        ):
+            flags |= which.view(np.uint8) * np.uint8(flag)
+        index = entries.range_index
+        page_index = (entries.key - start[index]).astype(np.uint32)
+        columns = (self._vma_id[index], page_index, pfn, flags)
+        return columns if keep.all() else tuple(column[keep] for column in columns)
+
+    def _add(self, total: npt.NDArray[np.int64], entries: Entries, which: Any) -> None:
+        if which.any():
+            total += np.bincount(entries.range_index[which], minlength=len(total))

@@ -1,0 +1,309 @@
+"""The way from a kernel to a snapshot: what is mapped where, and what is in it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from estimator._version import __version__
+from estimator.collect.budget import refuse_beyond
+from estimator.collect.hashing import PAGE_SIZE
+from estimator.collect.load import Pace
+from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped, distinct
+from estimator.collect.settle import settle
+from estimator.collect.tables import make_tables, only_mapped
+from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
+from estimator.snapshot.flags import MappingFlag, Unknown
+from estimator.snapshot.schema import FORMAT_VERSION
+from estimator.snapshot.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from estimator.kernel.address_spaces import AddressSpaces
+    from estimator.kernel.page_array import PageArray
+    from estimator.kernel.processes import Mms
+    from estimator.kernel.stable_tree import StableTree
+    from estimator.kernel.target import Target
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a step, how much of it is done, and how much there is."""
+
+Words = npt.NDArray[np.uint64]
+_SAMPLES, _SAMPLE_PAGES = 64, 128
+
+
+def silent(step: str, done: int, total: int) -> None:
+    """A ``Progress`` that shows nothing."""
+
+
+def collect_core(
+    core: Path | Sequence[Path],
+    symbols: Sequence[Path] = (),
+    *,
+    architecture: str | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Snapshot:
+    """Everything a prediction needs from the crash dump ``core``.
+
+    Takes the arguments and raises the errors of ``estimator.kernel.core.open_core``.
+    """
+    from estimator.kernel.core import open_core
+
+    return collect(open_core(core, symbols, architecture), seed=seed, progress=progress)
+
+
+def collect_program(prog: Program, *, seed: int = 0, progress: Progress = silent) -> Snapshot:
+    """Like ``collect_core``, for a drgn Program with a target and symbols."""
+    from estimator.kernel.session import from_program
+
+    return collect(from_program(prog), seed=seed, progress=progress)
+
+
+def collect(
+    target: Target,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+    pace: Pace | None = None,
+    max_memory_mib: int | None = None,
+) -> Snapshot:
+    """Everything a prediction needs from the open ``target``; ``seed`` is the hash's.
+
+    ``pace`` limits how fast memory is read (only of a running system).
+
+    Raises CannotAnswerError if that kernel has no KSM, TargetError if it can't be read, UsageError
+    if more than ``max_memory_mib`` may be needed.
+    """
+    from estimator.kernel.memory import READ_ERRORS
+    from estimator.kernel.requirements import require_ksm
+
+    require_ksm(target.prog)
+    try:
+        return _Collector(target, seed, progress, pace or Pace(None)).snapshot(max_memory_mib)
+    except (*READ_ERRORS, LookupError) as error:
+        if isinstance(error, IndexError):
+            raise  # ours
+        why = target.warnings[0] if target.warnings else f"{target.path} is damaged or incomplete"
+        raise TargetError(f"{why} (the kernel's own data can't be read: {error})") from error
+
+
+class _Collector:
+    def __init__(self, target: Target, seed: int, progress: Progress, pace: Pace) -> None:
+        self._target = target
+        self._prog = target.prog
+        self._memory = target.memory
+        self._seed = seed
+        # a running system has other work to do, and the connection to QEMU can't be shared
+        self._workers = 1 if target.running else len(os.sched_getaffinity(0))
+        self._progress = progress
+        self._pace = pace
+        self._started = datetime.datetime.now(datetime.UTC)
+
+    def snapshot(self, max_memory_mib: int | None) -> Snapshot:
+        from estimator.kernel.address_spaces import AddressSpaces
+        from estimator.kernel.cmdlines import read_cmdlines
+        from estimator.kernel.cross_checks import anonymous_pages
+        from estimator.kernel.page_array import PageArray
+        from estimator.kernel.processes import read_processes, still_there
+        from estimator.kernel.stable_tree import read_stable_tree
+        from estimator.kernel.vmas import read_vmas
+
+        self._progress("processes", 0, 1)
+        mms = read_processes(self._prog, self._memory)
+        if not len(mms.table):
+            if self._target.warnings:
+                raise TargetError(f"{self._target.warnings[0]} (no process can be read)")
+            raise CannotAnswerError("no process with user memory was found in this kernel")
+        if max_memory_mib is not None:
+            refuse_beyond(max_memory_mib, anonymous_pages(self._prog, self._memory, mms.addresses))
+        vmas = read_vmas(self._prog, self._memory, mms)
+        pages = PageArray(self._prog, self._memory)
+        spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
+        mapped = self._walk(spaces)
+        pfns = distinct(mapped.pfn)
+        self._require_user_pages(pages, pfns)
+
+        def describe() -> None:
+            """What hashing does not need to know."""
+            cmdlines = read_cmdlines(self._prog, self._memory, mms.structs)
+            mms.table.insert(list(mms.table).index("uid"), "cmdline", cmdlines)
+            _ = spaces.table  # which is kept
+
+        facts = self._frames(pages, pfns, describe)
+        changed = 0
+        if self._target.running:
+            mapped, pfns, facts, changed = settle(
+                mapped,
+                pfns,
+                facts,
+                lambda: self._walk(spaces),
+                lambda more: self._frames(pages, more),
+            )
+            there = still_there(self._prog, self._memory, mms)  # what has exited is left out
+            mapped = mapped.of_vmas(there[vmas.mm])
+            mms, vmas = mms.keep(there), vmas.of_mms(there)
+            spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
+            pfns, facts = only_mapped(mapped, pfns, facts)
+        vma_table = spaces.table
+        mappings, frames = make_tables(vma_table, mapped, pfns, facts, self._seed)
+        tree = read_stable_tree(self._prog, self._memory, pages, mms.addresses)
+        nodes = tree.nodes
+        nodes.insert(3, "frame_id", _frame_ids(frames["pfn"].to_numpy(), nodes["pfn"].to_numpy()))
+        _mark_merged(mappings, vma_table, nodes, tree.items)
+        unknown = {
+            "processes": mms.unreadable,
+            "vmas": vmas.unreadable,
+            "page_table_pages": int(vma_table["unknown_pages"].sum()) - changed,
+            "changed_pages": changed,
+            "stable_nodes": tree.unreadable,
+        }
+        snapshot = Snapshot(
+            self._info(unknown), mms.table, vma_table, mappings, frames, nodes, tree.items
+        )
+        if self._target.kind == "core":  # what runs contradicts itself all the time
+            self._cross_check(snapshot, mms, tree)
+        return snapshot
+
+    def _cross_check(self, snapshot: Snapshot, mms: Mms, tree: StableTree) -> None:
+        """Add to ``info`` what the kernel's own counters have and we did not find."""
+        from estimator.kernel.cross_checks import contradictions, missing_anonymous_pages
+
+        tables = (snapshot.vmas, snapshot.mappings)
+        info = snapshot.info
+        info["unknown"]["anonymous_pages"] = missing_anonymous_pages(
+            self._prog, self._memory, mms.addresses, mms.table, *tables
+        )
+        info["source"]["warnings"] += contradictions(
+            mms.structs["map_count"].astype(np.int64),
+            *tables,
+            snapshot.frames,
+            tree,
+            info["ksm"]["counters"],
+        )
+
+    def _walk(self, spaces: AddressSpaces) -> Mapped:
+        return spaces.walk(lambda batches: self._progress("page tables", batches, 0))
+
+    def _require_user_pages(self, pages: PageArray, pfns: Words) -> None:
+        """Raise CannotAnswerError if most of the anonymous frames were left out of the dump.
+
+        An ELF dump does not say so in its headers. Judged by a sample, before all are read.
+        """
+        starts = np.linspace(0, len(pfns), _SAMPLES, endpoint=False, dtype=np.int64)
+        rows = distinct((starts[:, None] + np.arange(_SAMPLE_PAGES)).astype(np.uint64).reshape(-1))
+        sample = pfns[rows[rows < len(pfns)]]
+        info = pages.read(sample)
+        unknown = self._memory.unknown(sample[info.ok & info.anonymous])
+        excluded = int((unknown == Unknown.EXCLUDED).sum())
+        if 2 * excluded > len(unknown):
+            raise CannotAnswerError(
+                f"{self._target.path} has no user pages: {excluded:,} of {len(unknown):,} "
+                "anonymous frames looked for were left out (makedumpfile -d 8 or -d 31 does that)",
+                hint=BETTER_DUMP,
+            )
+
+    def _frames(
+        self, pages: PageArray, pfns: Words, meanwhile: Callable[[], None] = lambda: None
+    ) -> Columns:
+        """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of anonymous ones.
+
+        ``meanwhile`` is what this process does before it helps the others.
+        """
+        from estimator.collect.workers import Pieces, forked, shared_columns
+        from estimator.kernel.page_contents import read_frames
+
+        columns = shared_columns(len(pfns), FRAME_FACTS)
+        size = self._memory.piece_pages
+        pieces = Pieces(-(-len(pfns) // size))
+
+        def read(progress: Progress) -> None:
+            for number in pieces:
+                piece = slice(number * size, (number + 1) * size)
+                found = read_frames(
+                    pages, self._memory, pfns[piece], self._seed, self._target.running
+                )
+                for name, values in found.items():
+                    columns[name][piece] = values
+                self._pace(len(pfns[piece]) * PAGE_SIZE)
+                progress("frames", min(piece.stop, len(pfns)), len(pfns))
+
+        with forked(self._workers - 1, lambda: read(silent)):
+            meanwhile()
+            read(self._progress)
+        return columns
+
+    def _info(self, unknown: dict[str, int]) -> dict[str, Any]:
+        from estimator.collect.hashing import HASH_NAME
+        from estimator.kernel import ksm_settings as settings
+        from estimator.kernel.symbols import kernel_release
+
+        prog = self._prog
+        build_id = prog.main_module().build_id
+        return {
+            "format_version": FORMAT_VERSION,
+            "program_version": __version__,
+            "kernel": {
+                "release": kernel_release(prog),
+                "machine": prog.platform.arch.name.lower() if prog.platform else "unknown",
+                "page_size": 4096,
+                "build_id": build_id.hex() if build_id else None,
+            },
+            "source": {
+                "kind": self._target.kind,
+                "path": self._target.path,
+                "format": self._target.format,
+                "warnings": list(self._target.warnings),
+            },
+            "host": prog["init_uts_ns"].name.nodename.string_().decode(errors="replace"),
+            "collected_at": self._started.isoformat(timespec="seconds"),
+            "collect_seconds": (
+                datetime.datetime.now(datetime.UTC) - self._started
+            ).total_seconds(),
+            "hash": {"name": HASH_NAME, "seed": self._seed},
+            "ksm": settings.read_settings(prog),
+            "sizes": settings.struct_sizes(prog),
+            "features": settings.features(prog),
+            "thp_enabled": settings.thp_enabled(prog),
+            "unknown": unknown,
+        }
+
+
+def _frame_ids(pfns: Words, wanted: Words) -> Any:
+    """frame_id of the PFNs ``wanted``, null where no process maps the frame."""
+    place = np.searchsorted(pfns, wanted)
+    found = place < len(pfns)
+    found[found] = pfns[place[found]] == wanted[found]
+    place[~found] = 0
+    return pd.arrays.IntegerArray(place.astype(np.uint32), ~found)
+
+
+def _mark_merged(
+    mappings: pd.DataFrame, vmas: pd.DataFrame, nodes: pd.DataFrame, items: pd.DataFrame
+) -> None:
+    """Set MappingFlag.MERGED where the rmap_item of a mapping is on the live node of its frame."""
+    live = nodes["live"].to_numpy()[items["node_id"]] if len(items) else np.empty(0, np.bool_)
+    items = items[live]
+    if not len(items) or not len(mappings):
+        return
+    page = np.uint64(12)
+    vma = mappings["vma_id"].to_numpy()
+    mm_id, start = vmas["mm_id"].to_numpy(np.uint64), vmas["start"].to_numpy()
+    key = (mm_id[vma] << np.uint64(45)) | ((start[vma] >> page) + mappings["page_index"].to_numpy())
+    wanted = (items["mm_id"].to_numpy(np.uint64) << np.uint64(45)) | (
+        items["address"].to_numpy() >> page
+    )
+    row = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
+    frame = nodes["frame_id"].to_numpy(np.int64, na_value=-1)[items["node_id"]]
+    same = (key[row] == wanted) & (mappings["frame_id"].to_numpy()[row] == frame)
+    flags = mappings["flags"].to_numpy().copy()
+    flags[row[same]] |= np.uint8(MappingFlag.MERGED)
+    mappings["flags"] = flags

@@ -1,0 +1,121 @@
+"""A crash dump as a drgn Program with symbols; what goes wrong is said in the user's words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from drgn import Architecture, FaultError, Platform, Program, ProgramFlags
+
+from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
+from estimator.kernel.dump.file import DumpFile
+from estimator.kernel.dump.kdump_headers import KdumpPages
+from estimator.kernel.dump.split import inspect_dump, open_parts, refuse_missing_parts
+from estimator.kernel.memory import Memory
+from estimator.kernel.memory.elf import MappedElf
+from estimator.kernel.memory.kdump import Kdump
+from estimator.kernel.symbols import load_symbols
+from estimator.kernel.target import Target
+
+ARCHITECTURES = {"x86_64": Architecture.X86_64, "aarch64": Architecture.AARCH64}
+
+
+def open_core(
+    core: Path | Sequence[Path], symbols: Sequence[Path] = (), architecture: str | None = None
+) -> Target:
+    """Open the crash dump ``core`` with the vmlinux among ``symbols``, or the one drgn finds.
+
+    ``core``: its file, or all files of a split dump. ``architecture`` as in ``uname -m``, for a
+    dump that does not say it. Raises TargetError (no kernel dump), NoDebugInfoError (no vmlinux, or
+    one of another build), CannotAnswerError (user pages left out of the dump, or part of a split
+    one missing), UsageError (files that are not of one split dump).
+    """
+    dump = inspect_dump([core] if isinstance(core, Path) else core)
+    refuse_incomplete(dump)
+    prog = open_program(dump, architecture)
+    load_symbols(prog, symbols)
+    return with_memory(prog, dump)
+
+
+def open_program(dump: DumpFile, architecture: str | None = None) -> Program:
+    """The dump as a drgn Program without symbols. Raises TargetError."""
+    platform = _platform(dump, architecture)
+    try:
+        if dump.parts:
+            return open_parts(dump.parts, platform)
+        prog = Program(platform)
+        prog.set_core_dump(dump.path)
+    except Exception as error:  # drgn has no narrower class for what libkdumpfile says
+        raise _why_not_opened(dump, platform, error) from error
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        raise TargetError(
+            f"{dump.name} is a core dump without a Linux kernel in it (no VMCOREINFO note)",
+            hint="is it the core of a user process? From QEMU, add -device vmcoreinfo",
+        )
+    return prog
+
+
+def with_memory(prog: Program, dump: DumpFile) -> Target:
+    """The target of a Program with symbols. Raises TargetError if it can't be read."""
+    try:
+        memory = _memory(prog, dump)
+    except FaultError as error:
+        why = dump.cut or f"{dump.name} is damaged"
+        raise TargetError(f"{why} (the kernel's own data can't be read: {error})") from error
+    return Target(prog, memory, "core", dump.name, dump.format, dump_warnings(dump))
+
+
+def refuse_incomplete(dump: DumpFile) -> None:
+    """Raise CannotAnswerError if the dump lacks what KSM would merge, by its own headers."""
+    header = dump.kdump
+    if header is not None and header.without_user_pages:
+        raise CannotAnswerError(
+            f"{dump.name} has no user pages: it was made with makedumpfile -d {header.level}",
+            hint=BETTER_DUMP,
+        )
+    refuse_missing_parts(dump)
+
+
+def _platform(dump: DumpFile, architecture: str | None) -> Platform | None:
+    """What drgn must be told about the dump; None if nothing is known.
+
+    QEMU writes the architecture into its kdump files where libkdumpfile does not look for it.
+    """
+    machine = architecture or (dump.kdump.machine if dump.kdump else "")
+    return Platform(ARCHITECTURES[machine]) if machine in ARCHITECTURES else None
+
+
+def _why_not_opened(dump: DumpFile, platform: Platform | None, error: Exception) -> TargetError:
+    if dump.cut:
+        return TargetError(dump.cut)
+    if platform is None and dump.kdump is not None and not dump.kdump.machine:
+        return TargetError(
+            f"{dump.name} does not say of what architecture it is",
+            hint="try: --architecture x86_64",
+        )
+    return TargetError(f"{dump.name} can't be opened: {one_line(error)}")
+
+
+def one_line(error: Exception) -> str:
+    """What an exception of drgn says, as part of a sentence."""
+    return " ".join(str(error).split())
+
+
+def _memory(prog: Program, dump: DumpFile) -> Memory:
+    if dump.format == "elf":
+        return MappedElf(prog, dump)
+    if dump.format == "kdump":
+        files = dump.parts or (dump,)
+        return Kdump(prog, [KdumpPages(file.path, file.kdump) for file in files if file.kdump])
+    return Memory(prog)
+
+
+def dump_warnings(dump: DumpFile) -> tuple[str, ...]:
+    """What is wrong with the file or files, in sentences."""
+    warnings = []
+    for file in dump.parts or (dump,):
+        if file.cut:
+            warnings.append(file.cut)
+        if file.kdump is not None and file.kdump.incomplete:
+            warnings.append(f"{file.path} says that makedumpfile could not write all of it")
+    return tuple(warnings)

@@ -1,0 +1,1 @@
+"""Crash dumps as files: formats, headers, parts."""

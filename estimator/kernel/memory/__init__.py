@@ -1,0 +1,137 @@
+"""Physical memory in bulk: frames by PFN, structs by address, thousands in one call.
+
+Whatever can't be read is reported as such; it never comes back as zeroes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from drgn import BadDataError, FaultError, Program
+from drgn.helpers.linux.mm import phys_to_virt
+
+from estimator.kernel.memory.intervals import Mask, Words, runs
+from estimator.snapshot.flags import Unknown
+
+PAGE_SHIFT = 12
+PAGE_SIZE = 1 << PAGE_SHIFT
+RUN_PAGES = 256  # what is read is copied: 1 MiB at a time keeps the copy in the cache
+BRIDGED_PAGES = 3  # as fast to read as to leave out
+_NEAR_BYTES = 1 << 16  # structs that lie together are read together
+NEAR_MEMBER = 64  # bytes from one member to the next: a cache line
+
+READ_ERRORS = (FaultError, BadDataError, OSError, OverflowError)
+"""What a failed read raises: OSError from a running kernel, OverflowError for a wild pointer."""
+
+Bytes = npt.NDArray[np.uint8]
+Content = Bytes | bytes | memoryview
+
+
+class Memory:
+    """Reads through drgn; works for every target.
+
+    ``moving``: what is read may change meanwhile. ``piece_pages``: how many frames to read and hash
+    in one go.
+    """
+
+    moving = False
+    piece_pages = 4096
+
+    def __init__(self, prog: Program) -> None:
+        self.prog = prog
+        self.direct_map = int(phys_to_virt(prog, 0).value_())
+
+    def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
+        """The contents of the frames ``pfns``, u8 (n, 4096), and why not: ``Unknown``, u8 (n,).
+
+        Fast where ``pfns`` has long ascending runs. Rows of unknown frames are undefined.
+        """
+        data = np.empty((len(pfns), PAGE_SIZE), np.uint8)
+        unknown = np.zeros(len(pfns), np.uint8)
+        for start, stop in runs(pfns, RUN_PAGES):
+            self._read_run(int(pfns[start]), data[start:stop], unknown[start:stop])
+        return data, unknown
+
+    def unknown(self, pfns: Words) -> Bytes:
+        """Why the frames ``pfns`` can't be read as far as known beforehand, u8 (n,)."""
+        return np.zeros(len(pfns), np.uint8)
+
+    def contents(self, pfns: Words) -> tuple[Iterable[Content], Bytes]:
+        """The contents of those frames of ``pfns`` that are not known as unknown, in order.
+
+        4096 bytes each, to be used before the next one is taken. And ``Unknown`` codes, u8 (n,), as
+        in ``frames``: known as they are returned, certain when all contents have been taken.
+        """
+        data, unknown = self.frames(pfns)
+        return data[unknown == Unknown.HASHED], unknown
+
+    def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
+        """The structs at the kernel addresses ``addresses``, (n,) of ``dtype``; which were read.
+
+        Bytes that belong to none of its members may be left out. Structs that could not be read are
+        zero-filled and False in the mask.
+        """
+        size = dtype.itemsize
+        data = np.zeros((len(addresses), size), np.uint8)
+        ok = np.ones(len(addresses), np.bool_)
+        order = np.argsort(addresses)
+        for start, stop in runs(addresses[order], _NEAR_BYTES, PAGE_SIZE):
+            rows = order[start:stop]
+            place = (addresses[rows] - addresses[rows[0]]).view(np.int64)
+            near = np.empty(int(place[-1]) + size, np.uint8)
+            if self.virtual_run(int(addresses[rows[0]]), near):
+                data[rows] = np.lib.stride_tricks.sliding_window_view(near, size)[place]
+            else:
+                for row in rows.tolist():
+                    ok[row] = self.virtual_run(int(addresses[row]), data[row])
+        return data.view(dtype)[:, 0], ok
+
+    def words(self, physical: Words) -> tuple[Words, Mask]:
+        """The aligned 64-bit words at the addresses ``physical``, u64 (n,); which could be read."""
+        data, ok = self.within_frames(physical, 8)
+        return data.view(np.uint64)[:, 0], ok
+
+    def within_frames(self, physical: Words, size: int) -> tuple[Bytes, Mask]:
+        """``size`` bytes at each of the addresses ``physical``, u8 (n, size); which were read.
+
+        None goes beyond its frame. Each frame is read once; what could not be read is zero-filled.
+        """
+        data, ok = np.zeros((len(physical), size), np.uint8), np.zeros(len(physical), np.bool_)
+        pfns, where = np.unique(physical >> np.uint64(PAGE_SHIFT), return_inverse=True)
+        offset = (physical & np.uint64(PAGE_SIZE - 1)).astype(np.int64)
+        order = np.argsort(where, kind="stable")
+        bounds = np.searchsorted(where[order], np.arange(len(pfns) + 1))
+        for first in range(0, len(pfns), RUN_PAGES):
+            frames, unknown = self.frames(pfns[first : first + RUN_PAGES])
+            row = order[bounds[first] : bounds[first + len(frames)]]
+            frame = where[row] - first
+            data[row] = frames[frame[:, None], offset[row, None] + np.arange(size)]
+            ok[row] = unknown[frame] == Unknown.HASHED
+        data[~ok] = 0
+        return data, ok
+
+    def virtual_run(self, address: int, data: Bytes) -> bool:
+        """Fill ``data`` from the kernel address ``address`` on; False if that failed."""
+        try:
+            data[:] = np.frombuffer(self.prog.read(address, data.size), np.uint8)
+        except READ_ERRORS:
+            return False
+        return True
+
+    def _read_run(self, pfn: int, data: Bytes, unknown: Bytes) -> None:
+        """Read a run of frames; where it fails, halve it until the frames at fault are found."""
+        try:
+            raw = self.prog.read(pfn << PAGE_SHIFT, data.size, True)
+        except READ_ERRORS as error:
+            if len(data) == 1:
+                excluded = "Excluded page" in str(error)
+                unknown[0] = Unknown.EXCLUDED if excluded else Unknown.UNREADABLE
+                return
+            half = len(data) // 2
+            self._read_run(pfn, data[:half], unknown[:half])
+            self._read_run(pfn + half, data[half:], unknown[half:])
+        else:
+            data[:] = np.frombuffer(raw, np.uint8).reshape(data.shape)

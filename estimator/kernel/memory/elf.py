@@ -1,0 +1,191 @@
+"""An ELF dump as physical memory, mapped."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable, Iterator
+from itertools import chain, pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from drgn import FaultError, Program
+
+from estimator.kernel.dump.file import DumpFile
+from estimator.kernel.memory import (
+    BRIDGED_PAGES,
+    NEAR_MEMBER,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    RUN_PAGES,
+    Bytes,
+    Content,
+    Memory,
+)
+from estimator.kernel.memory.intervals import Mask, Words, between, disjoint, runs
+from estimator.snapshot.flags import Unknown
+
+
+class MappedElf(Memory):
+    """An ELF dump, mapped: no copy through drgn, and gaps in the file are known as gaps.
+
+    Contents of frames are read, not mapped: the kernel copies a page faster than it maps one.
+    """
+
+    piece_pages = 16_384  # their struct pages fit the cache
+
+    def __init__(self, prog: Program, dump: DumpFile) -> None:
+        super().__init__(prog)
+        self._descriptor = os.open(dump.path, os.O_RDONLY)
+        self._file = _map(self._descriptor)
+        self._buffer = memoryview(_aligned(RUN_PAGES * PAGE_SIZE))
+        self._rows = [
+            self._buffer[start : start + PAGE_SIZE]
+            for start in range(0, len(self._buffer), PAGE_SIZE)
+        ]
+        start, length, offset = (
+            dump.loads[field].astype(np.uint64) for field in ("paddr", "filesz", "offset")
+        )
+        self._in_file, self._offset = disjoint(start, start + length, offset)
+        self._in_memory, _ = disjoint(start, start + dump.loads["memsz"].astype(np.uint64), offset)
+        self._forbid_gaps(dump.loads)
+
+    def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
+        """See ``Memory.frames``; the order of ``pfns`` does not matter."""
+        offsets, unknown = self._locate(pfns << np.uint64(PAGE_SHIFT), PAGE_SIZE)
+        return self._gather(offsets, PAGE_SIZE), unknown
+
+    def contents(self, pfns: Words) -> tuple[Iterable[Content], Bytes]:
+        """See ``Memory.contents``."""
+        offsets, unknown = self._locate(pfns << np.uint64(PAGE_SHIFT), PAGE_SIZE)
+        known = np.flatnonzero(unknown == Unknown.HASHED)
+        return chain.from_iterable(self._read(offsets[known], unknown, known)), unknown
+
+    def _read(
+        self, offsets: Words, unknown: Bytes, row: npt.NDArray[np.int64]
+    ) -> Iterator[list[memoryview]]:
+        """The pages at ``offsets``, run by run, each in the place of the one before.
+
+        ``row``: where in ``unknown`` to note what can't be read after all.
+        """
+        skew = offsets & np.uint64(PAGE_SIZE - 1)  # of the segment in the file
+        number = (skew << np.uint64(64 - PAGE_SHIFT)) | (offsets >> np.uint64(PAGE_SHIFT))
+        rows = self._rows
+        for start, stop in runs(number, RUN_PAGES, BRIDGED_PAGES + 1):
+            place = number[start:stop] - number[start]
+            pages = int(place[-1]) + 1
+            got = self._fill(pages, int(offsets[start]))
+            if got < pages:
+                unknown[row[start:stop][place >= got]] = Unknown.UNREADABLE
+            yield rows[:pages] if pages == stop - start else [rows[n] for n in place.tolist()]
+
+    def _fill(self, pages: int, offset: int) -> int:
+        """Read ``pages`` from ``offset`` on into the buffer; how many could be read."""
+        try:
+            got = os.preadv(self._descriptor, [self._buffer[: pages * PAGE_SIZE]], offset)
+        except OSError:
+            return 0
+        return got >> PAGE_SHIFT
+
+    def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
+        """See ``Memory.structs``; through the direct map, without a page-table walk each."""
+        offsets, unknown = self._locate(addresses - np.uint64(self.direct_map), dtype.itemsize)
+        found = self._members(offsets, dtype)
+        ok = unknown == Unknown.HASHED
+        if not ok.all():  # not in the direct map: vmalloc space or the kernel image
+            found[~ok], ok[~ok] = super().structs(addresses[~ok], dtype)
+        return found, ok
+
+    def _members(self, offsets: Words, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """The members of the structs at ``offsets`` in the file, without what lies between them."""
+        layout = {name: (kind, at) for name, (kind, at, *_) in (dtype.fields or {}).items()}
+        found = np.empty(len(offsets), [(name, kind) for name, (kind, _) in layout.items()])
+        for first, part in _near_members(layout):
+            raw = self._gather(offsets + np.uint64(first), part.itemsize).view(part)[:, 0]
+            for name in part.names or ():
+                found[name] = raw[name]
+        return found
+
+    def words(self, physical: Words) -> tuple[Words, Mask]:
+        """See ``Memory.words``."""
+        offsets, unknown = self._locate(physical, 8)
+        ok = unknown == Unknown.HASHED
+        return np.where(ok, self._gather(offsets, 8).view(np.uint64)[:, 0], np.uint64(0)), ok
+
+    def unknown(self, pfns: Words) -> Bytes:
+        """See ``Memory.unknown``."""
+        return self._locate(pfns << np.uint64(PAGE_SHIFT), PAGE_SIZE)[1]
+
+    def _forbid_gaps(self, loads: npt.NDArray[Any]) -> None:
+        """Make drgn fail where it returns zeroes for memory that a filter left out of the dump."""
+
+        def fail(address: int, count: int, offset: int, physical: bool) -> bytes:
+            raise FaultError("memory is left out of the dump", address)
+
+        for start, size in between(self._in_memory, self._in_file):
+            self.prog.add_memory_segment(start, size, fail, physical=True)
+        short = loads[loads["filesz"] < loads["memsz"]]
+        for start, end in zip(
+            (short["vaddr"] + short["filesz"]).tolist(),
+            (short["vaddr"] + short["memsz"]).tolist(),
+            strict=True,
+        ):
+            if start < end:
+                self.prog.add_memory_segment(start, end - start, fail)
+
+    def _locate(self, physical: Words, size: int) -> tuple[Words, Bytes]:
+        """File offsets of ``size`` bytes at the addresses ``physical``, and ``Unknown`` codes."""
+        end = physical + np.uint64(size)
+        unknown = np.full(len(physical), Unknown.UNREADABLE, np.uint8)
+        load, in_file = self._in_file.hold(physical, end)
+        if not in_file.all():
+            _, was_there = self._in_memory.hold(physical, end)
+            unknown[was_there] = Unknown.EXCLUDED
+        load = load[in_file]
+        offsets = np.zeros(len(physical), np.uint64)
+        place = self._offset[load] + (physical[in_file] - self._in_file.start[load])
+        complete = place + np.uint64(size) <= self._file.size
+        unknown[in_file] = np.where(complete, Unknown.HASHED, Unknown.TRUNCATED)
+        offsets[in_file] = np.where(complete, place, 0)
+        return offsets, unknown
+
+    def _gather(self, offsets: Words, size: int) -> Bytes:
+        found: Bytes = self._windows(size)[offsets.astype(np.int64)]
+        return found
+
+    def _windows(self, size: int) -> Bytes:
+        """The file as overlapping rows: row n is the ``size`` bytes at offset n."""
+        windows = max(self._file.size - size + 1, 0)
+        return np.lib.stride_tricks.as_strided(self._file, (windows, size), (1, 1), writeable=False)
+
+
+def _near_members(
+    layout: dict[str, tuple[np.dtype[Any], int]],
+) -> Iterator[tuple[int, np.dtype[Any]]]:
+    """The members (dtype and offset) as parts, each with its offset, of what lies together."""
+    names = sorted(layout, key=lambda name: layout[name][1])
+    ends = [layout[name][1] + layout[name][0].itemsize for name in names]
+    apart = [n for n, name in enumerate(names) if n and layout[name][1] > ends[n - 1] + NEAR_MEMBER]
+    for begin, end in pairwise([0, *apart, len(names)]):
+        first = layout[names[begin]][1]
+        yield (
+            first,
+            np.dtype(
+                {
+                    "names": names[begin:end],
+                    "formats": [layout[name][0] for name in names[begin:end]],
+                    "offsets": [layout[name][1] - first for name in names[begin:end]],
+                    "itemsize": ends[end - 1] - first,
+                }
+            ),
+        )
+
+
+def _map(descriptor: int) -> Bytes:
+    return np.frombuffer(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ), np.uint8)
+
+
+def _aligned(size: int) -> mmap.mmap:
+    """``size`` bytes of our own from a page boundary on: copies to other places are slower."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

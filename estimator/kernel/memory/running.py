@@ -1,0 +1,35 @@
+"""The memory of a system that runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from drgn import Program
+
+from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Memory
+from estimator.kernel.memory.intervals import Mask, Words
+
+
+class RunningMemory(Memory):
+    """Reads structs of the direct map a frame at a time, not one read (or page walk) each."""
+
+    moving = True
+
+    def __init__(self, prog: Program) -> None:
+        super().__init__(prog)
+        self._direct_map_end = self.direct_map + (int(prog["max_pfn"].value_()) << PAGE_SHIFT)
+
+    def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
+        """See ``Memory.structs``."""
+        size = dtype.itemsize
+        start = addresses - np.uint64(self.direct_map)
+        bulk = (addresses >= self.direct_map) & (addresses < self._direct_map_end)
+        bulk &= (start & np.uint64(PAGE_SIZE - 1)) + np.uint64(size) <= PAGE_SIZE
+        found, ok = np.empty(len(addresses), dtype), np.empty(len(addresses), np.bool_)
+        data, ok[bulk] = self.within_frames(start[bulk], size)
+        found[bulk] = data.view(dtype)[:, 0]
+        if not bulk.all():  # vmalloc space or the kernel image, or across a page boundary
+            found[~bulk], ok[~bulk] = super().structs(addresses[~bulk], dtype)
+        return found, ok

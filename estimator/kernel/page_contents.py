@@ -1,0 +1,64 @@
+"""Frames: struct page facts and the hash of the content, together."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator.collect.hashing import hash_frames
+from estimator.collect.mappings import FRAME_FACTS, Columns
+from estimator.kernel.memory import Memory
+from estimator.kernel.memory.intervals import Mask, Words
+from estimator.kernel.page_array import PageArray, PageInfo
+from estimator.snapshot.flags import FrameFlag, Unknown
+
+_LOOKS = 3
+Rows = npt.NDArray[np.int64]
+
+
+def read_frames(pages: PageArray, memory: Memory, pfns: Words, seed: int, moving: bool) -> Columns:
+    """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of anonymous ones.
+
+    With ``moving`` struct pages are read again after the content: where they no longer say the
+    same, all is read again, at last given up as ``Unknown.CHANGED``.
+    """
+    info = pages.read(pfns)
+    columns = {name: values for name, values in vars(info).items() if name in FRAME_FACTS}
+    columns["hash"], columns["unknown"] = (
+        np.zeros(len(pfns), np.uint64),
+        np.zeros(len(pfns), np.uint8),
+    )
+    rows: Rows = np.flatnonzero(info.ok & info.anonymous)
+    _hash(columns, memory, pfns, rows, seed)
+    if not moving:
+        return columns
+    for _ in range(_LOOKS):
+        after = pages.read(pfns)
+        moved = _moved(info, after)
+        if not moved.any():
+            break
+        for name in columns.keys() & vars(after).keys():
+            columns[name] = vars(after)[name]
+        info, rows = after, np.flatnonzero(moved & after.ok & after.anonymous)
+        columns["unknown"][moved] = 0
+        _hash(columns, memory, pfns, rows, seed)
+    else:
+        columns["unknown"][_moved(info, pages.read(pfns))] = Unknown.CHANGED
+    poisoned = (columns["flags"] & np.uint32(FrameFlag.HWPOISON)) != 0
+    columns["unknown"][poisoned] = Unknown.UNREADABLE  # /proc/kcore has zeroes for them
+    columns["hash"][columns["unknown"] != Unknown.HASHED] = 0
+    return columns
+
+
+def _hash(columns: Columns, memory: Memory, pfns: Words, rows: Rows, seed: int) -> None:
+    columns["hash"][rows], columns["unknown"][rows] = hash_frames(memory, pfns[rows], seed)
+
+
+def _moved(before: PageInfo, after: PageInfo) -> Mask:
+    """Which frames were freed, used for something else, split or merged between two looks."""
+    moved: Mask = (
+        (before.mapping != after.mapping)
+        | (before.head_pfn != after.head_pfn)
+        | (before.ok != after.ok)
+    )
+    return moved

@@ -1,0 +1,42 @@
+"""The target of a drgn session that has one already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from drgn import ModuleFileStatus, Program, ProgramFlags
+
+from estimator.errors import NoDebugInfoError, TargetError
+from estimator.kernel.core import refuse_incomplete, with_memory
+from estimator.kernel.dump.split import inspect_dump
+from estimator.kernel.symbols import hint_elsewhere, kernel_release
+from estimator.kernel.target import Target
+
+
+def from_program(prog: Program) -> Target:
+    """The target of a drgn Program that has one, with symbols loaded: inside drgn itself.
+
+    Raises the errors of ``open_core``.
+    """
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        raise TargetError(
+            "this drgn session does not look at a Linux kernel", hint="drgn -c VMCORE"
+        )
+    if prog.main_module().debug_file_status != ModuleFileStatus.HAVE:
+        release = kernel_release(prog)
+        raise NoDebugInfoError(
+            f"this drgn session has no debug information of kernel {release}",
+            hint=f"{hint_elsewhere(release)}, or name the file with drgn -s VMLINUX",
+        )
+    path = prog.core_dump_path
+    if path is None or prog.flags & ProgramFlags.IS_LIVE:
+        from estimator.kernel.memory.running import RunningMemory
+        from estimator.kernel.running import KCORE
+
+        memory = RunningMemory(prog)
+        if prog.flags & ProgramFlags.IS_LOCAL:
+            return Target(prog, memory, "live", str(KCORE), "kcore")
+        return Target(prog, memory, "qemu", "the guest of this drgn session", "qmp")
+    dump = inspect_dump([Path(path)])
+    refuse_incomplete(dump)
+    return with_memory(prog, dump)

@@ -1,0 +1,104 @@
+"""What merging gives back and what it costs, in frames and bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from estimator.ksm.case import Case
+from estimator.ksm.fate import Fate
+from estimator.ksm.frames import Ints, live_node_frames
+from estimator.ksm.rules import Rules
+from estimator.snapshot.flags import FrameFlag
+
+
+def general_profit_bytes(rules: Rules, sharing: int, zero_pages: int, rmap_items: int) -> int:
+    """general_profit_show() in mm/ksm.c; kernels that don't count zero pages leave them out."""
+    zero_pages = zero_pages if rules.counts_zero_pages else 0
+    return (sharing + zero_pages) * rules.page_bytes - rmap_items * rules.rmap_item_bytes
+
+
+def slab_bytes(objects: int, object_bytes: int, page_bytes: int) -> int:
+    """Bytes of the slab pages that hold ``objects``, one page per slab."""
+    return -(-objects // (page_bytes // object_bytes)) * page_bytes
+
+
+def stable_nodes(case: Case, fate: Fate) -> tuple[int, int, int]:
+    """Stable nodes, chains and dups at rest.
+
+    ksm_stable_node_chains counts contents with more than one node, ksm_stable_node_dups their
+    nodes (alloc_stable_node_chain() and stable_node_chain_add_dup() in mm/ksm.c).
+    """
+    frames = fate.node.copy()
+    frames[live_node_frames(case.snapshot)] = True
+    content = case.contents.of_frame[frames]
+    per_content = np.bincount(content[content >= 0])
+    chained = per_content[per_content > 1]
+    return int(np.count_nonzero(frames)), len(chained), int(chained.sum())
+
+
+def unmapped_pieces(case: Case) -> Ints:
+    """i64 per large folio: pages of it that no process maps; they are no rows of ``frames``.
+
+    0 for a folio with mappings that the snapshot does not account for, or in the swap cache.
+    """
+    frames, folio = case.snapshot.frames, case.facts.folio
+    large = np.flatnonzero(folio >= 0)
+    if not len(large):
+        return np.zeros(0, dtype=np.int64)
+    number = folio[large]
+    begins = np.flatnonzero(np.append(True, number[1:] != number[:-1]))
+    first = large[begins]
+    mapped = np.add.reduceat(case.facts.mapcount[large], begins)
+    pages = np.left_shift(1, frames["order"].to_numpy()[first].astype(np.int64))
+    complete = mapped == frames["folio_mapcount"].to_numpy()[first]
+    complete &= (frames["flags"].to_numpy()[first] & FrameFlag.SWAPCACHE) == 0
+    pieces: Ints = np.where(complete, pages - np.diff(np.append(begins, len(large))), 0)
+    return pieces
+
+
+def physical(case: Case, fate: Fate, rmap_items: int, stable_nodes: int) -> dict[str, int]:
+    """Frames and bytes that the system gets back.
+
+    ``rmap_items``, ``stable_nodes``: how many there are at rest, chains among the nodes.
+
+    A frame is free when every mapping of it, system-wide, went to another page. The pieces of a
+    huge page that nobody maps any more are free once it is split. Each copy made by break_cow()
+    while others keep the old frame takes one. Overhead is what KSM allocates: one
+    rmap_item per candidate, a stable node per KSM page and per chain, an mm slot per process, in
+    whole slab pages. What KSM had allocated already is not counted against it again.
+    """
+    rules, facts = case.rules, case.facts
+    free = (fate.left > 0) & (fate.left >= facts.mapcount) & ~fate.ksm
+    freed = int(np.count_nonzero(free | fate.vanished)) - len(fate.copied)
+    unmapped = unmapped_pieces(case)
+    freed += int(unmapped[fate.split].sum())
+    overhead = {
+        "rmap_items_bytes": slab_bytes(rmap_items, rules.rmap_item_bytes, rules.page_bytes),
+        "stable_nodes_bytes": slab_bytes(stable_nodes, rules.stable_node_bytes, rules.page_bytes),
+        "mm_slots_bytes": slab_bytes(
+            int(np.count_nonzero(case.candidates.mms)), rules.mm_slot_bytes, rules.page_bytes
+        ),
+    }
+    overhead_bytes = sum(overhead.values())
+    before = len(facts.items) + int(unmapped.sum())
+    saved = freed * rules.page_bytes
+    return {
+        "frames_before": before,
+        "frames_after": before - freed,
+        "frames_freed": freed,
+        "bytes_saved": saved,
+        "net_bytes_saved": saved - overhead_bytes + _overhead_now_bytes(case),
+        "overhead_bytes": overhead_bytes,
+        **overhead,
+    }
+
+
+def _overhead_now_bytes(case: Case) -> int:
+    rules, snapshot = case.rules, case.snapshot
+    counted = snapshot.processes["ksm_rmap_items"].to_numpy(dtype=np.int64, na_value=0)
+    rmap_items = int(counted[case.candidates.mms].sum())
+    chain_ids = snapshot.stable_nodes["chain_id"].to_numpy()
+    nodes = len(chain_ids) + len(np.unique(chain_ids[chain_ids >= 0]))
+    return slab_bytes(rmap_items, rules.rmap_item_bytes, rules.page_bytes) + slab_bytes(
+        nodes, rules.stable_node_bytes, rules.page_bytes
+    )

@@ -1,0 +1,159 @@
+"""What a reader has to know before trusting a number, in plain words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from estimator.ksm.case import Case
+from estimator.ksm.fate import Fate
+from estimator.ksm.frames import distinct
+from estimator.ksm.policy import Policy
+from estimator.ksm.prediction import Outcome
+from estimator.snapshot.flags import MappingFlag
+
+VM_HUGEPAGE = 0x20000000  # include/linux/mm.h, the same on every architecture
+
+
+@dataclass(frozen=True)
+class Told:
+    """How the question was put: with a later snapshot; with settings that need a fresh start."""
+
+    two_snapshots: bool = False
+    starts_over: bool = False
+
+
+def warnings(
+    case: Case, policy: Policy, fate: Fate, coverage: dict[str, Any], told: Told
+) -> list[str]:
+    """The warnings that apply, most important first."""
+    found = [
+        *case.snapshot.info.get("source", {}).get("warnings", ()),
+        _lost(case),
+        _unknown(coverage),
+        _starts_over(told),
+        _prot_none(case),
+        _order(case, policy, fate),
+        _khugepaged(case),
+        _no_prctl(case, policy),
+        _uncounted_zero_pages(case, fate),
+        _changing(case, coverage, told),
+    ]
+    return [text for text in found if text]
+
+
+def _lost(case: Case) -> str | None:
+    """What the kernel's own data says was there; whose pages it had can't be said."""
+    unknown = case.snapshot.info.get("unknown", {})
+    names = {"processes": "processes", "vmas": "VMAs", "stable_nodes": "nodes of the stable tree"}
+    names |= {"anonymous_pages": "anonymous pages that processes are charged for"}
+    lost = [f"{unknown[key]} {name}" for key, name in names.items() if unknown.get(key)]
+    return f"Not found or not readable: {', '.join(lost)}." if lost else None
+
+
+def _unknown(coverage: dict[str, Any]) -> str | None:
+    unknown, total = coverage["unknown_pages"], coverage["candidate_pages"]
+    missing = coverage["page_table_missing_pages"]
+    if not unknown and not missing:
+        return None
+    reasons = ", ".join(f"{n} {reason}" for reason, n in coverage["unknown_by_reason"].items())
+    text = f"{unknown} of {total} candidate pages could not be read"
+    text += f" ({reasons})" if reasons else ""
+    if missing:
+        text += f", and the page tables of {missing} more are missing"
+    return text + ": they are in no counter."
+
+
+def _starts_over(told: Told) -> str | None:
+    if not told.starts_over:
+        return None
+    return (
+        "The kernel refuses to change max_page_sharing or merge_across_nodes while pages are "
+        "merged: the numbers, savings included, are as if all had been unmerged before "
+        "(echo 2 > /sys/kernel/mm/ksm/run)."
+    )
+
+
+def _changing(case: Case, coverage: dict[str, Any], told: Told) -> str:
+    if not told.two_snapshots:
+        return (
+            "One snapshot can't tell which pages keep changing: those never merge, so pages_shared "
+            "and pages_sharing are upper bounds."
+        )
+    text = (
+        f"{coverage['changed_pages']} candidate pages changed between the two snapshots and are "
+        "taken to keep changing: they count as volatile."
+    )
+    if not case.rules.checksum_before_stable_tree:
+        text += (
+            " This kernel merges a changing page all the same while it equals a KSM page, until "
+            "the next write."
+        )
+    return text
+
+
+def _prot_none(case: Case) -> str | None:
+    if not case.rules.prot_none_blocks_tree:
+        return None
+    rows = case.candidates.row_numbers()
+    pages = int(np.count_nonzero(case.mapping_flags[rows] & MappingFlag.PROT_NONE))
+    if not pages:
+        return None
+    return (
+        f"{pages} candidate pages are PROT_NONE (mprotect or NUMA balancing). This kernel's ksmd "
+        "can't see through them in its search tree: one of them can keep other pages from merging, "
+        "which depends on the bytes of the pages and is not predicted except for the first page."
+    )
+
+
+def _order(case: Case, policy: Policy, fate: Fate) -> str | None:
+    if not len(fate.simulated):
+        return None
+    frames = case.frame_of_row[fate.simulated]
+    contents = len(distinct(case.contents.of_frame[frames]))
+    text = (
+        f"{contents} contents on {len(fate.simulated)} pages depend on the order in which ksmd "
+        "scans (more copies than max_page_sharing, shared by fork, pinned or zero-filled): they "
+        "are simulated in that order. "
+    )
+    unlisted = case.snapshot.processes["scan_order"].to_numpy() < 0
+    if policy.scope == "all" and (unlisted & case.candidates.mms).any():
+        text += (
+            "For processes that are not on ksmd's list yet the order of their start is taken; "
+            "opting in in another order can change pages_shared, pages_sharing, pages_unshared "
+            "and pages_volatile by these pages."
+        )
+    return text.rstrip()
+
+
+def _khugepaged(case: Case) -> str | None:
+    setting = case.snapshot.info.get("thp_enabled")
+    flags = case.snapshot.vmas["vm_flags"].to_numpy()[case.candidates.vmas]
+    if setting == "always" or (setting == "madvise" and (flags & VM_HUGEPAGE).any()):
+        return (
+            f"Transparent huge pages are enabled ({setting}): khugepaged may collapse again what "
+            "ksmd has split, and there is no strict state at rest then. The numbers are those "
+            "without khugepaged."
+        )
+    return None
+
+
+def _no_prctl(case: Case, policy: Policy) -> str | None:
+    if policy.scope == "enabled" or case.rules.merge_any_prctl:
+        return None
+    return (
+        "This kernel has no prctl(PR_SET_MEMORY_MERGE): the numbers are as if every compatible "
+        "range had been given to madvise(MADV_MERGEABLE)."
+    )
+
+
+def _uncounted_zero_pages(case: Case, fate: Fate) -> str | None:
+    pages = int(np.count_nonzero(fate.outcome == Outcome.ZERO_PAGE))
+    if case.rules.counts_zero_pages or not pages:
+        return None
+    return (
+        f"{pages} zero-filled pages are replaced by the zero page; this kernel has no counter "
+        "for them, so they are in the physical saving only."
+    )

@@ -1,0 +1,143 @@
+"""What the rules need to know of every frame, gathered once from the snapshot's tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator import arrays as bulk
+from estimator.ksm.candidates import Candidates
+from estimator.ksm.mergeable import clean_read_only, pinned_frames
+from estimator.ksm.rules import Rules
+from estimator.snapshot.flags import FrameFlag, MappingFlag
+from estimator.snapshot.snapshot import Snapshot
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int32]  # rows, frames, contents: 2^31 pages are 8 TiB
+
+NEVER = np.iinfo(np.int32).max  # a row that no scan reaches
+
+
+def distinct(numbers: Ints | Numbers) -> Ints:
+    """``np.unique`` of small numbers from 0, many times faster for millions of them."""
+    return np.flatnonzero(np.bincount(numbers))
+
+
+@dataclass(frozen=True)
+class FrameFacts:
+    """What matters of every frame, one entry of every array per row of ``frames``.
+
+    ``known``: its content is. ``items``: candidate mappings. ``first``: the row of the first one,
+    else NEVER. ``mapcount``: all mappings, system-wide. ``folio``: number of the large folio, else
+    -1. ``pinned``: see ``mergeable.py``. ``blocked``: no item of it can be merged.
+    ``maybe_blocked``: some can and some can't. ``zero``: zero bytes. ``mlocked``: PG_mlocked.
+    ``ksm``: PageKsm(). ``node``: it is the KSM page of a live stable node. ``on_node``: how many of
+    the items are on that node already. ``opaque``: an item is PROT_NONE where that hides it from
+    searches of the unstable tree.
+    """
+
+    known: Bools
+    items: Numbers
+    first: Numbers
+    mapcount: Numbers
+    folio: Numbers
+    pinned: Bools
+    blocked: Bools
+    maybe_blocked: Bools
+    zero: Bools
+    mlocked: Bools
+    ksm: Bools
+    node: Bools
+    on_node: Numbers
+    opaque: Bools
+
+
+def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> FrameFacts:
+    """Gather the facts; linear in the number of mappings and frames."""
+    frames = snapshot.frames
+    count = len(frames)
+    flags = frames["flags"].to_numpy()
+    known = frames["unknown"].to_numpy() == 0
+    items = bulk.count(candidates.frame, count)
+    first = np.full(count, NEVER, dtype=np.int32)
+    for piece in reversed(list(bulk.pieces(len(candidates.frame)))):
+        first[candidates.frame[piece][::-1]] = candidates.row_numbers(piece)[::-1]
+    if not known.all():
+        items[~known] = 0
+        first[~known] = NEVER
+
+    ksm = (flags & FrameFlag.KSM) != 0
+    node = np.zeros(count, dtype=bool)
+    node[live_node_frames(snapshot)] = True
+    on_node = np.zeros(count, dtype=np.int32)
+    if node.any():
+        merged = candidates.frame[_on_node(snapshot, candidates, node)]
+        on_node = np.bincount(merged, minlength=count).astype(np.int32)
+
+    large = (flags & FrameFlag.LARGE) != 0
+    folio = np.full(count, -1, dtype=np.int32)
+    if large.any():
+        head = frames["head_pfn"].to_numpy()[large]
+        folio[large] = np.cumsum(np.append(True, head[1:] != head[:-1]), dtype=np.int32) - 1
+
+    pinned = pinned_frames(frames)
+    orphan = ksm & ~node
+    exclusive = (flags & FrameFlag.ANON_EXCLUSIVE) != 0
+    blocked = orphan | (pinned & (large | exclusive))
+    maybe_blocked = pinned & ~blocked & (items > 0)
+    if maybe_blocked.any():
+        free = _items_without_reference_test(snapshot, candidates, maybe_blocked)
+        blocked |= maybe_blocked & (free == 0)
+        maybe_blocked &= (free > 0) & (free < items)
+
+    opaque = np.zeros(count, dtype=bool)
+    if rules.prot_none_blocks_tree:
+        prot_none = (snapshot.mappings["flags"].to_numpy() & MappingFlag.PROT_NONE) != 0
+        opaque[candidates.frame[prot_none[candidates.row_numbers()]]] = True
+    return FrameFacts(
+        known=known,
+        items=items,
+        first=first,
+        mapcount=frames["mapcount"].to_numpy(),
+        folio=folio,
+        pinned=pinned,
+        blocked=blocked,
+        maybe_blocked=maybe_blocked,
+        zero=(flags & FrameFlag.ZERO) != 0,
+        mlocked=(flags & FrameFlag.MLOCKED) != 0,
+        ksm=ksm,
+        node=node,
+        on_node=on_node,
+        opaque=opaque,
+    )
+
+
+def live_node_frames(snapshot: Snapshot) -> Ints:
+    """i64: frame_id of every live stable node that somebody maps, in the kernel's search order.
+
+    A node is live as long as its page points back at it (ksm_get_folio() in mm/ksm.c).
+    """
+    nodes = snapshot.stable_nodes
+    frame_id = nodes["frame_id"]
+    live = nodes["live"].to_numpy() & frame_id.notna().to_numpy()
+    return frame_id[live].to_numpy(dtype=np.int64)
+
+
+def _on_node(snapshot: Snapshot, candidates: Candidates, node: Bools) -> Bools:
+    flags = snapshot.mappings["flags"].to_numpy()
+    if candidates.rows is not None:
+        flags = flags[candidates.rows]
+    on_node: Bools = ((flags & MappingFlag.MERGED) != 0) & node[candidates.frame]
+    return on_node
+
+
+def _items_without_reference_test(
+    snapshot: Snapshot, candidates: Candidates, frames: Bools
+) -> Ints:
+    chosen = np.flatnonzero(frames[candidates.frame])
+    flags = snapshot.mappings["flags"].to_numpy()[candidates.row_numbers()[chosen]]
+    free = clean_read_only(flags)
+    return np.bincount(candidates.frame[chosen[free]], minlength=len(frames))

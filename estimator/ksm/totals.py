@@ -1,0 +1,194 @@
+"""Sums over the fate of every mapping: counters, processes, VMAs, cgroups, coverage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from estimator.arrays import pieces, take
+from estimator.ksm.accounting import general_profit_bytes, physical, stable_nodes
+from estimator.ksm.candidates import unknown_counts
+from estimator.ksm.case import Case
+from estimator.ksm.caveats import Told, warnings
+from estimator.ksm.fate import Fate
+from estimator.ksm.frames import Bools, Ints
+from estimator.ksm.policy import Policy
+from estimator.ksm.prediction import Outcome, Prediction
+
+_SUMS = [
+    "ksm_rmap_items",
+    "ksm_merging_pages",
+    "ksm_zero_pages",
+    "pages_unshared",
+    "pages_volatile",
+    "smaps_ksm_pages",
+    "unknown_pages",
+]
+
+
+def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
+    """Put the prediction together."""
+    rules, processes = case.rules, case.snapshot.processes
+    vmas = _vmas(case, fate)
+    per_mm = _processes(case, vmas)
+    totals = {name: int(per_mm[name].sum()) for name in _SUMS}
+    shared = int(np.count_nonzero(fate.node))
+    nodes, chains, dups = stable_nodes(case, fate)
+    sharing = totals["ksm_merging_pages"] - shared
+    counters = {
+        "pages_shared": shared,
+        "pages_sharing": sharing,
+        "pages_unshared": totals["pages_unshared"],
+        "pages_volatile": totals["pages_volatile"],
+        "ksm_zero_pages": totals["ksm_zero_pages"],
+        "stable_node_chains": chains,
+        "stable_node_dups": dups,
+        "ksm_rmap_items": totals["ksm_rmap_items"],
+        "general_profit": general_profit_bytes(
+            rules, sharing, totals["ksm_zero_pages"], totals["ksm_rmap_items"]
+        ),
+    }
+    coverage = _coverage(case, fate, counters)
+    cgroups = per_mm.groupby("cgroup", sort=True)[[*_SUMS, "ksm_process_profit"]].sum()
+    return Prediction(
+        policy=policy,
+        kernel=dict(case.snapshot.info["kernel"]),
+        counters=counters,
+        physical=physical(case, fate, totals["ksm_rmap_items"], nodes + chains),
+        coverage=coverage,
+        scans=fate.scans,
+        smart_scan=rules.smart_scan,
+        warnings=warnings(case, policy, fate, coverage, told),
+        processes=per_mm,
+        vmas=vmas[case.candidates.mms[processes_of(vmas)]].reset_index(drop=True)
+        if len(processes)
+        else vmas,
+        cgroups=cgroups.reset_index(),
+        excluded=_excluded(case),
+        outcome=fate.outcome,
+        stable_node=fate.stable_frame,
+        content=case.contents.of_frame,
+    )
+
+
+def processes_of(vmas: pd.DataFrame) -> Ints:
+    """mm_id per row, as an index."""
+    mm: Ints = vmas["mm_id"].to_numpy().astype(np.int64)
+    return mm
+
+
+def maps_ksm_page(case: Case, fate: Fate) -> Bools:
+    """Bool per row of ``mappings``: the PTE maps a KSM page at rest, as smaps "KSM:" counts them.
+
+    Besides merged ones these are mappings that never take part but share the frame of a stable
+    node, and those of orphans (``simulate.py``).
+    """
+    maps: Bools = take(fate.ksm, case.frame_of_row)
+    maps &= (fate.outcome != Outcome.ZERO_PAGE) & (fate.outcome != Outcome.SPLIT_AWAY)
+    maps[fate.copied] = False
+    maps |= fate.outcome == Outcome.MERGED
+    return maps
+
+
+def _vmas(case: Case, fate: Fate) -> pd.DataFrame:
+    """One row per VMA of the snapshot, in its order."""
+    table, candidates = case.snapshot.vmas, case.candidates
+    counts = _per_vma(case, fate.outcome, len(Outcome))
+    smaps = _per_vma(case, maps_ksm_page(case, fate).view(np.uint8), 2)[:, 1]
+    mm = table["mm_id"].to_numpy()
+    rmap_items = [Outcome.UNSHARED, Outcome.VOLATILE, Outcome.MERGED]
+    zero_pages = table["ksm_zero_pages"].to_numpy().astype(np.int64) + counts[:, Outcome.ZERO_PAGE]
+    return pd.DataFrame(
+        {
+            "vma_id": table["vma_id"],
+            "mm_id": table["mm_id"],
+            "pid": case.snapshot.processes["pid"].to_numpy()[mm],
+            "start": table["start"],
+            "end": table["end"],
+            "name": table["name"],
+            "ksm_rmap_items": counts[:, rmap_items].sum(axis=1),
+            "ksm_merging_pages": counts[:, Outcome.MERGED],
+            "ksm_zero_pages": zero_pages if case.rules.counts_zero_pages else 0,
+            "pages_unshared": counts[:, Outcome.UNSHARED],
+            "pages_volatile": counts[:, Outcome.VOLATILE],
+            "smaps_ksm_pages": smaps,
+            "split_away_pages": counts[:, Outcome.SPLIT_AWAY],
+            "unknown_pages": counts[:, Outcome.UNKNOWN],
+            "excluded_by": candidates.excluded_by,
+        }
+    )
+
+
+def _per_vma(case: Case, values: npt.NDArray[np.uint8], kinds: int) -> Ints:
+    """How often each value occurs in each VMA: i64, VMAs x kinds."""
+    counts = np.zeros(len(case.snapshot.vmas) * kinds, np.int64)
+    vma = case.snapshot.mappings["vma_id"].to_numpy()
+    for piece in pieces(len(vma)):
+        np.add.at(counts, vma[piece].astype(np.int64) * kinds + values[piece], 1)
+    return counts.reshape(-1, kinds)
+
+
+def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:
+    rules, processes = case.rules, case.snapshot.processes
+    sums = {
+        name: np.bincount(processes_of(vmas), vmas[name].to_numpy(), len(processes)).astype(
+            np.int64
+        )
+        for name in _SUMS
+    }
+    profit = (sums["ksm_merging_pages"] + sums["ksm_zero_pages"]) * rules.page_bytes - sums[
+        "ksm_rmap_items"
+    ] * rules.rmap_item_bytes  # ksm_process_profit() in mm/ksm.c
+    table = pd.DataFrame(
+        {
+            **{name: processes[name] for name in ("mm_id", "pid", "comm", "cgroup", "uid")},
+            **sums,
+            "ksm_process_profit": profit,
+        }
+    )
+    return table[case.candidates.mms].reset_index(drop=True)
+
+
+def _coverage(case: Case, fate: Fate, counters: dict[str, int]) -> dict[str, Any]:
+    """What was known of the candidates, in pages, and what the unknown could add."""
+    candidates, vmas = case.candidates, case.snapshot.vmas
+    total = len(candidates.frame) + len(candidates.changing)
+    unknown = int(np.count_nonzero(fate.outcome == Outcome.UNKNOWN))
+    by_reason = {}
+    if unknown:
+        per_frame = np.bincount(candidates.frame, minlength=len(case.facts.items))
+        by_reason = unknown_counts(case.snapshot.frames, per_frame)
+
+    def of_candidate_vmas(name: str) -> int:
+        return int(vmas[name].to_numpy()[candidates.vmas].sum())
+
+    missing = of_candidate_vmas("unknown_pages")
+    lost = 0  # of no VMA that was found
+    if candidates.mms.all():
+        lost = case.snapshot.info.get("unknown", {}).get("anonymous_pages", 0)
+    known, there = total - unknown, total + missing + lost
+    return {
+        "candidate_pages": total,
+        "hashed_pages": total - unknown,
+        "unknown_pages": unknown,
+        "unknown_by_reason": by_reason,
+        "changed_pages": len(candidates.changing),
+        "hashed_share": known / there if there else 1.0,
+        "swap_pages": of_candidate_vmas("swap_pages"),
+        "nonpresent_pages": of_candidate_vmas("nonpresent_pages"),
+        "page_table_missing_pages": missing,
+        "lost_pages": lost,
+        "pages_sharing_at_most": counters["pages_sharing"] + unknown,
+    }
+
+
+def _excluded(case: Case) -> pd.DataFrame:
+    """Excluded VMAs of the selected processes by reason: excluded_by, vmas, anonymous_pages."""
+    reason = case.candidates.excluded_by
+    shut = np.flatnonzero(pd.notna(reason))
+    pages = np.diff(case.candidates.vma_starts)[shut]
+    table = pd.DataFrame({"excluded_by": reason[shut], "vmas": 1, "anonymous_pages": pages})
+    return table.groupby("excluded_by", sort=True).sum().reset_index()

@@ -1,0 +1,217 @@
+"""What is in the frames, from /proc/PID/mem: copied and hashed a MiB at a time."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise, repeat
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from xxhash import xxh3_64_intdigest
+
+from estimator.collect.hashing import PAGE_SIZE
+from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped, Words, rows_of
+from estimator.collect.workers import Pieces, forked, shared_columns
+from estimator.procfs.nodes import nodes_of
+from estimator.procfs.page_flags import frame_facts
+from estimator.procfs.processes import PROC, Process
+from estimator.snapshot.flags import Unknown
+
+_WORKERS = 2  # a server has other work to do
+_FACTS_AT_ONCE = 1 << 15
+_PIECE_PAGES = 256  # 1 MiB stays in the cache between copying and hashing
+_NOWHERE = np.iinfo(np.uint64).max
+
+
+def workers_here() -> int:
+    """How many processes read at once."""
+    return min(_WORKERS, len(os.sched_getaffinity(0)))
+
+
+def look_at(
+    pfns: Words,
+    mapped: Mapped,
+    vmas: pd.DataFrame,
+    processes: Sequence[Process],
+    seed: int,
+    progress: Callable[[str, int, int], None],
+    pace: Callable[[int], None],
+) -> Columns:
+    """Columns of ``FRAME_FACTS`` of the frames ``pfns``, ``zero_page`` and ``read_at``.
+
+    Read by some processes at once; each keeps to its part of the pace.
+    """
+    facts = shared_columns(len(pfns), FRAME_FACTS | {"zero_page": np.bool_, "read_at": np.uint64})
+
+    workers = workers_here()
+    fact_pieces = Pieces(-(-len(pfns) // _FACTS_AT_ONCE))
+
+    def read_facts() -> None:
+        for number in fact_pieces:
+            piece = slice(number * _FACTS_AT_ONCE, (number + 1) * _FACTS_AT_ONCE)
+            for name, values in frame_facts(pfns[piece]).items():
+                facts[name][piece] = values
+
+    facts["node"][:] = nodes_of(pfns)
+    with forked(workers - 1, read_facts):
+        mappings = _first_mappings(pfns, mapped)
+        read_facts()
+    mappings[~facts["anonymous"]] = -1
+    places = _Places(mappings, mapped, vmas, processes)
+    facts["read_at"][:] = _NOWHERE
+    total = len(places.rows)
+    pieces = Pieces(-(-total // _PIECE_PAGES))
+
+    def read_contents(progress: Callable[[str, int, int], None]) -> None:
+        done = 0
+        for frames in _hash_frames(places, pieces, facts, seed):
+            done += frames * workers
+            progress("frames", min(done, total), total)
+            pace(frames * workers * PAGE_SIZE)
+
+    with forked(workers - 1, lambda: read_contents(lambda *_: None)):
+        read_contents(progress)
+    return facts
+
+
+def forget_what_moved(pfns: Words, facts: Columns, mapped: Mapped) -> None:
+    """Make unknown what was read through a mapping that is not in ``mapped`` with its frame.
+
+    Other mappings of the frame may hold still: after fork, one process may write to its own copy.
+    """
+    read_at = facts.pop("read_at")
+    key = mapped.key
+    place = np.minimum(np.searchsorted(key, read_at), max(len(key) - 1, 0))
+    moved = facts["unknown"] == Unknown.HASHED
+    if len(key):
+        moved &= (key[place] != read_at) | (mapped.pfn[place] != pfns)
+    facts["hash"][moved] = 0
+    facts["unknown"][moved] = Unknown.CHANGED
+
+
+def _first_mappings(pfns: Words, mapped: Mapped) -> npt.NDArray[np.int64]:
+    """The first row of ``mapped`` that maps each of the frames ``pfns``; -1 if none does."""
+    mappings = np.flatnonzero(np.isin(mapped.pfn, pfns))
+    row = rows_of(pfns, mapped.pfn[mappings])
+    first = np.full(len(pfns), -1)
+    first[row[::-1]] = mappings[::-1]
+    return first
+
+
+class _Places:
+    """Where frames are read: ``mappings[n]`` is the row of ``mapped`` for the frame number n.
+
+    They stand in the order of addresses, so that contents are copied from a process in long runs.
+    Frames where it is -1 are left out.
+    """
+
+    def __init__(
+        self,
+        mappings: npt.NDArray[np.int64],
+        mapped: Mapped,
+        vmas: pd.DataFrame,
+        processes: Sequence[Process],
+    ) -> None:
+        frame = np.full(len(mapped.pfn) + 1, -1)
+        frame[mappings] = np.arange(len(mappings))
+        place = np.flatnonzero(frame[:-1] >= 0)
+        vma = mapped.vma_id[place]
+        self.rows = frame[place]
+        self.key = mapped.key[place]
+        self._page = (vmas["start"].to_numpy() >> np.uint64(12))[vma] + mapped.page_index[place]
+        self._mm = vmas["mm_id"].to_numpy()[vma]
+        self._pids = [process.pid for process in processes]
+        self._breaks = np.flatnonzero((np.diff(self._page) != 1) | (np.diff(self._mm) != 0)) + 1
+
+    def runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+        """Frames [start, stop) in runs of one process: first and last, pid, first page."""
+        first, last = np.searchsorted(self._breaks, (start, stop), side="right")
+        bounds = [start, *self._breaks[first:last].tolist()]
+        if bounds[-1] != stop:
+            bounds.append(stop)
+        for begin, end in pairwise(bounds):
+            yield begin, end, self._pids[self._mm[begin]], int(self._page[begin])
+
+
+def _hash_frames(
+    places: _Places, pieces: Iterable[int], facts: Columns, seed: int
+) -> Iterator[int]:
+    """Fill ``hash``, ``unknown`` and ``read_at`` of the frames of some pieces of ``places``.
+
+    ``read_at``: the ``Mapped.key`` of the mapping through which the frame was read. Yields how many
+    frames a piece had when it is done.
+    """
+    with _Reader() as reader:
+        for piece in pieces:
+            start, stop = piece * _PIECE_PAGES, min((piece + 1) * _PIECE_PAGES, len(places.rows))
+            unknown = np.concatenate(
+                [
+                    reader.copy(begin - start, end - begin, pid, page)
+                    for begin, end, pid, page in places.runs(start, stop)
+                ]
+            )
+            digests = map(xxh3_64_intdigest, reader.pages[: stop - start], repeat(seed))
+            hashes = np.fromiter(digests, np.uint64, stop - start)
+            hashes[unknown != Unknown.HASHED] = 0
+            rows = places.rows[start:stop]
+            facts["hash"][rows] = hashes
+            facts["unknown"][rows] = unknown
+            facts["read_at"][rows] = places.key[start:stop]
+            yield stop - start
+
+
+class _Reader:
+    """Copies pages of processes into a buffer of its own, a process at a time."""
+
+    def __init__(self) -> None:
+        memory = mmap.mmap(-1, _PIECE_PAGES * PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._memory = memoryview(memory)
+        self.pages = [
+            self._memory[place : place + PAGE_SIZE] for place in range(0, len(memory), PAGE_SIZE)
+        ]
+        self._pid, self._file = -1, -1
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def copy(self, place: int, pages: int, pid: int, page: int) -> npt.NDArray[np.uint8]:
+        """Copy pages from ``page`` of a process on to ``self.pages[place:]``; ``Unknown`` codes.
+
+        Not by process_vm_readv(2), which is faster: it pins pages, and pinning one that fork shares
+        gives the process a copy of its own (gup_must_unshare()): looking would cost memory.
+        """
+        unknown = np.full(pages, Unknown.UNREADABLE, np.uint8)
+        if not self._open(pid):
+            unknown[:] = Unknown.CHANGED  # has exited
+            return unknown
+        done = 0
+        while done < pages:
+            into = self._memory[(place + done) * PAGE_SIZE : (place + pages) * PAGE_SIZE]
+            try:
+                copied = os.preadv(self._file, [into], (page + done) * PAGE_SIZE) // PAGE_SIZE
+            except OSError:
+                copied = 0
+            unknown[done : done + copied] = Unknown.HASHED
+            done += copied + 1  # the page that stopped it is left out
+        return unknown
+
+    def _open(self, pid: int) -> bool:
+        if pid != self._pid:
+            self._close()
+            try:
+                self._file = os.open(PROC / str(pid) / "mem", os.O_RDONLY)
+            except OSError:
+                return False
+            self._pid = pid
+        return True
+
+    def _close(self) -> None:
+        if self._pid != -1:
+            os.close(self._file)
+            self._pid = -1

@@ -1,0 +1,147 @@
+"""Frames by PFN, from /proc/kpageflags and /proc/kpagecount."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator.collect.hashing import PAGE_SIZE
+from estimator.collect.mappings import Columns, Mapped, Words, distinct
+from estimator.procfs.processes import PROC
+from estimator.snapshot.flags import FrameFlag, Unknown
+
+_BLOCK = 512  # an anonymous folio lies within 2 MiB
+_BLOCKS_AT_ONCE = 256  # 1 MiB of page flags
+_GAP = np.uint64(32)  # read over gaps up to this long
+
+# include/uapi/linux/kernel-page-flags.h and kernel-page-flags.h
+_FLAGS = {
+    0: FrameFlag.LOCKED,
+    5: FrameFlag.LRU,
+    8: FrameFlag.WRITEBACK,
+    13: FrameFlag.SWAPCACHE,
+    14: FrameFlag.SWAPBACKED,
+    19: FrameFlag.HWPOISON,
+    21: FrameFlag.KSM,
+    33: FrameFlag.MLOCKED,
+}
+_PFN = np.uint64((1 << 55) - 1)
+_KPF_KSM = 21
+_ANON, _HEAD, _TAIL, _ZERO_PAGE = (np.uint64(1 << bit) for bit in (12, 15, 16, 24))
+
+
+def frame_facts(pfns: Words) -> Columns:
+    """Columns of ``FRAME_FACTS`` but ``node``, of the frames ``pfns``, and ``zero_page``, bool.
+
+    Not to be had here, and -1: ``refcount``, and the ``folio_mapcount`` of large folios.
+    """
+    flags, head, order = _flags(pfns)
+    kpf = np.zeros(len(pfns), np.uint32)
+    for bit, flag in _FLAGS.items():
+        kpf[(flags & np.uint64(1 << bit)) != 0] |= np.uint32(flag)
+    kpf[order > 0] |= np.uint32(FrameFlag.LARGE)
+    mapcount = _words("kpagecount", pfns).astype(np.int32)
+    return {
+        "ok": np.ones(len(pfns), np.bool_),
+        "anonymous": (flags & _ANON) != 0,
+        "hash": np.zeros(len(pfns), np.uint64),
+        "unknown": np.full(len(pfns), Unknown.CHANGED, np.uint8),
+        "flags": kpf,
+        "order": order,
+        "head_pfn": head,
+        "mapcount": mapcount,
+        "refcount": np.full(len(pfns), -1, np.int32),
+        "folio_mapcount": np.where(order > 0, np.int32(-1), mapcount).astype(np.int32),
+        "zero_page": (flags & _ZERO_PAGE) != 0,
+    }
+
+
+def _flags(pfns: Words) -> tuple[Words, Words, npt.NDArray[np.uint8]]:
+    """kpageflags of each frame, the head frame of its folio, and the order of that."""
+    flags, head = _words("kpageflags", pfns), pfns.copy()
+    order = np.zeros(len(pfns), np.uint8)
+    large = np.flatnonzero(flags & (_HEAD | _TAIL))
+    block = pfns[large] // np.uint64(_BLOCK)
+    place = (pfns[large] % np.uint64(_BLOCK)).astype(np.int64)
+    blocks = distinct(block)
+    for begin in range(0, len(blocks), _BLOCKS_AT_ONCE):
+        part = blocks[begin : begin + _BLOCKS_AT_ONCE]
+        words = _blocks(part, pfns, flags)
+        heads, pages = _folios(words)
+        start, stop = np.searchsorted(block, [part[0], part[-1] + np.uint64(1)])
+        at = (np.searchsorted(part, block[start:stop]), place[start:stop])
+        rows = large[start:stop]
+        head[rows] = block[start:stop] * np.uint64(_BLOCK) + heads[at].astype(np.uint64)
+        order[rows] = np.log2(pages[at]).astype(np.uint8)
+        flags[rows] |= words[at[0], heads[at]]  # before 6.10 a tail lacks what the head has
+    return flags, head, order
+
+
+def _blocks(blocks: Words, pfns: Words, flags: Words) -> Words:
+    """kpageflags of all frames of each block; read where ``pfns`` (ascending) has not all of it."""
+    first = blocks * np.uint64(_BLOCK)
+    within = np.arange(_BLOCK, dtype=np.uint64)
+    words = np.empty((len(blocks), _BLOCK), np.uint64)
+    start, stop = np.searchsorted(pfns, first), np.searchsorted(pfns, first + np.uint64(_BLOCK))
+    whole = stop - start == _BLOCK
+    words[whole] = flags[np.add.outer(start[whole], np.arange(_BLOCK))]
+    wanted: Words = np.add.outer(first[~whole], within)
+    words[~whole] = _words("kpageflags", wanted.reshape(-1)).reshape(-1, _BLOCK)
+    return words
+
+
+def ksm_flag_holds() -> bool:
+    """Whether KPF_KSM means what it says: in 6.12 every anonymous page has it.
+
+    There stable_page_flags() tests one of the two bits of PAGE_MAPPING_KSM. A page of our own shows
+    it.
+    """
+    page = np.frombuffer(mmap.mmap(-1, PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+    page[0] = 1
+    with (PROC / "self" / "pagemap").open("rb", buffering=0) as file:
+        entry = os.pread(file.fileno(), 8, page.ctypes.data // PAGE_SIZE * 8)
+    pfn = np.frombuffer(entry, np.uint64) & _PFN
+    return not int(_words("kpageflags", pfn)[0]) >> _KPF_KSM & 1
+
+
+def mark_ksm(facts: Columns, pfns: Words, mapped: Mapped, smaps: dict[str, Words]) -> bool:
+    """Set the flag KSM by smaps instead of KPF_KSM; False if smaps leaves it open somewhere.
+
+    All anonymous pages of a VMA are KSM's, or none, or smaps says only how many.
+    """
+    merged, anonymous = smaps["KSM"], smaps["Anonymous"]
+    frames = distinct(mapped.pfn[((merged > 0) & (merged == anonymous))[mapped.vma_id]])
+    ksm = np.isin(pfns, frames, assume_unique=True) & facts["anonymous"]
+    facts["flags"] &= ~np.uint32(FrameFlag.KSM)
+    facts["flags"][ksm] |= np.uint32(FrameFlag.KSM)
+    return bool(((merged == 0) | (merged == anonymous)).all())
+
+
+def _folios(flags: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """In each block (row): the place of the head of each page, and the pages of its folio."""
+    place = np.arange(_BLOCK)
+    head = np.maximum.accumulate(np.where((flags & _TAIL) != 0, 0, place), axis=1)
+    own = head + np.arange(len(flags))[:, None] * _BLOCK
+    return head, np.bincount(own.ravel(), minlength=flags.size)[own]
+
+
+def _words(name: str, pfns: Words) -> Words:
+    """The words of the frames ``pfns`` (ascending) in a file of /proc that has one per frame."""
+    if not len(pfns):
+        return np.zeros(0, np.uint64)
+    breaks = np.flatnonzero(np.diff(pfns) > _GAP) + 1
+    first, last = pfns[np.append(0, breaks)], pfns[np.append(breaks - 1, len(pfns) - 1)]
+    sizes = (last - first + np.uint64(1)).astype(np.int64)
+    offsets = np.cumsum(sizes) - sizes  # of each run in ``words``
+    words = np.zeros(int(sizes.sum()), np.uint64)
+    into = words.view(np.uint8).data
+    with (PROC / name).open("rb", buffering=0) as file:
+        for base, offset, size in zip(
+            first.tolist(), offsets.tolist(), sizes.tolist(), strict=True
+        ):
+            os.preadv(file.fileno(), [into[8 * offset : 8 * (offset + size)]], 8 * base)
+    run = np.repeat(offsets - first.astype(np.int64), np.diff([0, *breaks, len(pfns)]))
+    return words[pfns.astype(np.int64) + run]

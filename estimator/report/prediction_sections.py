@@ -1,0 +1,171 @@
+"""The parts of a report, as data: text, HTML and notebook show the same ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from estimator.ksm.prediction import Prediction
+from estimator.report import words
+from estimator.report.summary import Summary, summarize
+from estimator.report.tables import Column, memory, pages
+from estimator.report.units import count, human_bytes, plural, printable
+from estimator.snapshot.snapshot import Snapshot
+
+WARNINGS = "Before you trust these numbers"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a report: a title, then any of table, bullets, paragraph and lines to copy.
+
+    ``limit``: how many rows of the table a terminal shows.
+    """
+
+    title: str
+    rows: pd.DataFrame | None = None
+    columns: list[Column] = field(default_factory=list)
+    limit: int = 15
+    bullets: list[str] = field(default_factory=list)
+    note: str = ""
+    commands: str = ""
+
+
+def prediction_sections(snapshot: Snapshot, prediction: Prediction) -> list[Section]:
+    """The report of ``prediction``: the verdict, counters, savings, coverage, contributors ..."""
+    summary = summarize(snapshot, prediction)
+    sections = [
+        _verdict(prediction, summary),
+        Section(WARNINGS, bullets=prediction.warnings),
+        _counters(prediction, summary),
+        _savings(summary),
+        _coverage(summary),
+        *_contributors(summary),
+    ]
+    if len(summary.contents):
+        sections.append(_contents(summary))
+    if len(summary.excluded):
+        sections.append(_excluded(summary))
+    return sections
+
+
+def _verdict(prediction: Prediction, summary: Summary) -> Section:
+    return Section(
+        words.verdict(prediction.policy, summary.savings),
+        note=words.coverage_words(summary.coverage),
+    )
+
+
+def _counters(prediction: Prediction, summary: Summary) -> Section:
+    rows = summary.counters.copy()
+    unit = {"general_profit": 1, "stable_node_chains": math.nan, "stable_node_dups": math.nan}
+    rows["memory"] = rows["predicted"] * [unit.get(n, summary.page_bytes) for n in rows["counter"]]
+    columns = [Column("counter", "counter"), pages("predicted", "predicted")]
+    if rows["now"].fillna(0).any():
+        columns.append(Column("now", "now", _maybe_count, number=True))
+    columns += [
+        Column("memory", "memory", lambda n: "" if math.isnan(n) else human_bytes(n), number=True),
+        Column("meaning", "meaning"),
+    ]
+    title = f"Counters of /sys/kernel/mm/ksm at rest, after {plural(prediction.scans, 'full scan')}"
+    return Section(title, rows, columns, note=words.smart_scan_words(prediction))
+
+
+def _maybe_count(number: Any) -> str:
+    return "-" if pd.isna(number) else count(number)
+
+
+def _savings(summary: Summary) -> Section:
+    s = summary.savings
+    rows = pd.DataFrame(
+        [
+            ("general_profit", s.general_profit_bytes, "what the kernel will claim"),
+            ("frames that become free", s.freed_bytes, "what the machine gets back"),
+            ("less KSM's records", -s.bookkeeping_bytes, "rmap_items, stable nodes, mm slots"),
+            ("net", s.net_bytes, "the saving meant in the first sentence"),
+        ],
+        columns=["what", "bytes", "meaning"],
+    )
+    columns = [Column("", "what"), memory("", "bytes"), Column("", "meaning")]
+    return Section("Two savings", rows, columns, note=words.why_they_differ(s))
+
+
+def _coverage(summary: Summary) -> Section:
+    c = summary.coverage
+    rows = [("visited by ksmd, content known", c.hashed_pages)]
+    rows += [(f"visited, not known: {reason}", n) for reason, n in c.unknown.items()]
+    rows += [(f"not visited now: {reason}", n) for reason, n in c.aside.items()]
+    columns = [
+        Column("", "what"),
+        pages("pages", "pages"),
+        memory("memory", "pages", summary.page_bytes),
+    ]
+    return Section("Coverage", pd.DataFrame(rows, columns=["what", "pages"]), columns)
+
+
+def _contributors(summary: Summary) -> list[Section]:
+    size = summary.page_bytes
+    amounts = [
+        memory("scanned", "ksm_rmap_items", size),
+        memory("merged", "ksm_merging_pages", size),
+        pages("zero pages", "ksm_zero_pages", wide=True),
+        pages("not read", "unknown_pages", wide=True),
+        memory("frees", "saved_pages", size),
+        memory("net", "profit_bytes"),
+    ]
+    processes = pages("processes", "processes")
+    unit = [Column("unit", "unit"), Column("cgroup", "cgroup", wide=True), processes]
+    process = [
+        Column("pid", "pid", str, number=True),
+        Column("comm", "comm"),
+        Column("unit", "unit", wide=True),
+        Column("uid", "uid", str, number=True, wide=True),
+    ]
+    name = [Column("VMA", "label"), Column("comm", "comm"), processes]
+    return [
+        Section("Who contributes: services and cgroups", summary.units, unit + amounts, limit=10),
+        Section("Who contributes: processes", summary.processes, process + amounts),
+        Section(
+            "Who contributes: VMAs by name",
+            summary.vma_names,
+            name + amounts,
+            note=words.self_words(summary.between_processes),
+        ),
+    ]
+
+
+def _contents(summary: Summary) -> Section:
+    rows = summary.contents.copy()
+    rows["where"] = [content_words(row) for row in rows.to_dict("records")]
+    columns = [
+        pages("contents", "contents"),
+        pages("copies of each", "copies"),
+        memory("frees", "saved_pages", summary.page_bytes),
+        Column("where", "where"),
+    ]
+    return Section("Most duplicated contents", rows, columns)
+
+
+def content_words(row: Mapping[Hashable, Any]) -> str:
+    """Where the copies of a row of ``top_contents`` are, and one of them to look at."""
+    places = [printable(place) for place in row["places"]]
+    more = f" and {len(places) - 4} more" if len(places) > 4 else ""
+    zero = "zero-filled: " if row["zero"] else ""
+    example = f"pid {row['pid']} {printable(row['name'])} at {row['address']:#x}"
+    return f"{zero}{', '.join(places[:4])}{more}; e.g. {example}"
+
+
+def _excluded(summary: Summary) -> Section:
+    total = int(summary.excluded["anonymous_pages"].sum())
+    amount = human_bytes(total * summary.page_bytes)
+    columns = [
+        Column("because of", "excluded_by"),
+        pages("VMAs", "vmas"),
+        pages("anonymous pages", "anonymous_pages"),
+    ]
+    note = f"{plural(total, 'anonymous page')} ({amount}) lie in them." if total else ""
+    return Section("VMAs that take no part", summary.excluded, columns, note=note)

@@ -1,0 +1,83 @@
+"""The columns of a snapshot's tables; the order of rows is meaning, see ``Snapshot``."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+FORMAT_VERSION = 1
+
+
+U8, U16, U32, U64 = pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()
+
+
+I8, I32, I64 = pa.int8(), pa.int32(), pa.int64()
+
+
+def _schema(*columns: tuple[str, pa.DataType] | tuple[str, pa.DataType, bool]) -> pa.Schema:
+    """Columns are not nullable unless their third value says so."""
+    return pa.schema([pa.field(c[0], c[1], nullable=len(c) == 3 and c[2]) for c in columns])
+
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "processes": _schema(
+        ("mm_id", U32),
+        ("scan_order", I32),  # place in ksm_mm_head's list; -1: not on it
+        ("pid", I32),  # thread-group leader; -1: an mm on ksmd's list without a task
+        ("comm", pa.string()),
+        ("cmdline", pa.string(), True),  # null: could not be read
+        ("uid", U32),
+        ("cgroup", pa.string()),
+        ("merge_any", pa.bool_(), True),  # MMF_VM_MERGE_ANY; null: no such prctl in this kernel
+        ("threads", U32),  # tasks that use the mm
+        ("sharing_pids", pa.list_(I32)),  # further thread groups with this mm (CLONE_VM)
+        ("sched_policy", U8),
+        ("nice", I8),
+        ("start_time_ns", U64),  # since boot
+        ("ksm_rmap_items", I64, True),  # the kernel's own counters of the mm; null: it has none
+        ("ksm_merging_pages", I64, True),
+        ("ksm_zero_pages", I64, True),
+    ),
+    "vmas": _schema(
+        ("vma_id", U32),
+        ("mm_id", U32),
+        ("start", U64),
+        ("end", U64),
+        ("vm_flags", U64),
+        ("name", pa.string()),
+        ("mergeable", pa.bool_()),  # VM_MERGEABLE
+        ("compatible", pa.bool_()),  # vma_ksm_compatible()
+        ("excluded_by", pa.string(), True),  # the flag that makes it incompatible, or "dax"
+        ("has_anon_vma", pa.bool_()),
+        ("locked", pa.bool_()),  # VM_LOCKED
+        ("swap_pages", U64),  # swap entries
+        ("zero_pages", U64),  # mappings of the kernel's zero page, but ksmd's
+        ("ksm_zero_pages", U64),  # zero page mappings that ksmd placed
+        ("nonpresent_pages", U64),  # migration, hwpoison, device, marker entries
+        ("unknown_pages", U64),  # pages whose page table could not be read
+    ),
+    "mappings": _schema(("vma_id", U32), ("page_index", U32), ("frame_id", U32), ("flags", U8)),
+    "frames": _schema(
+        ("pfn", U64),
+        ("hash", U64, True),  # null exactly where unknown != 0
+        ("unknown", U8),  # Unknown
+        ("flags", U32),  # FrameFlag
+        ("order", U8),  # of the folio
+        ("head_pfn", U64),  # of the folio
+        ("node", U16),  # or UNKNOWN_NODE
+        ("mapcount", I32),  # mappings of this page, system-wide
+        ("refcount", I32),  # of the folio
+        ("folio_mapcount", I32),  # mappings of all pages of the folio
+    ),
+    "stable_nodes": _schema(
+        ("node_id", U32),  # row number, in the kernel's order of search
+        ("chain_id", I32),  # -1: not a member of a chain
+        ("pfn", U64),
+        ("frame_id", U32, True),  # null: the frame is not mapped by any process
+        ("node", U16),  # NUMA node of the tree
+        ("live", pa.bool_()),  # the frame still points back at the stable node
+        (
+            "items",
+            pa.list_(pa.struct([("mm_id", U32), ("address", U64), ("age", U8), ("checksum", U32)])),
+        ),
+    ),
+}

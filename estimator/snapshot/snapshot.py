@@ -1,0 +1,33 @@
+"""The tables of one snapshot, in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from estimator.snapshot.schema import SCHEMAS
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The tables of one snapshot, as DataFrames with the columns of ``SCHEMAS``.
+
+    ``frames.hash`` is nullable (``UInt64``). ``stable_nodes`` lacks the nested column ``items``:
+    the items stand flat in ``stable_items`` with the columns node_id, mm_id, address, age,
+    checksum. ``info`` is the content of ``snapshot.json``.
+    """
+
+    info: dict[str, Any]
+    processes: pd.DataFrame
+    vmas: pd.DataFrame
+    mappings: pd.DataFrame
+    frames: pd.DataFrame
+    stable_nodes: pd.DataFrame = field(repr=False)
+    stable_items: pd.DataFrame = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        """How much there is of everything, in a notebook."""
+        rows = {name: len(getattr(self, name)) for name in SCHEMAS}
+        return pd.Series(rows, name=f"Linux {self.info['kernel']['release']}").to_frame().to_html()
