@@ -12,6 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+Words = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.int64]
+
 _PIECE_ROWS = 65_536
 
 

@@ -12,9 +12,10 @@ import pandas as pd
 from drgn import Program
 
 from estimator.collect.mappings import Mapped
+from estimator.kernel.arch import Entries
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.intervals import Words
-from estimator.kernel.pagetable import KEY_PAGE_BITS, Entries, PageTables, Ranges
+from estimator.kernel.pagetable import KEY_PAGE_BITS, PageTables, Ranges
 from estimator.kernel.processes import Mms
 from estimator.kernel.vma_names import vma_names
 from estimator.kernel.vmas import Vmas, excluded_by, vm_flag_values
@@ -112,7 +113,7 @@ class _EntryCounts:
         """VMA, page index, PFN and ``MappingFlag`` of what maps a page; the rest is counted."""
         present, pfn = entries.present, entries.pfn
         zero = present & (pfn == self._zero_pfn)
-        swap = ~present & (entries.value >> np.uint64(59) < self._swap_types)  # __swp_type()
+        swap = ~present & (entries.swap_type < self._swap_types)
         self._add(self.swap, entries, swap)
         self._add(self.nonpresent, entries, ~present & ~swap)
         self._add(self.ksm_zero, entries, zero & entries.dirty)  # is_ksm_zero_pte()

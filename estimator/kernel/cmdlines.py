@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from drgn import Program
 
+from estimator.kernel.arch import USER_END
 from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Memory
-from estimator.kernel.pagetable import KEY_PAGE_BITS, USER_END, PageTables, Ranges
+from estimator.kernel.pagetable import KEY_PAGE_BITS, PageTables, Ranges
 from estimator.snapshot.flags import Unknown
 
 _MOST_BYTES = np.uint64(4096)

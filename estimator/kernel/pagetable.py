@@ -1,7 +1,4 @@
-"""x86-64 page tables as arrays: all mms level by level, a table at a time.
-
-Entry bits: arch/x86/include/asm/pgtable_types.h. Inverted entries: pgtable-invert.h.
-"""
+"""Page tables as arrays: all mms level by level, a table at a time, of any architecture."""
 
 from __future__ import annotations
 
@@ -12,29 +9,23 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
+from estimator.kernel.arch import (
+    BITS_PER_LEVEL,
+    ENTRIES,
+    ENTRY_SHIFT,
+    PAGE_SHIFT,
+    Entries,
+    PageTableFormat,
+)
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.intervals import Mask, Words, met_first
 
-_PRESENT = np.uint64(1 << 0)
-_RW = np.uint64(1 << 1)
-_DIRTY = np.uint64(1 << 6)
-_PSE = np.uint64(1 << 7)
-_PROTNONE = np.uint64(1 << 8)
-_SPECIAL = np.uint64(1 << 9)
-_SAVED_DIRTY = np.uint64(1 << 58)  # 6.6+; never set before
-_PFN_MASK = np.uint64(0x000F_FFFF_FFFF_F000)
-_HUGE_PFN_MASK = np.uint64(0x000F_FFFF_FFE0_0000)
 _ZERO = np.uint64(0)
-
-_PAGE_SHIFT = np.uint64(12)
-_ENTRIES = 512
-_BITS_PER_LEVEL = 9
 _TABLES_AT_ONCE = 256  # 1 MiB of entries
 
 Rows = npt.NDArray[np.int64]
 
 KEY_PAGE_BITS = np.uint64(45)  # a 57-bit address space in pages
-USER_END = np.uint64(1 << 56)  # the lower half of it
 
 
 @dataclass(frozen=True)
@@ -62,9 +53,9 @@ class Ranges:
     def slots(self, key: Words, shift: np.uint64) -> tuple[Rows, Words]:
         """The slots of the tables at ``key`` that meet a range: row of the table, key of the slot.
 
-        A slot stands for 1 << ``shift`` pages, a table has 512. ``key`` ascends.
+        A slot stands for 1 << ``shift`` pages, a table has ENTRIES. ``key`` ascends.
         """
-        pages = np.uint64(_ENTRIES) << shift
+        pages = np.uint64(ENTRIES) << shift
         table, which = _counted_up(
             np.searchsorted(self.end, key, side="right"),
             np.searchsorted(self.start, key + pages, side="left"),
@@ -89,50 +80,6 @@ class Ranges:
 
 
 @dataclass(frozen=True)
-class Entries:
-    """The entries of some leaf tables that are in a range and not empty, in key order.
-
-    ``key``: u64. ``range_index``: i64, the row of ``Ranges``. ``value``: u64, the entry with its
-    PFN bits un-inverted; huge entries are expanded to their 4 KiB pieces. ``huge``: bool.
-    """
-
-    key: Words
-    range_index: Rows
-    value: Words
-    huge: Mask
-
-    @property
-    def present(self) -> Mask:
-        """pte_present(); pmd_present(), true also for _PAGE_PSE alone (a split under way)."""
-        return ((self.value & (_PRESENT | _PROTNONE)) != _ZERO) | self.huge
-
-    @property
-    def pfn(self) -> Words:
-        """pte_pfn(), pmd_pfn() plus the piece."""
-        return (self.value & _PFN_MASK) >> _PAGE_SHIFT
-
-    @property
-    def prot_none(self) -> Mask:
-        """pte_protnone(): present for the kernel, but without access."""
-        return (self.value & (_PRESENT | _PROTNONE)) == _PROTNONE
-
-    @property
-    def special(self) -> Mask:
-        """pte_special()."""
-        return (self.value & _SPECIAL) != _ZERO
-
-    @property
-    def writable(self) -> Mask:
-        """pte_write()."""
-        return (self.value & _RW) != _ZERO
-
-    @property
-    def dirty(self) -> Mask:
-        """pte_dirty()."""
-        return (self.value & (_DIRTY | _SAVED_DIRTY)) != _ZERO
-
-
-@dataclass(frozen=True)
 class Leaves:
     """Leaf tables, and huge entries, which stand for a table: entry and key, u64 (n,), and which.
 
@@ -146,7 +93,7 @@ class Leaves:
     @property
     def most_entries(self) -> int:
         """How many entries they can have at most."""
-        return len(self.key) * _ENTRIES
+        return len(self.key) * ENTRIES
 
 
 class PageTables:
@@ -159,10 +106,7 @@ class PageTables:
     def __init__(self, prog: Program, memory: Memory, ranges: Ranges) -> None:
         self._memory = memory
         self._ranges = ranges
-        vmcoreinfo = prog["VMCOREINFO"].string_()
-        self._levels = 5 if b"NUMBER(pgtable_l5_enabled)=1" in vmcoreinfo else 4
-        self._encryption = np.uint64(prog["sme_me_mask"].value_() if "sme_me_mask" in prog else 0)
-        self._inverted_bits = _PFN_MASK & ~self._encryption  # PTE_PFN_MASK
+        self._format = PageTableFormat(prog)
         self.unreadable_pages = np.zeros(len(ranges.start), np.int64)
         self.nonpresent_pages = np.zeros(len(ranges.start), np.int64)
 
@@ -173,17 +117,17 @@ class PageTables:
         """
         key, table = mms << KEY_PAGE_BITS, pgd_pfns
         seen = set(table.tolist())
-        for level in range(self._levels - 1, 1, -1):
+        for level in range(self._format.levels - 1, 1, -1):
             key, value = self._descend(key, table, level)
-            is_table = (value & (_PRESENT | _PSE)) == _PRESENT  # a 1 GiB leaf is never anonymous
-            key, table = key[is_table], (value[is_table] & _PFN_MASK) >> _PAGE_SHIFT
+            is_table = self._format.is_table(value)  # a 1 GiB leaf is never anonymous
+            key, table = key[is_table], self._format.table_pfn(value[is_table])
             key, table = self._unseen(seen, key, table, level)
         key, value = self._descend(key, table, 1)
-        huge = (value & _PSE) != _ZERO
-        gone = ~huge & ((value & _PRESENT) == _ZERO)
-        self.nonpresent_pages += self._ranges.count(key[gone], np.uint64(_ENTRIES))
+        huge = self._format.is_huge(value)
+        gone = ~huge & self._format.is_absent(value)
+        self.nonpresent_pages += self._ranges.count(key[gone], np.uint64(ENTRIES))
         tables = ~huge & ~gone
-        table_key, table = key[tables], (value[tables] & _PFN_MASK) >> _PAGE_SHIFT
+        table_key, table = key[tables], self._format.table_pfn(value[tables])
         once, _ = self._unseen(seen, table_key, table, 1)
         wanted = huge | (tables & np.isin(key, once, assume_unique=True))
         return Leaves(key[wanted], value[wanted], huge[wanted])
@@ -197,7 +141,7 @@ class PageTables:
     def _unseen(self, seen: set[int], key: Words, table: Words, level: int) -> tuple[Words, Words]:
         """Leave out and count tables met before: damaged ones may lead back to themselves."""
         new = met_first(seen, table)
-        pages = np.uint64(1) << np.uint64(_BITS_PER_LEVEL * level)
+        pages = np.uint64(1) << np.uint64(BITS_PER_LEVEL * level)
         self.unreadable_pages += self._ranges.count(key[~new], pages)
         return key[new], table[new]
 
@@ -206,22 +150,21 @@ class PageTables:
 
         Of these tables few entries are used: only they are read.
         """
-        shift = np.uint64(_BITS_PER_LEVEL * level)
+        shift = np.uint64(BITS_PER_LEVEL * level)
         row, at = self._ranges.slots(key, shift)
-        slot = (at >> shift) & np.uint64(_ENTRIES - 1)
-        value, ok = self._memory.words((table[row] << _PAGE_SHIFT) | (slot << np.uint64(3)))
+        slot = (at >> shift) & np.uint64(ENTRIES - 1)
+        value, ok = self._memory.words((table[row] << PAGE_SHIFT) | (slot << ENTRY_SHIFT))
         if not ok.all():
             self._lose(key[np.unique(row[~ok])], shift)
-        value &= ~self._encryption
+        self._format.clear_encryption(value)
         there = ok & (value != _ZERO)
         return at[there], value[there]
 
     def _tables(self, key: Words, table: Words) -> Words:
-        """The entries of leaf tables, u64 (n, 512); unreadable ones are counted and empty."""
+        """The entries of leaf tables, u64 (n, ENTRIES); unreadable ones are counted and empty."""
         data, unknown = self._memory.frames(table)
         entries: Words = data.view(np.uint64)
-        if self._encryption:
-            entries &= ~self._encryption
+        self._format.clear_encryption(entries)
         bad = unknown != 0
         if bad.any():
             entries[bad] = 0
@@ -230,32 +173,24 @@ class PageTables:
 
     def _lose(self, key: Words, shift: np.uint64) -> None:
         """Count the tables at ``key``, whose entries stand for 1 << ``shift`` pages each."""
-        self.unreadable_pages += self._ranges.count(key, np.uint64(_ENTRIES) << shift)
+        self.unreadable_pages += self._ranges.count(key, np.uint64(ENTRIES) << shift)
 
     def _entries(self, key: Words, value: Words, huge: Mask) -> Entries:
         tables = ~huge
-        entries = self._tables(key[tables], (value[tables] & _PFN_MASK) >> _PAGE_SHIFT)
+        entries = self._tables(key[tables], self._format.table_pfn(value[tables]))
         if huge.any():
-            read, entries = entries, np.empty((len(key), _ENTRIES), np.uint64)
-            entries[tables], entries[huge] = read, self._pieces(value[huge])
+            read, entries = entries, np.empty((len(key), ENTRIES), np.uint64)
+            entries[tables], entries[huge] = read, self._format.pieces(value[huge])
         flat = entries.reshape(-1)
         place = np.flatnonzero(flat != _ZERO)  # five times faster than of numbers
-        row = place >> _BITS_PER_LEVEL
-        at = key[row] + (place & (_ENTRIES - 1)).astype(np.uint64)
+        row = place >> BITS_PER_LEVEL
+        at = key[row] + (place & (ENTRIES - 1)).astype(np.uint64)
         inside, range_index = self._ranges.find(at)
         if len(inside) < len(at):
             row, at, place = row[inside], at[inside], place[inside]
         found, of_huge = flat[place], huge[row]
-        inverted = ((found & _PRESENT) == _ZERO) & ~of_huge  # __pte_needs_invert()
-        found[inverted] ^= self._inverted_bits
+        self._format.turn_upright(found, of_huge)
         return Entries(at, range_index, found, of_huge)
-
-    def _pieces(self, value: Words) -> Words:
-        """PMD leaves (n,) as 512 entries each, u64 (n, 512), with the flags of the PMD."""
-        upright = np.where(value & _PRESENT, value, value ^ self._inverted_bits)
-        flags = upright & ~(_PFN_MASK | _PSE)
-        pages = np.arange(_ENTRIES, dtype=np.uint64) << _PAGE_SHIFT
-        return ((upright & _HUGE_PFN_MASK) | flags)[:, None] + pages
 
 
 def _counted_up(first: Rows, last: Rows) -> tuple[Rows, Rows]:

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
+from estimator.kernel.arch import USER_END
 from estimator.kernel.layout import first_member, has_member, offset, struct_dtype
 from estimator.kernel.memory import PAGE_SIZE, READ_ERRORS, Memory
 from estimator.kernel.memory.intervals import Mask, Words, met_first
-from estimator.kernel.pagetable import USER_END
 from estimator.kernel.processes import Mms, reread_roots
 
 _NODE_MASK = np.uint64(0xFF)  # MAPLE_NODE_MASK: the low bits of a pointer to a node say its type

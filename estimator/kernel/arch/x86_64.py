@@ -1,0 +1,127 @@
+"""x86-64: the shape of its page tables and the bits of an entry.
+
+Entry bits: arch/x86/include/asm/pgtable_types.h. Inverted entries: pgtable-invert.h. Swap entries:
+pgtable_64.h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from drgn import Program
+
+from estimator.arrays import Mask, Rows, Words
+
+PAGE_SHIFT = np.uint64(12)
+BITS_PER_LEVEL = 9
+ENTRIES = 1 << BITS_PER_LEVEL
+ENTRY_SHIFT = np.uint64(3)  # an entry has 8 bytes
+USER_END = np.uint64(1 << 56)  # the lower half of a 57-bit address space
+
+_PRESENT = np.uint64(1 << 0)
+_RW = np.uint64(1 << 1)
+_DIRTY = np.uint64(1 << 6)
+_PSE = np.uint64(1 << 7)
+_PROTNONE = np.uint64(1 << 8)
+_SPECIAL = np.uint64(1 << 9)
+_SAVED_DIRTY = np.uint64(1 << 58)  # 6.6+; never set before
+_SWAP_TYPE_SHIFT = np.uint64(59)
+_PFN_MASK = np.uint64(0x000F_FFFF_FFFF_F000)
+_HUGE_PFN_MASK = np.uint64(0x000F_FFFF_FFE0_0000)
+_ZERO = np.uint64(0)
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The entries of some leaf tables that are in a range and not empty, in key order.
+
+    ``key``: u64. ``range_index``: i64, the row of ``Ranges``. ``value``: u64, the entry with its
+    PFN bits un-inverted; huge entries are expanded to their 4 KiB pieces. ``huge``: bool.
+    """
+
+    key: Words
+    range_index: Rows
+    value: Words
+    huge: Mask
+
+    @property
+    def present(self) -> Mask:
+        """pte_present(); pmd_present(), true also for _PAGE_PSE alone (a split under way)."""
+        return ((self.value & (_PRESENT | _PROTNONE)) != _ZERO) | self.huge
+
+    @property
+    def pfn(self) -> Words:
+        """pte_pfn(), pmd_pfn() plus the piece."""
+        return (self.value & _PFN_MASK) >> PAGE_SHIFT
+
+    @property
+    def prot_none(self) -> Mask:
+        """pte_protnone(): present for the kernel, but without access."""
+        return (self.value & (_PRESENT | _PROTNONE)) == _PROTNONE
+
+    @property
+    def special(self) -> Mask:
+        """pte_special()."""
+        return (self.value & _SPECIAL) != _ZERO
+
+    @property
+    def writable(self) -> Mask:
+        """pte_write()."""
+        return (self.value & _RW) != _ZERO
+
+    @property
+    def dirty(self) -> Mask:
+        """pte_dirty()."""
+        return (self.value & (_DIRTY | _SAVED_DIRTY)) != _ZERO
+
+    @property
+    def swap_type(self) -> Words:
+        """__swp_type() of an entry that is not present."""
+        return self.value >> _SWAP_TYPE_SHIFT
+
+
+class PageTableFormat:
+    """How the entries of one kernel's page tables are read.
+
+    ``levels``: of tables, the leaf tables included.
+    """
+
+    def __init__(self, prog: Program) -> None:
+        vmcoreinfo = prog["VMCOREINFO"].string_()
+        self.levels = 5 if b"NUMBER(pgtable_l5_enabled)=1" in vmcoreinfo else 4
+        self._encryption = np.uint64(prog["sme_me_mask"].value_() if "sme_me_mask" in prog else 0)
+        self._inverted_bits = _PFN_MASK & ~self._encryption  # PTE_PFN_MASK
+
+    def clear_encryption(self, value: Words) -> None:
+        """Take the encryption bit (SME) out of the entries ``value``, in place."""
+        if self._encryption:
+            value &= ~self._encryption
+
+    def is_table(self, value: Words) -> Mask:
+        """Whether entries above the last two levels lead to a table: not 1 GiB leaves."""
+        return (value & (_PRESENT | _PSE)) == _PRESENT
+
+    def is_huge(self, value: Words) -> Mask:
+        """pmd_leaf(), true also for _PAGE_PSE alone (a split under way)."""
+        return (value & _PSE) != _ZERO
+
+    def is_absent(self, value: Words) -> Mask:
+        """Whether an entry that is no leaf leads nowhere: migration, swap."""
+        return (value & _PRESENT) == _ZERO
+
+    def table_pfn(self, value: Words) -> Words:
+        """The frame of the table that an entry leads to."""
+        return (value & _PFN_MASK) >> PAGE_SHIFT
+
+    def turn_upright(self, value: Words, huge: Mask) -> None:
+        """Un-invert the PFN bits where __pte_needs_invert(), in place; not of pieces (``huge``)."""
+        inverted = ((value & _PRESENT) == _ZERO) & ~huge
+        value[inverted] ^= self._inverted_bits
+
+    def pieces(self, value: Words) -> Words:
+        """PMD leaves (n,) as entries of a leaf table each, u64 (n, ENTRIES), with their flags."""
+        upright = np.where(value & _PRESENT, value, value ^ self._inverted_bits)
+        flags = upright & ~(_PFN_MASK | _PSE)
+        pages = np.arange(ENTRIES, dtype=np.uint64) << PAGE_SHIFT
+        return ((upright & _HUGE_PFN_MASK) | flags)[:, None] + pages
