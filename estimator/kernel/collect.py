@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator._version import __version__
+from estimator.arrays import page_keys
 from estimator.collect.budget import refuse_beyond
 from estimator.collect.hashing import PAGE_SIZE
 from estimator.collect.load import Pace
@@ -300,11 +301,9 @@ def _mark_merged(
         return
     page = np.uint64(12)
     vma = mappings["vma_id"].to_numpy()
-    mm_id, start = vmas["mm_id"].to_numpy(np.uint64), vmas["start"].to_numpy()
-    key = (mm_id[vma] << np.uint64(45)) | ((start[vma] >> page) + mappings["page_index"].to_numpy())
-    wanted = (items["mm_id"].to_numpy(np.uint64) << np.uint64(45)) | (
-        items["address"].to_numpy() >> page
-    )
+    start = page_keys(vmas["mm_id"].to_numpy(), vmas["start"].to_numpy() >> page)
+    key = start[vma] + mappings["page_index"].to_numpy()
+    wanted = page_keys(items["mm_id"].to_numpy(), items["address"].to_numpy() >> page)
     row = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
     frame = nodes["frame_id"].to_numpy(np.int64, na_value=-1)[items["node_id"]]
     same = (key[row] == wanted) & (mappings["frame_id"].to_numpy()[row] == frame)

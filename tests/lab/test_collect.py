@@ -91,8 +91,8 @@ def test_drgn_script_makes_the_same_snapshot(
     script = REPOSITORY / "scripts" / "ksm_snapshot.py"
     first, out = tmp_path / "first.ksm", tmp_path / "out.ksm"
     write_snapshot(snapshot, first)
-    command = [drgn, "-c", dumped.vmcore, "-s", dumped.vmlinux, script, out, first]
-    subprocess.run(command, check=True)
+    target = ["-c", dumped.vmcore, "-s", dumped.vmlinux]
+    subprocess.run([drgn, *target, script, out, first], check=True)
     same(estimator.open_snapshot(out), snapshot)
 
 
