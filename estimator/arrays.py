@@ -15,8 +15,24 @@ import numpy.typing as npt
 Words = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
+from estimator.errors import CannotAnswerError
 
 _PIECE_ROWS = 65_536
+
+KEY_PAGE_BITS = np.uint64(45)  # a 57-bit address space in pages
+_MOST_MMS = 1 << 64 - int(KEY_PAGE_BITS)
+
+
+def page_keys(mm: npt.NDArray[Any], page: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Pages of many mms as one number each, u64 (n,): by mm, then by address.
+
+    ``mm``: its number, from 0 on. ``page``: address >> 12. Raises CannotAnswerError where there are
+    more mms than such a number has room for.
+    """
+    if len(mm) and int(mm.max()) >= _MOST_MMS:
+        raise CannotAnswerError(f"more than {_MOST_MMS:,} processes are too many for this program")
+    keys: npt.NDArray[np.uint64] = (mm.astype(np.uint64) << KEY_PAGE_BITS) | page
+    return keys
 
 
 def pieces(rows: int) -> Iterator[slice]:

@@ -160,7 +160,7 @@ from estimator.kernel.collect import collect_core
 from estimator.kernel.dump.file import inspect
 from estimator.kernel.memory.intervals import runs
 core = Path(sys.argv[1])
-snapshot = collect_core(core, [Path(sys.argv[2])])
+snapshot = collect_core(core, [Path(sys.argv[2])], seed=0)
 pfns = snapshot.frames["pfn"].to_numpy()
 file, parts = np.asarray(np.memmap(core, np.uint8, "r")), []
 for load in inspect(core).loads:

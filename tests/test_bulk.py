@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from estimator import arrays as bulk
+from estimator.errors import CannotAnswerError
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +27,11 @@ def test_the_same_as_numpy_at_once(rows: int) -> None:
     moved = bulk.move_up(values, keep)
     assert moved.tolist() == kept
     assert np.shares_memory(moved, values) or not kept
+
+
+def test_pages_of_many_mms_are_one_number_each() -> None:
+    mms, pages = np.array([0, 1, 2**19 - 1]), np.array([7, 0, 2**45 - 1], np.uint64)
+    assert bulk.page_keys(mms, pages).tolist() == [7, 2**45, 2**64 - 1]
+    assert len(bulk.page_keys(mms[:0], pages[:0])) == 0
+    with pytest.raises(CannotAnswerError, match="524,288 processes"):
+        bulk.page_keys(mms + 1, pages)

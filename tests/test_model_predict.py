@@ -328,11 +328,14 @@ def test_pages_that_change_between_two_snapshots_never_merge() -> None:
     assert found.counters["pages_volatile"] == 1
     assert found.coverage["changed_pages"] == 1
     assert found.coverage["candidate_pages"] == 6
-    assert "1 candidate pages changed" in found.warnings[-1]
+    assert found.coverage["compared_pages"] == 6
+    assert "6 of 6 candidate pages could be compared" in found.warnings[-1]
+    assert ", 1 changed" in found.warnings[-1]
+    assert "not known" not in found.warnings[-1]
     assert "upper bounds" in predict(earlier, ENABLED).warnings[-1]
 
 
-def test_a_process_that_went_away_counts_as_unchanged() -> None:
+def test_a_process_that_went_away_is_not_steady() -> None:
     earlier = two_cgroups().snapshot()
     later = two_cgroups()
     later.processes = later.processes[1:]
@@ -343,12 +346,14 @@ def test_a_process_that_went_away_counts_as_unchanged() -> None:
     shifted.vmas["start"] = earlier.vmas["start"][1:].to_numpy()
     found = predict(earlier, ENABLED, later=shifted)
     assert found.coverage["changed_pages"] == 4
+    assert "4 of 6 candidate pages could be compared" in found.warnings[-1]
+    assert "others keep changing is not known" in found.warnings[-1]
 
 
 def test_snapshots_hashed_differently_can_not_be_compared() -> None:
     earlier, later = two_cgroups().snapshot(), two_cgroups().snapshot()
     later.info["hash"] = {"name": "test", "seed": 1}
-    with pytest.raises(UsageError, match="hashed differently"):
+    with pytest.raises(UsageError, match="different seeds"):
         predict(earlier, ENABLED, later=later)
 
 

@@ -10,9 +10,10 @@ from drgn import Program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from estimator.arrays import KEY_PAGE_BITS
 from estimator.kernel.arch import Entries
 from estimator.kernel.memory import Memory
-from estimator.kernel.pagetable import KEY_PAGE_BITS, PageTables, Ranges
+from estimator.kernel.pagetable import PageTables, Ranges
 from estimator.snapshot.flags import Unknown
 
 PRESENT, RW, DIRTY, PSE, PROTNONE, SPECIAL = 1, 2, 1 << 6, 1 << 7, 1 << 8, 1 << 9

@@ -31,6 +31,16 @@ def test_a_page_with_other_bytes_in_any_later_look_has_changed() -> None:
     assert found.info["passes"] == {"count": 3, "interval_seconds": 0.0}
 
 
+def test_what_no_later_look_has_is_not_steady() -> None:
+    found = looks([1, 2, 3], [1, 7])
+    assert ((found.mappings["flags"] & int(MappingFlag.COMPARED)) != 0).tolist() == [
+        *(True, True, False),
+        *(True, True, True),
+    ]
+    assert predict(found, Policy()).coverage["compared_pages"] == 5
+    assert "5 of 6 candidate pages could be compared" in predict(found, Policy()).warnings[-1]
+
+
 def test_what_changed_does_not_merge() -> None:
     found = looks([1, 2, 3], [1, 7, 3])
     assert predict(found, Policy()).counters["pages_sharing"] == 2

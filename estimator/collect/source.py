@@ -34,7 +34,8 @@ class Source:
     procfs: bool
     symbols: tuple[Path, ...]
     architecture: str | None
-    seed: int
+    seed_file: Path | None
+    like: Path | None
     rate: float | None
     passes: int
     interval: float
@@ -47,36 +48,45 @@ class Source:
             raise UsageError("name the target: --live, --core VMCORE, --qemu SOCKET or --procfs")
         if len(named) > 1:
             raise UsageError(f"name one target, not {' and '.join(f'--{name}' for name in named)}")
+        if self.seed_file and self.like:
+            raise UsageError("the seed is that of --seed-file or that of --like, not both")
         if self.core and self.passes > 1:
             raise UsageError("a dump does not change: --passes is for a running system")
 
     def collect(self, progress: Progress) -> Snapshot:
         """Read the target into a snapshot; raises the errors of opening and reading it."""
         self.check()
+        seed = self._seed()
         if self.core:
             from estimator.kernel.collect import collect
             from estimator.kernel.core import open_core
 
             target = open_core(self.core, self.symbols, self.architecture)
-            return collect(
-                target, seed=self.seed, progress=progress, max_memory_mib=self.max_memory
-            )
+            return collect(target, seed=seed, progress=progress, max_memory_mib=self.max_memory)
         lower_priority()
-        look = self._running(Pace(self.rate), progress)
+        look = self._running(Pace(self.rate), progress, seed)
         if self.passes == 1:
             return look()
         from estimator.collect.passes import collect_passes
 
         return collect_passes(look, self.passes, self.interval)
 
-    def _running(self, pace: Pace, progress: Progress) -> Callable[[], Snapshot]:
+    def _seed(self) -> int:
+        """One seed for all passes; a new one unless it is given."""
+        from estimator.collect.seed import random_seed, read_seed_file, seed_of
+
+        if self.seed_file:
+            return read_seed_file(self.seed_file)
+        return seed_of(self.like) if self.like else random_seed()
+
+    def _running(self, pace: Pace, progress: Progress, seed: int) -> Callable[[], Snapshot]:
         """Open the running system; what takes a snapshot of it."""
         if self.procfs:
             from estimator.procfs.collect import collect_procfs
 
             return partial(
                 collect_procfs,
-                seed=self.seed,
+                seed=seed,
                 progress=progress,
                 pace=pace,
                 max_memory_mib=self.max_memory,
@@ -88,7 +98,7 @@ class Source:
         return partial(
             collect,
             target,
-            seed=self.seed,
+            seed=seed,
             progress=progress,
             pace=pace,
             max_memory_mib=self.max_memory,
@@ -143,7 +153,18 @@ _options = options(
         type=click.Choice(["x86_64", "aarch64"]),
         help="Of a dump that does not say it.",
     ),
-    click.option("--seed", type=int, default=0, help="Seed of the hash (default 0)."),
+    click.option(
+        "--seed-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Take the seed of the hashes from a file (mode 0600); else each snapshot has its own.",
+    ),
+    click.option(
+        "--like",
+        type=click.Path(path_type=Path),
+        metavar="FIRST.ksm",
+        help="Take the seed of that snapshot, to compare the two page by page.",
+    ),
     click.option(
         "--rate",
         type=click.FloatRange(min=0, min_open=True),

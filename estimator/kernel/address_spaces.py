@@ -11,11 +11,12 @@ import numpy.typing as npt
 import pandas as pd
 from drgn import Program
 
+from estimator.arrays import page_keys
 from estimator.collect.mappings import Mapped
 from estimator.kernel.arch import Entries
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.intervals import Words
-from estimator.kernel.pagetable import KEY_PAGE_BITS, PageTables, Ranges
+from estimator.kernel.pagetable import PageTables, Ranges
 from estimator.kernel.processes import Mms
 from estimator.kernel.vma_names import vma_names
 from estimator.kernel.vmas import Vmas, excluded_by, vm_flag_values
@@ -60,9 +61,8 @@ class AddressSpaces:
     def walk(self, progress: Callable[[int], None]) -> Mapped:
         """Walk all page tables; ``progress`` is told the number of batches done."""
         vmas, walked = self._vmas, self._walked
-        key = vmas.mm.astype(np.uint64) << KEY_PAGE_BITS
-        start = (key | vmas.start >> _PAGE_SHIFT)[walked]
-        end = (key | vmas.end >> _PAGE_SHIFT)[walked]
+        start = page_keys(vmas.mm, vmas.start >> _PAGE_SHIFT)[walked]
+        end = page_keys(vmas.mm, vmas.end >> _PAGE_SHIFT)[walked]
         tables = PageTables(self._prog, self._memory, Ranges(start, end))
         pgd = self._mms.structs["pgd"] - np.uint64(self._memory.direct_map)
         wanted = np.unique(vmas.mm[walked]).astype(np.int64)

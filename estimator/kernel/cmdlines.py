@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from drgn import Program
 
+from estimator.arrays import KEY_PAGE_BITS, page_keys
 from estimator.kernel.arch import USER_END
 from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Memory
-from estimator.kernel.pagetable import KEY_PAGE_BITS, PageTables, Ranges
+from estimator.kernel.pagetable import PageTables, Ranges
 from estimator.snapshot.flags import Unknown
 
 _MOST_BYTES = np.uint64(4096)
@@ -27,8 +28,8 @@ def read_cmdlines(prog: Program, memory: Memory, mms: Any) -> list[str | None]:
     start = mms["arg_start"][rows]
     end = np.minimum(mms["arg_end"][rows], start + _MOST_BYTES)
     prefix = np.arange(len(rows), dtype=np.uint64)
-    key = prefix << KEY_PAGE_BITS
-    ranges = Ranges(key | start >> _SHIFT, (key | (end - np.uint64(1)) >> _SHIFT) + np.uint64(1))
+    last = page_keys(prefix, (end - np.uint64(1)) >> _SHIFT)
+    ranges = Ranges(page_keys(prefix, start >> _SHIFT), last + np.uint64(1))
     tables = PageTables(prog, memory, ranges)
     pgd = mms["pgd"][rows] - np.uint64(memory.direct_map)
     starts, ends, texts = start.tolist(), end.tolist(), [b""] * len(rows)

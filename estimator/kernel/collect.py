@@ -13,10 +13,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator._version import __version__
+from estimator.arrays import page_keys
 from estimator.collect.budget import refuse_beyond
 from estimator.collect.hashing import PAGE_SIZE
 from estimator.collect.load import Pace
 from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped, distinct
+from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
 from estimator.collect.tables import make_tables, only_mapped
 from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
@@ -49,7 +51,7 @@ def collect_core(
     symbols: Sequence[Path] = (),
     *,
     architecture: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     progress: Progress = silent,
 ) -> Snapshot:
     """Everything a prediction needs from the crash dump ``core``.
@@ -61,7 +63,9 @@ def collect_core(
     return collect(open_core(core, symbols, architecture), seed=seed, progress=progress)
 
 
-def collect_program(prog: Program, *, seed: int = 0, progress: Progress = silent) -> Snapshot:
+def collect_program(
+    prog: Program, *, seed: int | None = None, progress: Progress = silent
+) -> Snapshot:
     """Like ``collect_core``, for a drgn Program with a target and symbols."""
     from estimator.kernel.session import from_program
 
@@ -71,13 +75,14 @@ def collect_program(prog: Program, *, seed: int = 0, progress: Progress = silent
 def collect(
     target: Target,
     *,
-    seed: int = 0,
+    seed: int | None = None,
     progress: Progress = silent,
     pace: Pace | None = None,
     max_memory_mib: int | None = None,
 ) -> Snapshot:
     """Everything a prediction needs from the open ``target``; ``seed`` is the hash's.
 
+    Without ``seed`` it is a new one: hashes can be compared within the snapshot only.
     ``pace`` limits how fast memory is read (only of a running system).
 
     Raises CannotAnswerError if that kernel has no KSM, TargetError if it can't be read, UsageError
@@ -88,6 +93,7 @@ def collect(
 
     require_ksm(target.prog)
     try:
+        seed = random_seed() if seed is None else seed
         return _Collector(target, seed, progress, pace or Pace(None)).snapshot(max_memory_mib)
     except (*READ_ERRORS, LookupError) as error:
         if isinstance(error, IndexError):
@@ -242,7 +248,6 @@ class _Collector:
         return columns
 
     def _info(self, unknown: dict[str, int]) -> dict[str, Any]:
-        from estimator.collect.hashing import HASH_NAME
         from estimator.kernel import ksm_settings as settings
         from estimator.kernel.symbols import kernel_release
 
@@ -268,7 +273,7 @@ class _Collector:
             "collect_seconds": (
                 datetime.datetime.now(datetime.UTC) - self._started
             ).total_seconds(),
-            "hash": {"name": HASH_NAME, "seed": self._seed},
+            "hash": about_hash(self._seed),
             "ksm": settings.read_settings(prog),
             "sizes": settings.struct_sizes(prog),
             "features": settings.features(prog),
@@ -296,11 +301,9 @@ def _mark_merged(
         return
     page = np.uint64(12)
     vma = mappings["vma_id"].to_numpy()
-    mm_id, start = vmas["mm_id"].to_numpy(np.uint64), vmas["start"].to_numpy()
-    key = (mm_id[vma] << np.uint64(45)) | ((start[vma] >> page) + mappings["page_index"].to_numpy())
-    wanted = (items["mm_id"].to_numpy(np.uint64) << np.uint64(45)) | (
-        items["address"].to_numpy() >> page
-    )
+    start = page_keys(vmas["mm_id"].to_numpy(), vmas["start"].to_numpy() >> page)
+    key = start[vma] + mappings["page_index"].to_numpy()
+    wanted = page_keys(items["mm_id"].to_numpy(), items["address"].to_numpy() >> page)
     row = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
     frame = nodes["frame_id"].to_numpy(np.int64, na_value=-1)[items["node_id"]]
     same = (key[row] == wanted) & (mappings["frame_id"].to_numpy()[row] == frame)

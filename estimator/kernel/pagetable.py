@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
+from estimator.arrays import page_keys
 from estimator.kernel.arch import (
     BITS_PER_LEVEL,
     ENTRIES,
@@ -25,12 +26,10 @@ _TABLES_AT_ONCE = 256  # 1 MiB of entries
 
 Rows = npt.NDArray[np.int64]
 
-KEY_PAGE_BITS = np.uint64(45)  # a 57-bit address space in pages
-
 
 @dataclass(frozen=True)
 class Ranges:
-    """Address ranges of many mms in one order: keys are ``mm << 45 | address >> 12``.
+    """Address ranges of many mms in one order: see ``page_keys``.
 
     ``start`` and ``end`` (exclusive): u64 (n,), ascending and disjoint.
     """
@@ -115,7 +114,7 @@ class PageTables:
 
         ``pgd_pfns``: u64, the frames of their top-level tables. ``mms`` ascends.
         """
-        key, table = mms << KEY_PAGE_BITS, pgd_pfns
+        key, table = page_keys(mms, np.zeros_like(mms)), pgd_pfns
         seen = set(table.tolist())
         for level in range(self._format.levels - 1, 1, -1):
             key, value = self._descend(key, table, level)

@@ -19,9 +19,12 @@ VM_HUGEPAGE = 0x20000000  # include/linux/mm.h, the same on every architecture
 
 @dataclass(frozen=True)
 class Told:
-    """How the question was put: with a later snapshot; with settings that need a fresh start."""
+    """How the question was put: with a later look; with settings that need a fresh start.
 
-    two_snapshots: bool = False
+    ``compared_pages``: how many candidate pages a later look could compare; None: there was none.
+    """
+
+    compared_pages: int | None = None
     starts_over: bool = False
 
 
@@ -77,15 +80,20 @@ def _starts_over(told: Told) -> str | None:
 
 
 def _changing(case: Case, coverage: dict[str, Any], told: Told) -> str:
-    if not told.two_snapshots:
+    compared, total = told.compared_pages, coverage["candidate_pages"]
+    if not compared:
+        why = "One snapshot" if compared is None else "A later look that has none of these pages"
         return (
-            "One snapshot can't tell which pages keep changing: those never merge, so pages_shared "
+            f"{why} can't tell which pages keep changing: those never merge, so pages_shared "
             "and pages_sharing are upper bounds."
         )
     text = (
-        f"{coverage['changed_pages']} candidate pages changed between the two snapshots and are "
-        "taken to keep changing: they count as volatile."
+        f"{compared} of {total} candidate pages could be compared with a later look, "
+        f"{coverage['changed_pages']} changed and are taken to keep changing: they count as "
+        "volatile."
     )
+    if compared < total:
+        text += " Which of the others keep changing is not known: if some do, fewer pages merge."
     if not case.rules.checksum_before_stable_tree:
         text += (
             " This kernel merges a changing page all the same while it equals a KSM page, until "

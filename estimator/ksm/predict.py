@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from estimator.errors import CannotAnswerError
-from estimator.ksm.candidates import find_candidates
+from estimator.ksm.candidates import Candidates, find_candidates
 from estimator.ksm.case import Case
 from estimator.ksm.caveats import Told
 from estimator.ksm.contents import group_by_content
@@ -16,7 +18,7 @@ from estimator.ksm.prediction import Prediction
 from estimator.ksm.rules import Rules, tunables
 from estimator.ksm.totals import summarise
 from estimator.ksm.unmerge import has_to_start_over, unmerged
-from estimator.snapshot.changes import known_changes
+from estimator.snapshot.changes import Changes, known_changes
 from estimator.snapshot.flags import UNKNOWN_NODE
 from estimator.snapshot.snapshot import Snapshot
 
@@ -27,21 +29,21 @@ def predict(
     """What ksmd's counters will be when memory holds still until it is at rest.
 
     ``later``: a snapshot of the same system some seconds on; pages that changed in between are
-    taken to keep changing and never merge. Pure: the same input gives the same answer. Raises
-    UsageError for selectors that match nothing and for snapshots that can't be compared,
-    CannotAnswerError for a snapshot that lacks what a rule needs.
+    taken to keep changing and never merge; what it does not have is not taken to be steady. Pure:
+    the same input gives the same answer. Raises UsageError for selectors that match nothing and for
+    snapshots that can't be compared, CannotAnswerError for a snapshot that lacks what a rule needs.
     """
     ksm = tunables(snapshot.info)
     policy = (policy or Policy()).with_tunables(ksm)
     rules = Rules.of(snapshot.info, policy)
     if not rules.merge_across_nodes:
         _require_nodes(snapshot)
-    changed = known_changes(snapshot, later)
+    changes = known_changes(snapshot, later)
     frame_count = len(snapshot.frames)
     starts_over = has_to_start_over(snapshot, policy, ksm)
     if starts_over:
         snapshot = unmerged(snapshot)
-    candidates = find_candidates(snapshot, policy, rules, changed)
+    candidates = find_candidates(snapshot, policy, rules, changes.changed if changes else None)
     facts = frame_facts(snapshot, candidates, rules)
     if len(candidates.frame) and not facts.known.any():
         raise CannotAnswerError(
@@ -52,9 +54,17 @@ def predict(
         snapshot.frames, facts, snapshot.mappings["frame_id"].to_numpy(), rules
     )
     case = Case(snapshot, rules, candidates, contents, facts)
-    told = Told(two_snapshots=changed is not None, starts_over=starts_over)
+    told = Told(compared_pages=_compared(changes, candidates), starts_over=starts_over)
     prediction = summarise(case, policy, settle(case), told)
     return replace(prediction, content=prediction.content[:frame_count])
+
+
+def _compared(changes: Changes | None, candidates: Candidates) -> int | None:
+    """How many candidate mappings a later look could compare; None if there was none."""
+    if changes is None:
+        return None
+    rows = (candidates.row_numbers(), candidates.changing)
+    return sum(int(np.count_nonzero(changes.compared[part])) for part in rows)
 
 
 def _require_nodes(snapshot: Snapshot) -> None:

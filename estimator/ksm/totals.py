@@ -51,7 +51,7 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
             rules, sharing, totals["ksm_zero_pages"], totals["ksm_rmap_items"]
         ),
     }
-    coverage = _coverage(case, fate, counters)
+    coverage = _coverage(case, fate, counters, told)
     cgroups = per_mm.groupby("cgroup", sort=True)[[*_SUMS, "ksm_process_profit"]].sum()
     return Prediction(
         policy=policy,
@@ -152,7 +152,7 @@ def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:
     return table[case.candidates.mms].reset_index(drop=True)
 
 
-def _coverage(case: Case, fate: Fate, counters: dict[str, int]) -> dict[str, Any]:
+def _coverage(case: Case, fate: Fate, counters: dict[str, int], told: Told) -> dict[str, Any]:
     """What was known of the candidates, in pages, and what the unknown could add."""
     candidates, vmas = case.candidates, case.snapshot.vmas
     total = len(candidates.frame) + len(candidates.changing)
@@ -175,6 +175,7 @@ def _coverage(case: Case, fate: Fate, counters: dict[str, int]) -> dict[str, Any
         "hashed_pages": total - unknown,
         "unknown_pages": unknown,
         "unknown_by_reason": by_reason,
+        "compared_pages": told.compared_pages,
         "changed_pages": len(candidates.changing),
         "hashed_share": known / there if there else 1.0,
         "swap_pages": of_candidate_vmas("swap_pages"),

@@ -13,8 +13,8 @@ import pandas as pd
 
 from estimator._version import __version__
 from estimator.collect.budget import refuse_beyond
-from estimator.collect.hashing import HASH_NAME
 from estimator.collect.mappings import Columns, Mapped, Words, distinct
+from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
 from estimator.collect.tables import make_tables, only_mapped
 from estimator.errors import CannotAnswerError, TargetError
@@ -47,18 +47,20 @@ _NOT_KNOWN = {
 
 def collect_procfs(
     *,
-    seed: int = 0,
+    seed: int | None = None,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],
     max_memory_mib: int | None = None,
 ) -> Snapshot:
     """Everything /proc says of this machine; what it doesn't is listed in ``info["not_known"]``.
 
-    ``pace`` is told how many bytes are read, and may wait. Raises TargetError without the right to
+    ``pace`` is told how many bytes are read, and may wait. Without ``seed`` the hashes have a new
+    one. Raises TargetError without the right to
     see PFNs, CannotAnswerError if this kernel has no KSM.
     """
     require_rights()
     started = datetime.datetime.now(datetime.UTC)
+    seed = random_seed() if seed is None else seed
     progress("processes", 0, 1)
     processes = read_processes()
     vmas, smaps = read_vmas(processes)
@@ -110,7 +112,7 @@ def collect_procfs(
         "host": platform.node(),
         "collected_at": started.isoformat(timespec="seconds"),
         "collect_seconds": seconds,
-        "hash": {"name": HASH_NAME, "seed": seed},
+        "hash": about_hash(seed),
         "ksm": read_settings(),
         "sizes": {"ksm_rmap_item": 64, "ksm_stable_node": 64, "ksm_mm_slot": 48},
         "features": features(upstream_release()),

@@ -2,61 +2,147 @@
 
 from __future__ import annotations
 
+import datetime
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
+from estimator.arrays import page_keys
 from estimator.errors import UsageError
 from estimator.snapshot.flags import MappingFlag
+from estimator.snapshot.identity import Identity
 from estimator.snapshot.snapshot import Snapshot
 
 _PAGE_SHIFT = 12
-_PAGE_NUMBER_BITS = 45  # 57-bit addresses
+
+Bools = npt.NDArray[np.bool_]
 
 
-def known_changes(snapshot: Snapshot, later: Snapshot | None) -> npt.NDArray[np.bool_] | None:
-    """Bool per mapping: seen to change, by a later pass or snapshot; None if there was neither.
+@dataclass(frozen=True)
+class Changes:
+    """What a later look says of each mapping: bool per row of ``mappings``.
 
-    Raises UsageError as ``changed_mappings``.
+    ``compared``: its bytes are known in both. ``changed``: they differ; only where ``compared``.
+    """
+
+    changed: Bools
+    compared: Bools
+
+    def __or__(self, other: Changes) -> Changes:
+        """What two later looks say together."""
+        return Changes(self.changed | other.changed, self.compared | other.compared)
+
+
+def known_changes(snapshot: Snapshot, later: Snapshot | None) -> Changes | None:
+    """What later passes and the snapshot ``later`` say; None if there was neither.
+
+    Raises UsageError as ``require_pair`` and ``changed_mappings``.
     """
     several = snapshot.info.get("passes", {}).get("count", 1) > 1
     if later is None and not several:
         return None
     flags = snapshot.mappings["flags"].to_numpy()
-    changed = (flags & np.uint8(MappingFlag.CHANGED)) != 0
-    return changed if later is None else changed | changed_mappings(snapshot, later)
+    changed, compared = (
+        (flags & np.uint8(flag)) != 0 for flag in (MappingFlag.CHANGED, MappingFlag.COMPARED)
+    )
+    known = Changes(changed, compared)
+    if later is None:
+        return known
+    require_pair(snapshot, later)
+    return known | changed_mappings(snapshot, later)
 
 
-def changed_mappings(earlier: Snapshot, later: Snapshot) -> npt.NDArray[np.bool_]:
-    """Bool per row of ``earlier.mappings``: other bytes at the same place in ``later``.
+def require_pair(earlier: Snapshot, later: Snapshot) -> None:
+    """Raise UsageError unless ``later`` can be a later picture of the same boot of one machine.
+
+    Refused are another machine or boot, the same picture twice, and the reverse order; that of
+    dumps can't be told: they were collected after what they show.
+    """
+    first, second = Identity.of(earlier.info), Identity.of(later.info)
+    if first.same_boot(second) is False:
+        why = first.other_machine(second) or first.other_kernel(second) or "the boot-ids differ"
+        raise UsageError(
+            f"the two snapshots are not of one boot of one system: {why}",
+            hint="take both of the same system, without a boot in between",
+        )
+    if _same_picture(earlier, later):
+        raise UsageError(
+            "the two snapshots show the very same picture: nothing can be said of what changes",
+            hint="take the second one some seconds later",
+        )
+    dumps = "core" in (_source(earlier.info), _source(later.info))
+    times = [_collected_at(snapshot.info) for snapshot in (earlier, later)]
+    if not dumps and times[0] and times[1] and times[1] < times[0]:
+        raise UsageError(
+            f"the later snapshot was collected before the other one ({times[1]}, {times[0]})",
+            hint="name them in the other order",
+        )
+
+
+def _source(info: dict[str, Any]) -> Any:
+    return info.get("source", {}).get("kind")
+
+
+def _collected_at(info: dict[str, Any]) -> datetime.datetime | None:
+    try:
+        time = datetime.datetime.fromisoformat(info["collected_at"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return time if time.tzinfo else None
+
+
+def _same_picture(earlier: Snapshot, later: Snapshot) -> bool:
+    """The same frames with the same contents, mapped at the same places of the same processes."""
+    numbers = (
+        ("processes", ("pid",)),
+        ("vmas", ("start", "end")),
+        ("frames", ("pfn", "unknown")),
+        ("mappings", ("vma_id", "page_index", "frame_id")),
+    )
+    same = _same_hash(earlier, later) and all(
+        np.array_equal(*(getattr(snapshot, table)[column] for snapshot in (earlier, later)))
+        for table, columns in numbers
+        for column in columns
+    )
+    return same and np.array_equal(_hashes(earlier), _hashes(later))
+
+
+def changed_mappings(earlier: Snapshot, later: Snapshot) -> Changes:
+    """What the look ``later`` says of each row of ``earlier.mappings``, found by its place.
 
     The place is (pid and start time of the process, address). cmp_and_merge_page() in mm/ksm.c
     compares a page's checksum with the one it had a scan before and goes no further if they differ.
     A page that changed and changed back passes, there and here. Mappings that are missing or could
-    not be read in one of the two count as unchanged. Raises UsageError if the hashes of the
-    snapshots can't be compared.
+    not be read in one of the two are not compared. Raises UsageError if the hashes of the snapshots
+    can't be compared.
     """
-    first, second = earlier.info.get("hash"), later.info.get("hash")
-    if first != second:
+    if not _same_hash(earlier, later):
         raise UsageError(
-            f"the two snapshots were hashed differently ({first} and {second})",
-            hint="collect both with the same hash and seed",
+            "the hashes of the two snapshots have different seeds and can't be compared",
+            hint="collect LATER with --like FIRST.ksm",
         )
     mm_of_later = _same_processes(earlier, later)
     places, rows = _places(later, mm_of_later)
     wanted, _ = _places(earlier, np.arange(len(earlier.processes), dtype=np.int64))
-    changed = np.zeros(len(wanted), dtype=bool)
+    changed, compared = np.zeros(len(wanted), np.bool_), np.zeros(len(wanted), np.bool_)
     if not len(places):
-        return changed
+        return Changes(changed, compared)
     found = np.minimum(np.searchsorted(places, wanted), len(places) - 1)
     here = np.flatnonzero(places[found] == wanted)
     before = earlier.mappings["frame_id"].to_numpy()[here]
     after = later.mappings["frame_id"].to_numpy()[rows[found[here]]]
-    changed[here] = (
-        (_hashes(earlier)[before] != _hashes(later)[after])
-        & (earlier.frames["unknown"].to_numpy()[before] == 0)
-        & (later.frames["unknown"].to_numpy()[after] == 0)
+    compared[here] = (earlier.frames["unknown"].to_numpy()[before] == 0) & (
+        later.frames["unknown"].to_numpy()[after] == 0
     )
-    return changed
+    changed[here] = compared[here] & (_hashes(earlier)[before] != _hashes(later)[after])
+    return Changes(changed, compared)
+
+
+def _same_hash(earlier: Snapshot, later: Snapshot) -> bool:
+    first, second = earlier.info.get("hash", {}), later.info.get("hash", {})
+    return all(first.get(key) == second.get(key) for key in ("name", "seed"))
 
 
 def _same_processes(earlier: Snapshot, later: Snapshot) -> npt.NDArray[np.int64]:
@@ -80,8 +166,8 @@ def _places(
     """
     vmas = snapshot.vmas
     mm_of_vma = mm[vmas["mm_id"].to_numpy()]
-    start = vmas["start"].to_numpy() >> np.uint64(_PAGE_SHIFT)
-    start |= mm_of_vma.astype(np.uint64) << np.uint64(_PAGE_NUMBER_BITS)
+    first_page = vmas["start"].to_numpy() >> np.uint64(_PAGE_SHIFT)
+    start = page_keys(np.maximum(mm_of_vma, 0), first_page)
     vma = snapshot.mappings["vma_id"].to_numpy()
     places = start[vma] + snapshot.mappings["page_index"].to_numpy()
     rows = np.arange(len(places))

@@ -14,6 +14,7 @@ class MappingFlag(enum.IntFlag):
     DIRTY = 8
     MERGED = 16  # its rmap_item sits on a live stable node
     CHANGED = 32  # a later pass found other bytes here; never set where info has no "passes"
+    COMPARED = 64  # a later pass could read what is here, as the first one did
 
 
 class FrameFlag(enum.IntFlag):

@@ -31,12 +31,12 @@ def test_what_moves_is_no_harm_to_what_holds_still(series: str, tmp_path: Path) 
     kernel = lab_kernel(series)
     with running(FROZEN, kernel, tmp_path, programs=["churn"]) as guest:
         target = open_qemu(str(guest.monitor), [kernel.vmlinux])
-        still = frozen(collect(target))
+        still = frozen(collect(target, seed=0))
         guest.guest.run("churn 4 & ")
         moved = 0
         for _ in range(COLLECTIONS):
             started = time.monotonic()
-            snapshot = collect(target)
+            snapshot = collect(target, seed=0)
             assert time.monotonic() - started < SECONDS
             check_rows(snapshot)
             pd.testing.assert_frame_equal(frozen(snapshot), still)

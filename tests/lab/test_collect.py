@@ -46,7 +46,7 @@ def dumped(
 
 @pytest.fixture(scope="module")
 def snapshot(dumped: LabResult) -> Snapshot:
-    return collect_core(dumped.vmcore, [dumped.vmlinux])
+    return collect_core(dumped.vmcore, [dumped.vmlinux], seed=0)
 
 
 def same(left: Snapshot, right: Snapshot) -> None:
@@ -56,11 +56,19 @@ def same(left: Snapshot, right: Snapshot) -> None:
         )
 
 
+def seed_file(directory: Path) -> Path:
+    path = directory / "seed"
+    path.write_text("0")
+    path.chmod(0o600)
+    return path
+
+
 def test_command_makes_the_snapshot_that_the_function_makes(
     dumped: LabResult, snapshot: Snapshot, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.ksm"
     command = [sys.executable, "-m", "estimator", "collect", "--core", str(dumped.vmcore)]
+    command += ["--seed-file", str(seed_file(tmp_path))]
     subprocess.run([*command, "--symbols", str(dumped.vmlinux), "-o", str(out)], check=True)
     assert {path.name for path in out.iterdir()} == {
         "snapshot.json",
@@ -81,8 +89,10 @@ def test_drgn_script_makes_the_same_snapshot(
 ) -> None:
     drgn = Path(sys.executable).with_name("drgn")
     script = REPOSITORY / "scripts" / "ksm_snapshot.py"
-    out = tmp_path / "out.ksm"
-    subprocess.run([drgn, "-c", dumped.vmcore, "-s", dumped.vmlinux, script, out], check=True)
+    first, out = tmp_path / "first.ksm", tmp_path / "out.ksm"
+    write_snapshot(snapshot, first)
+    target = ["-c", dumped.vmcore, "-s", dumped.vmlinux]
+    subprocess.run([drgn, *target, script, out, first], check=True)
     same(estimator.open_snapshot(out), snapshot)
 
 
@@ -91,7 +101,7 @@ def test_the_number_of_workers_changes_nothing(
 ) -> None:
     for workers in (1, 3):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=workers: range(n))
-        same(collect_core(dumped.vmcore, [dumped.vmlinux]), snapshot)
+        same(collect_core(dumped.vmcore, [dumped.vmlinux], seed=0), snapshot)
 
 
 def test_json_has_the_promised_fields(dumped: LabResult, tmp_path: Path) -> None:

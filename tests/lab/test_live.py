@@ -124,7 +124,7 @@ def test_every_vma_agrees_with_smaps(live: Snapshot, proc: dict[int, Any]) -> No
 
 
 def test_proc_alone_gives_the_same_frames(system: Running, live: Snapshot, tmp_path: Path) -> None:
-    status, output = system.estimator("collect --procfs -o /tmp/procfs.ksm")
+    status, output = system.estimator("collect --procfs --like /tmp/live.ksm -o /tmp/procfs.ksm")
     assert status == 0, output
     procfs = open_snapshot(system.fetch_snapshot("/tmp/procfs.ksm", tmp_path))
     pids = frozen_pids(system)
@@ -157,7 +157,7 @@ def test_the_script_for_drgn_makes_the_same_snapshot(
 ) -> None:
     system.guest.write_file("/tmp/ksm_snapshot.py", SCRIPT.read_text())
     drgn = "-m drgn -q -k -s /symbols/vmlinux /tmp/ksm_snapshot.py"
-    status, output = system.python(f"{drgn} /tmp/inside.ksm")
+    status, output = system.python(f"{drgn} /tmp/inside.ksm /tmp/live.ksm")
     assert status == 0, output
     assert output == ""
     inside = open_snapshot(system.fetch_snapshot("/tmp/inside.ksm", tmp_path))

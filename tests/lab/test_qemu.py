@@ -69,10 +69,10 @@ def system(
 def test_a_guest_and_its_dump_are_the_same_snapshot(system: Running, tmp_path: Path) -> None:
     vmlinux = system.guest.kernel.vmlinux
     system.guest.qmp("stop")
-    live = collect(open_qemu(str(system.monitor), [vmlinux]))
+    live = collect(open_qemu(str(system.monitor), [vmlinux]), seed=0)
     system.guest.dump(tmp_path / "vmcore")
     system.guest.qmp("cont")
-    dump = collect_core(tmp_path / "vmcore", [vmlinux])
+    dump = collect_core(tmp_path / "vmcore", [vmlinux], seed=0)
     assert live.info["source"]["kind"] == "qemu"
     assert live.frames["hash"].notna().all()
     assert len(live.stable_nodes) > 0

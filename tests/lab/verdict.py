@@ -69,10 +69,10 @@ def judge(result: LabResult) -> Verdict:
     """
     workload, truth = result.workload, result.truth
     notes = []
-    snapshot = collect_core(result.vmcore, [result.vmlinux])
+    snapshot = collect_core(result.vmcore, [result.vmlinux], seed=0)
     later = None
     if result.second_vmcore is not None:
-        later = collect_core(result.second_vmcore, [result.vmlinux])
+        later = collect_core(result.second_vmcore, [result.vmlinux], seed=0)
         notes.append("predicted from two dumps, of processes that keep writing")
     policy = Policy(scope="enabled")
     if workload.after_dump is not None:
