@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from estimator.errors import CannotAnswerError
+
 Words = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
-from estimator.errors import CannotAnswerError
 
 _PIECE_ROWS = 65_536
 
