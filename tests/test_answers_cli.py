@@ -76,6 +76,13 @@ def test_compare_a_snapshot_with_a_saved_prediction(snapshot: Path, tmp_path: Pa
     assert "worker" in done.stdout
     changes = json.loads(estimator("compare", snapshot, snapshot, "--json").stdout)
     assert {row["change"] for row in changes["numbers"]} == {0}
+    by_options = estimator("compare", saved, saved, "--comm", "batch", "--scope", "all")
+    assert by_options.returncode == 2
+    assert "--scope, --comm can't change" in by_options.stderr
+    assert estimator("compare", saved, saved).returncode == 0
+    assert estimator("compare", saved, snapshot, "--comm", "batch").stdout.startswith(
+        "B would free as"
+    )
     broken = tmp_path / "broken.json"
     broken.write_text("{")
     assert estimator("compare", broken, snapshot).returncode == 3
@@ -94,6 +101,18 @@ def test_verify(snapshot: Path, tmp_path: Path) -> None:
     shared = next(row for row in answer["counters"] if row["counter"] == "pages_shared")
     assert shared["real"] == 17
     assert shared["difference"] == 17 - shared["predicted"]
+    asked = [
+        estimator("predict", snapshot, "--scope", s, "--json").stdout for s in ("enabled", "all")
+    ]
+    enabled, everything = (json.loads(text)["counters"]["pages_shared"] for text in asked)
+    assert shared["predicted"] == enabled < everything
+    kernel = tmp_path / "proc/sys/kernel"
+    kernel.mkdir(parents=True)
+    (kernel / "hostname").write_text("elsewhere\n")
+    other = estimator("verify", snapshot, "--root", tmp_path)
+    assert other.returncode == 2
+    assert "another machine" in other.stderr
+    (kernel / "hostname").unlink()
     assert "full scans" in estimator("verify", snapshot, "--root", tmp_path).stdout
 
 

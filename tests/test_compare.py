@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+from typing import Any, cast
 
 import pytest
+from rich.console import Console
 
-from estimator.advice.compare import compare
+from estimator.advice.compare import Comparison, compare
 from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
+from estimator.ksm.prediction import Prediction
+from estimator.report.as_json import comparison_json
+from estimator.report.text import render_comparison
 from tests.systems import Area, Process, system
 
 WEB = Process("web", [Area([1, 2, 3])], cgroup="/web.service")
@@ -35,7 +41,64 @@ def test_what_changed_and_who_did_it() -> None:
     assert list(settings.loc["policy.max_page_sharing"]) == [256, 128]
 
 
+def as_file(prediction: Prediction) -> Any:
+    return json.loads(json.dumps(prediction.to_json()))
+
+
+def shown(comparison: Comparison) -> str:
+    text = io.StringIO()
+    render_comparison(comparison, Console(file=text, width=100))
+    return text.getvalue()
+
+
+def test_a_file_and_a_snapshot_of_one_policy_do_not_differ() -> None:
+    found = predict(system([WEB]), Policy(comms=("web",)))
+    comparison = compare(as_file(found), found.to_json())
+    assert comparison.settings.empty
+    text = shown(comparison)
+    assert text.startswith("B would free as much as A: ")
+    assert "Kernel and settings" not in text
+    assert "Which programs" not in text
+
+
+def test_a_build_id_that_is_not_known_is_said_to_be_so() -> None:
+    snapshot = system([WEB])
+    a, b = (as_file(predict(snapshot)) for _ in range(2))
+    a["kernel"]["build_id"], b["kernel"]["build_id"] = "abcd", None
+    comparison = compare(a, b)
+    settings = comparison_json(comparison)["settings"]
+    assert settings == [{"setting": "kernel.build_id", "a": "abcd", "b": None}]
+    line = next(line for line in shown(comparison).splitlines() if "kernel.build_id" in line)
+    assert line.split() == ["kernel.build_id", "abcd", "not", "known"]
+
+
+def test_what_the_two_rest_on_is_said() -> None:
+    first, later, elsewhere = (system([WEB, Process("x", [Area([n])], pid=9)]) for n in (1, 2, 3))
+    for snapshot in (first, later):
+        snapshot.info["boot_id"] = "b"
+    both, one = predict(first, later=later), predict(first)
+    text = shown(compare(as_file(both), one.to_json()))
+    assert "A and B are of one boot of one machine." in text
+    assert "A knows which pages changed" in text
+    assert "upper bounds" in text
+    facts = compare(as_file(both), as_file(one)).origins.set_index("fact")[["a", "b"]].T
+    assert facts["compared_pages"].tolist() == [4, None]
+    assert facts["changed_pages"].tolist() == [1, None]
+    assert facts["host"].tolist() == ["example", "example"]
+    assert facts["hashed_share"].tolist() == [1.0, 1.0]
+    assert facts["passes"].tolist() == [1, 1]
+
+    elsewhere.info["host"] = "elsewhere"
+    assert "of two machines" in shown(compare(as_file(one), as_file(predict(elsewhere))))
+    elsewhere.info["host"] = "example"
+    assert "one machine is not known" in shown(compare(as_file(one), as_file(predict(elsewhere))))
+    elsewhere.info["boot_id"] = "c"
+    assert "of two boots" in shown(compare(as_file(one), as_file(predict(elsewhere))))
+
+
 def test_something_else_is_no_prediction() -> None:
     good = predict(system([WEB]), Policy()).to_json()
+    with pytest.raises(UsageError, match="first input is no prediction"):
+        compare(cast(Any, 5), good)
     with pytest.raises(UsageError, match="second input is no prediction"):
         compare(good, {"counters": {}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ import pandas as pd
 
 from estimator.errors import UsageError
 
+_ORIGIN = ("host", "boot_id", "machine_id", "source", "collected_at", "passes")
+_COVERAGE = ("hashed_share", "candidate_pages", "compared_pages")
 _AMOUNTS = ["ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages", "ksm_process_profit"]
 
 
@@ -21,11 +24,14 @@ class Comparison:
     null where one side does not have it). ``programs``: one row per comm and cgroup:
     comm, cgroup, and per amount (processes, ksm_rmap_items, ksm_merging_pages, ksm_zero_pages,
     ksm_process_profit) NAME_a, NAME_b, NAME_change; biggest change of profit first.
-    ``settings``: what differs between the two what-ifs: setting, a, b.
+    ``origins``: of what pictures the two are and how much of these is known, equal or not: fact, a,
+    b (JSON values, None where not known). ``settings``: what differs between the two kernels and
+    what-ifs: setting, a, b (JSON values).
     """
 
     numbers: pd.DataFrame
     programs: pd.DataFrame
+    origins: pd.DataFrame
     settings: pd.DataFrame
 
 
@@ -36,13 +42,14 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
     Raises UsageError if one of them is not the JSON of a prediction.
     """
     for name, side in (("first", a), ("second", b)):
-        missing = [key for key in ("counters", "physical", "processes") if key not in side]
+        needed = ("counters", "physical", "processes")
+        missing = [key for key in needed if not isinstance(side, Mapping) or key not in side]
         if missing:
             raise UsageError(
                 f"the {name} input is no prediction: it lacks {', '.join(missing)}",
                 hint="make one with: ksm-estimator predict SNAPSHOT --json",
             )
-    return Comparison(_numbers(a, b), _programs(a, b), _settings(a, b))
+    return Comparison(_numbers(a, b), _programs(a, b), _origins(a, b), _settings(a, b))
 
 
 def _numbers(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
@@ -76,13 +83,29 @@ def _programs(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
     return table.loc[order.index].reset_index()
 
 
+def _origins(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
+    rows = [
+        (name, *(side.get(section, {}).get(name) for side in (a, b)))
+        for section, names in (("origin", _ORIGIN), ("coverage", _COVERAGE))
+        for name in names
+    ]
+    rows.append(("changed_pages", _changed(a), _changed(b)))
+    return pd.DataFrame(rows, columns=["fact", "a", "b"], dtype=object)
+
+
+def _changed(side: Mapping[str, Any]) -> int | None:
+    """How many pages changed: not known, where there was no later look."""
+    coverage = side.get("coverage", {})
+    return None if coverage.get("compared_pages") is None else coverage.get("changed_pages")
+
+
 def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
     rows = []
     for section in ("kernel", "policy"):
-        left, right = a.get(section, {}), b.get(section, {})
+        left, right = (json.loads(json.dumps(side.get(section, {}))) for side in (a, b))
         rows += [
             (f"{section}.{key}", left.get(key), right.get(key))
             for key in dict.fromkeys([*left, *right])
             if left.get(key) != right.get(key)
         ]
-    return pd.DataFrame(rows, columns=["setting", "a", "b"])
+    return pd.DataFrame(rows, columns=["setting", "a", "b"], dtype=object)

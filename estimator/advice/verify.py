@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from estimator.advice.schedule import PageCost
+from estimator.errors import UsageError
 from estimator.ksm.prediction import Prediction
+from estimator.snapshot.identity import Identity
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,13 @@ class Reality:
     """What a running system shows.
 
     ``ksm``: the numbers in the files of /sys/kernel/mm/ksm. ``ksmd_cpu_seconds``: CPU time of ksmd
-    since boot, None if it could not be read.
+    since boot, None if it could not be read. ``identity``: which machine and boot it is.
     """
 
     ksm: dict[str, int]
     processes: list[RealProcess] = field(repr=False)
     ksmd_cpu_seconds: float | None
+    identity: Identity
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,16 @@ _SETTINGS = ["max_page_sharing", "use_zero_pages", "merge_across_nodes"]
 
 
 def verify(prediction: Prediction, reality: Reality) -> Verification:
-    """Set ``prediction`` beside ``reality``."""
+    """Set ``prediction`` beside ``reality``.
+
+    Raises UsageError where they are of two machines.
+    """
+    predicted = Identity.of(prediction.origin | {"kernel": prediction.kernel})
+    if why := predicted.other_machine(reality.identity):
+        raise UsageError(
+            f"the snapshot is of another machine than this one: {why}",
+            hint="run verify on the system that the snapshot was taken of",
+        )
     real = dict(reality.ksm)
     if "ksm_rmap_items" not in real and reality.processes:
         real["ksm_rmap_items"] = sum(p.ksm_stat.get("ksm_rmap_items", 0) for p in reality.processes)
@@ -69,7 +81,7 @@ def verify(prediction: Prediction, reality: Reality) -> Verification:
     )
     counters["difference"] = counters["real"] - counters["predicted"]
     processes, gone = _processes(prediction, reality)
-    caveats = _caveats(prediction, reality)
+    caveats = [*_boot(predicted, reality.identity), *_caveats(prediction, reality)]
     items = processes[processes["counter"] == "ksm_rmap_items"]
     absent = int(((items["predicted"] > 0) & (items["real"] == 0)).sum())
     if absent:
@@ -108,6 +120,16 @@ def _processes(prediction: Prediction, reality: Reality) -> tuple[pd.DataFrame, 
     table = pd.DataFrame(rows, columns=["pid", "comm", "counter", "predicted", "real"])
     table["difference"] = table["real"] - table["predicted"]
     return table, gone
+
+
+def _boot(predicted: Identity, real: Identity) -> list[str]:
+    same = predicted.same_boot(real)
+    if same:
+        return []
+    if same is None:
+        return ["whether the snapshot is of this boot is not known: if not, all processes are new"]
+    why = predicted.other_kernel(real) or "the boot-ids differ"
+    return [f"the snapshot is of another boot, so of other processes and pages: {why}"]
 
 
 def _caveats(prediction: Prediction, reality: Reality) -> list[str]:

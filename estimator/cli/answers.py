@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from estimator.cli.options import options, policy_options
+from estimator.cli.options import options, policy_options, policy_options_of_today
 from estimator.errors import TargetError, UsageError
 
 if TYPE_CHECKING:
@@ -96,12 +97,20 @@ def advise(snapshot: Path, as_json: bool, **chosen: Any) -> None:
 @policy_options
 @_json
 def compare(a: Path, b: Path, as_json: bool, **policy: Any) -> None:
-    """Say what changed from A to B: snapshots, or files from predict --json."""
+    """Say what changed from A to B: snapshots, or files from predict --json.
+
+    The options are for snapshots: what is in a file was predicted already.
+    """
     from estimator.advice.compare import compare as compare_predictions
     from estimator.report.as_json import comparison_json
     from estimator.report.tables import make_console
     from estimator.report.text import render_comparison
 
+    if a.is_file() and b.is_file() and (given := _given(policy)):
+        raise UsageError(
+            f"{', '.join(given)} can't change what {a} and {b} say: they were predicted already",
+            hint="predict with these options, or compare snapshots",
+        )
     comparison = compare_predictions(_load(a, policy), _load(b, policy))
     if as_json:
         click.echo(json.dumps(comparison_json(comparison)))
@@ -111,7 +120,7 @@ def compare(a: Path, b: Path, as_json: bool, **policy: Any) -> None:
 
 @click.command()
 @_snapshot
-@policy_options
+@policy_options_of_today
 @_json
 @click.option(
     "--root",
@@ -143,6 +152,17 @@ def _split(chosen: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of the advice, and those of the policy."""
     advice = {name: chosen[name] for name in _ADVICE}
     return advice, {name: value for name, value in chosen.items() if name not in _ADVICE}
+
+
+def _given(policy: dict[str, Any]) -> list[str]:
+    """Those of the options ``policy`` that are on the command line."""
+    context = click.get_current_context()
+    return [
+        max(option.opts, key=len)
+        for option in context.command.params
+        if option.name in policy
+        and context.get_parameter_source(option.name) != ParameterSource.DEFAULT
+    ]
 
 
 def _predict(snapshot: Snapshot, policy: dict[str, Any]) -> Prediction:

@@ -21,14 +21,17 @@ def options(*parts: Callable[[Any], Any]) -> Callable[[Command], Command]:
     return decorate
 
 
-policy_options = options(
-    click.option(
+def _scope(default: str) -> Callable[[Any], Any]:
+    return click.option(
         "--scope",
         type=click.Choice(["all", "enabled"]),
-        default="all",
+        default=default,
         help="all: as if every process had called prctl(PR_SET_MEMORY_MERGE); "
-        "enabled: the VMAs that are VM_MERGEABLE now.",
-    ),
+        f"enabled: the VMAs that are VM_MERGEABLE now (default {default}).",
+    )
+
+
+_who_and_how = options(
     click.option("--pid", "pids", type=int, multiple=True, help="Only this process. Repeatable."),
     click.option("--comm", "comms", multiple=True, help="Only processes of this name."),
     click.option("--cgroup", "cgroups", multiple=True, help="Only this cgroup and those below it."),
@@ -37,3 +40,5 @@ policy_options = options(
     click.option("--use-zero-pages/--no-use-zero-pages", default=None, help="Else as there."),
     click.option("--merge-across-nodes/--no-merge-across-nodes", default=None),
 )
+policy_options = options(_scope("all"), _who_and_how)
+policy_options_of_today = options(_scope("enabled"), _who_and_how)

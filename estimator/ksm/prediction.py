@@ -35,6 +35,7 @@ class Outcome(enum.IntEnum):
 class Prediction:
     """The state of KSM at rest under one policy.
 
+    ``origin``: of what picture, see ``estimator.snapshot.identity.origin``.
     ``counters``: the files of /sys/kernel/mm/ksm, plus ``ksm_rmap_items`` (pages; general_profit
     in bytes), as read with smart_scan off. ``physical``: ``frames_before``, ``frames_after``,
     ``frames_freed``, ``bytes_saved``, the overhead in bytes, and ``net_bytes_saved`` (less
@@ -58,6 +59,7 @@ class Prediction:
 
     policy: Policy
     kernel: dict[str, Any]
+    origin: dict[str, Any]
     counters: dict[str, int]
     physical: dict[str, int]
     coverage: dict[str, Any]
@@ -113,6 +115,7 @@ class Prediction:
     def _values(self) -> dict[str, Any]:
         return {
             "kernel": self.kernel,
+            "origin": self.origin,
             "policy": self.policy.to_json(),
             "coverage": self.coverage,
             "warnings": self.warnings,

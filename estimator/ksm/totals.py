@@ -17,6 +17,7 @@ from estimator.ksm.fate import Fate
 from estimator.ksm.frames import Bools, Ints
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome, Prediction
+from estimator.snapshot.identity import origin
 
 _SUMS = [
     "ksm_rmap_items",
@@ -56,6 +57,7 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
     return Prediction(
         policy=policy,
         kernel=dict(case.snapshot.info["kernel"]),
+        origin=origin(case.snapshot.info),
         counters=counters,
         physical=physical(case, fate, totals["ksm_rmap_items"], nodes + chains),
         coverage=coverage,

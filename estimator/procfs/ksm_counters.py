@@ -7,6 +7,7 @@ from pathlib import Path
 
 from estimator.advice.verify import Reality, RealProcess
 from estimator.errors import CannotAnswerError, TargetError
+from estimator.snapshot.identity import Identity
 
 
 def read_reality(root: Path = Path("/")) -> Reality:
@@ -37,7 +38,25 @@ def read_reality(root: Path = Path("/")) -> Reality:
             continue
         except PermissionError as error:
             raise TargetError(f"{error.filename}: permission denied", hint="run as root") from error
-    return Reality(ksm, processes, ksmd_cpu_seconds)
+    return Reality(ksm, processes, ksmd_cpu_seconds, _identity(root))
+
+
+def _identity(root: Path) -> Identity:
+    kernel = root / "proc/sys/kernel"
+    return Identity(
+        boot_id=_line(kernel / "random/boot_id"),
+        machine_id=_line(root / "etc/machine-id"),
+        host=_line(kernel / "hostname"),
+        release=_line(kernel / "osrelease"),
+    )
+
+
+def _line(path: Path) -> str | None:
+    """The text of a file of one line; None where it is missing, unreadable or empty."""
+    try:
+        return path.read_text(errors="replace").strip() or None
+    except OSError:
+        return None
 
 
 def _ksm_stat(process: Path) -> dict[str, int]:

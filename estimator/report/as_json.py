@@ -56,7 +56,8 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
     return {
         "numbers": records(comparison.numbers),
         "programs": records(comparison.programs),
-        "settings": records(comparison.settings),
+        "origins": comparison.origins.to_dict("records"),
+        "settings": comparison.settings.to_dict("records"),
     }
 
 

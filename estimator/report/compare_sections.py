@@ -10,23 +10,19 @@ from estimator.advice.compare import Comparison
 from estimator.advice.verify import Verification
 from estimator.report.prediction_sections import Section
 from estimator.report.tables import Column, pages
-from estimator.report.units import count, human_bytes, plural
+from estimator.report.units import count, human_bytes, plural, printable
+from estimator.snapshot.identity import Identity
 
 
 def comparison_sections(comparison: Comparison) -> list[Section]:
     """What changed from A to B, what the two rest on, and which programs did it."""
     numbers = comparison.numbers.set_index("number")
     before, after = (int(numbers[side]["net_bytes_saved"]) for side in ("a", "b"))
-    direction = "more" if after >= before else "less"
-    sections = [
-        Section(
-            f"B would free {human_bytes(abs(after - before))} {direction} than A: "
-            f"{human_bytes(after)} net instead of {human_bytes(before)}."
-        )
-    ]
+    sections = [Section(_headline(before, after)), _origins(comparison)]
     if len(comparison.settings):
-        columns = [Column("setting", "setting"), Column("A", "a"), Column("B", "b")]
-        sections.append(Section("What the two rest on differs", comparison.settings, columns))
+        columns = [Column("setting", "setting"), *_SIDES]
+        title = "Kernel and settings that differ"
+        sections.append(Section(title, comparison.settings, columns, len(comparison.settings)))
     columns = [
         Column("", "number"),
         Column("A", "a", _number, number=True),
@@ -48,7 +44,52 @@ def comparison_sections(comparison: Comparison) -> list[Section]:
         Column("profit", "ksm_process_profit_change", human_bytes, number=True),
     ]
     changed = programs[(programs[moved] != 0).any(axis=1)]
-    return [*sections, Section("Which programs did it", changed, columns)]
+    if len(changed):
+        sections.append(Section("Which programs did it", changed, columns))
+    return sections
+
+
+def _headline(before: int, after: int) -> str:
+    if after == before:
+        return f"B would free as much as A: {human_bytes(after)} net."
+    return (
+        f"B would free {human_bytes(abs(after - before))} {'more' if after > before else 'less'} "
+        f"than A: {human_bytes(after)} net instead of {human_bytes(before)}."
+    )
+
+
+def _origins(comparison: Comparison) -> Section:
+    facts = comparison.origins
+    known = facts.set_index("fact")
+    identities = [Identity(*known.loc[["boot_id", "machine_id", "host"], side]) for side in "ab"]
+    same = identities[0].same_boot(identities[1])
+    if same is None:
+        note = "Whether A and B are of one boot of one machine is not known."
+    elif same:
+        note = "A and B are of one boot of one machine."
+    else:
+        machines = identities[0].other_machine(identities[1])
+        note = f"A and B are of two {'machines' if machines else 'boots'}."
+    looks = known.loc["compared_pages"]
+    seen = {side: not pd.isna(looks[side]) for side in "ab"}
+    if seen["a"] != seen["b"]:
+        wiser, other = ("A", "B") if seen["a"] else ("B", "A")
+        note += (
+            f" {wiser} knows which pages changed and takes them for volatile; {other} does not: "
+            "what it says of merged pages are upper bounds."
+        )
+    columns = [Column("", "fact"), *_SIDES]
+    return Section("What the two rest on", facts, columns, limit=len(facts), note=note)
+
+
+def _value(value: Any) -> str:
+    """One fact or setting; an empty selector selects all."""
+    if isinstance(value, list):
+        return printable(", ".join(map(str, value))) or "all"
+    return "not known" if pd.isna(value) else printable(str(value))
+
+
+_SIDES = [Column("A", "a", _value), Column("B", "b", _value)]
 
 
 def verification_sections(verification: Verification) -> list[Section]:

@@ -57,6 +57,19 @@ class Identity:
         )
 
 
+def origin(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Where, when and how a picture was taken, for the answers made from it; null: not known.
+
+    host, boot_id, machine_id, source, collected_at: strings. passes: how many looks it is of.
+    """
+    found = {name: info.get(name) for name in ("host", "boot_id", "machine_id")}
+    return found | {
+        "source": info.get("source", {}).get("kind"),
+        "collected_at": info.get("collected_at"),
+        "passes": info.get("passes", {}).get("count", 1),
+    }
+
+
 def _differ(what: str, first: str | None, second: str | None) -> str | None:
     if first and second and first != second:
         return f"{what} {first} and {what} {second}"

@@ -91,8 +91,8 @@ def test_drgn_script_makes_the_same_snapshot(
     script = REPOSITORY / "scripts" / "ksm_snapshot.py"
     first, out = tmp_path / "first.ksm", tmp_path / "out.ksm"
     write_snapshot(snapshot, first)
-    target = ["-c", dumped.vmcore, "-s", dumped.vmlinux]
-    subprocess.run([drgn, *target, script, out, first], check=True)
+    inside = ["-c", str(dumped.vmcore), "-s", str(dumped.vmlinux)]
+    subprocess.run([drgn, *inside, script, out, first], check=True)
     same(estimator.open_snapshot(out), snapshot)
 
 
