@@ -10,12 +10,12 @@ from estimator.errors import ResourceError
 
 _MEMORY = (
     "not enough memory for this work on this machine",
-    "try a larger machine, or fewer processes at once (taskset -c 0)",
+    "try a larger machine, or taskset -c 0 ksm-estimator ..., which uses one process",
 )
 _FILES = ("too many files are open", "try: ulimit -n 4096")
 _LACKS = {
     errno.ENOMEM: _MEMORY,
-    errno.EAGAIN: ("no more processes can be started", "try: ulimit -u unlimited, or taskset -c 0"),
+    errno.EAGAIN: ("no more processes can be started", "see ulimit -u"),
     errno.EMFILE: _FILES,
     errno.ENFILE: _FILES,
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from estimator.cli.options import Command, options
+from estimator.collect.limits import own_limits
 from estimator.collect.load import Pace, lower_priority
 from estimator.errors import UsageError
 
@@ -57,20 +59,21 @@ class Source:
             from estimator.kernel.collect import collect
             from estimator.kernel.core import open_core
 
-            target = open_core(self.core, self.symbols, self.architecture)
-            return collect(
-                target, seed=self.seed, progress=progress, max_memory_mib=self.max_memory
-            )
+            with open_core(self.core, self.symbols, self.architecture) as target:
+                return collect(
+                    target, seed=self.seed, progress=progress, max_memory_mib=self.max_memory
+                )
         lower_priority()
-        look = self._running(Pace(self.rate), progress)
-        if self.passes == 1:
-            return look()
-        from estimator.collect.passes import collect_passes
+        with own_limits(), ExitStack() as opened:
+            look = self._running(Pace(self.rate), progress, opened)
+            if self.passes == 1:
+                return look()
+            from estimator.collect.passes import collect_passes
 
-        return collect_passes(look, self.passes, self.interval)
+            return collect_passes(look, self.passes, self.interval)
 
-    def _running(self, pace: Pace, progress: Progress) -> Callable[[], Snapshot]:
-        """Open the running system; what takes a snapshot of it."""
+    def _running(self, pace: Pace, progress: Progress, opened: ExitStack) -> Callable[[], Snapshot]:
+        """Open the running system, closed with ``opened``; what takes a snapshot of it."""
         if self.procfs:
             from estimator.procfs.collect import collect_procfs
 
@@ -87,7 +90,7 @@ class Source:
         target = open_qemu(self.qemu, self.symbols) if self.qemu else open_live(self.symbols)
         return partial(
             collect,
-            target,
+            opened.enter_context(target),
             seed=self.seed,
             progress=progress,
             pace=pace,
