@@ -27,6 +27,10 @@ class EstimatorError(Exception):
         return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
+class ResourceError(EstimatorError):
+    """This machine lacks what the work needs: memory, processes, open files."""
+
+
 class UsageError(EstimatorError):
     """The request makes no sense for this input (unknown pid, max_page_sharing < 2 ...)."""
 

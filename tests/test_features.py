@@ -117,9 +117,11 @@ def test_what_a_distribution_backported_goes_before_its_release(
     names, release = [PRCTL, ZERO, WALK], "5.14.0-503.el9.x86_64"
     debug = by_debug_information(monkeypatch, release, names, 1)
     files = by_files(monkeypatch, tmp_path, release, names, kallsyms=True)
-    assert debug["merge_any_prctl"] and debug["counts_zero_pages"]
+    assert debug["merge_any_prctl"]
+    assert debug["counts_zero_pages"]
     assert debug["prot_none_blocks_tree"]
-    assert files["merge_any_prctl"] and files["counts_zero_pages"]
+    assert files["merge_any_prctl"]
+    assert files["counts_zero_pages"]
 
 
 @pytest.mark.parametrize(("release", "names", "parameters", "scanned", "blocks"), KERNELS)

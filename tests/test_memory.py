@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from drgn import Architecture, Platform, Program
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from estimator.collect.hashing import hash_frames
+from estimator.collect.hashing import digest_of
 from estimator.kernel import memory
 from estimator.kernel.dump.file import inspect
-from estimator.kernel.memory import PAGE_SIZE, Memory
+from estimator.kernel.memory import PAGE_SIZE, Bytes, Digest, Memory
 from estimator.kernel.memory.elf import MappedElf
 from estimator.kernel.memory.intervals import Mask, Words, met_first, runs
 from estimator.snapshot.flags import Unknown
@@ -75,17 +76,32 @@ def opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> MappedElf:
     return MappedElf(Program(Platform(Architecture.X86_64)), inspect(path))
 
 
+@pytest.mark.parametrize("read", [MappedElf.digests, Memory.digests], ids=["mapped", "by frames"])
 @pytest.mark.parametrize("seed", range(5))
-def test_contents_of_an_elf_dump(seed: int, dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digests_of_an_elf_dump(
+    seed: int,
+    read: Callable[[Memory, Words, Digest], tuple[Words, Bytes]],
+    dump: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     elf = opened(dump, monkeypatch)
     random = np.random.default_rng(seed)
     pfns = random.integers(0, 1700, 900).astype(np.uint64)
     if seed:
         pfns.sort()
-    contents, unknown = elf.contents(pfns)
+    taken: list[bytes] = []
+
+    def digest(contents: Iterable[Any]) -> Iterator[int]:
+        for content in contents:
+            taken.append(bytes(content))
+            yield len(taken)
+
+    found, unknown = read(elf, pfns, digest)
     there = [any(first <= n < first + SEGMENTS[first] for first in SEGMENTS) for n in pfns.tolist()]
     assert (unknown == np.where(there, Unknown.HASHED, Unknown.UNREADABLE)).all()
-    assert [bytes(c) for c in contents] == [page(n) for n in pfns[there].tolist()]
+    assert taken == [page(n) for n in pfns[there].tolist()]
+    assert found[there].tolist() == list(range(1, len(taken) + 1))
+    assert not found[~np.array(there)].any()
 
 
 def test_structs_of_an_elf_dump(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +162,7 @@ def test_what_is_met_first(batches: list[list[int]]) -> None:
 def test_a_dump_that_shrinks_while_it_is_read(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elf = opened(dump, monkeypatch)
     os.truncate(dump, dump.stat().st_size - 50 * PAGE_SIZE)
-    hashes, unknown = hash_frames(elf, np.arange(1500, 1600, dtype=np.uint64), 0)
+    hashes, unknown = elf.digests(np.arange(1500, 1600, dtype=np.uint64), digest_of(0))
     assert (unknown == [Unknown.HASHED] * 50 + [Unknown.UNREADABLE] * 50).all()
     assert hashes[:50].all()
     assert not hashes[50:].any()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
+
 import numpy as np
 import pytest
 
 from estimator.collect.workers import Pieces, forked, shared_columns
+from estimator.errors import ResourceError
 
 COUNT = 20_000
 
@@ -29,3 +34,55 @@ def test_a_worker_that_fails_is_not_overlooked() -> None:
 
     with pytest.raises(RuntimeError, match="worker ended"), forked(2, fail):
         pass
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")])
+def test_a_worker_without_memory_or_files_is_no_bug(
+    error: Exception, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(ResourceError, match="ran out of"), forked(1, fail):
+        pass
+    assert capfd.readouterr().err == ""
+
+
+def test_a_worker_that_the_kernel_killed_for_memory_is_no_bug() -> None:
+    def killed() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(ResourceError, match="lack of memory"), forked(1, killed):
+        pass
+
+
+def test_a_signal_right_after_fork_leaves_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork = os.fork
+    forks: list[int] = []
+
+    def interrupted() -> int:
+        pid = fork()
+        if pid:
+            forks.append(pid)
+            os.kill(os.getpid(), signal.SIGINT)
+        return pid
+
+    monkeypatch.setattr(os, "fork", interrupted)
+    with pytest.raises(KeyboardInterrupt), forked(1, signal.pause):
+        pass
+    assert len(forks) == 1
+    with pytest.raises(ChildProcessError):  # it was waited for
+        os.waitpid(forks[0], os.WNOHANG)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+def test_a_worker_whose_parent_has_gone_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = shared_columns(1, {"worked": np.uint8})
+
+    def work() -> None:
+        columns["worked"][0] = 1
+
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    with pytest.raises(RuntimeError), forked(1, work):
+        pass
+    assert columns["worked"][0] == 0

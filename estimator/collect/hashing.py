@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from itertools import repeat
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
-
-from estimator.snapshot.flags import Unknown
-
-if TYPE_CHECKING:
-    from estimator.kernel.memory import Memory
 
 HASH_NAME = "xxh3_64"
 PAGE_SIZE = 4096
 
-Words = npt.NDArray[np.uint64]
 
-
-def hash_frames(memory: Memory, pfns: Words, seed: int) -> tuple[Words, npt.NDArray[np.uint8]]:
-    """Hashes of the frames ``pfns``, u64 (n,), and ``Unknown`` codes, u8 (n,).
-
-    The hash of an unknown frame is 0 and means nothing.
-    """
-    contents, unknown = memory.contents(pfns)
-    known = np.flatnonzero(unknown == Unknown.HASHED)
-    digests = map(xxh3_64_intdigest, contents, repeat(seed))  # type: ignore[arg-type]
-    hashes = np.zeros(len(pfns), np.uint64)
-    hashes[known] = np.fromiter(digests, np.uint64, len(known))
-    hashes[unknown != Unknown.HASHED] = 0
-    return hashes, unknown
+def digest_of(seed: int) -> Callable[[Iterable[Any]], Iterable[int]]:
+    """What makes 64-bit hashes of the contents of frames, one after the other."""
+    return lambda contents: map(xxh3_64_intdigest, contents, repeat(seed))
 
 
 def zero_hash(seed: int) -> int:

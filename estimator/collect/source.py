@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from estimator.cli.options import Command, options
+from estimator.collect.limits import own_limits
 from estimator.collect.load import Pace, lower_priority
 from estimator.errors import UsageError
 
@@ -61,15 +63,16 @@ class Source:
             from estimator.kernel.collect import collect
             from estimator.kernel.core import open_core
 
-            target = open_core(self.core, self.symbols, self.architecture)
-            return collect(target, seed=seed, progress=progress, max_memory_mib=self.max_memory)
+            with open_core(self.core, self.symbols, self.architecture) as target:
+                return collect(target, seed=seed, progress=progress, max_memory_mib=self.max_memory)
         lower_priority()
-        look = self._running(Pace(self.rate), progress, seed)
-        if self.passes == 1:
-            return look()
-        from estimator.collect.passes import collect_passes
+        with own_limits(), ExitStack() as opened:
+            look = self._running(Pace(self.rate), progress, seed, opened)
+            if self.passes == 1:
+                return look()
+            from estimator.collect.passes import collect_passes
 
-        return collect_passes(look, self.passes, self.interval)
+            return collect_passes(look, self.passes, self.interval)
 
     def _seed(self) -> int:
         """One seed for all passes; a new one unless it is given."""
@@ -79,8 +82,10 @@ class Source:
             return read_seed_file(self.seed_file)
         return seed_of(self.like) if self.like else random_seed()
 
-    def _running(self, pace: Pace, progress: Progress, seed: int) -> Callable[[], Snapshot]:
-        """Open the running system; what takes a snapshot of it."""
+    def _running(
+        self, pace: Pace, progress: Progress, seed: int, opened: ExitStack
+    ) -> Callable[[], Snapshot]:
+        """Open the running system, closed with ``opened``; what takes a snapshot of it."""
         if self.procfs:
             from estimator.procfs.collect import collect_procfs
 
@@ -97,7 +102,7 @@ class Source:
         target = open_qemu(self.qemu, self.symbols) if self.qemu else open_live(self.symbols)
         return partial(
             collect,
-            target,
+            opened.enter_context(target),
             seed=seed,
             progress=progress,
             pace=pace,

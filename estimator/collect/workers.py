@@ -15,7 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from estimator.collect.limits import is_own_limit
+from estimator.errors import ResourceError
+
 _PR_SET_PDEATHSIG = 1
+_EXIT_LACKS = 75  # EX_TEMPFAIL of sysexits.h
+_FEWER = "try: taskset -c 0 ksm-estimator ..., which uses one process"
 
 
 def shared_columns(rows: int, dtypes: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
@@ -56,36 +61,61 @@ class Pieces:
 def forked(count: int, work: Callable[[], None]) -> Iterator[None]:
     """Run ``work`` in ``count`` forked processes beside the body of the context.
 
-    Raises RuntimeError if one fails; none of them outlives the context, or this process.
+    Raises RuntimeError if one fails, ResourceError if it is for lack of memory, processes or files;
+    none of them outlives the context, or this process.
     """
-    children = []
+    children: list[int] = []
     try:
         for _ in range(count):
-            pid = os.fork()
-            if pid == 0:
-                _child(work)
-            children.append(pid)
+            _fork(work, children)
         yield
         while children:
             _, status = os.waitpid(children[-1], 0)
             children.pop()
-            if status:
-                raise RuntimeError(f"a worker ended with status {status}")
+            _judge(os.waitstatus_to_exitcode(status))
     finally:
         for pid in children:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
 
-def _child(work: Callable[[], None]) -> None:
+def _fork(work: Callable[[], None], children: list[int]) -> None:
+    """Fork one child and note it: no signal comes between the two."""
+    parent = os.getpid()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _child(work, parent, mask)
+        children.append(pid)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _judge(exit_code: int) -> None:
+    """Raise what the ``exit_code`` of a worker means; minus the signal if one killed it."""
+    if exit_code == _EXIT_LACKS:
+        raise ResourceError("a worker process ran out of memory or files", hint=_FEWER)
+    if exit_code == -signal.SIGKILL:
+        raise ResourceError("a worker process was killed, as for lack of memory", hint=_FEWER)
+    if exit_code:
+        raise RuntimeError(f"a worker ended with status {exit_code}")
+
+
+def _child(work: Callable[[], None], parent: int, mask: set[Any]) -> None:
     status = 1
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        work()
-        status = 0
+        if os.getppid() == parent:  # else it ended before we asked to be told
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            work()
+            status = 0
     except KeyboardInterrupt:
         pass
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if is_own_limit(error):
+            status = _EXIT_LACKS
+        else:
+            traceback.print_exc()
     finally:
         os._exit(status)

@@ -10,13 +10,13 @@ import numpy as np
 from drgn import Program
 
 from estimator.collect.findings import Findings
-from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
+from estimator.errors import BETTER_DUMP, CannotAnswerError
 from estimator.kernel.address_spaces import AddressSpaces
 from estimator.kernel.core import dump_warnings, open_program, refuse_incomplete, with_memory
 from estimator.kernel.dump.file import DumpFile
 from estimator.kernel.dump.split import inspect_dump
+from estimator.kernel.failures import reading
 from estimator.kernel.ksm_settings import read_settings
-from estimator.kernel.memory import READ_ERRORS
 from estimator.kernel.page_array import PageArray
 from estimator.kernel.page_contents import read_frames
 from estimator.kernel.processes import Mms, read_processes
@@ -37,7 +37,10 @@ _LEVEL_BITS = {1: "zero", 2: "cache", 4: "cache private", 8: "user", 16: "free"}
 def check_core(
     paths: Sequence[Path], symbols: Sequence[Path], architecture: str | None
 ) -> Findings:
-    """Findings on the dump in ``paths``, with the arguments of ``open_core``. Raises nothing."""
+    """Findings on the dump in ``paths``, with the arguments of ``open_core``.
+
+    A failure is a finding too: EstimatorErrors are not raised.
+    """
     findings = Findings()
     dump = findings.ask("dump", lambda: _dump(paths, findings))
     if dump is None:
@@ -47,7 +50,8 @@ def check_core(
         return findings
     target = findings.ask("symbols", lambda: _symbols(dump, prog, symbols, findings))
     if target is not None:
-        findings.ask("memory", lambda: ask_memory(target, findings))
+        with target:
+            findings.ask("memory", lambda: ask_memory(target, findings))
     return findings
 
 
@@ -99,10 +103,8 @@ def _symbols(dump: DumpFile, prog: Program, symbols: Sequence[Path], findings: F
 
 def ask_memory(target: Target, findings: Findings) -> None:
     """How much anonymous memory there is, how much of it can be read, and how long it takes."""
-    try:
+    with reading(target.prog, target.damage):
         _anonymous_memory(target, findings)
-    except (*READ_ERRORS, LookupError) as error:
-        raise TargetError(f"the kernel's own data can't be read: {error}") from error
 
 
 def _anonymous_memory(target: Target, findings: Findings) -> None:

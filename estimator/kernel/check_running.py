@@ -17,7 +17,7 @@ from estimator.kernel.target import Target
 
 
 def check_live(symbols: Sequence[Path]) -> Findings:
-    """Findings on this machine's kernel. Raises nothing."""
+    """Findings on this machine's kernel; a failure is one too: no EstimatorError is raised."""
     findings = Findings()
     release = platform.release()
     findings.add("kernel", release, release=release)
@@ -25,16 +25,21 @@ def check_live(symbols: Sequence[Path]) -> Findings:
         return findings
     target = findings.ask("symbols", lambda: _open(symbols, findings))
     if target is not None:
-        findings.ask("memory", lambda: ask_memory(target, findings))
+        with target:
+            findings.ask("memory", lambda: ask_memory(target, findings))
     return findings
 
 
 def check_qemu(address: str, symbols: Sequence[Path]) -> Findings:
-    """Findings on the guest behind the monitor at ``address``. Raises nothing."""
+    """Findings on the guest behind the monitor at ``address``.
+
+    A failure is a finding too: EstimatorErrors are not raised.
+    """
     findings = Findings()
     target = findings.ask("guest", lambda: _guest(address, symbols, findings))
     if target is not None:
-        findings.ask("memory", lambda: ask_memory(target, findings))
+        with target:
+            findings.ask("memory", lambda: ask_memory(target, findings))
     return findings
 
 

@@ -60,7 +60,8 @@ def collect_core(
     """
     from estimator.kernel.core import open_core
 
-    return collect(open_core(core, symbols, architecture), seed=seed, progress=progress)
+    with open_core(core, symbols, architecture) as target:
+        return collect(target, seed=seed, progress=progress)
 
 
 def collect_program(
@@ -69,7 +70,8 @@ def collect_program(
     """Like ``collect_core``, for a drgn Program with a target and symbols."""
     from estimator.kernel.session import from_program
 
-    return collect(from_program(prog), seed=seed, progress=progress)
+    with from_program(prog) as target:
+        return collect(target, seed=seed, progress=progress)
 
 
 def collect(
@@ -85,21 +87,17 @@ def collect(
     Without ``seed`` it is a new one: hashes can be compared within the snapshot only.
     ``pace`` limits how fast memory is read (only of a running system).
 
-    Raises CannotAnswerError if that kernel has no KSM, TargetError if it can't be read, UsageError
-    if more than ``max_memory_mib`` may be needed.
+    Raises CannotAnswerError if that kernel has no KSM or is not supported, TargetError if it can't
+    be read, UsageError if more than ``max_memory_mib`` may be needed, ResourceError if this machine
+    lacks memory, processes or files.
     """
-    from estimator.kernel.memory import READ_ERRORS
+    from estimator.kernel.failures import reading
     from estimator.kernel.requirements import require_ksm
 
     require_ksm(target.prog)
-    try:
-        seed = random_seed() if seed is None else seed
+    seed = random_seed() if seed is None else seed
+    with reading(target.prog, target.damage):
         return _Collector(target, seed, progress, pace or Pace(None)).snapshot(max_memory_mib)
-    except (*READ_ERRORS, LookupError) as error:
-        if isinstance(error, IndexError):
-            raise  # ours
-        why = target.warnings[0] if target.warnings else f"{target.path} is damaged or incomplete"
-        raise TargetError(f"{why} (the kernel's own data can't be read: {error})") from error
 
 
 class _Collector:

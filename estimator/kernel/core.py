@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from drgn import Architecture, FaultError, Platform, Program, ProgramFlags
+from drgn import Architecture, Platform, Program, ProgramFlags
 
-from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
+from estimator.collect.limits import own_limits
+from estimator.errors import BETTER_DUMP, CannotAnswerError, ResourceError, TargetError
 from estimator.kernel.dump.file import DumpFile
 from estimator.kernel.dump.kdump_headers import KdumpPages
 from estimator.kernel.dump.split import inspect_dump, open_parts, refuse_missing_parts
+from estimator.kernel.failures import reading
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.elf import MappedElf
 from estimator.kernel.memory.kdump import Kdump
@@ -41,10 +43,13 @@ def open_program(dump: DumpFile, architecture: str | None = None) -> Program:
     """The dump as a drgn Program without symbols. Raises TargetError."""
     platform = _platform(dump, architecture)
     try:
-        if dump.parts:
-            return open_parts(dump.parts, platform)
-        prog = Program(platform)
-        prog.set_core_dump(dump.path)
+        with own_limits():
+            if dump.parts:
+                return open_parts(dump.parts, platform)
+            prog = Program(platform)
+            prog.set_core_dump(dump.path)
+    except ResourceError:
+        raise
     except Exception as error:  # drgn has no narrower class for what libkdumpfile says
         raise _why_not_opened(dump, platform, error) from error
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
@@ -56,12 +61,13 @@ def open_program(dump: DumpFile, architecture: str | None = None) -> Program:
 
 
 def with_memory(prog: Program, dump: DumpFile) -> Target:
-    """The target of a Program with symbols. Raises TargetError if it can't be read."""
-    try:
+    """The target of a Program with symbols.
+
+    Raises TargetError if it can't be read, CannotAnswerError if this kernel is not supported,
+    ResourceError.
+    """
+    with reading(prog, dump.cut or f"{dump.name} is damaged"):
         memory = _memory(prog, dump)
-    except FaultError as error:
-        why = dump.cut or f"{dump.name} is damaged"
-        raise TargetError(f"{why} (the kernel's own data can't be read: {error})") from error
     return Target(prog, memory, "core", dump.name, dump.format, dump_warnings(dump))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from estimator.collect.hashing import hash_frames
+from estimator.collect.hashing import digest_of
 from estimator.collect.mappings import FRAME_FACTS, Columns
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.intervals import Mask, Words
@@ -51,7 +51,8 @@ def read_frames(pages: PageArray, memory: Memory, pfns: Words, seed: int, moving
 
 
 def _hash(columns: Columns, memory: Memory, pfns: Words, rows: Rows, seed: int) -> None:
-    columns["hash"][rows], columns["unknown"][rows] = hash_frames(memory, pfns[rows], seed)
+    found = memory.digests(pfns[rows], digest_of(seed))
+    columns["hash"][rows], columns["unknown"][rows] = found
 
 
 def _moved(before: PageInfo, after: PageInfo) -> Mask:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from drgn import FaultError, Program, ProgramFlags
 
+from estimator.collect.limits import own_limits
 from estimator.errors import CannotAnswerError, NoDebugInfoError, TargetError
 from estimator.kernel.memory.running import RunningMemory
 from estimator.kernel.symbols import hint_here, kernel_release, load_symbols
@@ -30,7 +31,8 @@ def open_live(symbols: Sequence[Path] = ()) -> Target:
         raise TargetError("reading the running kernel needs root", hint="try: sudo")
     prog = Program()
     try:
-        prog.set_kernel()
+        with own_limits():
+            prog.set_kernel()
     except (OSError, ValueError, FaultError) as error:
         raise TargetError(kcore_refused() or f"{KCORE} can't be read: {error}") from error
     try:
@@ -76,11 +78,12 @@ def open_qemu(address: str, symbols: Sequence[Path] = ()) -> Target:
     monitor = _connect(address)
     prog = Program()
     try:
-        prog.set_qemu_qmp(monitor.fileno())
+        with own_limits():
+            prog.set_qemu_qmp(monitor.fileno())
     except (OSError, ValueError, LookupError, FaultError) as error:
         raise TargetError(f"the guest behind {address} can't be read: {error}") from error
     finally:
-        monitor.detach()  # belongs to drgn now
+        monitor.detach()  # belongs to drgn now, which has closed it if that failed
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError(
             f"the guest behind {address} does not say where its kernel is",

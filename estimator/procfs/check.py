@@ -20,7 +20,10 @@ _BYTES_PER_SECOND = 1.3e9  # of each worker, as scripts/bench procfs measures it
 
 
 def check_procfs() -> Findings:
-    """Findings on this machine without its kernel's memory. Raises nothing."""
+    """Findings on this machine without its kernel's memory.
+
+    A failure of ``require_rights`` is a finding too, and not raised.
+    """
     findings = Findings()
     release = platform.release()
     findings.add("kernel", release, release=release)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from estimator.kernel.collect import collect, collect_core
 from estimator.kernel.core import open_core
 from estimator.kernel.dump.file import inspect
 from estimator.kernel.dump.kdump_headers import KdumpPages
-from estimator.kernel.memory import Bytes, Content
+from estimator.kernel.memory import Bytes, Digest
 from estimator.kernel.memory.intervals import Words
 from estimator.kernel.memory.kdump import Kdump
 from estimator.kernel.processes import read_processes
@@ -204,9 +204,13 @@ class Listing(Kdump):
         super().__init__(prog, files)
         self.decompressed: list[int] = []
 
-    def contents(self, pfns: Words) -> tuple[Iterable[Content], Bytes]:
+    def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
         self.decompressed += pfns.tolist()
-        return super().contents(pfns)
+        return super().frames(pfns)
+
+    def digests(self, pfns: Words, digest: Digest) -> tuple[Words, Bytes]:
+        self.decompressed += pfns.tolist()
+        return super().digests(pfns, digest)
 
 
 def test_what_is_not_needed_is_not_decompressed(

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from estimator.collect.limits import own_limits
 from estimator.errors import TargetError
 from estimator.kernel.dump.kdump_headers import (
     FLAT_SIGNATURE,
@@ -72,7 +73,7 @@ class DumpFile:
 def inspect(path: Path) -> DumpFile:
     """Look at the headers of ``path``. Raises TargetError if it is no kernel dump."""
     try:
-        with path.open("rb") as file:
+        with own_limits(), path.open("rb") as file:
             return _inspect(path, file, os.fstat(file.fileno()).st_size)
     except FileNotFoundError as error:
         raise TargetError(f"{path} does not exist") from error

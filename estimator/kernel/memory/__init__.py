@@ -5,7 +5,7 @@ Whatever can't be read is reported as such; it never comes back as zeroes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from drgn import BadDataError, FaultError, Program
 from drgn.helpers.linux.mm import phys_to_virt
 
+from estimator.collect.limits import is_own_limit
 from estimator.kernel.memory.intervals import Mask, Words, runs
 from estimator.snapshot.flags import Unknown
 
@@ -28,6 +29,8 @@ READ_ERRORS = (FaultError, BadDataError, OSError, OverflowError)
 
 Bytes = npt.NDArray[np.uint8]
 Content = Bytes | bytes | memoryview
+Digest = Callable[[Iterable[Content]], Iterable[int]]
+"""Makes a number of each content of a frame; it must take one after the other, and keep none."""
 
 
 class Memory:
@@ -59,14 +62,20 @@ class Memory:
         """Why the frames ``pfns`` can't be read as far as known beforehand, u8 (n,)."""
         return np.zeros(len(pfns), np.uint8)
 
-    def contents(self, pfns: Words) -> tuple[Iterable[Content], Bytes]:
-        """The contents of those frames of ``pfns`` that are not known as unknown, in order.
+    def digests(self, pfns: Words, digest: Digest) -> tuple[Words, Bytes]:
+        """``digest`` of the frames ``pfns``, u64 (n,), and ``Unknown`` codes, u8 (n,).
 
-        4096 bytes each, to be used before the next one is taken. And ``Unknown`` codes, u8 (n,), as
-        in ``frames``: known as they are returned, certain when all contents have been taken.
+        It gets the 4096 bytes of each frame that can be read, in the order of ``pfns``. The value
+        of an unknown frame is 0 and means nothing.
         """
         data, unknown = self.frames(pfns)
-        return data[unknown == Unknown.HASHED], unknown
+        found = np.zeros(len(pfns), np.uint64)
+        known = unknown == Unknown.HASHED
+        found[known] = np.fromiter(digest(data[known]), np.uint64)
+        return found, unknown
+
+    def close(self) -> None:
+        """Close what was opened beside ``prog``; nothing can be read any more."""
 
     def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
         """The structs at the kernel addresses ``addresses``, (n,) of ``dtype``; which were read.
@@ -117,7 +126,9 @@ class Memory:
         """Fill ``data`` from the kernel address ``address`` on; False if that failed."""
         try:
             data[:] = np.frombuffer(self.prog.read(address, data.size), np.uint8)
-        except READ_ERRORS:
+        except READ_ERRORS as error:
+            if is_own_limit(error):
+                raise
             return False
         return True
 
@@ -126,6 +137,8 @@ class Memory:
         try:
             raw = self.prog.read(pfn << PAGE_SHIFT, data.size, True)
         except READ_ERRORS as error:
+            if is_own_limit(error):
+                raise
             if len(data) == 1:
                 excluded = "Excluded page" in str(error)
                 unknown[0] = Unknown.EXCLUDED if excluded else Unknown.UNREADABLE

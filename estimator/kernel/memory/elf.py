@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain, pairwise
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Program
 
+from estimator.collect.limits import is_own_limit
 from estimator.kernel.dump.file import DumpFile
 from estimator.kernel.memory import (
     BRIDGED_PAGES,
@@ -20,7 +21,7 @@ from estimator.kernel.memory import (
     PAGE_SIZE,
     RUN_PAGES,
     Bytes,
-    Content,
+    Digest,
     Memory,
 )
 from estimator.kernel.memory.intervals import Mask, Words, between, disjoint, runs
@@ -31,13 +32,16 @@ class MappedElf(Memory):
     """An ELF dump, mapped: no copy through drgn, and gaps in the file are known as gaps.
 
     Contents of frames are read, not mapped: the kernel copies a page faster than it maps one.
+    Structs and page tables are mapped: a file that gets shorter or has an I/O error meanwhile ends
+    the process with SIGBUS there. A collection is no place for a dump that is still being copied.
     """
 
     piece_pages = 16_384  # their struct pages fit the cache
 
     def __init__(self, prog: Program, dump: DumpFile) -> None:
         super().__init__(prog)
-        self._descriptor = os.open(dump.path, os.O_RDONLY)
+        self._opened = dump.path.open("rb", buffering=0)
+        self._descriptor = self._opened.fileno()
         self._file = _map(self._descriptor)
         self._buffer = memoryview(_aligned(RUN_PAGES * PAGE_SIZE))
         self._rows = [
@@ -56,18 +60,22 @@ class MappedElf(Memory):
         offsets, unknown = self._locate(pfns << np.uint64(PAGE_SHIFT), PAGE_SIZE)
         return self._gather(offsets, PAGE_SIZE), unknown
 
-    def contents(self, pfns: Words) -> tuple[Iterable[Content], Bytes]:
-        """See ``Memory.contents``."""
+    def digests(self, pfns: Words, digest: Digest) -> tuple[Words, Bytes]:
+        """See ``Memory.digests``."""
         offsets, unknown = self._locate(pfns << np.uint64(PAGE_SHIFT), PAGE_SIZE)
         known = np.flatnonzero(unknown == Unknown.HASHED)
-        return chain.from_iterable(self._read(offsets[known], unknown, known)), unknown
+        readable = np.ones(len(known), np.bool_)
+        pages = chain.from_iterable(self._read(offsets[known], readable))
+        values = np.fromiter(digest(pages), np.uint64)
+        unknown[known[~readable]] = Unknown.UNREADABLE
+        found = np.zeros(len(pfns), np.uint64)
+        found[known[readable]] = values
+        return found, unknown
 
-    def _read(
-        self, offsets: Words, unknown: Bytes, row: npt.NDArray[np.int64]
-    ) -> Iterator[list[memoryview]]:
+    def _read(self, offsets: Words, readable: Mask) -> Iterator[list[memoryview]]:
         """The pages at ``offsets``, run by run, each in the place of the one before.
 
-        ``row``: where in ``unknown`` to note what can't be read after all.
+        What can't be read is left out, and False in ``readable``.
         """
         skew = offsets & np.uint64(PAGE_SIZE - 1)  # of the segment in the file
         number = (skew << np.uint64(64 - PAGE_SHIFT)) | (offsets >> np.uint64(PAGE_SHIFT))
@@ -77,14 +85,22 @@ class MappedElf(Memory):
             pages = int(place[-1]) + 1
             got = self._fill(pages, int(offsets[start]))
             if got < pages:
-                unknown[row[start:stop][place >= got]] = Unknown.UNREADABLE
-            yield rows[:pages] if pages == stop - start else [rows[n] for n in place.tolist()]
+                readable[start:stop] = place < got
+                place = place[place < got]
+            yield rows[:pages] if len(place) == pages else [rows[n] for n in place.tolist()]
+
+    def close(self) -> None:
+        """See ``Memory.close``."""
+        self._opened.close()
+        self.__dict__.pop("_file", None)  # unmapped with its last view
 
     def _fill(self, pages: int, offset: int) -> int:
         """Read ``pages`` from ``offset`` on into the buffer; how many could be read."""
         try:
             got = os.preadv(self._descriptor, [self._buffer[: pages * PAGE_SIZE]], offset)
-        except OSError:
+        except OSError as error:
+            if is_own_limit(error):
+                raise
             return 0
         return got >> PAGE_SHIFT
 

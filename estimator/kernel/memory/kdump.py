@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from drgn import FaultError, Program
 
+from estimator.collect.limits import is_own_limit
 from estimator.kernel.dump.kdump_headers import KdumpPages
-from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Bytes, Content, Memory
+from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Bytes, Digest, Memory
 from estimator.kernel.memory.intervals import Words
 from estimator.snapshot.flags import Unknown
 
@@ -36,25 +37,37 @@ class Kdump(Memory):
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
         """See ``Memory.frames``; runs are no faster, each page is decompressed by itself."""
         data = np.empty((len(pfns), PAGE_SIZE), np.uint8)
-        contents, unknown = self.contents(pfns)
-        known = np.flatnonzero(unknown == Unknown.HASHED)
-        for row, content in zip(known.tolist(), contents, strict=True):
-            if content:
-                data[row] = np.frombuffer(content, np.uint8)
+        unknown = self.unknown(pfns)
+        for row, content in self._decompress(pfns, unknown):
+            data[row] = np.frombuffer(content, np.uint8)
         return data, unknown
 
-    def contents(self, pfns: Words) -> tuple[Iterable[Content], Bytes]:
-        """See ``Memory.contents``: b"" for what turns out to be damaged."""
+    def digests(self, pfns: Words, digest: Digest) -> tuple[Words, Bytes]:
+        """See ``Memory.digests``."""
         unknown = self.unknown(pfns)
-        return self._decompress(pfns, unknown), unknown
+        values = list(digest(content for _, content in self._decompress(pfns, unknown)))
+        found = np.zeros(len(pfns), np.uint64)
+        found[unknown == Unknown.HASHED] = np.array(values, np.uint64)
+        return found, unknown
 
-    def _decompress(self, pfns: Words, unknown: Bytes) -> Iterator[bytes]:
+    def close(self) -> None:
+        """See ``Memory.close``."""
+        self._files = ()
+
+    def _decompress(self, pfns: Words, unknown: Bytes) -> Iterator[tuple[int, bytes]]:
+        """Row and content of those of ``pfns`` that can be read; notes in ``unknown`` the others.
+
+        Only where ``unknown`` does not say beforehand that they can't.
+        """
         read = self.prog.read
         known = np.flatnonzero(unknown == Unknown.HASHED)
         addresses = pfns[known] << np.uint64(PAGE_SHIFT)
         for row, address in zip(known.tolist(), addresses.tolist(), strict=True):
             try:
-                yield read(address, PAGE_SIZE, True)
-            except (FaultError, OSError):
+                content = read(address, PAGE_SIZE, True)
+            except (FaultError, OSError) as error:
+                if is_own_limit(error):
+                    raise
                 unknown[row] = Unknown.UNREADABLE
-                yield b""
+            else:
+                yield row, content
