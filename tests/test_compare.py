@@ -10,6 +10,7 @@ from estimator.advice.compare import compare
 from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
+from estimator.report.as_json import prediction_json
 from tests.systems import Area, Process, system
 
 WEB = Process("web", [Area([1, 2, 3])], cgroup="/web.service")
@@ -20,7 +21,7 @@ def test_what_changed_and_who_did_it() -> None:
     new = Process("cache", [Area([7] * 10)], cgroup="/cache.service")
     after = system([WEB, WEB, new])
     a, b = (
-        json.loads(json.dumps(predict(snapshot, Policy(max_page_sharing=m)).to_json()))
+        json.loads(json.dumps(prediction_json(predict(snapshot, Policy(max_page_sharing=m)))))
         for snapshot, m in ((before, 256), (after, 128))
     )
     comparison = compare(a, b)
@@ -36,6 +37,6 @@ def test_what_changed_and_who_did_it() -> None:
 
 
 def test_something_else_is_no_prediction() -> None:
-    good = predict(system([WEB]), Policy()).to_json()
+    good = prediction_json(predict(system([WEB]), Policy()))
     with pytest.raises(UsageError, match="second input is no prediction"):
         compare(good, {"counters": {}})

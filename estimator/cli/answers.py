@@ -190,10 +190,11 @@ def _page(snapshot: Snapshot, policy: dict[str, Any], advice: dict[str, Any]) ->
 
 def _load(path: Path, policy: dict[str, Any]) -> Any:
     """The prediction of a snapshot, or one written by predict --json."""
+    from estimator.report.as_json import prediction_json
     from estimator.snapshot.store import open_snapshot
 
     if not path.is_file():
-        return _predict(open_snapshot(path), policy).to_json()
+        return prediction_json(_predict(open_snapshot(path), policy))
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -209,5 +210,11 @@ def _write_private(path: Path, text: str) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise TargetError(f"{path} can't be written: {error.strerror}") from error
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except BaseException as error:
+        path.unlink()
+        if isinstance(error, OSError):
+            raise TargetError(f"{path} can't be written: {error.strerror}") from error
+        raise
