@@ -149,6 +149,16 @@ def test_a_page_that_does_not_fit_leaves_nothing(snapshot: Path, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "options", ["--share 90", "--within uid", "--scan-time 150", "--page-cost 1"]
+)
+def test_options_of_the_advice_want_a_page(options: str, snapshot: Path, tmp_path: Path) -> None:
+    refused = estimator("report", snapshot, *options.split())
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert f"{options.split()[0]} is for the advice in a page; add --html" in refused.stderr
+
+
 def test_nothing_to_propose_is_an_answer(tmp_path: Path) -> None:
     path = tmp_path / "unique.ksm"
     write_snapshot(system([Process("db", [Area(list(range(1, 500)))])]), path)
