@@ -13,7 +13,7 @@ from estimator.errors import TargetError
 class _Stdout(io.FileIO):
     """Descriptor 1; a full disk or a closed stream is a failure to tell, not one of the program."""
 
-    def write(self, data: Any, /) -> int | None:
+    def write(self, data: Any, /) -> int:
         """As FileIO. Raises TargetError; a closed pipe stays BrokenPipeError."""
         try:
             return super().write(data)
