@@ -36,6 +36,7 @@ def _cmd_ksm_estimate(prog: Program, name: str, args: argparse.Namespace, **_: A
     from estimator.ksm.predict import predict
     from estimator.report.tables import make_console
     from estimator.report.text import render
+    from estimator.report.units import printable
     from estimator.snapshot.store import check_output, write_snapshot
 
     try:
@@ -47,6 +48,6 @@ def _cmd_ksm_estimate(prog: Program, name: str, args: argparse.Namespace, **_: A
             write_snapshot(snapshot, Path(args.output))
         prediction = predict(snapshot, Policy(scope=args.scope, pids=tuple(args.pid or ())))
     except EstimatorError as error:
-        raise CommandError(f"{name}: {error}") from error
+        raise CommandError(printable(f"{name}: {error}")) from error
     render(snapshot, prediction, make_console(sys.stdout))
     return prediction

@@ -126,6 +126,58 @@ def test_a_closed_pipe_is_no_failure(snapshot: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("command", ["predict --json", "predict", "advise", "advise --json"])
+@pytest.mark.parametrize(
+    ("stdout", "why"), [(">/dev/full", "No space left"), (">&-", "Bad file descriptor")]
+)
+def test_stdout_that_takes_nothing(command: str, stdout: str, why: str, snapshot: Path) -> None:
+    run = f"{sys.executable} -m estimator {command} {snapshot} {stdout}"
+    done = subprocess.run(["bash", "-c", run], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.startswith(f"ksm-estimator: the answer can't be written to stdout: {why}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_stdout_is_told_of_before_low_coverage(tmp_path: Path) -> None:
+    path = tmp_path / "unread.ksm"
+    write_snapshot(system([Process("db", [Area([1, 1, None, None])])]), path)
+    run = f"{sys.executable} -m estimator predict {path}"
+    for stdout, code in (("", 6), (">/dev/full", 3)):
+        done = subprocess.run(["bash", "-c", run + stdout], capture_output=True, check=False)
+        assert done.returncode == code
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed: str, snapshot: Path, tmp_path: Path) -> None:
+    run = f"{sys.executable} -m estimator report {snapshot} --html {tmp_path}/a.html {closed}"
+    subprocess.run(["bash", "-c", run], check=True)
+    assert (tmp_path / "a.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_page_that_does_not_fit_leaves_nothing(snapshot: Path, tmp_path: Path) -> None:
+    run = f"ulimit -f 16; {sys.executable} -m estimator report {snapshot} --html {tmp_path}/a.html"
+    done = subprocess.run(
+        ["bash", "-c", run],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == 3
+    assert done.stderr == f"ksm-estimator: {tmp_path}/a.html can't be written: File too large\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options", ["--share 90", "--within uid", "--scan-time 150", "--page-cost 1"]
+)
+def test_options_of_the_advice_want_a_page(options: str, snapshot: Path, tmp_path: Path) -> None:
+    refused = estimator("report", snapshot, *options.split())
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert f"{options.split()[0]} is for the advice in a page; add --html" in refused.stderr
+
+
 def test_nothing_to_propose_is_an_answer(tmp_path: Path) -> None:
     path = tmp_path / "unique.ksm"
     write_snapshot(system([Process("db", [Area(list(range(1, 500)))])]), path)

@@ -14,7 +14,7 @@ from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
-from estimator.report.as_json import comparison_json
+from estimator.report.as_json import comparison_json, prediction_json
 from estimator.report.text import render_comparison
 from tests.systems import Area, Process, system
 
@@ -26,7 +26,7 @@ def test_what_changed_and_who_did_it() -> None:
     new = Process("cache", [Area([7] * 10)], cgroup="/cache.service")
     after = system([WEB, WEB, new])
     a, b = (
-        json.loads(json.dumps(predict(snapshot, Policy(max_page_sharing=m)).to_json()))
+        json.loads(json.dumps(prediction_json(predict(snapshot, Policy(max_page_sharing=m)))))
         for snapshot, m in ((before, 256), (after, 128))
     )
     comparison = compare(a, b)
@@ -42,7 +42,7 @@ def test_what_changed_and_who_did_it() -> None:
 
 
 def as_file(prediction: Prediction) -> Any:
-    return json.loads(json.dumps(prediction.to_json()))
+    return json.loads(json.dumps(prediction_json(prediction)))
 
 
 def shown(comparison: Comparison) -> str:
@@ -53,7 +53,7 @@ def shown(comparison: Comparison) -> str:
 
 def test_a_file_and_a_snapshot_of_one_policy_do_not_differ() -> None:
     found = predict(system([WEB]), Policy(comms=("web",)))
-    comparison = compare(as_file(found), found.to_json())
+    comparison = compare(as_file(found), prediction_json(found))
     assert comparison.settings.empty
     text = shown(comparison)
     assert text.startswith("B would free as much as A: ")
@@ -77,7 +77,7 @@ def test_what_the_two_rest_on_is_said() -> None:
     for snapshot in (first, later):
         snapshot.info["boot_id"] = "b"
     both, one = predict(first, later=later), predict(first)
-    text = shown(compare(as_file(both), one.to_json()))
+    text = shown(compare(as_file(both), prediction_json(one)))
     assert "A and B are of one boot of one machine." in text
     assert "A knows which pages changed" in text
     assert "upper bounds" in text
@@ -97,7 +97,7 @@ def test_what_the_two_rest_on_is_said() -> None:
 
 
 def test_something_else_is_no_prediction() -> None:
-    good = predict(system([WEB]), Policy()).to_json()
+    good = prediction_json(predict(system([WEB]), Policy()))
     with pytest.raises(UsageError, match="first input is no prediction"):
         compare(cast(Any, 5), good)
     with pytest.raises(UsageError, match="second input is no prediction"):

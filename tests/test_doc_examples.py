@@ -8,11 +8,19 @@ from types import ModuleType
 import pytest
 
 from estimator.advice import attribution as sharing
+from estimator.ksm import policy, predict
 from estimator.report import units
+from tests.systems import Area, Process, system
+
+SNAPSHOT = system([Process("web", [Area([1, 2, 3])]), Process("web", [Area([1, 2, 4])])])
 
 
-@pytest.mark.parametrize("module", [sharing, units], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module",
+    [sharing, units, policy, predict],
+    ids=lambda module: module.__name__,
+)
 def test_examples_say_what_they_do(module: ModuleType) -> None:
-    found = doctest.testmod(module)
+    found = doctest.testmod(module, extraglobs={"snapshot": SNAPSHOT})
     assert found.attempted > 0
     assert found.failed == 0

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.errors import CannotAnswerError, UsageError
-from estimator.ksm import prediction
 from estimator.ksm.contents import _by_hash
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Outcome
+from estimator.report import as_json
+from estimator.report.as_json import prediction_json, prediction_json_parts
 from estimator.snapshot.flags import UNKNOWN_NODE, FrameFlag, MappingFlag
 from tests.synthetic import Frame, System, folio, small
 
@@ -199,7 +200,7 @@ def test_a_missing_fact_names_the_missing_answer(
 
 
 def test_json_holds_exact_integers() -> None:
-    found = predict(two_cgroups().snapshot(), ENABLED).to_json()
+    found = prediction_json(predict(two_cgroups().snapshot(), ENABLED))
     text = json.dumps(found)
     assert json.dumps(json.loads(text)) == text
     assert found["processes"][0] == {
@@ -379,13 +380,14 @@ def test_khugepaged_matters_under_madvise_only_where_it_was_asked_for() -> None:
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 3, 4096])
 def test_json_as_text_says_the_same(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prediction, "_ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(as_json, "_ROWS_AT_ONCE", rows_at_once)
     system = two_cgroups()
     system.process(*small(7), comm='a "quoted" \\ /é\x01')
     system.processes[-1].map(small(8, None), name="/usr/lib/a\\/b.so")
     found = predict(system.snapshot(), Policy(scope="all"))
-    assert json.loads(b"".join(found.json_parts())) == json.loads(json.dumps(found.to_json()))
-    assert "/usr/lib/a\\/b.so" in {vma["name"] for vma in found.to_json()["vmas"]}
+    values = prediction_json(found)
+    assert json.loads(b"".join(prediction_json_parts(found))) == json.loads(json.dumps(values))
+    assert "/usr/lib/a\\/b.so" in {vma["name"] for vma in values["vmas"]}
 
 
 @settings(deadline=None)

@@ -13,6 +13,7 @@ from estimator.advice.compare import compare
 from estimator.advice.plan import make_plan
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
+from estimator.report.as_json import prediction_json
 from estimator.report.notebook import show_comparison, show_plan, show_prediction
 from estimator.snapshot.store import write_snapshot
 from tests.systems import fork_server
@@ -44,7 +45,7 @@ def test_the_example_goes_from_worth_it_to_which_two(
 def test_reports_show_themselves_as_html_and_text() -> None:
     snapshot = fork_server()
     prediction = predict(snapshot, Policy())
-    answer = prediction.to_json()
+    answer = prediction_json(prediction)
     for display, words in (
         (show_prediction(snapshot, prediction), "KSM would free"),
         (show_plan(snapshot, make_plan(snapshot)), "MemoryKSM=yes"),

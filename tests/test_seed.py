@@ -18,6 +18,7 @@ from estimator.collect.seed import about_hash, random_seed, read_seed_file, seed
 from estimator.collect.source import Source
 from estimator.errors import TargetError, UsageError
 from estimator.ksm.predict import predict
+from estimator.report.as_json import prediction_json_parts
 from estimator.snapshot.snapshot import Snapshot
 from tests.systems import Area, Process, system
 
@@ -82,7 +83,7 @@ def test_what_names_the_seed_does_not_tell_it() -> None:
 
 def test_no_answer_has_the_seed() -> None:
     seed = 0xFEDC_BA98_7654_3210
-    text = b"".join(predict(with_seed(seed)).json_parts()).decode()
+    text = b"".join(prediction_json_parts(predict(with_seed(seed)))).decode()
     assert str(seed) not in text
     assert f"{seed:x}" not in text
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,8 +17,10 @@ from estimator._version import __version__
 from estimator.cli import one_run
 from estimator.cli.answers import advise, compare, report, verify
 from estimator.cli.options import options, policy_options
+from estimator.cli.streams import standard_streams
 from estimator.collect.source import Source, source_options
 from estimator.errors import EXIT_INTERRUPTED, EXIT_LOW_COVERAGE, EstimatorError
+from estimator.report.units import printable, printable_lines
 
 if TYPE_CHECKING:
     from estimator.ksm.prediction import Prediction
@@ -150,7 +154,9 @@ def _answer_with(
 
 def _show(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:
     if as_json:
-        sys.stdout.buffer.writelines(prediction.json_parts())
+        from estimator.report.as_json import prediction_json_parts
+
+        sys.stdout.buffer.writelines(prediction_json_parts(prediction))
         click.echo()
         return
     from estimator.report.tables import make_console
@@ -169,17 +175,19 @@ def main() -> None:
     if not debug:  # what drgn has to say is in our own errors
         logging.getLogger("drgn").addHandler(logging.NullHandler())
     try:
-        with cli.make_context("ksm-estimator", sys.argv[1:]) as context:  # main() exits with 1 at
-            cli.invoke(context)  # a closed pipe
-        sys.stdout.flush()
+        try:
+            with cli.make_context("ksm-estimator", sys.argv[1:]) as context:  # main() exits with 1
+                cli.invoke(context)  # at a closed pipe
+        finally:
+            sys.stdout.flush()
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except EstimatorError as error:
-        if debug:
-            raise
-        _fail(str(error), error.exit_code)
+        _fail(str(error), error.exit_code, debug)
     except click.UsageError as error:
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        click.echo(printable_lines(text.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except click.Abort:
         _fail("interrupted", EXIT_INTERRUPTED)
@@ -189,16 +197,16 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
-        if debug:
-            raise
-        _fail(f"internal error: {type(error).__name__}: {error}; see it with --debug", 1)
+        _fail(f"internal error: {type(error).__name__}: {error}; see it with --debug", 1, debug)
 
 
 def entry() -> NoReturn:
     """What the shell runs: ``main``, in a process of its own."""
     one_run.prepare()
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: nothing half-written is left
-        if signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
+    standard_streams()
+    for name in ("SIGTERM", "SIGHUP"):  # as Ctrl-C: nothing half-written is left
+        number = getattr(signal, name, None)  # not every system has both
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
             signal.signal(number, signal.default_int_handler)
     code = 0
     try:
@@ -208,6 +216,10 @@ def entry() -> NoReturn:
     one_run.leave(code)
 
 
-def _fail(message: str, exit_code: int) -> None:
-    click.echo(f"ksm-estimator: {message}", err=True)
+def _fail(message: str, exit_code: int, debug: bool = False) -> None:
+    """End with one line; ``debug``: with the traceback of the exception that is being handled."""
+    if debug:
+        click.echo(printable_lines(traceback.format_exc()), err=True, nl=False)
+    else:
+        click.echo(f"ksm-estimator: {printable(message)}", err=True)
     sys.exit(exit_code)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -62,6 +63,7 @@ def report(snapshot: Path, html: Path | None, **chosen: Any) -> None:
     opened = open_snapshot(snapshot)
     advice, policy = _split(chosen)
     if html is None:
+        _refuse_advice_options()
         _print_prediction(opened, _predict(opened, policy))
         return
     if html.exists():
@@ -145,13 +147,29 @@ def verify(snapshot: Path, as_json: bool, root: Path, **policy: Any) -> None:
         render_verification(verification, make_console(sys.stdout))
 
 
-_ADVICE = ("share", "within", "scan_time", "page_cost")
+@dataclass(frozen=True)
+class _Advice:
+    """The options of ``_advice_options``: percent, a domain, seconds, microseconds."""
+
+    share: float
+    within: Literal["uid", "cgroup"] | None
+    scan_time: float
+    page_cost: float | None
 
 
-def _split(chosen: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split(chosen: dict[str, Any]) -> tuple[_Advice, dict[str, Any]]:
     """The options of the advice, and those of the policy."""
-    advice = {name: chosen[name] for name in _ADVICE}
-    return advice, {name: value for name, value in chosen.items() if name not in _ADVICE}
+    advice = _Advice(**{field.name: chosen.pop(field.name) for field in fields(_Advice)})
+    return advice, chosen
+
+
+def _refuse_advice_options() -> None:
+    """Raise UsageError if one was given where no advice is shown."""
+    context = click.get_current_context()
+    for field in fields(_Advice):
+        if context.get_parameter_source(field.name) is not ParameterSource.DEFAULT:
+            option = "--" + field.name.replace("_", "-")
+            raise UsageError(f"{option} is for the advice in a page", hint="add --html FILE")
 
 
 def _given(policy: dict[str, Any]) -> list[str]:
@@ -179,15 +197,15 @@ def _print_prediction(snapshot: Snapshot, prediction: Prediction) -> None:
     render(snapshot, prediction, make_console(sys.stdout))
 
 
-def _advise(snapshot: Snapshot, policy: dict[str, Any], advice: dict[str, Any]) -> Any:
+def _advise(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> Any:
     from estimator.advice.plan import make_plan
     from estimator.advice.risk import assess
     from estimator.advice.schedule import schedule
     from estimator.ksm.policy import Policy
 
-    plan = make_plan(snapshot, Policy(**policy), advice["share"] / 100, advice["within"])
-    cost = _page_cost(advice["page_cost"])
-    times = schedule(snapshot, plan.prediction, advice["scan_time"], cost)
+    plan = make_plan(snapshot, Policy(**policy), advice.share / 100, advice.within)
+    cost = _page_cost(advice.page_cost)
+    times = schedule(snapshot, plan.prediction, advice.scan_time, cost)
     return plan, times, assess(snapshot, plan.prediction)
 
 
@@ -197,7 +215,7 @@ def _page_cost(microseconds: float | None) -> PageCost | None:
     return None if microseconds is None else PageCost(microseconds / 1e6, "given")
 
 
-def _page(snapshot: Snapshot, policy: dict[str, Any], advice: dict[str, Any]) -> str:
+def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> str:
     try:
         from estimator.report.html import report_page
     except ModuleNotFoundError as error:
@@ -210,10 +228,11 @@ def _page(snapshot: Snapshot, policy: dict[str, Any], advice: dict[str, Any]) ->
 
 def _load(path: Path, policy: dict[str, Any]) -> Any:
     """The prediction of a snapshot, or one written by predict --json."""
+    from estimator.report.as_json import prediction_json
     from estimator.snapshot.store import open_snapshot
 
     if not path.is_file():
-        return _predict(open_snapshot(path), policy).to_json()
+        return prediction_json(_predict(open_snapshot(path), policy))
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -229,5 +248,11 @@ def _write_private(path: Path, text: str) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise TargetError(f"{path} can't be written: {error.strerror}") from error
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except BaseException as error:
+        path.unlink()
+        if isinstance(error, OSError):
+            raise TargetError(f"{path} can't be written: {error.strerror}") from error
+        raise

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
 import sys
 from typing import NoReturn
+
+from estimator.errors import EstimatorError
 
 _KEEP_WHAT_IS_FREED = (  # option and value for mallopt() of glibc, malloc.h
     (-1, 2**31 - 1),  # M_TRIM_THRESHOLD: nothing goes back to the kernel,
@@ -32,6 +35,7 @@ def prepare() -> None:
 
 def leave(code: int) -> NoReturn:
     """End the process, and take nothing apart: the kernel frees tables and symbols at once."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(EstimatorError, OSError):  # what can't be written was told in main()
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)

@@ -7,6 +7,7 @@ import json
 import click
 
 from estimator.collect.findings import Findings
+from estimator.report.units import printable
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -19,4 +20,4 @@ def show(findings: Findings, as_json: bool) -> None:
     for finding in findings.found:
         status = click.style(f"{finding.status:<5}", fg=_COLOURS[finding.status])
         hint = f"; {finding.hint}" if finding.hint else ""
-        click.echo(f"{status}{finding.subject + ':':<12} {finding.text}{hint}")
+        click.echo(status + printable(f"{finding.subject + ':':<12} {finding.text}{hint}"))

@@ -39,6 +39,9 @@ _USUAL_PLACES = (
 )
 
 
+_SAFE_RELEASE = re.compile(r"[A-Za-z0-9._+~-]+")  # what a package can be named after
+
+
 def kernel_release(prog: Program) -> str:
     """The ``uname -r`` of the kernel, from VMCOREINFO: needs no symbols."""
     return prog["UTS_RELEASE"].string_().decode(errors="replace")
@@ -140,7 +143,7 @@ def hint_here(release: str) -> str:
     ids = _distribution()
     name = next((name for name in ids if name in _PACKAGE_OF or name in _SERVER_OF), None)
     ways = []
-    if name in _PACKAGE_OF:
+    if name in _PACKAGE_OF and _SAFE_RELEASE.fullmatch(release):
         ways.append(_PACKAGE_OF[name].format(release=release))
     server = _SERVER_OF.get(name or "", "https://debuginfod.elfutils.org")
     ways.append(f"export DEBUGINFOD_URLS={server}")
@@ -149,7 +152,12 @@ def hint_here(release: str) -> str:
 
 
 def hint_elsewhere(release: str) -> str:
-    """What to install for the kernel ``release`` of some machine, by the form of its name."""
+    """What to install for the kernel ``release`` of some machine, by the form of its name.
+
+    The name is what the dump says: one that is more than a name is put into no command.
+    """
+    if not _SAFE_RELEASE.fullmatch(release):
+        return "get the vmlinux with debug information of that build"
     if "amd64" in release or "deb" in release:
         return f"on Debian: apt-get install linux-image-{release}-dbg"
     if ".el" in release or ".fc" in release:

@@ -21,7 +21,16 @@ from estimator.ksm.rules import Rules
 Hashes = npt.NDArray[np.uint64]
 
 _PART_BITS = 3
-_PARTS_AT_ONCE = min(4, len(os.sched_getaffinity(0)))  # one needs 50 bytes per hash of its own
+
+
+def _usable_cpus() -> int:
+    """The CPUs that this process may use; all of them where only Linux could tell."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_PARTS_AT_ONCE = min(4, _usable_cpus())  # one needs 50 bytes per hash of its own
 
 
 @dataclass(frozen=True)

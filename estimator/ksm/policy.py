@@ -15,10 +15,27 @@ Scope = Literal["all", "enabled"]
 class Policy:
     """Who takes part and how ksmd is set.
 
-    ``scope="enabled"``: the VMAs that are VM_MERGEABLE now, as if only ``run`` were set to 1.
-    ``scope="all"``: as if every selected process had called ``prctl(PR_SET_MEMORY_MERGE)``.
-    A process is selected if it matches one of the given values of *each* selector that is not
-    empty. Tunables left at ``None`` are those of the snapshot's own kernel.
+    ``scope``: "all", as if every selected process had called ``prctl(PR_SET_MEMORY_MERGE)``, or
+    "enabled", the VMAs that are VM_MERGEABLE now, as if only ``run`` were set to 1.
+
+    A process is selected if it matches one of the values of *each* selector that is not empty:
+
+    ``pids``: of thread group leaders. ``comms``: whole names as in /proc/PID/comm. ``cgroups``:
+    paths as in /proc/PID/cgroup, each with those below it. ``uids``: real user ids.
+
+    Tunables of /sys/kernel/mm/ksm; None: as the snapshot's own kernel has it:
+
+    ``max_page_sharing``: how many mappings one KSM page may have, at least 2. ``use_zero_pages``:
+    whether zero-filled pages go to the kernel's zero page. ``merge_across_nodes``: whether pages of
+    different NUMA nodes merge.
+
+    Raises UsageError for what the kernel would refuse, and for a selector that is no sequence.
+
+    >>> policy = Policy(scope="enabled", comms=("redis-server",), max_page_sharing=512)
+    >>> kernel = {"max_page_sharing": 256, "use_zero_pages": 0, "merge_across_nodes": 1}
+    >>> policy.with_tunables(kernel)  # doctest: +NORMALIZE_WHITESPACE
+    Policy(scope='enabled', pids=(), comms=('redis-server',), cgroups=(), uids=(),
+           max_page_sharing=512, use_zero_pages=False, merge_across_nodes=True)
     """
 
     scope: Scope = "all"
@@ -31,7 +48,11 @@ class Policy:
     merge_across_nodes: bool | None = None
 
     def __post_init__(self) -> None:
-        """Raise UsageError for tunables that the kernel itself would refuse."""
+        """Raise UsageError for tunables that the kernel itself would refuse, and lone selectors."""
+        for name in ("pids", "comms", "cgroups", "uids"):
+            value = getattr(self, name)
+            if isinstance(value, str | int):
+                raise UsageError(f"{name} is {value!r}, not a tuple", hint=f"{name}=({value!r},)")
         if self.scope not in ("all", "enabled"):
             raise UsageError(f"scope {self.scope!r} is neither 'all' nor 'enabled'")
         if self.max_page_sharing is not None and self.max_page_sharing < 2:

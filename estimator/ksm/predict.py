@@ -30,8 +30,27 @@ def predict(
 
     ``later``: a snapshot of the same system some seconds on; pages that changed in between are
     taken to keep changing and never merge; what it does not have is not taken to be steady. Pure:
-    the same input gives the same answer. Raises UsageError for selectors that match nothing and for
-    snapshots that can't be compared, CannotAnswerError for a snapshot that lacks what a rule needs.
+    the same input gives the same answer.
+
+    Returns a ``Prediction``: ``counters`` (what /sys/kernel/mm/ksm will show, pages), ``physical``
+    (what the machine gets back, frames and bytes), ``coverage`` (how much of the candidates was
+    known), ``warnings``, one row per process, VMA and cgroup, and an ``Outcome`` per mapping.
+
+    Raises UsageError for selectors that match nothing and for snapshots that can't be compared,
+    CannotAnswerError for a snapshot that lacks what a rule needs.
+
+    With ``snapshot = open_snapshot("web.ksm")``, of two processes with three pages each, two of
+    which are equal:
+
+    >>> found = predict(snapshot)
+    >>> {name: found.counters[name] for name in ("pages_shared", "pages_sharing", "pages_unshared")}
+    {'pages_shared': 2, 'pages_sharing': 2, 'pages_unshared': 2}
+    >>> found.physical["bytes_saved"], found.coverage["hashed_share"]
+    (8192, 1.0)
+    >>> found.processes[["comm", "ksm_rmap_items", "ksm_merging_pages"]]
+      comm  ksm_rmap_items  ksm_merging_pages
+    0  web               3                  2
+    1  web               3                  2
     """
     ksm = tunables(snapshot.info)
     policy = (policy or Policy()).with_tunables(ksm)

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import enum
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from estimator.ksm.policy import Policy
-
-_ROWS_AT_ONCE = 4096  # 1 MiB of JSON, in memory that is used again
 
 
 class Outcome(enum.IntEnum):
@@ -91,86 +85,3 @@ class Prediction:
     def _repr_html_(self) -> str:
         """The counters, in a notebook."""
         return pd.Series(self.counters | self.physical, name="predicted").to_frame().to_html()
-
-    def to_json(self) -> dict[str, Any]:
-        """The prediction as JSON values: exact integers, bytes and pages.
-
-        ``vmas`` holds the VMAs with candidate pages.
-        """
-        tables = {
-            name: [dict(zip(table, row, strict=True)) for row in zip(*_columns(table), strict=True)]
-            for name, table in self._tables().items()
-        }
-        return self._values() | tables
-
-    def json_parts(self) -> Iterator[bytes | memoryview]:
-        """``to_json`` as text, part after part, many times faster where there are many VMAs."""
-        yield json.dumps(self._values())[:-1].encode()
-        for name, table in self._tables().items():
-            yield f', "{name}": ['.encode()
-            yield from _records(table)
-            yield b"]"
-        yield b"}"
-
-    def _values(self) -> dict[str, Any]:
-        return {
-            "kernel": self.kernel,
-            "origin": self.origin,
-            "policy": self.policy.to_json(),
-            "coverage": self.coverage,
-            "warnings": self.warnings,
-            "counters": self.counters,
-            "physical": self.physical,
-            "scans": self.scans,
-            "smart_scan": self.smart_scan,
-            "unmerged_readings": self.unmerged_readings(),
-        }
-
-    def _tables(self) -> dict[str, pd.DataFrame]:
-        vmas = self.vmas
-        touched = np.zeros(len(vmas), np.bool_)
-        for pages in ("ksm_rmap_items", "ksm_zero_pages", "unknown_pages"):
-            touched |= vmas[pages].to_numpy() > 0
-        return {
-            "processes": self.processes.drop(columns="mm_id"),
-            "vmas": vmas.drop(columns=["vma_id", "mm_id", "excluded_by"])[touched],
-            "cgroups": self.cgroups,
-            "excluded": self.excluded,
-        }
-
-
-def _columns(table: pd.DataFrame) -> list[list[Any]]:
-    return [table[name].tolist() for name in table]
-
-
-def _records(table: pd.DataFrame) -> Iterator[bytes | memoryview]:
-    """The rows of a table of numbers and names as JSON objects, with commas between them."""
-    if table.empty:
-        return
-    parts: list[Any] = []
-    text = "{"
-    for name, column in table.items():
-        text += f"{json.dumps(name)}:"
-        values = column.to_numpy()
-        if (values == values[0]).all():
-            text += f"{json.dumps(values[:1].tolist()[0])},"
-        else:
-            parts += [text, _json_values(column)]
-            text = ","
-    text = text.rstrip(",") + "}"
-    if not parts:
-        yield ",".join([text] * len(table)).encode()
-        return
-    for start in range(0, len(table), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        here = [part if isinstance(part, str) else part[rows] for part in parts]
-        joined = pc.binary_join_element_wise(*here, text + ",", "")
-        written = memoryview(joined.buffers()[2])  # Arrow keeps one after the other
-        yield written if rows.stop < len(table) else written[:-1]
-
-
-def _json_values(column: pd.Series[Any]) -> pa.Array:
-    if column.dtype.kind in "iu":
-        return pa.array(column.to_numpy()).cast(pa.string())
-    codes, names = pd.factorize(column)
-    return pa.array([json.dumps(name) for name in names], pa.string()).take(pa.array(codes))

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from estimator.advice.compare import Comparison
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
 from estimator.advice.schedule import Schedule
 from estimator.advice.verify import Verification
+from estimator.ksm.prediction import Prediction
 from estimator.report.commands import opt_in_commands, settings_commands
+
+_ROWS_AT_ONCE = 4096  # 1 MiB of JSON, in memory that is used again
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -22,6 +30,28 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
         {str(k): v.item() if hasattr(v, "item") else v for k, v in row.items()}
         for row in plain.to_dict("records")
     ]
+
+
+def prediction_json(prediction: Prediction) -> dict[str, Any]:
+    """The prediction as JSON values: exact integers, bytes and pages.
+
+    ``vmas`` holds the VMAs with candidate pages.
+    """
+    tables = {
+        name: [dict(zip(table, row, strict=True)) for row in zip(*_columns(table), strict=True)]
+        for name, table in _tables(prediction).items()
+    }
+    return _values(prediction) | tables
+
+
+def prediction_json_parts(prediction: Prediction) -> Iterator[bytes | memoryview]:
+    """``prediction_json`` as text, part after part, much faster where there are many VMAs."""
+    yield json.dumps(_values(prediction))[:-1].encode()
+    for name, table in _tables(prediction).items():
+        yield f', "{name}": ['.encode()
+        yield from _records(table)
+        yield b"]"
+    yield b"}"
 
 
 def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
@@ -71,3 +101,68 @@ def verification_json(verification: Verification) -> dict[str, Any]:
         "caveats": verification.caveats,
         "page_cost": dataclasses.asdict(cost) if cost else None,
     }
+
+
+def _values(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "kernel": prediction.kernel,
+        "origin": prediction.origin,
+        "policy": prediction.policy.to_json(),
+        "coverage": prediction.coverage,
+        "warnings": prediction.warnings,
+        "counters": prediction.counters,
+        "physical": prediction.physical,
+        "scans": prediction.scans,
+        "smart_scan": prediction.smart_scan,
+        "unmerged_readings": prediction.unmerged_readings(),
+    }
+
+
+def _tables(prediction: Prediction) -> dict[str, pd.DataFrame]:
+    vmas = prediction.vmas
+    touched = np.zeros(len(vmas), np.bool_)
+    for pages in ("ksm_rmap_items", "ksm_zero_pages", "unknown_pages"):
+        touched |= vmas[pages].to_numpy() > 0
+    return {
+        "processes": prediction.processes.drop(columns="mm_id"),
+        "vmas": vmas.drop(columns=["vma_id", "mm_id", "excluded_by"])[touched],
+        "cgroups": prediction.cgroups,
+        "excluded": prediction.excluded,
+    }
+
+
+def _columns(table: pd.DataFrame) -> list[list[Any]]:
+    return [table[name].tolist() for name in table]
+
+
+def _records(table: pd.DataFrame) -> Iterator[bytes | memoryview]:
+    """The rows of a table of numbers and names as JSON objects, with commas between them."""
+    if table.empty:
+        return
+    parts: list[Any] = []
+    text = "{"
+    for name, column in table.items():
+        text += f"{json.dumps(name)}:"
+        values = column.to_numpy()
+        if (values == values[0]).all():
+            text += f"{json.dumps(values[:1].tolist()[0])},"
+        else:
+            parts += [text, _json_values(column)]
+            text = ","
+    text = text.rstrip(",") + "}"
+    if not parts:
+        yield ",".join([text] * len(table)).encode()
+        return
+    for start in range(0, len(table), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        here = [part if isinstance(part, str) else part[rows] for part in parts]
+        joined = pc.binary_join_element_wise(*here, text + ",", "")
+        written = memoryview(joined.buffers()[2])  # Arrow keeps one after the other
+        yield written if rows.stop < len(table) else written[:-1]
+
+
+def _json_values(column: pd.Series[Any]) -> pa.Array:
+    if column.dtype.kind in "iu":
+        return pa.array(column.to_numpy()).cast(pa.string())
+    codes, names = pd.factorize(column)
+    return pa.array([json.dumps(name) for name in names], pa.string()).take(pa.array(codes))

@@ -29,6 +29,7 @@ from estimator.report.plan_sections import plan_sections
 from estimator.report.plots import contribution_figure, frontier_figure, sharing_figure
 from estimator.report.prediction_sections import Section, prediction_sections
 from estimator.report.tables import Column
+from estimator.report.units import printable
 from estimator.snapshot.snapshot import Snapshot
 
 MAX_ROWS = 1000
@@ -49,8 +50,8 @@ def report_page(
     info = snapshot.info
     script = _resource("report.js")
     return _template("report.html.j2").render(
-        title=f"KSM on {info['host']}",
-        subtitle=f"Linux {info['kernel']['release']}, {info['collected_at']}",
+        title=printable(f"KSM on {info['host']}"),
+        subtitle=printable(f"Linux {info['kernel']['release']}, {info['collected_at']}"),
         style=Markup(_resource("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

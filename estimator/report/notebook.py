@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
-from rich.console import Console
-
 from estimator.advice.compare import Comparison
 from estimator.advice.plan import Plan
 from estimator.advice.risk import assess
@@ -15,6 +13,7 @@ from estimator.ksm.prediction import Prediction
 from estimator.report.compare_sections import comparison_sections
 from estimator.report.plan_sections import plan_sections
 from estimator.report.prediction_sections import Section, prediction_sections
+from estimator.report.tables import make_console
 from estimator.report.text import print_sections
 from estimator.snapshot.snapshot import Snapshot
 
@@ -28,7 +27,7 @@ class Display:
     def __repr__(self) -> str:
         """The report as text of 100 columns."""
         file = io.StringIO()
-        print_sections(self.sections, Console(file=file, width=100, highlight=False, emoji=False))
+        print_sections(self.sections, make_console(file, width=100))
         return file.getvalue()
 
     def _repr_html_(self) -> str:

@@ -4,40 +4,51 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 import pandas as pd
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from estimator.report.units import count, human_bytes, printable
+from estimator.report.units import count, human_bytes, printable, printable_lines
 
 PROSE_COLUMNS = 100
 _WIDE_COLUMNS = 120
 _PIPE_COLUMNS = 200
 
 
-class _PipeConsole(Console):
-    """Leaves a closed pipe to the caller, where rich would exit with 1."""
+class _Console(Console):
+    """Lets nothing in a text drive the terminal, and leaves a closed pipe to the caller.
+
+    Rich would exit with 1 there.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """The segments of ``renderable``, with such characters written out."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable_lines(text), style, control)
 
     def on_broken_pipe(self) -> None:
         """Called while BrokenPipeError is being handled."""
         raise
 
 
-def make_console(file: IO[str]) -> Console:
+def make_console(file: IO[str], width: int | None = None) -> Console:
     """A console on ``file``: colour on a terminal only, and wide where there is no width.
 
-    COLUMNS and NO_COLOR are honoured.
+    COLUMNS and NO_COLOR are honoured. ``width``: in columns, whatever ``file`` is.
     """
-    if file.isatty() or "COLUMNS" in os.environ:
-        return _PipeConsole(file=file, highlight=False, emoji=False)
-    return _PipeConsole(file=file, highlight=False, emoji=False, width=_PIPE_COLUMNS)
+    if width is None and not file.isatty() and "COLUMNS" not in os.environ:
+        width = _PIPE_COLUMNS
+    return _Console(file=file, highlight=False, emoji=False, width=width)
 
 
 @dataclass(frozen=True)

@@ -84,3 +84,8 @@ def printable(name: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name
     )
+
+
+def printable_lines(text: str) -> str:
+    """``printable`` for text of several lines; tabs become spaces."""
+    return "\n".join(map(printable, text.expandtabs().split("\n")))

@@ -1,0 +1,43 @@
+"""Standard streams that are closed, or can't take what is written to them."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Any
+
+from estimator.errors import TargetError
+
+
+class _Stdout(io.FileIO):
+    """Descriptor 1; a full disk or a closed stream is a failure to tell, not one of the program."""
+
+    def write(self, data: Any, /) -> int:
+        """As FileIO. Raises TargetError; a closed pipe stays BrokenPipeError."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise TargetError(f"the answer can't be written to stdout: {error.strerror}") from error
+
+
+def standard_streams() -> None:
+    """Make all three standard streams exist, so that no file of ours gets one of their numbers.
+
+    A closed stdout refuses what is written to it; a closed stderr swallows it.
+    """
+    for number, way in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, way)  # gets the lowest number that is free
+    terminal = os.isatty(1)
+    encoding, errors = "utf-8", "backslashreplace"
+    if sys.stdout is not None:
+        encoding, errors = sys.stdout.encoding, sys.stdout.errors or errors
+    buffer = io.BufferedWriter(_Stdout(1, "w", closefd=False))
+    sys.stdout = io.TextIOWrapper(buffer, encoding, errors, line_buffering=terminal)
+    if sys.stderr is None:
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", "replace")
