@@ -82,9 +82,13 @@ class FakeKernel:
 
     def write(self, address: int, data: bytes) -> None:
         """Put bytes at a kernel address."""
-        for at in range(address, address + len(data)):
-            page = self._pages.setdefault(at // _PAGE, bytearray(_PAGE))
-            page[at % _PAGE] = data[at - address]
+        done = 0
+        while done < len(data):
+            number, offset = divmod(address + done, _PAGE)
+            part = data[done : done + _PAGE - offset]
+            page = self._pages.setdefault(number, bytearray(_PAGE))
+            page[offset : offset + len(part)] = part
+            done += len(part)
 
     def lose(self, address: int) -> None:
         """Make the page around a kernel address unreadable."""

@@ -84,6 +84,16 @@ def test_behind_the_limit_of_a_node_all_is_stale() -> None:
     assert found.unreadable == 0
 
 
+def test_a_damaged_pivot_does_not_widen_a_node() -> None:
+    kernel = FakeProcesses()
+    mm = kernel.mm()
+    low, stale = (kernel.vma(mm, at << 12, at + 1 << 12) for at in (0, 2))
+    leaf = kernel.node(LEAF, [(0xFFF, low), (0x1FFF, 0), (0x2FFF, stale)])
+    middle = kernel.node(RANGE, [(0x8FFF, leaf)])
+    kernel.root(mm, kernel.node(ARANGE, [(0x1FFF, middle), (NO_LIMIT, 0)]))
+    assert spans(read(kernel)) == [(0, 0, 1)]
+
+
 def test_a_pivot_of_zero_does_not_end_a_node_in_its_first_slot() -> None:
     """Address 0 alone may lie in the first slot."""
     kernel = FakeProcesses()
