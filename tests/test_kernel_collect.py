@@ -1,0 +1,103 @@
+"""From a kernel made by hand to a snapshot: the whole way, with a merged page in it."""
+
+from __future__ import annotations
+
+import pytest
+from xxhash import xxh3_64_intdigest
+
+from estimator.errors import CannotAnswerError
+from estimator.kernel.collect import collect
+from estimator.kernel.target import Target
+from estimator.snapshot.flags import FrameFlag, MappingFlag
+from estimator.snapshot.snapshot import Snapshot
+from tests.fake_kernel import FlatMemory
+from tests.fake_processes import FakeProcesses
+
+START = 0x7F00_0000_0000
+MERGEABLE = 0x8000_0073
+ANON_VMA = 0xFFFF_8880_0000_1000
+MERGED_PFN, OWN_PFN, FILE_PFN = 0x200, 0x201, 0x202
+PRESENT, RW = 1, 2
+
+
+class Merged:
+    """Two processes: page 0 of both is merged, page 1 of the first is its own, page 2 a file's."""
+
+    def __init__(self) -> None:
+        kernel = self.kernel = FakeProcesses()
+        kernel.prog.main_module("kernel", create=True)
+        kernel.global_("init_uts_ns", "uts_namespace", {"name.nodename": b"host\0"})
+        kernel.integer("nr_cpu_ids", 1)
+        kernel.global_("__cpu_online_mask", "cpumask", {"bits": [1]})
+        kernel.array("__per_cpu_offset", [0])
+        self.mms = [kernel.mm(), kernel.mm()]
+        for pid, (mm, pages) in enumerate(zip(self.mms, (2, 1), strict=True), 1):
+            kernel.task(pid, mm)
+            kernel.spans(mm, (START, START + 0x8000, {"vm_flags": MERGEABLE, "anon_vma": ANON_VMA}))
+            counter = mm + kernel.offset("mm_struct", "rss_stat") + kernel.sizeof("percpu_counter")
+            zero = kernel.string(bytes(4))
+            kernel.set("percpu_counter", counter, {"count": pages, "counters": zero})
+            kernel.map(kernel.pgd(mm), START, MERGED_PFN << 12 | PRESENT)
+        first = kernel.pgd(self.mms[0])
+        kernel.map(first, START + 0x1000, OWN_PFN << 12 | PRESENT | RW)
+        kernel.map(first, START + 0x2000, FILE_PFN << 12 | PRESENT)
+        kernel.page(OWN_PFN, ("lru",), {"mapping": ANON_VMA | 1, "_mapcount.counter": 0})
+        kernel.page(FILE_PFN, (), {"mapping": ANON_VMA, "_mapcount.counter": 0})
+        for pfn, text in ((MERGED_PFN, b"same"), (OWN_PFN, b""), (FILE_PFN, b"file")):
+            kernel.frame(pfn, text)
+        self._stable_tree()
+
+    def _stable_tree(self) -> None:
+        kernel = self.kernel
+        items = [
+            kernel.new("ksm_rmap_item", {"mm": mm, "address": START | 0x201}) for mm in self.mms
+        ]
+        link = kernel.offset("ksm_rmap_item", "hlist")
+        kernel.set("ksm_rmap_item", items[0], {"hlist.next": items[1] + link})
+        fields = {"kpfn": MERGED_PFN, "hlist.first": items[0] + link, "rmap_hlist_len": 2}
+        node = kernel.new("ksm_stable_node", fields)
+        root = kernel.new("rb_root", {"rb_node": node})
+        pointer = kernel.string(root.to_bytes(8, "little"))
+        kernel.variable("root_stable_tree", "struct rb_root *", pointer)
+        for name in ("ksm_pages_shared", "ksm_pages_sharing"):
+            kernel.integer(name, 1)
+        kernel.page(MERGED_PFN, (), {"mapping": node | 3, "_mapcount.counter": 1})
+
+    def collect(self) -> Snapshot:
+        memory = FlatMemory(self.kernel.prog)
+        return collect(Target(self.kernel.prog, memory, "core", "vmcore", "ELF"), seed=7)
+
+
+def test_a_merged_page_comes_through() -> None:
+    snapshot = Merged().collect()
+    frames, mappings = snapshot.frames, snapshot.mappings
+    assert frames["pfn"].tolist() == [MERGED_PFN, OWN_PFN]
+    hashes = [xxh3_64_intdigest(text.ljust(4096, b"\0"), 7) for text in (b"same", b"")]
+    assert frames["hash"].tolist() == hashes
+    assert frames["flags"].tolist() == [FrameFlag.KSM, FrameFlag.LRU | FrameFlag.ZERO]
+    assert mappings["frame_id"].tolist() == [0, 1, 0]
+    assert mappings["page_index"].tolist() == [0, 1, 0]
+    merged, writable = MappingFlag.MERGED, MappingFlag.WRITABLE
+    assert mappings["flags"].tolist() == [merged, writable, merged]
+    assert snapshot.processes["pid"].tolist() == [1, 2]
+    assert snapshot.processes["cmdline"].isna().all()
+    assert snapshot.info["host"] == "host"
+    assert snapshot.info["kernel"]["release"] == "6.12.0"
+    assert set(snapshot.info["unknown"].values()) == {0}
+    assert snapshot.info["source"]["warnings"] == []
+
+
+def test_what_the_kernel_counts_and_nobody_found_is_said() -> None:
+    merged = Merged()
+    merged.kernel.integer("ksm_pages_sharing", 5)
+    merged.kernel.map(merged.kernel.pgd(merged.mms[0]), START + 0x1000, 0)
+    info = merged.collect().info
+    assert info["unknown"]["anonymous_pages"] == 1
+    assert any("ksmd counts 5" in warning for warning in info["source"]["warnings"])
+
+
+def test_a_kernel_without_processes_can_not_answer() -> None:
+    kernel = FakeProcesses()
+    target = Target(kernel.prog, kernel.memory, "core", "vmcore", "ELF")
+    with pytest.raises(CannotAnswerError, match="no process"):
+        collect(target)
