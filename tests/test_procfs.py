@@ -149,26 +149,6 @@ def test_without_memory_blocks_zones_tell(tmp_path: Path, monkeypatch: pytest.Mo
     assert nodes.nodes_of(pfns).tolist() == [0, 0, 1, UNKNOWN_NODE]
 
 
-@pytest.mark.parametrize(
-    ("release", "checksum_first", "splits_to_zero", "prot_none", "blocks"),
-    [
-        ("6.1.192-cloud", False, False, True, True),
-        ("6.1.0-18-amd64", False, False, False, False),
-        ("6.8.0-45-generic", False, False, True, False),
-        ("6.12.117+deb12-cloud-amd64", True, True, True, False),
-        ("6.18.44", True, True, True, False),
-    ],
-)
-def test_features_by_release(
-    release: str, checksum_first: bool, splits_to_zero: bool, prot_none: bool, blocks: bool
-) -> None:
-    found = settings.features(release)
-    assert found["checksum_before_stable_tree"] == checksum_first
-    assert found["split_maps_zero_page"] == splits_to_zero
-    assert found["scans_prot_none"] == prot_none
-    assert found["prot_none_blocks_tree"] == blocks
-
-
 def test_the_release_of_kernel_org_is_found_behind_that_of_debian(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

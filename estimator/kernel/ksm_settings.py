@@ -7,8 +7,10 @@ from typing import Any
 import drgn
 from drgn import Program
 
-from estimator.kernel.layout import first_type, has_function
+from estimator.kernel.layout import first_type, has_function, has_variable
 from estimator.kernel.memory import READ_ERRORS
+from estimator.kernel.symbols import kernel_release
+from estimator.ksm.features import features_of
 
 # sysfs file in /sys/kernel/mm/ksm: variable in mm/ksm.c
 _TUNABLES = {
@@ -77,32 +79,38 @@ def struct_sizes(prog: Program) -> dict[str, int]:
 
 
 def features(prog: Program) -> dict[str, bool]:
-    """``info["features"]``: where kernels differ, by what this one has in its debug information.
+    """``info["features"]`` (see ``estimator.ksm.features``), by debug information."""
+    return features_of(DebugInformation(prog), kernel_release(prog))
 
-    - ``merge_any_prctl``: PR_SET_MEMORY_MERGE (6.4, d7597f59d1d3).
-    - ``counts_zero_pages``: ksm_zero_pages (6.6, e2942062e01d).
-    - ``smart_scan``: 6.7, 5e924ff54d08. ``advisor``: 6.8, 4e5fa4f5eff6.
-    - ``checksum_before_stable_tree``: a page must be unchanged before even the stable tree is
-      searched (6.11; the same series made try_to_merge_with_zero_page() a function of its own).
-    - ``split_maps_zero_page``: splitting a folio maps its zero-filled subpages to the zero page
-      (6.12, b1f202060afe: try_to_map_unused_to_zeropage() in mm/migrate.c).
-    - ``scans_prot_none``: the scan finds PROT_NONE entries: a walker of its own
-      (ksm_next_page_pmd_entry(), 6.18, stable 6.12.59 and 6.1.161) or folio_walk_start().
-    - ``prot_none_blocks_tree``: the tree side still looks pages up with follow_page(), which
-      refuses PROT_NONE entries that the scan finds.
-    """
-    range_walk = has_function(prog, "ksm_next_page_pmd_entry")
-    folio_walk = has_function(prog, "folio_walk_start")
-    return {
-        "merge_any_prctl": has_function(prog, "ksm_enable_merge_any"),
-        "counts_zero_pages": "ksm_zero_pages" in prog,
-        "smart_scan": "ksm_smart_scan" in prog,
-        "advisor": "ksm_advisor" in prog,
-        "checksum_before_stable_tree": has_function(prog, "try_to_merge_with_zero_page"),
-        "split_maps_zero_page": has_function(prog, "try_to_map_unused_to_zeropage"),
-        "scans_prot_none": range_walk or folio_walk,
-        "prot_none_blocks_tree": range_walk and not folio_walk,
-    }
+
+class DebugInformation:
+    """What a kernel was built from (``KernelSource``), by its debug information."""
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+
+    def has_function(self, name: str) -> bool:
+        """Inlined ones are there too."""
+        return has_function(self._prog, name)
+
+    def has_variable(self, name: str) -> bool:
+        """Also static ones."""
+        return has_variable(self._prog, name)
+
+    def has_constant(self, name: str) -> bool:
+        """Enumerators; macros are not there."""
+        try:
+            self._prog.constant(name)
+        except LookupError:
+            return False
+        return True
+
+    def function_parameters(self, name: str) -> int | None:
+        """None if there is no such function."""
+        try:
+            return len(self._prog.function(name).type_.parameters)
+        except LookupError:
+            return None
 
 
 def thp_enabled(prog: Program) -> str:

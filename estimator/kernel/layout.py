@@ -111,6 +111,15 @@ def has_function(prog: Program, name: str) -> bool:
     return True
 
 
+def has_variable(prog: Program, name: str) -> bool:
+    """Whether this kernel has the variable ``name``; a function of that name is none."""
+    try:
+        prog.variable(name)
+    except LookupError:
+        return False
+    return True
+
+
 def first_type(prog: Program, *names: str) -> str:
     """The first of the C types ``names`` that this kernel has, newest name first.
 

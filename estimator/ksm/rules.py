@@ -7,17 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from estimator.errors import CannotAnswerError
+from estimator.ksm.features import FEATURES
 from estimator.ksm.policy import Policy
-
-_FEATURES = {  # the key in info["features"], and what can't be answered without it
-    "merge_any_prctl": "whether a process can opt in as a whole (PR_SET_MEMORY_MERGE)",
-    "counts_zero_pages": "ksm_zero_pages and general_profit",
-    "smart_scan": "what pages_unshared shows at rest",
-    "checksum_before_stable_tree": "the order in which pages join stable nodes",
-    "split_maps_zero_page": "what becomes of zero-filled pieces of huge pages",
-    "scans_prot_none": "whether PROT_NONE pages are candidates",
-    "prot_none_blocks_tree": "whether PROT_NONE pages keep others from merging",
-}
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,11 @@ class Rules:
         Raises CannotAnswerError if the snapshot lacks a fact, and names the missing answer.
         """
         features = _section(info, "features", "how this kernel's KSM behaves")
-        missing = [f"{answer} ({key})" for key, answer in _FEATURES.items() if key not in features]
+        missing = [
+            f"{feature.answer} ({feature.name})"
+            for feature in FEATURES
+            if feature.answer and feature.name not in features
+        ]
         if missing:
             raise CannotAnswerError(
                 f"the snapshot does not say {'; '.join(missing)}",

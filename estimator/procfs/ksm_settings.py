@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import platform
 import re
 from pathlib import Path
 from typing import Any
 
+from estimator.ksm.features import features_of
+
 _KSM = Path("/sys/kernel/mm/ksm")
 _THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_KALLSYMS = Path("/proc/kallsyms")
 _UBUNTU = Path("/proc/version_signature")
 _COUNTERS = (
     *("pages_shared", "pages_sharing", "pages_unshared", "ksm_zero_pages", "pages_scanned"),
     *("stable_node_chains", "stable_node_dups", "pages_skipped", "full_scans"),
 )
 _NOT_SETTINGS = (*_COUNTERS, "pages_volatile", "general_profit")
-_SINCE = {
-    "merge_any_prctl": (6, 4),
-    "counts_zero_pages": (6, 6),
-    "smart_scan": (6, 7),
-    "advisor": (6, 8),
-    "checksum_before_stable_tree": (6, 11),
-    "split_maps_zero_page": (6, 12),
+# what is there as soon as KSM is: the file of /sys/kernel/mm/ksm for a variable of mm/ksm.c
+_FILES = {
+    "ksm_zero_pages": "ksm_zero_pages",
+    "ksm_smart_scan": "smart_scan",
+    "ksm_advisor": "advisor_mode",
 }
 
 
@@ -48,17 +50,40 @@ def read_settings() -> dict[str, Any]:
 
 
 def features(release: str) -> dict[str, bool]:
-    """``info["features"]`` (see ``estimator.kernel.ksm_settings``), by ``upstream_release``."""
-    version = _version(release)
-    found = {name: version[:2] >= since for name, since in _SINCE.items()}
-    found["smart_scan"] = (_KSM / "smart_scan").exists()
-    range_walk = version >= (6, 18) or (version[:2] == (6, 12) and version >= (6, 12, 59))
-    range_walk |= version[:2] == (6, 1) and version >= (6, 1, 161)
-    folio_walk = version[:2] >= (6, 12)
-    return found | {
-        "scans_prot_none": range_walk or folio_walk or version[:2] >= (6, 6),
-        "prot_none_blocks_tree": range_walk and not folio_walk,
-    }
+    """``info["features"]`` (see ``estimator.ksm.features``), by sysfs, kallsyms and release.
+
+    ``release``: ``upstream_release``.
+    """
+    return features_of(RunningKernel(), release)
+
+
+class RunningKernel:
+    """What the running kernel was built from (``KernelSource``), as far as its files tell."""
+
+    def has_function(self, name: str) -> bool | None:
+        """True if /proc/kallsyms has it; else it may be inlined."""
+        return True if name in self._functions else None
+
+    def has_variable(self, name: str) -> bool | None:
+        """By the files of sysfs."""
+        if name not in _FILES or not _KSM.is_dir():
+            return None
+        return (_KSM / _FILES[name]).exists()
+
+    def has_constant(self, name: str) -> None:
+        """Stands in no file."""
+
+    def function_parameters(self, name: str) -> None:
+        """Stands in no file."""
+
+    @functools.cached_property
+    def _functions(self) -> frozenset[str]:
+        """Names of the kernel's functions, without what the compiler adds after a dot."""
+        with contextlib.suppress(OSError):
+            lines = _KALLSYMS.read_text(errors="replace").splitlines()
+            symbols = (line.split() for line in lines)
+            return frozenset(s[2].partition(".")[0] for s in symbols if s[1:2] in (["t"], ["T"]))
+        return frozenset()
 
 
 def upstream_release() -> str:
@@ -72,12 +97,6 @@ def upstream_release() -> str:
     with contextlib.suppress(OSError, IndexError):
         return _UBUNTU.read_text().split()[2]
     return platform.release()
-
-
-def _version(release: str) -> tuple[int, ...]:
-    """6.12.117 of "6.12.117+deb12-cloud-amd64"."""
-    numbers = re.match(r"\d+(\.\d+)*", release)
-    return tuple(int(part) for part in numbers[0].split(".")) if numbers else (0,)
 
 
 def thp_enabled() -> str:

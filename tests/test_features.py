@@ -1,0 +1,148 @@
+"""Both readers see the same kernel: by debug information, and by sysfs, kallsyms and release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from drgn import Program
+
+from estimator.kernel import ksm_settings as of_debug_information
+from estimator.ksm.features import FEATURES
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.procfs import ksm_settings as of_files
+from estimator.snapshot.flags import MappingFlag
+from tests.synthetic import System, small
+
+PRCTL, WALK, FOLIO = "ksm_enable_merge_any", "ksm_next_page_pmd_entry", "folio_walk_start"
+FIRST, SPLIT = "try_to_merge_with_zero_page", "try_to_map_unused_to_zeropage"
+ZERO, SMART, ADVISOR = "ksm_zero_pages", "ksm_smart_scan", "ksm_advisor"
+INLINED = (FIRST, SPLIT)  # kallsyms need not have them
+UNTIL_6_11 = [PRCTL, ZERO, SMART, ADVISOR]
+SINCE_6_12 = [*UNTIL_6_11, FIRST, SPLIT, FOLIO]
+
+# release, what its source has, parameters of gup_can_follow_protnone(), scanned, blocks
+KERNELS: list[tuple[str, list[str], int | None, bool, bool]] = [
+    ("5.10.100", [], None, True, False),
+    ("5.10.251", [WALK], None, True, False),
+    ("5.15.0-91", [], None, True, False),
+    ("5.15.200", [WALK], None, True, False),
+    ("6.0.12", [], None, True, False),
+    ("6.1.0-18-amd64", [], 1, False, False),
+    ("6.1.160", [], 1, False, False),
+    ("6.1.192+deb12-cloud-amd64", [WALK], 1, True, True),
+    ("6.4.16", [PRCTL], 1, False, False),
+    ("6.5.0", [PRCTL], 2, True, False),
+    ("6.6.14", [PRCTL, ZERO], 2, True, False),
+    ("6.6.140", [PRCTL, ZERO, WALK], 2, True, False),
+    ("6.8.12", UNTIL_6_11, 2, True, False),
+    ("6.11.9", [*UNTIL_6_11, FIRST], 2, True, False),
+    ("6.12.0", SINCE_6_12, 2, True, False),
+    ("6.12.117+deb12-cloud-amd64", [*SINCE_6_12, WALK], 2, True, False),
+    ("6.18.2", [*SINCE_6_12, WALK], 2, True, False),
+    ("7.2.13", [*SINCE_6_12, WALK], 2, True, False),
+    ("7.3.4", [*SINCE_6_12, WALK], 2, True, False),
+]
+
+
+def by_debug_information(
+    monkeypatch: pytest.MonkeyPatch, release: str, names: list[str], parameters: int | None
+) -> dict[str, bool]:
+    functions: dict[str, int] = dict.fromkeys(names, 0)
+    if parameters is not None:
+        functions["gup_can_follow_protnone"] = parameters
+
+    def function(name: str) -> Any:
+        count = functions[name]
+        return SimpleNamespace(type_=SimpleNamespace(parameters=[None] * count))
+
+    prog = SimpleNamespace(
+        function=function,
+        variable=dict.fromkeys(names).__getitem__,
+        constant=dict.fromkeys(["FOLL_HONOR_NUMA_FAULT"] * (parameters == 2)).__getitem__,
+    )
+    monkeypatch.setattr(of_debug_information, "kernel_release", lambda prog: release)
+    return of_debug_information.features(cast(Program, prog))
+
+
+def by_files(
+    monkeypatch: pytest.MonkeyPatch, where: Path, release: str, names: list[str], kallsyms: bool
+) -> dict[str, bool]:
+    ksm = where / "ksm"
+    ksm.mkdir(exist_ok=True)
+    for variable, file in of_files._FILES.items():
+        if variable in names:
+            (ksm / file).write_text("0\n")
+    symbols = [name for name in names if name not in INLINED and name not in of_files._FILES]
+    (where / "kallsyms").write_text(
+        "".join(f"0000000000000000 t {name}.isra.0\n" for name in symbols if kallsyms)
+    )
+    monkeypatch.setattr(of_files, "_KSM", ksm)
+    monkeypatch.setattr(of_files, "_KALLSYMS", where / "kallsyms")
+    return of_files.features(release)
+
+
+@pytest.mark.parametrize(("release", "names", "parameters", "scanned", "blocks"), KERNELS)
+def test_readers_agree(
+    release: str,
+    names: list[str],
+    parameters: int | None,
+    scanned: bool,
+    blocks: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = by_debug_information(monkeypatch, release, names, parameters)
+    assert (found["scans_prot_none"], found["prot_none_blocks_tree"]) == (scanned, blocks)
+    assert found["merge_any_prctl"] == (PRCTL in names)
+    assert found["counts_zero_pages"] == (ZERO in names)
+    assert found["smart_scan"] == (SMART in names)
+    assert found["advisor"] == (ADVISOR in names)
+    assert found["checksum_before_stable_tree"] == (FIRST in names)
+    assert found["split_maps_zero_page"] == (SPLIT in names)
+    for kallsyms in (False, True):
+        assert by_files(monkeypatch, tmp_path, release, names, kallsyms) == found
+    monkeypatch.setattr(of_files, "_KSM", tmp_path / "none")  # the release alone
+    monkeypatch.setattr(of_files, "_KALLSYMS", tmp_path / "none")
+    assert of_files.features(release) == found
+
+
+def test_what_a_distribution_backported_goes_before_its_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RHEL 9: 5.14 by name, with the mm of a later kernel."""
+    names, release = [PRCTL, ZERO, WALK], "5.14.0-503.el9.x86_64"
+    debug = by_debug_information(monkeypatch, release, names, 1)
+    files = by_files(monkeypatch, tmp_path, release, names, kallsyms=True)
+    assert debug["merge_any_prctl"]
+    assert debug["counts_zero_pages"]
+    assert debug["prot_none_blocks_tree"]
+    assert files["merge_any_prctl"]
+    assert files["counts_zero_pages"]
+
+
+@pytest.mark.parametrize(("release", "names", "parameters", "scanned", "blocks"), KERNELS)
+def test_prot_none_pages_are_candidates_where_the_kernel_scans_them(
+    release: str,
+    names: list[str],
+    parameters: int | None,
+    scanned: bool,
+    blocks: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    system = System()
+    system.features = by_debug_information(monkeypatch, release, names, parameters)
+    for _ in range(2):
+        system.process(*small(*range(10)), flags=MappingFlag.PROT_NONE)
+    found = predict(system.snapshot(), Policy(scope="enabled"))
+    assert found.counters["ksm_rmap_items"] == 20 * scanned
+    assert found.counters["pages_sharing"] == 10 * (scanned and not blocks)
+
+
+def test_every_difference_is_named_once() -> None:
+    names = [feature.name for feature in FEATURES]
+    assert len(set(names)) == len(names)
+    assert set(names) == set(System().features)
