@@ -19,9 +19,13 @@ def program(
     structs: Mapping[str, tuple[int, Layout]],
     variables: Mapping[str, int] = {},
     constants: Mapping[str, int] = {},
+    pointers: Mapping[str, str] = {},
     release: str = "6.12.1",
 ) -> Program:
-    """A Program with ``structs`` (tag: bytes, layout), unsigned long variables by address."""
+    """A Program with ``structs`` (tag: bytes, layout) and ``variables`` by address.
+
+    These are unsigned long, or point to the struct (tag) that ``pointers`` names.
+    """
     prog = Program(Platform(Architecture.X86_64))
     prog.register_type_finder("small", _types(structs), enable_index=0)
     text = f"{release}\0".encode()
@@ -32,7 +36,9 @@ def program(
             return Object(prog, prog.array_type(char, len(text)), value=list(text))
         word = _word(prog, "u64")
         if name in variables and drgn.FindObjectFlags.VARIABLE in flags:
-            return Object(prog, word, address=variables[name])
+            tag = pointers.get(name)
+            type_ = prog.pointer_type(prog.type(f"struct {tag}")) if tag else word
+            return Object(prog, type_, address=variables[name])
         if name in constants and drgn.FindObjectFlags.CONSTANT in flags:
             return Object(prog, word, value=constants[name])
         return None

@@ -20,6 +20,7 @@ _VARIABLES = (
     ("init_task",),
     ("init_uts_ns",),
     ("root_stable_tree",),
+    ("migrate_nodes",),
     ZERO_PFN,
 )
 
