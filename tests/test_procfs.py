@@ -68,7 +68,7 @@ def test_smaps_say_what_ksmd_may_merge(proc: Path) -> None:
     assert table["start"].tolist() == [0x7F0000000000, 0x7F0000200000]
     assert table["mergeable"].tolist() == [True, False]
     assert table["excluded_by"].isna().tolist() == [True, False]
-    assert table["excluded_by"].iloc[1] == "VM_MAYSHARE"
+    assert table["excluded_by"].iloc[1] == "VM_SHARED"
     assert table["has_anon_vma"].tolist() == [True, False]
     assert table["vm_flags"].tolist()[0] == 0x8810_0073
     assert smaps["Anonymous"].tolist() == [256, 0]

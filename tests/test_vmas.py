@@ -1,14 +1,23 @@
-"""VMAs that can't be: what is left of overlapping ones."""
+"""VMAs that can't be: what is left of overlapping ones. Those that ksmd leaves alone, and why."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
+import pytest
+from drgn import Program
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from estimator.kernel.vmas import ends_before_next
+from estimator.kernel import vmas as of_kernel
+from estimator.kernel.vmas import Vmas, ends_before_next
+from estimator.ksm.vm_flags import EXCLUDING, LETTERS, VALUES
+from estimator.procfs import vmas as of_smaps
+from estimator.procfs.processes import Process
 
 vma = st.tuples(st.integers(0, 2), st.integers(0, 60), st.integers(1, 40))  # mm, start, size
 
@@ -26,3 +35,57 @@ def test_what_is_left_does_not_overlap(vmas: list[tuple[int, int, int]]) -> None
     lost = [(m, s, s + n) for (m, s, n), keep in zip(vmas, kept.tolist(), strict=True) if not keep]
     for m, s, e in lost:  # none without need
         assert sum(m == m2 and s2 < e and s < s2 + n2 for m2, s2, n2 in vmas) > 1
+
+
+def through_drgn(flags: list[int], files: list[int], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    words = np.array(flags, np.uint64)
+    none = np.zeros_like(words)
+    table = Vmas(
+        none.astype(np.uint32), none, none, words, none, np.array(files, np.uint64), none, 0
+    )
+    prog = cast(Program, {"vmaflag_names": []})
+    monkeypatch.setattr(of_kernel, "_dax_files", lambda prog, files: {1})
+    values = of_kernel.vm_flag_values(prog)
+    return of_kernel.excluded_by(prog, table, values).tolist()
+
+
+def through_smaps(flags: list[int], where: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    lines = []
+    for number, value in enumerate(flags):
+        letters = [name for name, flag in LETTERS.items() if value & flag]
+        lines.append(f"{number:x}000-{number + 1:x}000 rw-p 00000000 00:00 0 ")
+        lines.append(f"Anonymous: 4 kB\nVmFlags: {' '.join(letters)} ")
+    (where / "7").mkdir()
+    (where / "7" / "smaps").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(of_smaps, "PROC", where)
+    return of_smaps.read_vmas([Process(7, "x", [])])[0]
+
+
+def test_both_readers_exclude_a_vma_by_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One flag each, and any two: a MAP_SHARED VMA has both VM_SHARED and VM_MAYSHARE."""
+    single = list(VALUES.values())
+    flags = single + [a | b for a, b in combinations(single, 2)]
+    ours = through_drgn(flags, [0] * len(flags), monkeypatch)
+    theirs = through_smaps(flags, tmp_path, monkeypatch)
+    assert theirs["vm_flags"].tolist() == flags
+    assert theirs["excluded_by"].fillna("").tolist() == [reason or "" for reason in ours]
+    assert (theirs["compatible"] == theirs["excluded_by"].isna()).all()
+    assert ours[: len(single)] == [f"VM_{n.upper()}" if n in EXCLUDING else None for n in VALUES]
+    assert ours[flags.index(VALUES["shared"] | VALUES["mayshare"])] == "VM_SHARED"
+    mask = sum(VALUES[name] for name in EXCLUDING)
+    assert mask == 0x10010444488  # of 6.11 and later
+
+
+def test_dax_is_named_where_no_flag_excludes(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = [VALUES["read"], VALUES["shared"], VALUES["read"]]
+    assert through_drgn(flags, [1, 1, 0], monkeypatch) == ["DAX", "VM_SHARED", None]
+
+
+def test_the_flags_of_this_kernel_go_before_ours() -> None:
+    name = SimpleNamespace(value_=lambda: 1, string_=lambda: b"droppable")
+    entry = SimpleNamespace(name=name, mask=SimpleNamespace(value_=lambda: 1 << 41))
+    found = of_kernel.vm_flag_values(cast(Program, {"vmaflag_names": [entry]}))
+    assert found["droppable"] == 1 << 41
+    assert found["mergeable"] == 1 << 31

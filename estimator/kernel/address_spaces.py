@@ -14,10 +14,12 @@ from drgn import Program
 from estimator.arrays import page_keys
 from estimator.collect.mappings import Mapped
 from estimator.kernel.arch import Entries
+from estimator.kernel.layout import first_variable
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.intervals import Words
 from estimator.kernel.pagetable import PageTables, Ranges
 from estimator.kernel.processes import Mms
+from estimator.kernel.requirements import ZERO_PFN
 from estimator.kernel.vma_names import vma_names
 from estimator.kernel.vmas import Vmas, excluded_by, vm_flag_values
 from estimator.snapshot.flags import MappingFlag
@@ -105,7 +107,7 @@ class _EntryCounts:
 
     def __init__(self, prog: Any, vma_id: npt.NDArray[np.uint32]) -> None:
         self._vma_id = vma_id
-        self._zero_pfn = np.uint64(int(prog["zero_pfn"]))
+        self._zero_pfn = np.uint64(int(first_variable(prog, *ZERO_PFN)))
         self._swap_types = np.uint64(len(prog["swap_info"]) if "swap_info" in prog else 0)
         self.swap, self.zero, self.ksm_zero, self.nonpresent = np.zeros((4, len(vma_id)), np.int64)
 

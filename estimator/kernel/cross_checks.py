@@ -77,11 +77,10 @@ def contradictions(
     mapped = count(mappings["frame_id"].to_numpy(), len(frames))
     if wrong := int(np.count_nonzero(mapped != frames["mapcount"].to_numpy())):
         found.append(f"{wrong} frames are mapped more or less often than their count says")
-    if not tree.migrating:
-        for name in ("pages_shared", "pages_sharing"):
-            held = getattr(tree, name)
-            if held != counters.get(name, held):
-                found.append(f"the stable tree holds {held} {name}, ksmd counts {counters[name]}")
+    for name in ("pages_shared", "pages_sharing"):
+        held = getattr(tree, name)
+        if held != counters.get(name, held):
+            found.append(f"the stable tree holds {held} {name}, ksmd counts {counters[name]}")
     stale = int(np.count_nonzero(~tree.nodes["live"]))
     is_ksm = (frames["flags"].to_numpy() & np.uint32(FrameFlag.KSM)) != 0
     live = tree.nodes.loc[tree.nodes["live"], "frame_id"].dropna().to_numpy(np.int64)

@@ -120,6 +120,17 @@ def has_variable(prog: Program, name: str) -> bool:
     return True
 
 
+def first_variable(prog: Program, *names: str) -> drgn.Object:
+    """The first of the variables ``names`` that this kernel has, newest name first.
+
+    Raises LookupError if it has none.
+    """
+    for name in names:
+        if has_variable(prog, name):
+            return prog.variable(name)
+    raise LookupError(f"none of the variables {', '.join(names)}")
+
+
 def first_type(prog: Program, *names: str) -> str:
     """The first of the C types ``names`` that this kernel has, newest name first.
 

@@ -85,6 +85,7 @@ class PageArray:
         self._base = int(prog["vmemmap"].value_())
         self._page = _page_dtype(prog)
         self._end_pfn = np.uint64(((1 << 64) - self._base) // self._page.itemsize)
+        self._tail_word_is_mask = tail_word_is_mask(prog, self._page.itemsize)
         self._folio = _folio_dtype(prog)
         self._counts_mappings = "large_mapcount" in (self._folio.names or ())
         self._double_map = _bit(prog, "PG_double_map")
@@ -152,13 +153,18 @@ class PageArray:
         return pages, ok
 
     def _head_pfns(self, pages: _Pages, pfns: Words) -> Words:
-        """compound_head(): bit 0 of a tail's word says that the rest is the head's address.
+        """compound_head(): bit 0 of a tail's word says that the rest leads to the head.
 
         ``pfns`` itself if none of them is a tail.
         """
-        word = pages["compound_head"]
+        word = pages["tail_word"]
         tail = (word & np.uint64(1)) != 0
-        return np.where(tail, self.pfn_of(word - np.uint64(1)), pfns) if tail.any() else pfns
+        if not tail.any():
+            return pfns
+        head = word - np.uint64(1)  # its address
+        if self._tail_word_is_mask:
+            head &= np.uint64(self._base) + pfns * np.uint64(self._page.itemsize)
+        return np.where(tail, self.pfn_of(head), pfns)
 
     def _folios(self, heads: Words, pages: _Pages, pfns: Words) -> _Folios:
         """The folios with the head frames ``heads``; small ones from the ``pages`` at hand."""
@@ -276,11 +282,21 @@ def _page_dtype(prog: Program) -> np.dtype[Any]:
         {
             "flags": first_member(prog, "struct page", "flags.f", "flags"),
             "mapping": "mapping",
-            "compound_head": first_member(prog, "struct page", "compound_info", "compound_head"),
+            "tail_word": first_member(prog, "struct page", "compound_info", "compound_head"),
             "mapcount": "_mapcount.counter",
             "refcount": "_refcount.counter",
         },
     )
+
+
+def tail_word_is_mask(prog: Program, page_bytes: int) -> bool:
+    """Whether a tail's word is what its address is masked with, not the address of its head.
+
+    So since compound_info (7.1) if CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP, which struct zone shows,
+    and struct page is of 2**n bytes: compound_info_has_mask() in include/linux/page-flags.h.
+    """
+    power_of_2 = page_bytes & (page_bytes - 1) == 0
+    return power_of_2 and has_member(prog, "struct zone", "vmemmap_tails")
 
 
 def _folio_dtype(prog: Program) -> np.dtype[Any]:

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from drgn import Program
-from drgn.helpers.linux.list import list_empty
 
 from estimator.kernel.layout import first_type, has_member, offset, struct_dtype
 from estimator.kernel.memory import PAGE_SIZE, Memory
@@ -22,6 +21,8 @@ from estimator.kernel.page_array import PageArray
 _STABLE_NODE_CHAIN = -1024  # rmap_hlist_len of the head of a chain
 _MAPPING_KSM = np.uint64(3)
 _PAGE_MASK = np.uint64(~(PAGE_SIZE - 1) & 0xFFFF_FFFF_FFFF_FFFF)
+_NULL = np.uint64(0)
+_NO_TREE = np.uint16(0xFFFF)
 _MOST_TREES = 1 << 10  # MAX_NUMNODES
 _DEEPEST_TREE = 64  # 2 * log2(nodes)
 
@@ -31,14 +32,13 @@ class StableTree:
     """``nodes``: rows of ``stable_nodes`` (without frame_id). ``items``: of ``stable_items``.
 
     ``pages_shared``, ``pages_sharing``: as ksmd counts them, with the items of mms that have
-    ended. ``migrating``: more nodes are on the list migrate_nodes. ``unreadable``: nodes, items.
+    ended. ``unreadable``: nodes, items.
     """
 
     nodes: pd.DataFrame
     items: pd.DataFrame
     pages_shared: int
     pages_sharing: int
-    migrating: bool
     unreadable: int
 
 
@@ -55,7 +55,7 @@ def read_stable_tree(prog: Program, memory: Memory, pages: PageArray, mms: Words
             "node_id": np.arange(len(nodes), dtype=np.uint32),
             "chain_id": chain,
             "pfn": nodes["kpfn"],
-            "node": tree,
+            "node": np.where(tree == _NO_TREE, info.node, tree),
             "live": info.ok & (info.mapping == (address | _MAPPING_KSM)),
         }
     )
@@ -66,7 +66,6 @@ def read_stable_tree(prog: Program, memory: Memory, pages: PageArray, mms: Words
         items=_item_table(node, items, mms),
         pages_shared=shared,
         pages_sharing=len(node) - shared,
-        migrating="migrate_nodes" in prog and not list_empty(prog["migrate_nodes"].address_of_()),
         unreadable=reader.unreadable,
     )
 
@@ -84,19 +83,30 @@ class _Reader:
     def nodes(
         self,
     ) -> tuple[Words, npt.NDArray[Any], npt.NDArray[np.int32], npt.NDArray[np.uint16]]:
-        """All stable nodes that hold a frame: address, struct, chain (-1: none), NUMA node."""
+        """All stable nodes that hold a frame: address, struct, chain (-1: none), NUMA node.
+
+        Of nodes whose frame has moved to another NUMA node, which await their way into its tree,
+        the NUMA node is _NO_TREE. They are in no chain.
+        """
         address, node, tree = self._trees()
+        awaiting_address, awaiting = self._migrating()
         is_chain = node["length"] == _STABLE_NODE_CHAIN
         heads = node["hlist"][is_chain]
         dup_offset = offset(self._prog, self._node_type, "hlist_dup")
         chain, dup_address, dups = self._lists(heads, dup_offset, self._node, "hlist_dup")
         single = ~is_chain
         none = np.full(int(single.sum()), -1, np.int32)
+        no_chain, no_tree = (
+            np.full(len(awaiting), value, dtype)
+            for value, dtype in ((-1, np.int32), (_NO_TREE, np.uint16))
+        )
+        addresses = np.concatenate([address[single], dup_address, awaiting_address])
+        once = first_of_each(addresses)  # one may move while we read, or a damaged list loop
         return (
-            np.concatenate([address[single], dup_address]),
-            np.concatenate([node[single], dups]),
-            np.concatenate([none, chain.astype(np.int32)]),
-            np.concatenate([tree[single], tree[is_chain][chain]]),
+            addresses[once],
+            np.concatenate([node[single], dups, awaiting])[once],
+            np.concatenate([none, chain.astype(np.int32), no_chain])[once],
+            np.concatenate([tree[single], tree[is_chain][chain], no_tree])[once],
         )
 
     def items(self, first: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
@@ -130,14 +140,29 @@ class _Reader:
         once = first_of_each(addresses)
         return addresses[once], nodes[once], trees[once]
 
-    def _lists(
-        self, first: Words, link: int, dtype: np.dtype[Any], following: str
-    ) -> tuple[npt.NDArray[np.int64], Words, npt.NDArray[Any]]:
-        """Many hlists one step at a time: list of each entry, its address, its struct.
+    def _migrating(self) -> tuple[Words, npt.NDArray[Any]]:
+        """The nodes of the list migrate_nodes: address, struct."""
+        head = self._prog["migrate_nodes"].address_of_().value_()
+        first, ok = self._memory.structs(np.array([head], np.uint64), np.dtype([("next", "<u8")]))
+        self.unreadable += int((~ok).sum())
+        link = offset(self._prog, self._node_type, "list")
+        _, address, node = self._lists(first["next"][ok], link, self._node, "list", np.uint64(head))
+        return address, node
 
-        Entries stand by list, in list order. ``link``: offset of the hlist_node in the entry.
+    def _lists(
+        self,
+        first: Words,
+        link: int,
+        dtype: np.dtype[Any],
+        following: str,
+        end: np.uint64 = _NULL,
+    ) -> tuple[npt.NDArray[np.int64], Words, npt.NDArray[Any]]:
+        """Many lists one step at a time: list of each entry, its address, its struct.
+
+        Entries stand by list, in list order. ``link``: offset of the links in the entry. ``end``:
+        what stands behind the last entry, which is the head of a list_head.
         """
-        owner, address = np.flatnonzero(first), first[first != 0] - np.uint64(link)
+        owner, address = np.flatnonzero(first != end), first[first != end] - np.uint64(link)
         parts = [(owner[:0], address[:0], np.empty(0, dtype))]
         steps, remembered = 0, np.zeros(len(first), np.uint64)
         while len(address):
@@ -150,7 +175,7 @@ class _Reader:
             entry, ok = self._memory.structs(address, dtype)
             self.unreadable += int((~ok).sum())
             parts.append((owner[ok], address[ok], entry[ok]))
-            more = ok & (entry[following] != 0)
+            more = ok & (entry[following] != end)
             owner, address = owner[more], entry[following][more] - np.uint64(link)
         owners = np.concatenate([p[0] for p in parts])
         by_list = np.argsort(owners, kind="stable")
@@ -182,6 +207,7 @@ def _item_table(node: npt.NDArray[np.int64], items: npt.NDArray[Any], mms: Words
 
 def _node_dtype(prog: Program, type_: str) -> np.dtype[Any]:
     members = {"left": "node.rb_left", "right": "node.rb_right", "hlist_dup": "hlist_dup.next"}
+    members["list"] = "list.next"
     members |= {"hlist": "hlist.first", "kpfn": "kpfn", "length": "rmap_hlist_len"}
     return struct_dtype(prog, type_, members)
 

@@ -14,6 +14,7 @@ from estimator.kernel.layout import first_member, has_member, offset, struct_dty
 from estimator.kernel.memory import PAGE_SIZE, READ_ERRORS, Memory
 from estimator.kernel.memory.intervals import Mask, Words, met_first
 from estimator.kernel.processes import Mms, reread_roots
+from estimator.ksm import vm_flags
 
 _NODE_MASK = np.uint64(0xFF)  # MAPLE_NODE_MASK: the low bits of a pointer to a node say its type
 _TYPE_SHIFT, _TYPE_MASK = np.uint64(3), np.uint64(0xF)
@@ -21,30 +22,6 @@ _NO_LIMIT = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _ZERO = np.uint64(0)
 _LOOKS = 5
 Rows = npt.NDArray[np.int64]
-
-# include/linux/mm.h; used where the kernel's own table of names lacks one
-_VM_FLAGS = {
-    "shared": 0x8,
-    "mayshare": 0x80,
-    "pfnmap": 0x400,
-    "locked": 0x2000,
-    "io": 0x4000,
-    "dontexpand": 0x4_0000,
-    "hugetlb": 0x40_0000,
-    "mixedmap": 0x1000_0000,
-    "mergeable": 0x8000_0000,
-}
-# vma_ksm_compatible() in mm/ksm.c; before 6.11 there is no VM_DROPPABLE
-_INCOMPATIBLE = (
-    ("hugetlb", "VM_HUGETLB"),
-    ("droppable", "VM_DROPPABLE"),
-    ("pfnmap", "VM_PFNMAP"),
-    ("io", "VM_IO"),
-    ("mixedmap", "VM_MIXEDMAP"),
-    ("dontexpand", "VM_DONTEXPAND"),
-    ("shared", "VM_SHARED"),
-    ("mayshare", "VM_MAYSHARE"),
-)
 _S_DAX = 1 << 13
 
 
@@ -250,7 +227,7 @@ def _linked(memory: Memory, heads: Words, dtype: np.dtype[Any]) -> tuple[Rows, W
 
 def vm_flag_values(prog: Program) -> dict[str, int]:
     """VM_* values by lower-case name, from the kernel's own table (vmaflag_names, mm/debug.c)."""
-    values = dict(_VM_FLAGS)
+    values = dict(vm_flags.VALUES)
     try:
         for entry in prog["vmaflag_names"]:
             if entry.name.value_():
@@ -263,14 +240,8 @@ def vm_flag_values(prog: Program) -> dict[str, int]:
 
 def excluded_by(prog: Program, vmas: Vmas, values: dict[str, int]) -> npt.NDArray[np.object_]:
     """Per VMA the reason why vma_ksm_compatible() refuses it, None if it doesn't."""
-    reason: npt.NDArray[np.object_] = np.full(len(vmas.start), None, object)
-    dax = _dax_files(prog, vmas.file)
-    if dax:
-        reason[np.isin(vmas.file, np.array(sorted(dax), np.uint64))] = "DAX"
-    for name, label in reversed(_INCOMPATIBLE):
-        if name in values:
-            reason[(vmas.flags & np.uint64(values[name])) != 0] = label
-    return reason
+    dax = np.array(sorted(_dax_files(prog, vmas.file)), np.uint64)
+    return vm_flags.excluded_by(vmas.flags, values, np.isin(vmas.file, dax))
 
 
 def _dax_files(prog: Program, files: Words) -> set[int]:

@@ -12,9 +12,8 @@ from estimator.ksm.fate import Fate
 from estimator.ksm.frames import distinct
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
+from estimator.ksm.vm_flags import VALUES
 from estimator.snapshot.flags import MappingFlag
-
-VM_HUGEPAGE = 0x20000000  # include/linux/mm.h, the same on every architecture
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def _order(case: Case, policy: Policy, fate: Fate) -> str | None:
 def _khugepaged(case: Case) -> str | None:
     setting = case.snapshot.info.get("thp_enabled")
     flags = case.snapshot.vmas["vm_flags"].to_numpy()[case.candidates.vmas]
-    if setting == "always" or (setting == "madvise" and (flags & VM_HUGEPAGE).any()):
+    if setting == "always" or (setting == "madvise" and (flags & VALUES["hugepage"]).any()):
         return (
             f"Transparent huge pages are enabled ({setting}): khugepaged may collapse again what "
             "ksmd has split, and there is no strict state at rest then. The numbers are those "

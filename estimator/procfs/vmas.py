@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from estimator.collect.mappings import Words
+from estimator.ksm.vm_flags import LETTERS, VALUES, excluded_by
 from estimator.procfs.processes import PROC, Process
 
 _VALUES = ("Anonymous", "AnonHugePages", "Swap", "KSM")
@@ -18,22 +19,6 @@ _LINE = re.compile(
     r"\n(?:([0-9a-f]+)-([0-9a-f]+) \S{4} \S+ \S+ \d+ *(.*)"  # start, end, name
     rf"|({'|'.join(_VALUES)}): +(\d+) kB|VmFlags: (.*))"
 )
-_HUGETLB = "ht"
-
-# show_smap_vma_flags() in fs/proc/task_mmu.c: two letters for each bit of include/linux/mm.h
-VM_FLAGS = {
-    "rd": 0x1, "wr": 0x2, "ex": 0x4, "sh": 0x8, "mr": 0x10, "mw": 0x20, "me": 0x40, "ms": 0x80,
-    "gd": 0x100, "pf": 0x400, "lo": 0x2000, "io": 0x4000, "sr": 0x8000, "rr": 0x1_0000,
-    "dc": 0x2_0000, "de": 0x4_0000, "ac": 0x10_0000, "nr": 0x20_0000, "ht": 0x40_0000,
-    "sf": 0x80_0000, "wf": 0x200_0000, "dd": 0x400_0000, "sd": 0x800_0000, "mm": 0x1000_0000,
-    "hg": 0x2000_0000, "nh": 0x4000_0000, "mg": 0x8000_0000,
-}  # fmt: skip
-
-# vma_ksm_compatible() in mm/ksm.c
-_INCOMPATIBLE = {
-    "ms": "VM_MAYSHARE", "sh": "VM_SHARED", "de": "VM_DONTEXPAND", "mm": "VM_MIXEDMAP",
-    "io": "VM_IO", "pf": "VM_PFNMAP", "dp": "VM_DROPPABLE", "ht": "VM_HUGETLB",
-}  # fmt: skip
 
 
 def read_vmas(processes: Sequence[Process]) -> tuple[pd.DataFrame, dict[str, Words]]:
@@ -72,7 +57,7 @@ def _of_process(pid: int) -> list[dict[str, Any]]:
         elif row["name"] != "[vsyscall]":
             anonymous = row["Anonymous"] + row["Swap"] > 0
             row |= _about(flags)
-            row["has_anon_vma"] = anonymous and row["vm_flags"] & VM_FLAGS[_HUGETLB] == 0
+            row["has_anon_vma"] = anonymous and row["vm_flags"] & VALUES["hugetlb"] == 0
             rows.append(row)
     return rows
 
@@ -80,12 +65,12 @@ def _of_process(pid: int) -> list[dict[str, Any]]:
 @functools.cache
 def _about(flags: str) -> dict[str, Any]:
     """What the flags of a VMA say of it."""
-    names = flags.split()
-    excluded = next((reason for flag, reason in _INCOMPATIBLE.items() if flag in names), None)
+    vm_flags = sum(LETTERS.get(letters, 0) for letters in flags.split())
+    excluded = excluded_by(np.array([vm_flags], np.uint64))[0]
     return {
-        "vm_flags": sum(VM_FLAGS.get(flag, 0) for flag in names),
-        "mergeable": "mg" in names,
+        "vm_flags": vm_flags,
+        "mergeable": vm_flags & VALUES["mergeable"] != 0,
         "compatible": excluded is None,
         "excluded_by": excluded,
-        "locked": "lo" in names,
+        "locked": vm_flags & VALUES["locked"] != 0,
     }

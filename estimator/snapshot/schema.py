@@ -46,7 +46,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("name", pa.string()),
         ("mergeable", pa.bool_()),  # VM_MERGEABLE
         ("compatible", pa.bool_()),  # vma_ksm_compatible()
-        ("excluded_by", pa.string(), True),  # the flag that makes it incompatible, or "dax"
+        ("excluded_by", pa.string(), True),  # the flag that makes it incompatible, or "DAX"
         ("has_anon_vma", pa.bool_()),
         ("locked", pa.bool_()),  # VM_LOCKED
         ("swap_pages", U64),  # swap entries
