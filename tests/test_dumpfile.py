@@ -212,7 +212,7 @@ def sparse_elf(path: Path, headers: int) -> None:
     """An ELF core whose section header says ``headers`` program headers; they are a hole."""
     ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     counts = (64, 56, 0xFFFF, 64, 1, 0)
-    ehdr = ident + struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, BLOCK, 64, 0, 0, *counts)
+    ehdr = ident + struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, BLOCK, 64, 0, *counts)
     with path.open("wb") as file:
         file.write(ehdr)
         file.seek(64 + 44)
