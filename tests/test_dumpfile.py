@@ -5,11 +5,15 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
+import re
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +22,7 @@ import pytest
 from estimator.errors import CannotAnswerError, EstimatorError, TargetError
 from estimator.kernel.core import refuse_incomplete
 from estimator.kernel.dump.file import DumpFile, inspect
-from estimator.kernel.dump.kdump_headers import KdumpPages
+from estimator.kernel.dump.kdump_headers import KdumpHeader, KdumpPages
 from estimator.snapshot.flags import Unknown
 
 BLOCK = 4096
@@ -163,3 +167,115 @@ def test_command_line_in_one_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (5, "")
     assert done.stderr.count("\n") == 1
     assert "make one with: makedumpfile" in done.stderr
+
+
+def rank_by_hand(bitmap: np.ndarray[Any, Any], pfn: int) -> int:
+    return int(bitmap[:pfn].sum())
+
+
+@pytest.mark.parametrize("frames", [1, 63, 64, 8191, 8192, 8193, 16_384, 3_000_001])
+def test_descriptors_are_found_by_counting_bits(frames: int, tmp_path: Path) -> None:
+    """Also across the blocks that are counted, and the pieces of the file that are read at once."""
+    numbers = np.random.default_rng(frames)
+    bitmap = numbers.integers(0, 2, frames).astype(np.uint8)
+    if frames > 3 * 8192:
+        bitmap[8192 : 2 * 8192] = 0
+    packed = np.packbits(bitmap, bitorder="little").tobytes()
+    packed = packed.ljust(-(-len(packed) // BLOCK) * BLOCK, b"\0")
+    header = KdumpHeader(
+        1, False, 0, frames, frames, b"", "x86_64", "none", False, len(packed), len(packed)
+    )
+    descriptors = np.zeros((int(bitmap.sum()), 24), np.uint8)
+    path = tmp_path / "vmcore"
+    path.write_bytes(packed * 2 + descriptors.tobytes())
+    pages = KdumpPages(path, header)
+    wanted = np.unique([0, frames - 1, *numbers.integers(0, frames, 300)])
+    assert [pages._rank(pfn) for pfn in [*wanted.tolist(), frames]] == [
+        rank_by_hand(bitmap, pfn) for pfn in [*wanted.tolist(), frames]
+    ]
+    words = wanted >> 6
+    assert pages._ranks(words).tolist() == [rank_by_hand(bitmap, 64 * n) for n in words.tolist()]
+
+
+def sparse_kdump(path: Path, frames: int) -> None:
+    """A kdump file whose headers say ``frames``; its bitmaps are holes."""
+    bitmap_blocks = 2 * -(-frames // (8 * BLOCK))
+    content = bytearray(kdump()[: 2 * BLOCK])
+    struct.pack_into("<II", content, 424 + 12, bitmap_blocks, 0)
+    struct.pack_into("<Q", content, BLOCK + 96, frames)
+    with path.open("wb") as file:
+        file.write(content)
+        file.truncate((2 + bitmap_blocks + 16) * BLOCK)
+
+
+def sparse_elf(path: Path, headers: int) -> None:
+    """An ELF core whose section header says ``headers`` program headers; they are a hole."""
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    counts = (64, 56, 0xFFFF, 64, 1, 0)
+    ehdr = ident + struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, BLOCK, 64, 0, *counts)
+    with path.open("wb") as file:
+        file.write(ehdr)
+        file.seek(64 + 44)
+        file.write(struct.pack("<I", headers))
+        file.truncate(BLOCK + 56 * headers)
+
+
+MEASURED = """
+import resource, sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from estimator.errors import EstimatorError
+from estimator.kernel.dump.file import inspect
+try:
+    print(inspect(Path(sys.argv[1])).cut or "whole")
+except EstimatorError as error:
+    print(error.exit_code, error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "message"),
+    [
+        (sparse_kdump, 1 << 34, "whole"),  # 64 TiB of memory
+        (sparse_kdump, 1 << 36, "whole"),
+        (sparse_kdump, 1 << 40, "3 .* is damaged: .* frames"),
+        (sparse_elf, 60_000_000, "3 .* is damaged: 60,000,000 program headers"),
+        (sparse_elf, 1_000_000, "whole"),
+    ],
+)
+def test_files_made_up_to_be_large_are_read_in_little_memory(
+    make: Callable[[Path, int], None], size: int, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "vmcore"
+    make(path, size)
+    command = [sys.executable, "-c", MEASURED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    said, peak_kib = done.stdout.splitlines()
+    assert re.match(message, said), said
+    assert int(peak_kib) < 300 << 10
+
+
+def test_headers_beyond_the_end_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    sparse_elf(path, 900_000)
+    content = bytearray(path.read_bytes()[: 2 * BLOCK])
+    with pytest.raises(TargetError, match="cut off in its program headers"):
+        written(path, bytes(content))
+    struct.pack_into("<Q", content, 40, 2**64 - 1)
+    with pytest.raises(TargetError, match="cut off before its section header"):
+        written(path, bytes(content))
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, message in (
+        (tmp_path / "pipe", "is no regular file"),
+        (Path("/dev/zero"), "is no regular file"),
+        (tmp_path, "is a directory"),
+    ):
+        command = [sys.executable, "-m", "estimator", "check", "--core", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+        assert done.returncode == 3
+        assert message in done.stdout + done.stderr

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -17,12 +20,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from estimator.collect.hashing import digest_of
+from estimator.errors import TargetError
 from estimator.kernel import memory
 from estimator.kernel.dump.file import inspect
+from estimator.kernel.dump.kdump_headers import KdumpPages
 from estimator.kernel.memory import PAGE_SIZE, Bytes, Digest, Memory
 from estimator.kernel.memory.elf import MappedElf
 from estimator.kernel.memory.intervals import Mask, Words, met_first, runs
+from estimator.kernel.memory.kdump import Kdump
+from estimator.kernel.running import open_qemu
+from estimator.kernel.target import Target
 from estimator.snapshot.flags import Unknown
+from tests.test_dumpfile import kdump
 
 SKEW = 100  # the second segment does not begin on a page of the file
 SEGMENTS = {10: 400, 1000: 600}  # first PFN: pages
@@ -166,3 +175,64 @@ def test_a_dump_that_shrinks_while_it_is_read(dump: Path, monkeypatch: pytest.Mo
     assert (unknown == [Unknown.HASHED] * 50 + [Unknown.UNREADABLE] * 50).all()
     assert hashes[:50].all()
     assert not hashes[50:].any()
+
+
+def open_files() -> list[str]:
+    """What this process has open or mapped."""
+    links = [entry for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    return sorted(str(link.readlink()) for link in links) + [m for m in maps if "vmcore" in m]
+
+
+def test_a_target_closes_what_it_opened(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_files()
+    elf = opened(dump, monkeypatch)
+    assert len(open_files()) > len(before)
+    with Target(elf.prog, elf, "core", str(dump), "elf") as target:
+        assert target.memory.digests(np.array([10], np.uint64), digest_of(0))[0].all()
+    assert not [name for name in open_files() if "vmcore" in name]
+    assert open_files() == before
+    with pytest.raises(AttributeError):  # a bug of ours, not frames that can't be read
+        elf.frames(np.array([10], np.uint64))
+    elf.close()
+
+
+def test_a_kdump_is_unmapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vmcore").write_bytes(kdump())
+    found = inspect(tmp_path / "vmcore")
+    assert found.kdump is not None
+    direct_map = SimpleNamespace(value_=lambda: 0)
+    monkeypatch.setattr(memory, "phys_to_virt", lambda prog, address: direct_map)
+    before = open_files()
+    prog = Program(Platform(Architecture.X86_64))
+    with Target(
+        prog, Kdump(prog, [KdumpPages(found.path, found.kdump)]), "core", "vmcore", "kdump"
+    ):
+        assert len(open_files()) > len(before)
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("wrong", [b"garbage\n", b'{"error": {"class": "X", "desc": "no"}}\r\n'])
+def test_a_monitor_that_fails_is_closed_once(wrong: bytes, tmp_path: Path) -> None:
+    """drgn closes the descriptor if it can't use it: whoever has that number then keeps it."""
+    greeting = {"micro": 0, "minor": 0, "major": 9}
+    version = json.dumps({"QMP": {"version": {"qemu": greeting, "package": ""}}}).encode()
+    before = open_files()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "monitor"))
+        server.listen()
+
+        def serve() -> None:
+            client, _ = server.accept()
+            with client:
+                client.sendall(version + b"\r\n" + wrong)
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(4096):
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(TargetError, match="can't be read"):
+            open_qemu(str(tmp_path / "monitor"))
+        thread.join()
+    assert open_files() == before

@@ -6,16 +6,21 @@ from estimator.errors import UsageError
 
 _FIXED_BYTES = 200 << 20  # interpreter, libraries, symbols
 _BYTES_PER_MAPPING = 100
+_BYTES_PER_MOVING_MAPPING = 140  # two walks are compared
 
 
-def needed_bytes(mappings: int) -> int:
-    """An upper bound of the memory, not backed by files, for so many anonymous mappings."""
-    return _FIXED_BYTES + _BYTES_PER_MAPPING * mappings
+def needed_bytes(mappings: int, *, running: bool) -> int:
+    """An upper bound of the memory, not backed by files, for so many anonymous mappings.
+
+    ``running``: of a system that runs, not of a dump.
+    """
+    each = _BYTES_PER_MOVING_MAPPING if running else _BYTES_PER_MAPPING
+    return _FIXED_BYTES + each * mappings
 
 
-def refuse_beyond(max_memory_mib: int, mappings: int) -> None:
+def refuse_beyond(max_memory_mib: int, mappings: int, *, running: bool) -> None:
     """Raise UsageError if ``mappings`` may take more memory than ``max_memory_mib`` allows."""
-    needed_mib = -(-needed_bytes(mappings) // (1 << 20))
+    needed_mib = -(-needed_bytes(mappings, running=running) // (1 << 20))
     if needed_mib > max_memory_mib:
         raise UsageError(
             f"{mappings:,} anonymous pages are mapped: that may take {needed_mib:,} MiB, "

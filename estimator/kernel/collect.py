@@ -128,7 +128,8 @@ class _Collector:
                 raise TargetError(f"{self._target.warnings[0]} (no process can be read)")
             raise CannotAnswerError("no process with user memory was found in this kernel")
         if max_memory_mib is not None:
-            refuse_beyond(max_memory_mib, anonymous_pages(self._prog, self._memory, mms.addresses))
+            mapped_pages = anonymous_pages(self._prog, self._memory, mms.addresses)
+            refuse_beyond(max_memory_mib, mapped_pages, running=self._target.running)
         vmas = read_vmas(self._prog, self._memory, mms)
         pages = PageArray(self._prog, self._memory)
         spaces = AddressSpaces(self._prog, self._memory, mms, vmas)

@@ -12,7 +12,7 @@ from pathlib import Path
 from drgn import FaultError, Program, ProgramFlags
 
 from estimator.collect.limits import own_limits
-from estimator.errors import CannotAnswerError, NoDebugInfoError, TargetError
+from estimator.errors import CannotAnswerError, NoDebugInfoError, ResourceError, TargetError
 from estimator.kernel.memory.running import RunningMemory
 from estimator.kernel.symbols import hint_here, kernel_release, load_symbols
 from estimator.kernel.target import Target
@@ -80,7 +80,9 @@ def open_qemu(address: str, symbols: Sequence[Path] = ()) -> Target:
     try:
         with own_limits():
             prog.set_qemu_qmp(monitor.fileno())
-    except (OSError, ValueError, LookupError, FaultError) as error:
+    except ResourceError:
+        raise
+    except Exception as error:  # drgn has no narrower class for what QEMU says
         raise TargetError(f"the guest behind {address} can't be read: {error}") from error
     finally:
         monitor.detach()  # belongs to drgn now, which has closed it if that failed
@@ -105,12 +107,13 @@ def monitor_is_local(address: str) -> bool:
 def _connect(address: str) -> socket.socket:
     """The monitor, once it has greeted: it serves one client and lets all others wait."""
     try:
-        if monitor_is_local(address):
-            monitor = socket.socket(socket.AF_UNIX)
-            monitor.connect(address)
-        else:
-            host, _, port = address.rpartition(":")
-            monitor = socket.create_connection((host or "localhost", int(port)))
+        with own_limits():
+            if monitor_is_local(address):
+                monitor = socket.socket(socket.AF_UNIX)
+                monitor.connect(address)
+            else:
+                host, _, port = address.rpartition(":")
+                monitor = socket.create_connection((host or "localhost", int(port)))
     except FileNotFoundError as error:
         raise TargetError(
             f"{address} does not exist", hint="start QEMU with -qmp unix:PATH,server=on,wait=off"

@@ -65,7 +65,7 @@ def collect_procfs(
     processes = read_processes()
     vmas, smaps = read_vmas(processes)
     if max_memory_mib is not None:
-        refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()))
+        refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()), running=True)
     maps = PageMaps(processes, vmas, smaps["AnonHugePages"])
     latest: list[Mapped] = []
 

@@ -197,6 +197,15 @@ def test_dump_by_a_crash_kernel(name: str, crashed: Path, from_plain: Snapshot) 
     assert_same(snapshot_of(crashed / name), from_plain)
 
 
+@pytest.mark.parametrize("name", ["zlib-1", "elf-16"])
+def test_a_collection_leaves_no_file_open(name: str, crashed: Path) -> None:
+    snapshot_of(crashed / name)
+    before, maps = os.listdir("/proc/self/fd"), Path("/proc/self/maps").read_text()
+    snapshot_of(crashed / name)
+    assert os.listdir("/proc/self/fd") == before
+    assert str(crashed / name) not in maps
+
+
 class Listing(Kdump):
     """Notes the frames that are decompressed."""
 

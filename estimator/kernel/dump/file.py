@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,6 +36,7 @@ _SHDR_INFO_OFFSET = 44
 _ET_CORE = 4
 _PT_LOAD = 1
 _PN_XNUM = 0xFFFF
+_MOST_HEADERS = 1_000_000
 _MOST_BYTES = 1 << 52  # of physical memory
 _UNPACK = {
     b"\x1f\x8b": "gunzip",
@@ -73,6 +75,12 @@ class DumpFile:
 def inspect(path: Path) -> DumpFile:
     """Look at the headers of ``path``. Raises TargetError if it is no kernel dump."""
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise TargetError(
+                f"{path} is no regular file: a pipe, a socket or a device can't be read twice",
+                hint="write it to a file first",
+            )
         with own_limits(), path.open("rb") as file:
             return _inspect(path, file, os.fstat(file.fileno()).st_size)
     except FileNotFoundError as error:
@@ -130,8 +138,13 @@ def _elf_loads(path: Path, file: BinaryIO, head: bytes, size: int) -> npt.NDArra
         )
     count = int(ehdr["phnum"])
     if count == _PN_XNUM:
-        file.seek(int(ehdr["shoff"]) + _SHDR_INFO_OFFSET)
+        section = int(ehdr["shoff"]) + _SHDR_INFO_OFFSET
+        if section + 4 > size:
+            raise TargetError(f"{path} is cut off before its section header")
+        file.seek(section)
         count = int.from_bytes(file.read(4), "little")
+    if count > _MOST_HEADERS:
+        raise TargetError(f"{path} is damaged: {count:,} program headers are beyond all dumps")
     start = int(ehdr["phoff"])
     if start + count * _PHDR.itemsize > size:
         raise TargetError(f"{path} is cut off in its program headers")

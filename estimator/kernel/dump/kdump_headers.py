@@ -7,6 +7,7 @@ Pages are decompressed by libkdumpfile, through drgn; here it is said beforehand
 from __future__ import annotations
 
 import mmap
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -41,6 +42,10 @@ _STATUS_INCOMPLETE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE
 _COMPRESSIONS = {0x1: "zlib", 0x2: "lzo", 0x4: "snappy", 0x20: "zstd"}
 _ALL_COMPRESSIONS = np.uint32(0x27)
 _PAGE_SIZE = 4096
+_MOST_FRAMES = 1 << 36  # 256 TiB, four times what a kernel with 4-level page tables can have
+_BLOCK_WORDS = 128  # of the bitmap, whose bits are counted together
+_BLOCK_BYTES = _BLOCK_WORDS * 8
+_COUNTED_BYTES = 1 << 20  # read at once
 _LEVEL_USER_PAGES = 8
 
 Words = npt.NDArray[np.uint64]
@@ -104,6 +109,8 @@ def read_header(path: Path, file: BinaryIO, *, flattened: bool) -> KdumpHeader:
     fits = 0 < max_mapnr <= bitmap_blocks * block * 4 and start_pfn <= end_pfn <= max_mapnr
     if sub_blocks < 1 or not fits:
         raise TargetError(f"{path} is damaged: the sizes in its header contradict each other")
+    if max_mapnr > _MOST_FRAMES:
+        raise TargetError(f"{path} is damaged: its header says {max_mapnr:,} frames of memory")
     status = int(header["status"])
     half = bitmap_blocks * block // 2
     return KdumpHeader(
@@ -158,6 +165,33 @@ def _flat_start(file: BinaryIO) -> bytes:
     return bytes(start[:end])
 
 
+def _bits_before(descriptor: int, offset: int, words: int) -> npt.NDArray[np.int64]:
+    """How many bits are set before each block of the bitmap of ``words`` at ``offset``.
+
+    Holes of the file are passed over: it may be made up, and far larger than what is in it.
+    """
+    counts = np.zeros(-(-words // _BLOCK_WORDS) + 1, np.int64)
+    at, end = 0, words * 8
+    while at < end:
+        try:
+            data = os.lseek(descriptor, offset + at, os.SEEK_DATA) - offset
+        except OSError:  # nothing but a hole up to the end of the file
+            break
+        at = data // _BLOCK_BYTES * _BLOCK_BYTES
+        size = min(_COUNTED_BYTES, end - at)
+        if size <= 0:
+            break
+        raw = os.pread(descriptor, size, offset + at)
+        whole = raw.ljust(-(-size // _BLOCK_BYTES) * _BLOCK_BYTES, b"\0")
+        bits = np.bitwise_count(np.frombuffer(whole, "<u8"))
+        first = 1 + at // _BLOCK_BYTES
+        sums = bits.reshape(-1, _BLOCK_WORDS).sum(axis=1, dtype=np.int64)
+        counts[first : first + len(sums)] = sums
+        at += size
+    np.cumsum(counts, out=counts)
+    return counts
+
+
 class KdumpPages:
     """Where a kdump file (not flattened) keeps each page.
 
@@ -168,14 +202,14 @@ class KdumpPages:
     def __init__(self, path: Path, header: KdumpHeader) -> None:
         with path.open("rb") as file:
             self._file = np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.uint8)
-        words = max(0, min(header.bitmap_bytes, self._file.size - header.bitmap_offset)) // 8
+            in_file = max(0, min(header.bitmap_bytes, self._file.size - header.bitmap_offset))
+            words = min(in_file // 8, -(-header.max_mapnr // 64))
+            self._before = _bits_before(file.fileno(), header.bitmap_offset, words)
         self._bitmap = self._file[header.bitmap_offset :][: words * 8].view("<u8")
         valid = header.bitmap_offset - header.bitmap_bytes
         self._valid = self._file[valid:][: words * 8].view("<u8")
-        self._before = np.zeros(words + 1, np.int64)
-        np.cumsum(np.bitwise_count(self._bitmap), out=self._before[1:])
         self._descriptors = header.bitmap_offset + header.bitmap_bytes
-        self._truncated = words * 8 < header.bitmap_bytes
+        self._truncated = in_file < header.bitmap_bytes
         self._start_pfn, self._end_pfn = np.array([header.start_pfn, header.end_pfn], np.uint64)
         self._first = self._rank(header.start_pfn) if header.split else 0
 
@@ -210,14 +244,26 @@ class KdumpPages:
         found[inside & ((value & bit) == 0) & ((self._valid[word] & bit) != 0)] = Unknown.EXCLUDED
         rows = np.flatnonzero(inside & ((value & bit) != 0))
         lower = np.bitwise_count(value[rows] & (bit[rows] - np.uint64(1)))
-        found[rows] = self._judge(self._before[word[rows]] + lower - self._first)
+        found[rows] = self._judge(self._ranks(word[rows]) + lower - self._first)
         return found.astype(np.uint8)
+
+    def _ranks(self, words: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """How many pages the second bitmap has before each of its ``words``, i64 (n,)."""
+        blocks, row = np.unique(words // _BLOCK_WORDS, return_inverse=True)
+        inside = blocks[:, None] * _BLOCK_WORDS + np.arange(_BLOCK_WORDS)
+        counts = np.bitwise_count(self._bitmap[np.minimum(inside, len(self._bitmap) - 1)])
+        place = (row, words % _BLOCK_WORDS)
+        upto = np.cumsum(counts, axis=1, dtype=np.uint16)
+        ranks: npt.NDArray[np.int64] = self._before[blocks[row]] + upto[place] - counts[place]
+        return ranks
 
     def _rank(self, pfn: int) -> int:
         """How many pages before ``pfn`` the second bitmap has."""
+        if not len(self._bitmap):
+            return 0
         word = min(pfn >> 6, len(self._bitmap))
         rest = self._bitmap[word : word + 1] & np.uint64((1 << (pfn & 63)) - 1)
-        return int(self._before[word]) + int(np.bitwise_count(rest).sum())
+        return int(self._ranks(np.array([word]))[0]) + int(np.bitwise_count(rest).sum())
 
     def _judge(self, number: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Unknown codes of the pages with the descriptors ``number``."""
