@@ -5,26 +5,42 @@ cache=${KSM_ESTIMATOR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ksm-estimator}
 
 say() { printf '\n\033[1m==> %s\033[0m\n' "$*" >&2; }
 
-# make_venv EXTRAS: sets $venv to an environment with this clone installed in it, made once for
-# each state of pyproject.toml.
+# make_venv EXTRAS [REQUIREMENT...]: sets $venv to an environment with this clone installed in it,
+# and the requirements, made once for each state of pyproject.toml. Of $python, else of python3.
 make_venv() {
-    if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-        echo "Python 3.11 or newer is needed, this is $(python3 --version)" >&2
+    local python=${python:-python3}
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "Python 3.11 or newer is needed, this is $("$python" --version)" >&2
         exit 1
     fi
-    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         say "installing python3-venv"
         apt-get update -qq && apt-get install -y -qq python3-venv >&2
     fi
     local key
-    key=$( (echo "$repo" "$1"; python3 --version; cat "$repo/pyproject.toml") | sha256sum | cut -c1-16)
+    key=$( (echo "$repo" "$@"; "$python" --version; cat "$repo/pyproject.toml") | sha256sum | cut -c1-16)
     venv=$cache/venvs/$key
     if [ ! -e "$venv/complete" ]; then
         say "making a virtual environment in $venv"
         rm -rf "$venv"
         mkdir -p "$cache/venvs"
-        python3 -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check --editable "$repo$1" >&2
+        "$python" -m venv "$venv"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --editable "$repo$1" "${@:2}" >&2
         touch "$venv/complete"
     fi
+}
+
+# lower_bounds: the oldest version of each dependency that pyproject.toml allows, one a line, as
+# requirements for pip: numpy>=2.0 is numpy==2.0.*.
+lower_bounds() {
+    "${python:-python3}" - "$repo/pyproject.toml" <<'END'
+import re
+import sys
+import tomllib
+
+with open(sys.argv[1], "rb") as file:
+    project = tomllib.load(file)["project"]
+for line in project["dependencies"] + project["optional-dependencies"]["report"]:
+    print(re.sub(r">=([0-9.]+)", lambda bound: f"=={bound[1]}.*", line))
+END
 }
