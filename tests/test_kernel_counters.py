@@ -99,12 +99,11 @@ def judged(
     mapcount: int = 2,
     ksm_on_node: bool = True,
     live: bool = True,
-    migrating: bool = False,
     counters: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Contradictions of two frames, the first a KSM page, in two VMAs of one process."""
     nodes = {"live": [live], "frame_id": pd.array([0 if ksm_on_node else pd.NA], dtype="Int64")}
-    tree = StableTree(pd.DataFrame(nodes), pd.DataFrame(), 1, 1, migrating, 0)
+    tree = StableTree(pd.DataFrame(nodes), pd.DataFrame(), 1, 1, 0)
     frames = {"mapcount": [mapcount, 1], "flags": np.array([FrameFlag.KSM, 0], np.uint32)}
     return contradictions(
         np.array([map_count]),

@@ -195,8 +195,8 @@ class Changing(Memory):
         self.direct_map = DIRECT_MAP
         self._kernel, self._times = kernel, times
 
-    def contents(self, pfns: Any) -> Any:
-        found = super().contents(pfns)
+    def digests(self, pfns: Any, digest: Any) -> Any:
+        found = super().digests(pfns, digest)
         if self._times and 2 in pfns:
             self._times -= 1
             mapping = (ANON_VMA - 256 * (self._times + 1)) | ANON

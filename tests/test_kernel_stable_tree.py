@@ -141,15 +141,6 @@ def test_items_of_mms_that_have_ended_count_but_are_not_shown() -> None:
     assert (found.pages_shared, found.pages_sharing) == (1, 1)
 
 
-def test_nodes_that_wait_to_be_migrated() -> None:
-    trees = Trees()
-    head = trees.kernel.global_("migrate_nodes", "list_head")
-    trees.kernel.empty_list(head)
-    assert not trees.read().migrating
-    trees.kernel.append(head, trees.kernel.new("list_head"))
-    assert trees.read().migrating
-
-
 def test_no_tree_at_all() -> None:
     found = Trees().read()
     assert not len(found.nodes)
