@@ -92,6 +92,9 @@ def test_what_the_two_rest_on_is_said() -> None:
     assert "of two machines" in shown(compare(as_file(one), as_file(predict(elsewhere))))
     elsewhere.info["host"] = "example"
     assert "one machine is not known" in shown(compare(as_file(one), as_file(predict(elsewhere))))
+    other_kernel = as_file(predict(elsewhere))
+    other_kernel["kernel"]["release"] = "6.99"
+    assert "of two boots" in shown(compare(as_file(one), other_kernel))
     elsewhere.info["boot_id"] = "c"
     assert "of two boots" in shown(compare(as_file(one), as_file(predict(elsewhere))))
 

@@ -11,8 +11,11 @@ import pandas as pd
 
 from estimator.errors import UsageError
 
-_ORIGIN = ("host", "boot_id", "machine_id", "source", "collected_at", "passes")
-_COVERAGE = ("hashed_share", "candidate_pages", "compared_pages")
+_FACTS = {
+    "origin": ("host", "boot_id", "machine_id", "source", "collected_at", "passes"),
+    "kernel": ("release",),
+    "coverage": ("hashed_share", "candidate_pages", "compared_pages"),
+}
 _AMOUNTS = ["ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages", "ksm_process_profit"]
 
 
@@ -86,7 +89,7 @@ def _programs(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
 def _origins(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
     rows = [
         (name, *(side.get(section, {}).get(name) for side in (a, b)))
-        for section, names in (("origin", _ORIGIN), ("coverage", _COVERAGE))
+        for section, names in _FACTS.items()
         for name in names
     ]
     rows.append(("changed_pages", _changed(a), _changed(b)))
@@ -106,6 +109,6 @@ def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
         rows += [
             (f"{section}.{key}", left.get(key), right.get(key))
             for key in dict.fromkeys([*left, *right])
-            if left.get(key) != right.get(key)
+            if left.get(key) != right.get(key) and (section, key) != ("kernel", "release")
         ]
     return pd.DataFrame(rows, columns=["setting", "a", "b"], dtype=object)

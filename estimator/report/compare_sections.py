@@ -61,7 +61,8 @@ def _headline(before: int, after: int) -> str:
 def _origins(comparison: Comparison) -> Section:
     facts = comparison.origins
     known = facts.set_index("fact")
-    identities = [Identity(*known.loc[["boot_id", "machine_id", "host"], side]) for side in "ab"]
+    names = ["boot_id", "machine_id", "host", "release"]
+    identities = [Identity(*known.loc[names, side]) for side in "ab"]
     same = identities[0].same_boot(identities[1])
     if same is None:
         note = "Whether A and B are of one boot of one machine is not known."
