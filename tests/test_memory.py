@@ -205,9 +205,8 @@ def test_a_kdump_is_unmapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(memory, "phys_to_virt", lambda prog, address: direct_map)
     before = open_files()
     prog = Program(Platform(Architecture.X86_64))
-    with Target(
-        prog, Kdump(prog, [KdumpPages(found.path, found.kdump)]), "core", "vmcore", "kdump"
-    ):
+    held = Kdump(prog, [KdumpPages(found.path, found.kdump)])
+    with Target(prog, held, "core", "vmcore", "kdump"):
         assert len(open_files()) > len(before)
     assert open_files() == before
 

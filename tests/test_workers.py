@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from estimator.collect.workers import Pieces, forked, shared_columns
-from estimator.errors import ResourceError
+from estimator.errors import ResourceError, TargetError
 
 COUNT = 20_000
 
@@ -48,11 +48,20 @@ def test_a_worker_without_memory_or_files_is_no_bug(
     assert capfd.readouterr().err == ""
 
 
-def test_a_worker_that_the_kernel_killed_for_memory_is_no_bug() -> None:
+@pytest.mark.parametrize(
+    ("number", "kind", "message"),
+    [
+        (signal.SIGKILL, ResourceError, "lack of memory"),
+        (signal.SIGBUS, TargetError, "the dump got shorter"),
+    ],
+)
+def test_a_worker_that_the_kernel_killed_is_no_bug(
+    number: signal.Signals, kind: type[Exception], message: str
+) -> None:
     def killed() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), number)
 
-    with pytest.raises(ResourceError, match="lack of memory"), forked(1, killed):
+    with pytest.raises(kind, match=message), forked(1, killed):
         pass
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator.collect.limits import is_own_limit
-from estimator.errors import ResourceError
+from estimator.errors import ResourceError, TargetError
 
 _PR_SET_PDEATHSIG = 1
 _EXIT_LACKS = 75  # EX_TEMPFAIL of sysexits.h
@@ -61,8 +61,9 @@ class Pieces:
 def forked(count: int, work: Callable[[], None]) -> Iterator[None]:
     """Run ``work`` in ``count`` forked processes beside the body of the context.
 
-    Raises RuntimeError if one fails, ResourceError if it is for lack of memory, processes or files;
-    none of them outlives the context, or this process.
+    Raises RuntimeError if one fails, ResourceError if it is for lack of memory, processes or files,
+    TargetError if a mapped file ends before its map; none of them outlives the context, or this
+    process.
     """
     children: list[int] = []
     try:
@@ -98,6 +99,8 @@ def _judge(exit_code: int) -> None:
         raise ResourceError("a worker process ran out of memory or files", hint=_FEWER)
     if exit_code == -signal.SIGKILL:
         raise ResourceError("a worker process was killed, as for lack of memory", hint=_FEWER)
+    if exit_code == -signal.SIGBUS:
+        raise TargetError("the dump got shorter, or its disk failed, while it was read")
     if exit_code:
         raise RuntimeError(f"a worker ended with status {exit_code}")
 

@@ -36,7 +36,9 @@ class Target:
         """Why it may be that memory can't be read, in a sentence."""
         if self.warnings:
             return self.warnings[0]
-        return self.path if self.running else f"{self.path} is damaged or incomplete"
+        if self.running:
+            return f"{self.path} does not give all of the kernel's memory"
+        return f"{self.path} is damaged or incomplete"
 
     @property
     def running(self) -> bool:

@@ -43,6 +43,8 @@ _COMPRESSIONS = {0x1: "zlib", 0x2: "lzo", 0x4: "snappy", 0x20: "zstd"}
 _ALL_COMPRESSIONS = np.uint32(0x27)
 _PAGE_SIZE = 4096
 _MOST_FRAMES = 1 << 36  # 256 TiB, four times what a kernel with 4-level page tables can have
+_USUAL_FRAMES = 1 << 28  # 1 TiB; beyond, libkdumpfile needs much memory for the bitmap
+_MOST_SPREAD = 1024  # PFNs for each frame that there is
 _BLOCK_WORDS = 128  # of the bitmap, whose bits are counted together
 _BLOCK_BYTES = _BLOCK_WORDS * 8
 _COUNTED_BYTES = 1 << 20  # read at once
@@ -196,7 +198,7 @@ class KdumpPages:
     """Where a kdump file (not flattened) keeps each page.
 
     The bitmaps of a file of a split dump are those of the whole dump, its page descriptors are of
-    its own pages.
+    its own pages. Raises TargetError where the bitmaps are made up, and far too large.
     """
 
     def __init__(self, path: Path, header: KdumpHeader) -> None:
@@ -205,6 +207,14 @@ class KdumpPages:
             in_file = max(0, min(header.bitmap_bytes, self._file.size - header.bitmap_offset))
             words = min(in_file // 8, -(-header.max_mapnr // 64))
             self._before = _bits_before(file.fileno(), header.bitmap_offset, words)
+            if header.max_mapnr > _USUAL_FRAMES and in_file == header.bitmap_bytes:
+                valid = header.bitmap_offset - header.bitmap_bytes
+                frames = int(_bits_before(file.fileno(), valid, words)[-1])
+                if frames * _MOST_SPREAD < header.max_mapnr:
+                    raise TargetError(
+                        f"{path} is damaged: its header says {header.max_mapnr:,} frames of memory,"
+                        f" its bitmap {frames:,}"
+                    )
         self._bitmap = self._file[header.bitmap_offset :][: words * 8].view("<u8")
         valid = header.bitmap_offset - header.bitmap_bytes
         self._valid = self._file[valid:][: words * 8].view("<u8")
