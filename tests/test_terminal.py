@@ -59,6 +59,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("predict", "--comm", EVIL),
         ("predict", "--max-page-sharing", EVIL),
         (f"predict{EVIL}",),
+        ("predict", "a", EVIL),
         ("predict",),
         ("report",),
         ("advise",),
