@@ -13,10 +13,11 @@ every what-if. Row order carries meaning and is kept:
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
-import shutil
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from estimator.errors import TargetError
+from estimator.snapshot.checks import check_snapshot
 from estimator.snapshot.schema import FORMAT_VERSION, I64, SCHEMAS, U32, U64
 from estimator.snapshot.snapshot import Snapshot
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _ASCENDING = {"pfn", "head_pfn", "page_index", "frame_id"}
 
 
@@ -57,26 +61,79 @@ def _nest_items(nodes: pd.DataFrame, items: pd.DataFrame) -> pa.Table:
 def write_snapshot(snapshot: Snapshot, path: Path) -> None:
     """Write ``snapshot`` to the new directory ``path`` (0700, files 0600).
 
-    Built beside ``path`` and renamed at the end: a snapshot that exists is complete.
-    Raises TargetError if ``path`` exists or its parent can't be written.
+    Built beside ``path``, brought to the disk, and renamed at the end: a snapshot that exists is
+    complete, after a power cut too. Raises TargetError if ``path`` exists or can't be written, for
+    want of space or rights; nothing is left behind then.
     """
     check_output(path)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        for name in SCHEMAS:
+        parent = os.open(path.parent, _DIRECTORY)
+        try:
+            _write(snapshot, path.name, parent)
+        finally:
+            os.close(parent)
+    except OSError as error:
+        what = error.strerror or str(error)
+        raise TargetError(
+            f"{path} can't be written: {what}; nothing is left of it",
+            hint="write it elsewhere" if error.errno in _NO_SPACE else None,
+        ) from error
+
+
+def _write(snapshot: Snapshot, name: str, parent: int) -> None:
+    """Write it as ``name`` in the directory open as ``parent``, whoever else may write there."""
+    temporary = f".{name}.{secrets.token_hex(8)}"
+    os.mkdir(temporary, 0o700, dir_fd=parent)
+    directory = os.open(temporary, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        _require_ours(directory)
+        for table_name in SCHEMAS:
             table = (
                 _nest_items(snapshot.stable_nodes, snapshot.stable_items)
-                if name == "stable_nodes"
-                else _to_arrow(name, getattr(snapshot, name))
+                if table_name == "stable_nodes"
+                else _to_arrow(table_name, getattr(snapshot, table_name))
             )
-            with _create(temporary / f"{name}.parquet") as file:
+            with _create(f"{table_name}.parquet", directory) as file:
                 _write_table(table, file)
-        with _create(temporary / "snapshot.json") as file:
+                _bring_to_disk(file)
+        with _create("snapshot.json", directory) as file:
             file.write(json.dumps(snapshot.info, indent=1).encode())
-        temporary.rename(path)
+            _bring_to_disk(file)
+        os.fsync(directory)
+        _refuse_existing(name, parent)
+        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in os.listdir(directory):
+            os.unlink(left, dir_fd=directory)
+        os.rmdir(temporary, dir_fd=parent)
         raise
+    finally:
+        os.close(directory)
+    os.fsync(parent)
+
+
+def _require_ours(directory: int) -> None:
+    """Raise OSError if the open directory is not the one just made: somebody put another there."""
+    status = os.fstat(directory)
+    if status.st_uid != os.geteuid() or os.listdir(directory):
+        raise OSError(errno.EEXIST, "somebody else writes to this directory")
+
+
+def _refuse_existing(name: str, parent: int) -> None:
+    """Raise OSError if ``name`` has appeared: rename() would replace an empty directory."""
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
+def _create(name: str, directory: int) -> Any:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    return os.fdopen(os.open(name, flags, 0o600, dir_fd=directory), "wb")
+
+
+def _bring_to_disk(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _write_table(table: pa.Table, file: Any) -> None:
@@ -95,7 +152,7 @@ def _write_table(table: pa.Table, file: Any) -> None:
 
 def check_output(path: Path) -> None:
     """Raise TargetError if a snapshot can't be made at ``path``; say so before any long work."""
-    if path.exists():
+    if os.path.lexists(path):
         raise TargetError(f"{path} exists already", hint="choose another name or remove it")
     if not path.parent.is_dir():
         raise TargetError(f"{path.parent} is not a directory", hint=f"mkdir -p {path.parent}")
@@ -103,14 +160,11 @@ def check_output(path: Path) -> None:
         raise TargetError(f"{path.parent} can't be written", hint="choose another directory")
 
 
-def _create(path: Path) -> Any:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-
-
 def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
     """Read the snapshot directory ``path``.
 
-    Raises TargetError for a missing file, a newer format, a missing column or a wrong type.
+    Raises TargetError for a missing file, a newer format, a missing column, a wrong type, and for
+    rows whose order or numbers can't be those of a collection (``checks``).
     """
     directory = Path(path)
     if not directory.is_dir():
@@ -131,12 +185,14 @@ def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
     tables = {name: _read_table(directory / f"{name}.parquet", name) for name in SCHEMAS}
     nodes = tables.pop("stable_nodes")
     frames = {name: _to_pandas(table) for name, table in tables.items()}
-    return Snapshot(
+    snapshot = Snapshot(
         info=info,
         stable_nodes=_to_pandas(nodes.drop_columns(["items"])),
         stable_items=_flatten_items(nodes),
         **frames,
     )
+    check_snapshot(str(directory), snapshot)
+    return snapshot
 
 
 def _read_table(path: Path, name: str) -> pa.Table:
