@@ -124,16 +124,16 @@ def test_only_vmas_with_anonymous_memory_are_walked(fields: Fields) -> None:
     assert rows(space.walk()) == []
 
 
-def test_two_processes_have_the_same_addresses() -> None:
+def test_two_processes_use_the_same_addresses() -> None:
     space = Space()
     space.map(1, 0x900 << 12 | PRESENT)
     first = space.mm
     space.mm = space.kernel.mm()
-    span = (START, START + 0x4000)
+    span = (START - 0x1000, START + 0x4000)
     space.kernel.spans(space.mm, (0x1000, 0x2000, {}), (*span, {**ANON, "vm_flags": 0x2000}))
     space.map(1, 0x901 << 12 | PRESENT)
     found = space.walk()
-    assert rows(found) == [(0, 1, 0x900, 0), (2, 1, 0x901, 0)]
+    assert rows(found) == [(0, 1, 0x900, 0), (2, 2, 0x901, 0)]
     table = space.spaces().table
     assert first != space.mm
     assert table["mm_id"].tolist() == [0, 1, 1]
@@ -162,7 +162,7 @@ def in_a_row(members: list[Fields]) -> list[tuple[int, int, Fields]]:
 
 def test_heap_and_stack() -> None:
     """vma_is_initial_heap() and vma_is_initial_stack()."""
-    brk: Fields = {"start_brk": 0x2800, "brk": 0x4800, "start_stack": 0x9000}
+    brk: Fields = {"start_brk": 0x2000, "brk": 0x5000, "start_stack": 0x9000}
     vmas: list[tuple[int, int, Fields]] = [
         (1, 2, {}),
         (2, 3, {}),

@@ -60,7 +60,9 @@ def kernel() -> FakeProcesses:
     kernel.integer("ksm_pages_sharing", 1234)
     mm = kernel.mm({"flags": 1 << 30})
     fields = {"anon_vma": 1, "vm_flags": MERGEABLE | 0x73}
-    kernel.spans(mm, (START, START + 0x10000, fields), (START + 0x10000, START + 0x20000, {}))
+    kernel.spans(
+        mm, (START, START + 0x10000, fields), (START + 0x10000, START + 0x20000, {"vm_flags": 0x73})
+    )
     kernel.spans(kernel.mm(), (START, START + 0x10000, {}))
     for page in range(10):
         pfn = 0x100 + page

@@ -172,15 +172,20 @@ def test_sizes_of_what_ksm_allocates(structs: Mapping[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("functions", "scans", "blocks"),
+    ("release", "functions", "scans", "blocks"),
     [
-        ({"ksm_next_page_pmd_entry"}, True, True),  # stable 6.1.161
-        ({"ksm_next_page_pmd_entry", "folio_walk_start"}, True, False),  # 6.18
-        ({"folio_walk_start"}, True, False),  # 6.12
+        (b"6.1.50", (), False, False),
+        (b"6.1.161", ("ksm_next_page_pmd_entry",), True, True),
+        (b"6.12.40", ("folio_walk_start",), True, False),
+        (b"6.18.0", ("ksm_next_page_pmd_entry", "folio_walk_start"), True, False),
     ],
 )
-def test_pages_without_access(functions: set[str], scans: bool, blocks: bool) -> None:
-    found = features(FakeProcesses(functions=functions).prog)
+def test_pages_without_access(
+    release: bytes, functions: tuple[str, ...], scans: bool, blocks: bool
+) -> None:
+    kernel = FakeProcesses(functions=functions)
+    kernel.text("UTS_RELEASE", release)
+    found = features(kernel.prog)
     assert (found["scans_prot_none"], found["prot_none_blocks_tree"]) == (scans, blocks)
 
 
