@@ -111,6 +111,7 @@ class System:
             "use_zero_pages": 0,
             "merge_across_nodes": 1,
             "smart_scan": 0,
+            "counters": {},
         } | ksm
         self.release = kernel
         self.thp_enabled = "never"
