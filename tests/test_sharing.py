@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from estimator.advice.attribution import contributions, contributions_by, mapping_credit, unit_of
 from estimator.advice.borders import borders, sharing_matrix
 from estimator.advice.top_contents import top_contents
-from estimator.advice.verdict import coverage
 from estimator.advice.verdict import savings as both_savings
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
@@ -161,10 +160,10 @@ def test_contents_that_lie_in_the_same_places_are_one_line() -> None:
 def test_what_was_not_read_counts_as_nothing_saved() -> None:
     hidden = Area([None, None], name="")
     snapshot = system([Process("a", [Area([1, 1]), hidden])])
-    found = coverage(snapshot, predict(snapshot, EVERYTHING))
+    found = predict(snapshot, EVERYTHING).coverage
     assert (found.candidate_pages, found.hashed_pages) == (4, 2)
-    assert found.unknown == {"excluded": 2}
-    assert found.unknown_bytes == 2 * 4096
+    assert found.unknown_by_reason == {"excluded": 2}
+    assert found.could_add_frames == 2
 
 
 @pytest.mark.parametrize(

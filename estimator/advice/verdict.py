@@ -1,4 +1,4 @@
-"""The two savings, the verdict, and how much of the memory they rest on."""
+"""The two savings and the verdict."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from estimator.advice.attribution import frame_fate, page_bytes, scanned_pages
 from estimator.ksm.prediction import Outcome, Prediction
-from estimator.snapshot.flags import FrameFlag, Unknown
+from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.snapshot import Snapshot
 
 WORTH_IT = 0.01
@@ -68,50 +68,4 @@ def savings(snapshot: Snapshot, prediction: Prediction) -> Savings:
         split_away_pages=int(np.count_nonzero(prediction.outcome == Outcome.SPLIT_AWAY)),
         anonymous_bytes=len(snapshot.frames) * page_bytes(snapshot),
         scanned_pages=scanned_pages(prediction),
-    )
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How much of what ksmd would look at could be read.
-
-    ``candidate_pages``: mappings that ksmd would visit; ``hashed_pages``: of those, with known
-    content. ``unknown``: pages (mappings) by the reason why their content is not known.
-    ``unknown_bytes``: their distinct frames, the most by which the saving could be higher.
-    ``aside``: pages by the reason why they are no candidate now (swapped out ...); they would
-    count if they came back.
-    """
-
-    candidate_pages: int
-    hashed_pages: int
-    unknown: dict[str, int]
-    unknown_bytes: int
-    aside: dict[str, int]
-
-
-_ASIDE = {
-    "swap_pages": "swapped out",
-    "nonpresent_pages": "migrating, poisoned or on a device",
-    "unknown_pages": "page table not readable, or changing",
-}
-
-
-def coverage(snapshot: Snapshot, prediction: Prediction) -> Coverage:
-    """Coverage of ``prediction``: candidates by whether and why not their content is known."""
-    frame_id = snapshot.mappings["frame_id"].to_numpy()
-    lost = np.flatnonzero(prediction.outcome == Outcome.UNKNOWN)
-    reasons = snapshot.frames["unknown"].to_numpy()[frame_id[lost]]
-    pages = np.bincount(reasons, minlength=len(Unknown))
-    unknown = {reason.name.lower(): int(pages[reason]) for reason in Unknown if pages[reason]}
-    ours = snapshot.vmas.iloc[
-        prediction.vmas.loc[prediction.vmas["excluded_by"].isna(), "vma_id"].to_numpy()
-    ]
-    aside = {text: int(ours[column].sum()) for column, text in _ASIDE.items()}
-    candidates = scanned_pages(prediction)
-    return Coverage(
-        candidate_pages=candidates,
-        hashed_pages=candidates - len(lost),
-        unknown=unknown,
-        unknown_bytes=len(np.unique(frame_id[lost])) * page_bytes(snapshot),
-        aside={text: pages for text, pages in aside.items() if pages},
     )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estimator.cli.options import options, policy_options
-from estimator.errors import TargetError, UsageError
+from estimator.cli.options import min_coverage_option, options, policy_options
+from estimator.errors import EXIT_LOW_COVERAGE, TargetError, UsageError
 
 if TYPE_CHECKING:
     from estimator.advice.schedule import PageCost
@@ -53,28 +53,34 @@ _advice_options = options(
 @_snapshot
 @policy_options
 @_advice_options
+@min_coverage_option
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page.")
-def report(snapshot: Path, html: Path | None, **chosen: Any) -> None:
+def report(snapshot: Path, html: Path | None, min_coverage: float, **chosen: Any) -> None:
     """Say what KSM would save, who brings it, and from what."""
     from estimator.snapshot.store import open_snapshot
 
     opened = open_snapshot(snapshot)
     advice, policy = _split(chosen)
     if html is None:
-        _print_prediction(opened, _predict(opened, policy))
+        prediction = _predict(opened, policy)
+        _print_prediction(opened, prediction)
+        require_coverage(prediction, min_coverage)
         return
     if html.exists():
         raise UsageError(f"{html} exists already", hint="choose another name or remove it")
-    _write_private(html, _page(opened, policy, advice))
+    page, prediction = _page(opened, policy, advice)
+    _write_private(html, page)
     click.echo(f"wrote {html}", err=True)
+    require_coverage(prediction, min_coverage)
 
 
 @click.command()
 @_snapshot
 @policy_options
 @_advice_options
+@min_coverage_option
 @_json
-def advise(snapshot: Path, as_json: bool, **chosen: Any) -> None:
+def advise(snapshot: Path, as_json: bool, min_coverage: float, **chosen: Any) -> None:
     """Say what to opt in, how to set ksmd, and at what risk."""
     from estimator.report.as_json import plan_json
     from estimator.report.tables import make_console
@@ -88,6 +94,7 @@ def advise(snapshot: Path, as_json: bool, **chosen: Any) -> None:
         click.echo(json.dumps(plan_json(plan, schedule, risk)))
     else:
         render_plan(opened, plan, schedule, risk, make_console(sys.stdout))
+    require_coverage(plan.everything, min_coverage)
 
 
 @click.command()
@@ -145,6 +152,15 @@ def _split(chosen: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return advice, {name: value for name, value in chosen.items() if name not in _ADVICE}
 
 
+def require_coverage(prediction: Prediction, percent: float) -> None:
+    """Exit with 6 unless ``percent`` of what ksmd would visit was read; nothing to read is fine."""
+    share = prediction.coverage.hashed_share
+    if share is not None and 100 * share < percent:
+        message = f"only {100 * share:.1f} % of the candidate pages could be read"
+        click.echo(f"ksm-estimator: {message}; accept it with --min-coverage", err=True)
+        sys.exit(EXIT_LOW_COVERAGE)
+
+
 def _predict(snapshot: Snapshot, policy: dict[str, Any]) -> Prediction:
     from estimator.ksm.policy import Policy
     from estimator.ksm.predict import predict
@@ -177,7 +193,9 @@ def _page_cost(microseconds: float | None) -> PageCost | None:
     return None if microseconds is None else PageCost(microseconds / 1e6, "given")
 
 
-def _page(snapshot: Snapshot, policy: dict[str, Any], advice: dict[str, Any]) -> str:
+def _page(
+    snapshot: Snapshot, policy: dict[str, Any], advice: dict[str, Any]
+) -> tuple[str, Prediction]:
     try:
         from estimator.report.html import report_page
     except ModuleNotFoundError as error:
@@ -185,7 +203,7 @@ def _page(snapshot: Snapshot, policy: dict[str, Any], advice: dict[str, Any]) ->
             f"--html needs {error.name}", hint="pip install 'ksm-estimator[report]'"
         ) from error
     plan, times, risk = _advise(snapshot, policy, advice)
-    return report_page(snapshot, plan.everything, plan, times, risk)
+    return report_page(snapshot, plan.everything, plan, times, risk), plan.everything
 
 
 def _load(path: Path, policy: dict[str, Any]) -> Any:

@@ -6,7 +6,7 @@ import enum
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from estimator.ksm.policy import Policy
+
+if TYPE_CHECKING:
+    from estimator.ksm.coverage import Coverage
 
 _ROWS_AT_ONCE = 4096  # 1 MiB of JSON, in memory that is used again
 
@@ -60,7 +63,7 @@ class Prediction:
     kernel: dict[str, Any]
     counters: dict[str, int]
     physical: dict[str, int]
-    coverage: dict[str, Any]
+    coverage: Coverage
     scans: int
     smart_scan: bool
     warnings: list[str]
@@ -114,7 +117,7 @@ class Prediction:
         return {
             "kernel": self.kernel,
             "policy": self.policy.to_json(),
-            "coverage": self.coverage,
+            "coverage": self.coverage.to_json(),
             "warnings": self.warnings,
             "counters": self.counters,
             "physical": self.physical,

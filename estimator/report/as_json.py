@@ -33,6 +33,7 @@ def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
             line | {"commands": commands}
             for line, commands in zip(records(plan.lines), opt_in_commands(plan.lines), strict=True)
         ],
+        "coverage": plan.everything.coverage.to_json(),
         "counters": plan.prediction.counters,
         "physical": plan.prediction.physical,
         "within_pages": plan.within_pages,
