@@ -35,6 +35,32 @@ class Outcome(enum.IntEnum):
 
 
 @dataclass(frozen=True)
+class Freed:
+    """The frames that become free, before anybody is credited with them (``accounting.credits``).
+
+    ``frame_of_row``: u32 per row of ``mappings``, and ``content``: i32 per frame, of the frames as
+    the model starts with them (after unmerging where that comes first, see ``unmerge.py``).
+    ``mapcount``: i32 per frame, all its mappings. ``gone``: bool per frame, it becomes free.
+    ``copied``: i64 rows, each takes a frame for a copy made by break_cow(). ``folio``: i32 per
+    frame, number of its large folio, else -1. ``unmapped``: i64 per large folio, pieces that
+    nobody maps and that its split frees.
+    """
+
+    frame_of_row: npt.NDArray[np.uint32]
+    content: npt.NDArray[np.int32]
+    mapcount: npt.NDArray[np.int32]
+    gone: npt.NDArray[np.bool_]
+    copied: npt.NDArray[np.int64]
+    folio: npt.NDArray[np.int32]
+    unmapped: npt.NDArray[np.int64]
+
+    @property
+    def frames(self) -> int:
+        """How many more frames are free at rest; less than 0 if copies take more."""
+        return int(np.count_nonzero(self.gone)) - len(self.copied) + int(self.unmapped.sum())
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The state of KSM at rest under one policy.
 
@@ -74,6 +100,7 @@ class Prediction:
     outcome: npt.NDArray[np.uint8] = field(repr=False)
     stable_node: npt.NDArray[np.int32] = field(repr=False)
     content: npt.NDArray[np.int32] = field(repr=False)
+    freed: Freed = field(repr=False)
 
     def unmerged_readings(self) -> list[dict[str, int]]:
         """What pages_unshared and pages_volatile can show at rest; their sum never differs.

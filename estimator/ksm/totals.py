@@ -7,7 +7,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.arrays import pieces, take
-from estimator.ksm.accounting import general_profit_bytes, physical, stable_nodes
+from estimator.ksm.accounting import (
+    freed_frames,
+    general_profit_bytes,
+    physical,
+    stable_nodes,
+    unmapped_pieces,
+)
 from estimator.ksm.case import Case
 from estimator.ksm.caveats import Told, warnings
 from estimator.ksm.coverage import coverage_of
@@ -50,12 +56,16 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
         ),
     }
     coverage = coverage_of(case, fate, sharing)
+    unmapped = unmapped_pieces(case)
+    freed = freed_frames(case, fate, unmapped)
     cgroups = per_mm.groupby("cgroup", sort=True)[[*_SUMS, "ksm_process_profit"]].sum()
     return Prediction(
         policy=policy,
         kernel=dict(case.snapshot.info["kernel"]),
         counters=counters,
-        physical=physical(case, fate, totals["ksm_rmap_items"], nodes + chains),
+        physical=physical(
+            case, freed.frames, int(unmapped.sum()), totals["ksm_rmap_items"], nodes + chains
+        ),
         coverage=coverage,
         scans=fate.scans,
         smart_scan=rules.smart_scan,
@@ -69,6 +79,7 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
         outcome=fate.outcome,
         stable_node=fate.stable_frame,
         content=case.contents.of_frame,
+        freed=freed,
     )
 
 
