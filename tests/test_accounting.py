@@ -11,7 +11,7 @@ from estimator.advice.attribution import contributions
 from estimator.advice.borders import borders
 from estimator.advice.frontier import Peeling, patterns
 from estimator.advice.verdict import savings
-from estimator.ksm.accounting import credits_of
+from estimator.ksm.accounting import credits_of, slab_bytes
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Outcome, Prediction
@@ -149,3 +149,33 @@ def test_pieces_of_a_folio_in_the_swap_cache_are_not_counted(flag: FrameFlag) ->
     system.process(*small(7))
     prediction = predict(system.snapshot(), ENABLED)
     assert prediction.physical["frames_before"] == 3
+
+
+@pytest.mark.parametrize(
+    ("objects", "object_bytes", "pages"), [(0, 64, 0), (1, 64, 1), (64, 64, 1), (65, 64, 2)]
+)
+def test_slab_pages_are_rounded_up(objects: int, object_bytes: int, pages: int) -> None:
+    assert slab_bytes(objects, object_bytes, 4096) == pages * 4096
+
+
+def test_every_selected_mm_has_a_slot() -> None:
+    system = System()
+    for content in range(200):
+        system.process(*small(content + 1))
+    physical = predict(system.snapshot(), ENABLED).physical
+    parts = ("rmap_items_bytes", "stable_nodes_bytes", "mm_slots_bytes")
+    assert physical["mm_slots_bytes"] > 0
+    assert physical["overhead_bytes"] == sum(physical[part] for part in parts)
+
+
+def test_records_that_are_there_already_are_not_charged_again() -> None:
+    system = System()
+    merged = Frame(7)
+    system.stable_node(merged)
+    system.process(merged, flags=MappingFlag.MERGED)
+    snapshot = system.snapshot()
+    snapshot.processes["ksm_rmap_items"] = 1
+    physical = predict(snapshot, ENABLED).physical
+    net = physical["net_bytes_saved"] - physical["bytes_saved"]
+    there = physical["rmap_items_bytes"] + physical["stable_nodes_bytes"]
+    assert net == there - physical["overhead_bytes"] == -physical["mm_slots_bytes"]
