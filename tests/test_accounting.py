@@ -179,3 +179,14 @@ def test_records_that_are_there_already_are_not_charged_again() -> None:
     net = physical["net_bytes_saved"] - physical["bytes_saved"]
     there = physical["rmap_items_bytes"] + physical["stable_nodes_bytes"]
     assert net == there - physical["overhead_bytes"] == -physical["mm_slots_bytes"]
+
+
+def test_an_mm_off_the_list_takes_no_part_in_what_is_enabled() -> None:
+    """Its VMAs are VM_MERGEABLE, but ksmd never comes by."""
+    system = System()
+    system.process(*small(7))
+    system.process(*small(7))
+    assert freed(predict(system.snapshot(), ENABLED)) == 1
+    system.processes[1].listed = False
+    prediction = predict(system.snapshot(), ENABLED)
+    assert (freed(prediction), prediction.coverage.candidate_pages) == (0, 1)
