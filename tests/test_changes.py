@@ -32,9 +32,9 @@ def refused(earlier: Snapshot, later: Snapshot) -> str:
 
 def test_a_pair_of_one_boot_is_taken() -> None:
     first, second = picture(1, 2), picture(1, 3, collected_at=LATE)
-    assert predict(first, later=second).coverage["changed_pages"] == 1
+    assert predict(first, later=second).coverage.changed_pages == 1
     renamed = picture(1, 3, host="container", collected_at=LATE)
-    assert predict(first, later=renamed).coverage["changed_pages"] == 1
+    assert predict(first, later=renamed).coverage.changed_pages == 1
 
 
 def test_another_boot_is_refused() -> None:
@@ -63,7 +63,7 @@ def test_where_the_boot_is_not_known_other_facts_say_it(other: dict[str, Any], w
 def test_what_is_not_known_refuses_nothing() -> None:
     first = picture(1, 2, boot_id=None)
     second = picture(1, 3, host=None, kernel={"release": first.info["kernel"]["release"]})
-    assert predict(first, later=second).coverage["changed_pages"] == 1
+    assert predict(first, later=second).coverage.changed_pages == 1
 
 
 def test_the_very_same_picture_is_refused() -> None:
@@ -80,7 +80,7 @@ def test_the_reverse_order_is_refused() -> None:
 def test_the_order_in_which_dumps_were_collected_says_nothing() -> None:
     core = {"kind": "core"}
     first, second = picture(1, 2, collected_at=LATE, source=core), picture(1, 3, source=core)
-    assert predict(first, later=second).coverage["changed_pages"] == 1
+    assert predict(first, later=second).coverage.changed_pages == 1
 
 
 def test_another_seed_is_refused_and_not_shown() -> None:
@@ -100,11 +100,11 @@ def test_what_could_not_be_read_was_not_compared() -> None:
 
 def test_where_nothing_could_be_compared_the_numbers_are_upper_bounds() -> None:
     found = predict(picture(1, 1), later=picture(1, 2, pid=11, collected_at=LATE))
-    assert found.coverage["compared_pages"] == 0
+    assert found.coverage.compared_pages == 0
     assert "upper bounds" in found.warnings[-1]
     assert "A later look that has none of these pages" in found.warnings[-1]
 
 
 def test_one_snapshot_compares_nothing() -> None:
     assert known_changes(picture(1), None) is None
-    assert predict(picture(1)).coverage["compared_pages"] is None
+    assert predict(picture(1)).coverage.compared_pages is None

@@ -153,12 +153,12 @@ def test_unknown_pages_are_in_no_counter() -> None:
     system.process(*small(1))
     found = predict(system.snapshot(), ENABLED)
     assert found.counters["ksm_rmap_items"] == 2
-    assert found.coverage["unknown_pages"] == 2
-    assert found.coverage["unknown_by_reason"] == {"excluded": 2}
-    assert found.coverage["candidate_pages"] == 4
-    assert found.coverage["swap_pages"] == 3
-    assert found.coverage["page_table_missing_pages"] == 5
-    assert found.coverage["pages_sharing_at_most"] == 3
+    assert found.coverage.unknown_pages == 2
+    assert found.coverage.unknown_by_reason == {"excluded": 2}
+    assert found.coverage.candidate_pages == 4
+    assert found.coverage.swap_pages == 3
+    assert found.coverage.page_table_missing_pages == 5
+    assert found.coverage.pages_sharing_at_most == 8
     assert found.processes["unknown_pages"].tolist() == [2, 0]
     assert "2 of 4 candidate pages could not be read (2 excluded)" in found.warnings[0]
 
@@ -175,7 +175,7 @@ def test_no_candidates_at_all() -> None:
     system.process()
     found = predict(system.snapshot(), ENABLED)
     assert set(found.counters.values()) == {0}
-    assert found.coverage["hashed_share"] == 1.0
+    assert found.coverage.hashed_share is None
 
 
 @pytest.mark.parametrize(
@@ -327,9 +327,9 @@ def test_pages_that_change_between_two_snapshots_never_merge() -> None:
         Outcome.MERGED,
     ]
     assert found.counters["pages_volatile"] == 1
-    assert found.coverage["changed_pages"] == 1
-    assert found.coverage["candidate_pages"] == 6
-    assert found.coverage["compared_pages"] == 6
+    assert found.coverage.changed_pages == 1
+    assert found.coverage.candidate_pages == 6
+    assert found.coverage.compared_pages == 6
     assert "6 of 6 candidate pages could be compared" in found.warnings[-1]
     assert ", 1 changed" in found.warnings[-1]
     assert "not known" not in found.warnings[-1]
@@ -346,7 +346,7 @@ def test_a_process_that_went_away_is_not_steady() -> None:
     shifted.processes["start_time_ns"] = earlier.processes["start_time_ns"][1:].to_numpy()
     shifted.vmas["start"] = earlier.vmas["start"][1:].to_numpy()
     found = predict(earlier, ENABLED, later=shifted)
-    assert found.coverage["changed_pages"] == 4
+    assert found.coverage.changed_pages == 4
     assert "4 of 6 candidate pages could be compared" in found.warnings[-1]
     assert "others keep changing is not known" in found.warnings[-1]
 

@@ -37,7 +37,7 @@ def test_what_no_later_look_has_is_not_steady() -> None:
         *(True, True, False),
         *(True, True, True),
     ]
-    assert predict(found, Policy()).coverage["compared_pages"] == 5
+    assert predict(found, Policy()).coverage.compared_pages == 5
     assert "5 of 6 candidate pages could be compared" in predict(found, Policy()).warnings[-1]
 
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimator.advice.attribution import contributions, contributions_by, mapping_credit, unit_of
+from estimator.advice.attribution import contributions, contributions_by, unit_of
 from estimator.advice.borders import borders, sharing_matrix
 from estimator.advice.top_contents import top_contents
-from estimator.advice.verdict import coverage
 from estimator.advice.verdict import savings as both_savings
+from estimator.ksm.accounting import credits_of
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot.flags import MappingFlag
@@ -43,7 +43,7 @@ def test_a_frame_that_fork_shares_is_one_frame() -> None:
     snapshot = system([*forks, Process("copy", [Area(list(range(20)))])])
     prediction = predict(snapshot, EVERYTHING)
     found = both_savings(snapshot, prediction)
-    assert found.references_pages == 160
+    assert prediction.counters["pages_sharing"] == 160
     assert found.freed_bytes == 20 * 4096
     assert (found.fork_shared_pages, found.kept_pages) == (140, 0)
     assert credited(snapshot) == pytest.approx({"fork": 10, "copy": 10})
@@ -61,7 +61,7 @@ def test_a_frame_that_somebody_else_keeps_is_not_freed() -> None:
 def test_credits_add_up_to_the_physical_saving(use_zero_pages: bool) -> None:
     snapshot = fork_server()
     policy = Policy(use_zero_pages=use_zero_pages)
-    credit = mapping_credit(snapshot, predict(snapshot, policy))
+    credit = credits_of(predict(snapshot, policy)).of_row
     assert credit.sum() == pytest.approx(freed_frames(snapshot, policy))
 
 
@@ -75,7 +75,7 @@ def test_what_was_merged_already_is_no_new_saving() -> None:
     made.process(*small(7))
     snapshot = made.snapshot()
     found = both_savings(snapshot, predict(snapshot, EVERYTHING))
-    assert (found.references_pages, found.merged_now_pages) == (3, 2)
+    assert found.merged_now_pages == 2
     assert found.freed_bytes == 4096
     assert (found.fork_shared_pages, found.kept_pages) == (0, 0)
 
@@ -104,7 +104,7 @@ def test_credits_add_up_whoever_shares_and_stays_out(
     snapshot = system(made)
     policy = Policy(comms=("in",), use_zero_pages=use_zero_pages, max_page_sharing=limit)
     prediction = predict(snapshot, policy)
-    credit = mapping_credit(snapshot, prediction)
+    credit = credits_of(prediction).of_row
     assert credit.min(initial=0) >= 0
     assert credit.sum() == pytest.approx(prediction.physical["frames_freed"])
     apart = borders(snapshot, prediction, np.arange(len(snapshot.processes)))
@@ -161,10 +161,10 @@ def test_contents_that_lie_in_the_same_places_are_one_line() -> None:
 def test_what_was_not_read_counts_as_nothing_saved() -> None:
     hidden = Area([None, None], name="")
     snapshot = system([Process("a", [Area([1, 1]), hidden])])
-    found = coverage(snapshot, predict(snapshot, EVERYTHING))
+    found = predict(snapshot, EVERYTHING).coverage
     assert (found.candidate_pages, found.hashed_pages) == (4, 2)
-    assert found.unknown == {"excluded": 2}
-    assert found.unknown_bytes == 2 * 4096
+    assert found.unknown_by_reason == {"excluded": 2}
+    assert found.could_add_frames == 2
 
 
 @pytest.mark.parametrize(

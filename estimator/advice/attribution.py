@@ -1,19 +1,16 @@
 """Who gains from sharing and with whom: the physical saving, attributed to those who bring it.
 
-The saving of a prediction is a number of frames that become free. To say who brings it, each
-freed frame is credited to the mappings that gave it up, in equal parts, as PSS splits a shared
-page: of ``d`` frames that end as one, each is credited ``(d - 1) / d``. The credits of all mappings
-add up to the whole.
+Who is credited with which frame is said in ``ksm/accounting.py``; the credits of all mappings add
+up to the whole.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator.ksm.accounting import credits_of
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.snapshot import Snapshot
 
@@ -23,63 +20,6 @@ def mapping_mm(snapshot: Snapshot) -> npt.NDArray[np.uint32]:
     mm_of_vma: npt.NDArray[np.uint32] = snapshot.vmas["mm_id"].to_numpy()
     mm: npt.NDArray[np.uint32] = mm_of_vma[snapshot.mappings["vma_id"].to_numpy()]
     return mm
-
-
-def converted_mappings(prediction: Prediction) -> npt.NDArray[np.bool_]:
-    """Which mappings stop mapping the frame they map now (bool per mapping)."""
-    return np.isin(
-        prediction.outcome, [Outcome.MERGED, Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY], kind="table"
-    )
-
-
-@dataclass(frozen=True)
-class FrameFate:
-    """What becomes of every frame.
-
-    ``converted``: i64, how many of its mappings take part in a merge or go to the zero page.
-    ``given_up``: bool, all its mappings, system-wide, do: it is freed, or stays as a KSM page.
-    ``stable_node``: i64, the frame that its merged mappings map in the end, -1 for none.
-    ``credit``: f64, the part of a freed frame credited to it, 0 unless it is given up.
-    """
-
-    converted: npt.NDArray[np.int64]
-    given_up: npt.NDArray[np.bool_]
-    stable_node: npt.NDArray[np.int64]
-    credit: npt.NDArray[np.float64]
-
-
-def frame_fate(snapshot: Snapshot, prediction: Prediction) -> FrameFate:
-    """Follow every frame of ``snapshot`` (arrays per row of ``snapshot.frames``).
-
-    A frame of which one mapping stays, in a process that does not take part or a VMA that can't,
-    is not freed (ksm-model §12). The split of a huge page takes a zero-filled piece away from all
-    who map it.
-    """
-    frame_id = snapshot.mappings["frame_id"].to_numpy()
-    count = len(snapshot.frames)
-    converted = np.bincount(frame_id[converted_mappings(prediction)], minlength=count)
-    given_up = (converted > 0) & (converted >= snapshot.frames["mapcount"].to_numpy())
-    given_up[frame_id[prediction.outcome == Outcome.SPLIT_AWAY]] = True
-
-    node = np.full(count, -1, np.int64)
-    merged = np.flatnonzero(prediction.stable_node >= 0)
-    node[frame_id[merged]] = prediction.stable_node[merged]
-    stays = node == np.arange(count)
-
-    credit = given_up.astype(np.float64)
-    onto_node = given_up & (node >= 0)
-    frames = np.bincount(node[onto_node], minlength=count)
-    kept = np.bincount(node[onto_node & stays], minlength=count)
-    credit[onto_node] -= (kept / np.maximum(frames, 1))[node[onto_node]]
-    return FrameFate(converted, given_up, node, credit)
-
-
-def mapping_credit(snapshot: Snapshot, prediction: Prediction) -> npt.NDArray[np.float64]:
-    """The part of the saving credited to every mapping, in frames (f64 per mapping)."""
-    fate = frame_fate(snapshot, prediction)
-    per_mapping = fate.credit / np.maximum(fate.converted, 1)
-    credit: npt.NDArray[np.float64] = per_mapping[snapshot.mappings["frame_id"].to_numpy()]
-    return np.where(converted_mappings(prediction), credit, 0.0)
 
 
 def contributions(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
@@ -93,7 +33,7 @@ def contributions(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
     vmas = prediction.vmas[prediction.vmas["excluded_by"].isna()]
     credit = np.bincount(
         snapshot.mappings["vma_id"].to_numpy(),
-        weights=mapping_credit(snapshot, prediction),
+        weights=credits_of(prediction).of_row,
         minlength=len(snapshot.vmas),
     )
     owners = snapshot.processes[["mm_id", "comm", "cgroup", "uid"]]

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.advice.attribution import frame_fate, mapping_mm
+from estimator.advice.attribution import mapping_mm
+from estimator.ksm.accounting import credits_of
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot
 
@@ -34,27 +35,28 @@ def borders(
     and ``k - 1`` are saved across. Frames that fork shares between several domains already count as
     a domain of their own. The kernel's zero page is not shared with anybody in particular: within.
     """
-    fate = frame_fate(snapshot, prediction)
-    signature = domain_signature(snapshot, domain_of_mm)
-    onto_node = fate.given_up & (fate.stable_node >= 0)
-    total = float(fate.credit.sum())
-    pairs = pd.DataFrame({"node": fate.stable_node[onto_node], "domain": signature[onto_node]})
+    found = credits_of(prediction)
+    signature = domain_signature(snapshot, prediction, domain_of_mm)
+    onto_node = found.given_up & (found.stable_node >= 0)
+    total = float(prediction.freed.frames)
+    pairs = pd.DataFrame({"node": found.stable_node[onto_node], "domain": signature[onto_node]})
     distinct = len(pairs.drop_duplicates())
     across = float(distinct - pairs["node"].nunique())
     return Borders(within=total - across, across=across)
 
 
 def domain_signature(
-    snapshot: Snapshot, domain_of_mm: npt.NDArray[np.int64]
+    snapshot: Snapshot, prediction: Prediction, domain_of_mm: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.uint64]:
-    """A number per frame, equal for frames mapped by the same set of domains (u64)."""
+    """A number per frame of ``prediction.freed``, equal where the set of domains is (u64)."""
     names = np.random.default_rng(0).integers(
         1, 2**64, size=int(domain_of_mm.max(initial=-1)) + 1, dtype=np.uint64
     )
-    frame_id = snapshot.mappings["frame_id"].to_numpy()
     domain = domain_of_mm[mapping_mm(snapshot)]
-    pairs = pd.DataFrame({"frame": frame_id, "domain": domain}).drop_duplicates()
-    signature = np.zeros(len(snapshot.frames), np.uint64)
+    pairs = pd.DataFrame(
+        {"frame": prediction.freed.frame_of_row, "domain": domain}
+    ).drop_duplicates()
+    signature = np.zeros(len(prediction.freed.gone), np.uint64)
     np.add.at(signature, pairs["frame"].to_numpy(), names[pairs["domain"].to_numpy()])
     return signature
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.advice.attribution import frame_fate
+from estimator.ksm.accounting import credits_of, folio_rows
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot
 
@@ -50,22 +50,32 @@ def patterns(
 ) -> Patterns:
     """Group the frames that ``prediction`` gives up.
 
-    ``piece_of_vma``: i64 per row of ``snapshot.vmas``. ``domain_of_frame``: if given, only frames
-    with equal values count as able to merge.
-    """
-    fate = frame_fate(snapshot, prediction)
-    frames = np.flatnonzero(fate.given_up)
-    piece_sets, member_set, member_piece = _piece_sets(snapshot, frames, piece_of_vma)
+    What the split of a huge page frees without anybody's mapping going is counted with those who
+    have the huge page scanned. Copies made by break_cow() are left out.
 
-    free = fate.stable_node[frames] < 0
-    content = np.where(free, -1, prediction.content[frames])
-    domain = (
-        np.zeros(len(frames), np.uint64) if domain_of_frame is None else domain_of_frame[frames]
+    ``piece_of_vma``: i64 per row of ``snapshot.vmas``, -1 for none. ``domain_of_frame``: if given,
+    per frame of ``prediction.freed``, only frames with equal values count as able to merge.
+    """
+    found, freed = credits_of(prediction), prediction.freed
+    frames, folios = np.flatnonzero(found.given_up), np.flatnonzero(found.of_folio)
+    rows, unit = _rows_of(prediction, found.given_up, found.of_folio > 0)
+    piece = piece_of_vma[snapshot.mappings["vma_id"].to_numpy()[rows]]
+    piece_sets, member_set, member_piece = _piece_sets(
+        len(frames) + len(folios), unit[piece >= 0], piece[piece >= 0]
     )
-    keys = pd.DataFrame({"content": content, "domain": np.where(free, 0, domain)})
+
+    free = np.append(found.stable_node[frames] < 0, np.ones(len(folios), np.bool_))
+    content = np.append(freed.content[frames], np.full(len(folios), -1, np.int32))
+    domain = np.zeros(len(free), np.uint64)
+    if domain_of_frame is not None:
+        domain[: len(frames)] = domain_of_frame[frames]
+    keys = pd.DataFrame(
+        {"content": np.where(free, -1, content), "domain": np.where(free, np.uint64(0), domain)}
+    )
+    keys["frames"] = np.append(np.ones(len(frames), np.int64), found.of_folio[folios])
     keys["content"] = keys.groupby(["content", "domain"], sort=False).ngroup()
     keys["set"] = piece_sets
-    groups = keys.groupby(["content", "set"], sort=False).size().reset_index(name="frames")
+    groups = keys.groupby(["content", "set"], sort=False)["frames"].sum().reset_index()
 
     kind = groups.groupby(["set", "frames"], sort=False).ngroup().to_numpy()
     numbers = _random_names(int(kind.max(initial=-1)) + 1)
@@ -94,19 +104,33 @@ def patterns(
     )
 
 
-def _piece_sets(
-    snapshot: Snapshot, frames: _Ints, piece_of_vma: _Ints
-) -> tuple[_Ints, _Ints, _Ints]:
-    """The set of pieces that map each of ``frames``: a code per frame, and the members by set."""
-    place = np.full(len(snapshot.frames), -1, np.int64)
-    place[frames] = np.arange(len(frames))
-    where = place[snapshot.mappings["frame_id"].to_numpy()]
+def _rows_of(
+    prediction: Prediction, frames: npt.NDArray[np.bool_], folios: npt.NDArray[np.bool_]
+) -> tuple[_Ints, _Ints]:
+    """The mappings that what is freed depends on, and the number of what each maps.
+
+    Numbered are ``frames`` (bool per frame), after them ``folios`` (bool per large folio).
+    """
+    place = np.full(len(frames), -1, np.int64)
+    place[frames] = np.arange(np.count_nonzero(frames))
+    where = place[prediction.freed.frame_of_row]
     rows = np.flatnonzero(where >= 0)
-    piece = piece_of_vma[snapshot.mappings["vma_id"].to_numpy()[rows]]
-    pieces = int(piece_of_vma.max(initial=-1)) + 1
-    pairs = pd.unique(where[rows] * pieces + piece)
+    if not folios.any():
+        return rows, where[rows]
+    more, folio = folio_rows(prediction, folios)
+    number = np.cumsum(folios) - 1 + np.count_nonzero(frames)
+    return np.append(rows, more), np.append(where[rows], number[folio])
+
+
+def _piece_sets(count: int, where: _Ints, piece: _Ints) -> tuple[_Ints, _Ints, _Ints]:
+    """The set of pieces at each of 0..count-1: a code each, and the members by set.
+
+    ``where``, ``piece``: pairs of them, in any order and number.
+    """
+    pieces = int(piece.max(initial=0)) + 1
+    pairs = pd.unique(where * pieces + piece)
     frame, member = pairs // pieces, pairs % pieces
-    signature = np.zeros(len(frames), np.uint64)
+    signature = np.zeros(count, np.uint64)
     np.add.at(signature, frame, _random_names(pieces)[member])
     code, _ = pd.factorize(signature)
     _, representative = np.unique(code, return_index=True)

@@ -18,7 +18,6 @@ from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.snapshot import Snapshot
 
-Means = Literal["unit", "program", "vma"]
 Domain = Literal["uid", "cgroup"]
 
 SCANNED_IN_VAIN = 0.5
@@ -71,15 +70,14 @@ def make_plan(
         raise UsageError(f"a share of {share:g} is not between 0 and 1")
     everything = predict(snapshot, policy or Policy())
     pieces, piece_of_vma = _pieces(snapshot, everything)
-    domains = domain_signature(snapshot, _domain_of_mm(snapshot, within)) if within else None
     steps = frontier(
-        patterns(snapshot, everything, piece_of_vma, domains),
+        patterns(snapshot, everything, piece_of_vma, _domains(snapshot, everything, within)),
         _visited(snapshot, everything, piece_of_vma, len(pieces)),
     )
     chosen = smallest_share(steps, share)
     lines, line_of_vma = _write_lines(snapshot, everything, pieces, piece_of_vma, chosen)
     prediction = predict(restrict(snapshot, line_of_vma >= 0), everything.policy)
-    found = patterns(snapshot, prediction, line_of_vma, domains)
+    found = patterns(snapshot, prediction, line_of_vma, _domains(snapshot, prediction, within))
     return Plan(
         share=share,
         within=within,
@@ -113,8 +111,13 @@ def systemd_service(cgroup: str) -> str | None:
     return unit if unit.endswith(".service") else None
 
 
-def _domain_of_mm(snapshot: Snapshot, within: Domain) -> npt.NDArray[np.int64]:
-    return pd.factorize(snapshot.processes[within])[0]
+def _domains(
+    snapshot: Snapshot, prediction: Prediction, within: Domain | None
+) -> npt.NDArray[np.uint64] | None:
+    if within is None:
+        return None
+    domain_of_mm = pd.factorize(snapshot.processes[within])[0]
+    return domain_signature(snapshot, prediction, domain_of_mm)
 
 
 def _pieces(

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.advice.attribution import converted_mappings, mapping_credit, page_bytes, vma_labels
+from estimator.advice.attribution import page_bytes, vma_labels
+from estimator.ksm.accounting import converted_mappings, credits_of
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.snapshot import Snapshot
@@ -37,7 +38,7 @@ def top_contents(snapshot: Snapshot, prediction: Prediction, limit: int = 10) ->
         {
             "signature": signature,
             "copies": np.bincount(content),
-            "saved_pages": np.bincount(content, weights=mapping_credit(snapshot, prediction)[rows]),
+            "saved_pages": np.bincount(content, weights=credits_of(prediction).of_row[rows]),
             "zero": _first_of(content, _is_zero(snapshot)[frame_id[rows]]),
             "row": _first_of(content, rows),
         }

@@ -1,4 +1,4 @@
-"""The two savings, the verdict, and how much of the memory they rest on."""
+"""The two savings and the verdict."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from estimator.advice.attribution import frame_fate, page_bytes, scanned_pages
+from estimator.advice.attribution import page_bytes, scanned_pages
+from estimator.ksm.accounting import credits_of
 from estimator.ksm.prediction import Outcome, Prediction
-from estimator.snapshot.flags import FrameFlag, Unknown
+from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.snapshot import Snapshot
 
 WORTH_IT = 0.01
@@ -19,19 +20,19 @@ WORTH_IT = 0.01
 class Savings:
     """What the kernel will claim and what the machine gets back.
 
-    ``general_profit_bytes`` as the kernel computes it; ``references_pages`` is what it counts
-    (pages_sharing + ksm_zero_pages). ``freed_bytes``: frames that become free. ``net_bytes``: less
-    ``bookkeeping_bytes`` (rmap_items, stable nodes, mm slots that are not there yet).
+    ``general_profit_bytes`` as the kernel computes it. ``freed_bytes``: frames that become free.
+    ``net_bytes``: less ``bookkeeping_bytes`` (rmap_items, stable nodes, mm slots that are not
+    there yet).
     ``merged_now_pages``: references that existed when the snapshot was taken.
     ``fork_shared_pages``: converted mappings that free nothing because fork shared their frame
     before. ``kept_pages``: converted mappings whose frame stays, mapped by something that does not
     take part. ``split_away_pages``: mappings of zero-filled pieces of huge pages, freed by the
     split alone and counted nowhere.
-    ``anonymous_bytes``: all anonymous frames of the snapshot. ``scanned_pages``: what ksmd visits.
+    ``anonymous_bytes``: all anonymous memory that the saving is part of, pieces of
+    huge pages that nobody maps among it. ``scanned_pages``: what ksmd visits.
     """
 
     general_profit_bytes: int
-    references_pages: int
     freed_bytes: int
     bookkeeping_bytes: int
     net_bytes: int
@@ -50,15 +51,15 @@ class Savings:
 
 def savings(snapshot: Snapshot, prediction: Prediction) -> Savings:
     """Both savings of ``prediction`` and what lies between them."""
-    fate = frame_fate(snapshot, prediction)
+    fate = credits_of(prediction)
     counters, physical = prediction.counters, prediction.physical
-    merged_now = (snapshot.frames["flags"].to_numpy() & FrameFlag.KSM) != 0
+    merged_now = np.zeros(len(fate.given_up), np.bool_)  # pages of their own come after the frames
+    merged_now[: len(snapshot.frames)] = (snapshot.frames["flags"].to_numpy() & FrameFlag.KSM) != 0
     forked = fate.given_up & ~merged_now
     kept = ~fate.given_up & ~merged_now
     references_now = int(np.maximum(fate.converted[merged_now] - 1, 0).sum())
     return Savings(
         general_profit_bytes=counters["general_profit"],
-        references_pages=counters["pages_sharing"] + counters["ksm_zero_pages"],
         freed_bytes=physical["bytes_saved"],
         bookkeeping_bytes=physical["bytes_saved"] - physical["net_bytes_saved"],
         net_bytes=physical["net_bytes_saved"],
@@ -66,52 +67,6 @@ def savings(snapshot: Snapshot, prediction: Prediction) -> Savings:
         fork_shared_pages=int((fate.converted[forked] - 1).clip(0).sum()),
         kept_pages=int(fate.converted[kept].sum()),
         split_away_pages=int(np.count_nonzero(prediction.outcome == Outcome.SPLIT_AWAY)),
-        anonymous_bytes=len(snapshot.frames) * page_bytes(snapshot),
+        anonymous_bytes=physical["frames_before"] * page_bytes(snapshot),
         scanned_pages=scanned_pages(prediction),
-    )
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How much of what ksmd would look at could be read.
-
-    ``candidate_pages``: mappings that ksmd would visit; ``hashed_pages``: of those, with known
-    content. ``unknown``: pages (mappings) by the reason why their content is not known.
-    ``unknown_bytes``: their distinct frames, the most by which the saving could be higher.
-    ``aside``: pages by the reason why they are no candidate now (swapped out ...); they would
-    count if they came back.
-    """
-
-    candidate_pages: int
-    hashed_pages: int
-    unknown: dict[str, int]
-    unknown_bytes: int
-    aside: dict[str, int]
-
-
-_ASIDE = {
-    "swap_pages": "swapped out",
-    "nonpresent_pages": "migrating, poisoned or on a device",
-    "unknown_pages": "page table not readable, or changing",
-}
-
-
-def coverage(snapshot: Snapshot, prediction: Prediction) -> Coverage:
-    """Coverage of ``prediction``: candidates by whether and why not their content is known."""
-    frame_id = snapshot.mappings["frame_id"].to_numpy()
-    lost = np.flatnonzero(prediction.outcome == Outcome.UNKNOWN)
-    reasons = snapshot.frames["unknown"].to_numpy()[frame_id[lost]]
-    pages = np.bincount(reasons, minlength=len(Unknown))
-    unknown = {reason.name.lower(): int(pages[reason]) for reason in Unknown if pages[reason]}
-    ours = snapshot.vmas.iloc[
-        prediction.vmas.loc[prediction.vmas["excluded_by"].isna(), "vma_id"].to_numpy()
-    ]
-    aside = {text: int(ours[column].sum()) for column, text in _ASIDE.items()}
-    candidates = scanned_pages(prediction)
-    return Coverage(
-        candidate_pages=candidates,
-        hashed_pages=candidates - len(lost),
-        unknown=unknown,
-        unknown_bytes=len(np.unique(frame_id[lost])) * page_bytes(snapshot),
-        aside={text: pages for text, pages in aside.items() if pages},
     )

@@ -15,11 +15,11 @@ import click
 
 from estimator._version import __version__
 from estimator.cli import one_run
-from estimator.cli.answers import advise, compare, report, verify
-from estimator.cli.options import options, policy_options
+from estimator.cli.answers import advise, compare, report, require_coverage, verify
+from estimator.cli.options import min_coverage_option, options, policy_options
 from estimator.cli.streams import standard_streams
 from estimator.collect.source import Source, source_options
-from estimator.errors import EXIT_INTERRUPTED, EXIT_LOW_COVERAGE, EstimatorError
+from estimator.errors import EXIT_INTERRUPTED, EstimatorError
 from estimator.report.units import printable, printable_lines
 
 if TYPE_CHECKING:
@@ -31,13 +31,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 _answer = options(
     click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),
-    click.option(
-        "--min-coverage",
-        type=click.FloatRange(0, 100),
-        default=95.0,
-        metavar="PERCENT",
-        help="Exit with 6 if less of the candidate pages could be read (default 95).",
-    ),
+    min_coverage_option,
 )
 _output = click.option(
     "-o",
@@ -145,11 +139,7 @@ def _answer_with(
 
     prediction = predict(snapshot, Policy(**policy), later=later)
     _show(snapshot, prediction, as_json)
-    covered = 100 * prediction.coverage["hashed_share"]
-    if covered < min_coverage:
-        message = f"only {covered:.1f} % of the candidate pages could be read"
-        click.echo(f"ksm-estimator: {message}; accept it with --min-coverage", err=True)
-        sys.exit(EXIT_LOW_COVERAGE)
+    require_coverage(prediction, min_coverage)
 
 
 def _show(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:

@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
-from estimator.cli.options import options, policy_options, policy_options_of_today
-from estimator.errors import TargetError, UsageError
+from estimator.cli.options import (
+    min_coverage_option,
+    options,
+    policy_options,
+    policy_options_of_today,
+)
+from estimator.errors import EXIT_LOW_COVERAGE, TargetError, UsageError
 
 if TYPE_CHECKING:
     from estimator.advice.schedule import PageCost
@@ -55,8 +60,9 @@ _advice_options = options(
 @_snapshot
 @policy_options
 @_advice_options
+@min_coverage_option
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page.")
-def report(snapshot: Path, html: Path | None, **chosen: Any) -> None:
+def report(snapshot: Path, html: Path | None, min_coverage: float, **chosen: Any) -> None:
     """Say what KSM would save, who brings it, and from what."""
     from estimator.snapshot.store import open_snapshot
 
@@ -64,20 +70,25 @@ def report(snapshot: Path, html: Path | None, **chosen: Any) -> None:
     advice, policy = _split(chosen)
     if html is None:
         _refuse_advice_options()
-        _print_prediction(opened, _predict(opened, policy))
+        prediction = _predict(opened, policy)
+        _print_prediction(opened, prediction)
+        require_coverage(prediction, min_coverage)
         return
     if html.exists():
         raise UsageError(f"{html} exists already", hint="choose another name or remove it")
-    _write_private(html, _page(opened, policy, advice))
+    page, prediction = _page(opened, policy, advice)
+    _write_private(html, page)
     click.echo(f"wrote {html}", err=True)
+    require_coverage(prediction, min_coverage)
 
 
 @click.command()
 @_snapshot
 @policy_options
 @_advice_options
+@min_coverage_option
 @_json
-def advise(snapshot: Path, as_json: bool, **chosen: Any) -> None:
+def advise(snapshot: Path, as_json: bool, min_coverage: float, **chosen: Any) -> None:
     """Say what to opt in, how to set ksmd, and at what risk."""
     from estimator.report.as_json import plan_json
     from estimator.report.tables import make_console
@@ -91,6 +102,7 @@ def advise(snapshot: Path, as_json: bool, **chosen: Any) -> None:
         click.echo(json.dumps(plan_json(plan, schedule, risk)))
     else:
         render_plan(opened, plan, schedule, risk, make_console(sys.stdout))
+    require_coverage(plan.everything, min_coverage)
 
 
 @click.command()
@@ -183,6 +195,15 @@ def _given(policy: dict[str, Any]) -> list[str]:
     ]
 
 
+def require_coverage(prediction: Prediction, percent: float) -> None:
+    """Exit with 6 unless ``percent`` of what ksmd would visit was read; nothing to read is fine."""
+    share = prediction.coverage.hashed_share
+    if share is not None and 100 * share < percent:
+        message = f"only {100 * share:.1f} % of the candidate pages could be read"
+        click.echo(f"ksm-estimator: {message}; accept it with --min-coverage", err=True)
+        sys.exit(EXIT_LOW_COVERAGE)
+
+
 def _predict(snapshot: Snapshot, policy: dict[str, Any]) -> Prediction:
     from estimator.ksm.policy import Policy
     from estimator.ksm.predict import predict
@@ -215,7 +236,7 @@ def _page_cost(microseconds: float | None) -> PageCost | None:
     return None if microseconds is None else PageCost(microseconds / 1e6, "given")
 
 
-def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> str:
+def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> tuple[str, Prediction]:
     try:
         from estimator.report.html import report_page
     except ModuleNotFoundError as error:
@@ -223,7 +244,7 @@ def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> str:
             f"--html needs {error.name}", hint="pip install 'ksm-estimator[report]'"
         ) from error
     plan, times, risk = _advise(snapshot, policy, advice)
-    return report_page(snapshot, plan.everything, plan, times, risk)
+    return report_page(snapshot, plan.everything, plan, times, risk), plan.everything
 
 
 def _load(path: Path, policy: dict[str, Any]) -> Any:

@@ -21,6 +21,15 @@ def options(*parts: Callable[[Any], Any]) -> Callable[[Command], Command]:
     return decorate
 
 
+min_coverage_option = click.option(
+    "--min-coverage",
+    type=click.FloatRange(0, 100),
+    default=95.0,
+    metavar="PERCENT",
+    help="Exit with 6 if less of the candidate pages could be read (default 95).",
+)
+
+
 def _scope(default: str) -> Callable[[Any], Any]:
     return click.option(
         "--scope",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from estimator.ksm.case import Case
+from estimator.ksm.coverage import Coverage
 from estimator.ksm.fate import Fate
 from estimator.ksm.frames import distinct
 from estimator.ksm.policy import Policy
@@ -27,9 +27,7 @@ class Told:
     starts_over: bool = False
 
 
-def warnings(
-    case: Case, policy: Policy, fate: Fate, coverage: dict[str, Any], told: Told
-) -> list[str]:
+def warnings(case: Case, policy: Policy, fate: Fate, coverage: Coverage, told: Told) -> list[str]:
     """The warnings that apply, most important first."""
     found = [
         *case.snapshot.info.get("source", {}).get("warnings", ()),
@@ -55,17 +53,20 @@ def _lost(case: Case) -> str | None:
     return f"Not found or not readable: {', '.join(lost)}." if lost else None
 
 
-def _unknown(coverage: dict[str, Any]) -> str | None:
-    unknown, total = coverage["unknown_pages"], coverage["candidate_pages"]
-    missing = coverage["page_table_missing_pages"]
-    if not unknown and not missing:
-        return None
-    reasons = ", ".join(f"{n} {reason}" for reason, n in coverage["unknown_by_reason"].items())
-    text = f"{unknown} of {total} candidate pages could not be read"
-    text += f" ({reasons})" if reasons else ""
-    if missing:
-        text += f", and the page tables of {missing} more are missing"
-    return text + ": they are in no counter."
+def _unknown(coverage: Coverage) -> str | None:
+    parts = []
+    if coverage.unknown_pages:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in coverage.unknown_by_reason.items())
+        parts.append(
+            f"{coverage.unknown_pages} of {coverage.candidate_pages} candidate pages could not be "
+            f"read ({reasons})"
+        )
+    if coverage.page_table_missing_pages:
+        parts.append(
+            f"the page tables of {coverage.page_table_missing_pages} pages of candidate VMAs are "
+            "missing or kept changing"
+        )
+    return f"{', and '.join(parts)}: they are in no counter." if parts else None
 
 
 def _starts_over(told: Told) -> str | None:
@@ -78,8 +79,8 @@ def _starts_over(told: Told) -> str | None:
     )
 
 
-def _changing(case: Case, coverage: dict[str, Any], told: Told) -> str:
-    compared, total = told.compared_pages, coverage["candidate_pages"]
+def _changing(case: Case, coverage: Coverage, told: Told) -> str:
+    compared, total = coverage.compared_pages, coverage.candidate_pages
     if not compared:
         why = "One snapshot" if compared is None else "A later look that has none of these pages"
         return (
@@ -88,7 +89,7 @@ def _changing(case: Case, coverage: dict[str, Any], told: Told) -> str:
         )
     text = (
         f"{compared} of {total} candidate pages could be compared with a later look, "
-        f"{coverage['changed_pages']} changed and are taken to keep changing: they count as "
+        f"{coverage.changed_pages} changed and are taken to keep changing: they count as "
         "volatile."
     )
     if compared < total:

@@ -32,9 +32,10 @@ class Fate:
     ``outcome``: u8 ``Outcome`` per row of ``mappings``. ``stable_frame``: i32 per row, the
     frame_id of the KSM frame it maps, -1 unless MERGED. ``copied``: i64 rows that map a copy made
     by break_cow(). ``left``: i32 per frame, candidate mappings that left it. ``vanished``: bool
-    per frame, the split of its folio took its mappings. ``ksm``: bool per frame, a KSM page in
-    the end. ``node``: bool per frame, the page of a stable node with items. ``split``: bool per
-    large folio. ``scans``: full scans until at rest. ``simulated``: i64, the rows simulated.
+    per frame, the split of its folio took its mappings, and none of them keeps changing. ``ksm``:
+    bool per frame, a KSM page in the end. ``node``: bool per frame, the page of a stable node with
+    items. ``split``: bool per large folio. ``scans``: full scans until at rest. ``simulated``:
+    i64, the rows simulated.
     """
 
     outcome: npt.NDArray[np.uint8]
@@ -185,6 +186,7 @@ def _assemble(case: Case, solved: _Solved, root: Ints) -> Fate:
         left += count(frame[moved], len(left))
     left += count(case.frame_of_row[copied], len(left))
     outcome[root[outcome[root] == Outcome.VOLATILE]] = Outcome.UNSHARED
+    vanished[case.frame_of_row[candidates.changing]] = False
     simulated = solved.ordered.rows if solved.ordered else root[:0]
     return Fate(
         outcome, stable_frame, copied, left, vanished, ksm | node, node, split, scans, simulated

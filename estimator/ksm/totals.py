@@ -1,18 +1,22 @@
-"""Sums over the fate of every mapping: counters, processes, VMAs, cgroups, coverage."""
+"""Sums over the fate of every mapping: counters, processes, VMAs, cgroups."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from estimator.arrays import pieces, take
-from estimator.ksm.accounting import general_profit_bytes, physical, stable_nodes
-from estimator.ksm.candidates import unknown_counts
+from estimator.ksm.accounting import (
+    freed_frames,
+    general_profit_bytes,
+    physical,
+    stable_nodes,
+    unmapped_pieces,
+)
 from estimator.ksm.case import Case
 from estimator.ksm.caveats import Told, warnings
+from estimator.ksm.coverage import coverage_of
 from estimator.ksm.fate import Fate
 from estimator.ksm.frames import Bools, Ints
 from estimator.ksm.policy import Policy
@@ -52,14 +56,18 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
             rules, sharing, totals["ksm_zero_pages"], totals["ksm_rmap_items"]
         ),
     }
-    coverage = _coverage(case, fate, counters, told)
+    coverage = coverage_of(case, fate, sharing, told.compared_pages)
+    unmapped = unmapped_pieces(case)
+    freed = freed_frames(case, fate, unmapped)
     cgroups = per_mm.groupby("cgroup", sort=True)[[*_SUMS, "ksm_process_profit"]].sum()
     return Prediction(
         policy=policy,
         kernel=dict(case.snapshot.info["kernel"]),
         origin=origin(case.snapshot.info),
         counters=counters,
-        physical=physical(case, fate, totals["ksm_rmap_items"], nodes + chains),
+        physical=physical(
+            case, freed.frames, int(unmapped.sum()), totals["ksm_rmap_items"], nodes + chains
+        ),
         coverage=coverage,
         scans=fate.scans,
         smart_scan=rules.smart_scan,
@@ -73,6 +81,7 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
         outcome=fate.outcome,
         stable_node=fate.stable_frame,
         content=case.contents.of_frame,
+        freed=freed,
     )
 
 
@@ -152,40 +161,6 @@ def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:
         }
     )
     return table[case.candidates.mms].reset_index(drop=True)
-
-
-def _coverage(case: Case, fate: Fate, counters: dict[str, int], told: Told) -> dict[str, Any]:
-    """What was known of the candidates, in pages, and what the unknown could add."""
-    candidates, vmas = case.candidates, case.snapshot.vmas
-    total = len(candidates.frame) + len(candidates.changing)
-    unknown = int(np.count_nonzero(fate.outcome == Outcome.UNKNOWN))
-    by_reason = {}
-    if unknown:
-        per_frame = np.bincount(candidates.frame, minlength=len(case.facts.items))
-        by_reason = unknown_counts(case.snapshot.frames, per_frame)
-
-    def of_candidate_vmas(name: str) -> int:
-        return int(vmas[name].to_numpy()[candidates.vmas].sum())
-
-    missing = of_candidate_vmas("unknown_pages")
-    lost = 0  # of no VMA that was found
-    if candidates.mms.all():
-        lost = case.snapshot.info.get("unknown", {}).get("anonymous_pages", 0)
-    known, there = total - unknown, total + missing + lost
-    return {
-        "candidate_pages": total,
-        "hashed_pages": total - unknown,
-        "unknown_pages": unknown,
-        "unknown_by_reason": by_reason,
-        "compared_pages": told.compared_pages,
-        "changed_pages": len(candidates.changing),
-        "hashed_share": known / there if there else 1.0,
-        "swap_pages": of_candidate_vmas("swap_pages"),
-        "nonpresent_pages": of_candidate_vmas("nonpresent_pages"),
-        "page_table_missing_pages": missing,
-        "lost_pages": lost,
-        "pages_sharing_at_most": counters["pages_sharing"] + unknown,
-    }
 
 
 def _excluded(case: Case) -> pd.DataFrame:

@@ -63,6 +63,7 @@ def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
             line | {"commands": commands}
             for line, commands in zip(records(plan.lines), opt_in_commands(plan.lines), strict=True)
         ],
+        "coverage": plan.everything.coverage.to_json(),
         "counters": plan.prediction.counters,
         "physical": plan.prediction.physical,
         "within_pages": plan.within_pages,
@@ -108,7 +109,7 @@ def _values(prediction: Prediction) -> dict[str, Any]:
         "kernel": prediction.kernel,
         "origin": prediction.origin,
         "policy": prediction.policy.to_json(),
-        "coverage": prediction.coverage,
+        "coverage": prediction.coverage.to_json(),
         "warnings": prediction.warnings,
         "counters": prediction.counters,
         "physical": prediction.physical,

@@ -50,7 +50,7 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
     everything = _savings.savings(snapshot, plan.everything)
     sentences = []
     if plan.lines.empty or not everything.worth_it:
-        sentences = [words.verdict(plan.everything.policy, everything)]
+        sentences = [words.verdict(plan.everything.policy, everything, plan.everything.coverage)]
         if plan.lines.empty:
             return [*sentences, "There is nothing to propose."]
         sentences.append("KSM is not worth it here; the best set there is follows all the same.")

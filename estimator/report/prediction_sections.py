@@ -55,8 +55,8 @@ def prediction_sections(snapshot: Snapshot, prediction: Prediction) -> list[Sect
 
 def _verdict(prediction: Prediction, summary: Summary) -> Section:
     return Section(
-        words.verdict(prediction.policy, summary.savings),
-        note=words.coverage_words(summary.coverage),
+        words.verdict(prediction.policy, summary.savings, summary.coverage),
+        note=words.coverage_words(summary.coverage, summary.page_bytes),
     )
 
 
@@ -97,8 +97,14 @@ def _savings(summary: Summary) -> Section:
 def _coverage(summary: Summary) -> Section:
     c = summary.coverage
     rows = [("visited by ksmd, content known", c.hashed_pages)]
-    rows += [(f"visited, not known: {reason}", n) for reason, n in c.unknown.items()]
-    rows += [(f"not visited now: {reason}", n) for reason, n in c.aside.items()]
+    rows += [(f"visited, not known: {reason}", n) for reason, n in c.unknown_by_reason.items()]
+    others = [
+        ("not known: page table not readable, or changing", c.page_table_missing_pages),
+        ("not known: the kernel counts it, no process was found to map it", c.lost_pages),
+        ("not visited now: swapped out", c.swap_pages),
+        ("not visited now: migrating, poisoned or on a device", c.nonpresent_pages),
+    ]
+    rows += [(what, n) for what, n in others if n]
     columns = [
         Column("", "what"),
         pages("pages", "pages"),

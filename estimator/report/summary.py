@@ -11,7 +11,8 @@ from estimator.advice import verdict as _savings
 from estimator.advice.attribution import contributions, contributions_by, page_bytes
 from estimator.advice.borders import Borders, borders
 from estimator.advice.top_contents import top_contents
-from estimator.advice.verdict import Coverage, Savings
+from estimator.advice.verdict import Savings
+from estimator.ksm.coverage import Coverage
 from estimator.ksm.prediction import Prediction
 from estimator.report.words import COUNTER_MEANINGS
 from estimator.snapshot.snapshot import Snapshot
@@ -22,7 +23,7 @@ class Summary:
     """The tables and numbers of a report.
 
     ``counters``: counter, predicted, now (nullable Int64: the kernel's own at the snapshot),
-    meaning. ``units``, ``programs``, ``processes``, ``vma_names``: see ``contributions_by``.
+    meaning. ``units``, ``processes``, ``vma_names``: see ``contributions_by``.
     ``contents``: see ``top_contents``. ``excluded``: excluded_by, vmas, anonymous_pages.
     """
 
@@ -31,7 +32,6 @@ class Summary:
     coverage: Coverage
     counters: pd.DataFrame
     units: pd.DataFrame
-    programs: pd.DataFrame
     processes: pd.DataFrame
     vma_names: pd.DataFrame
     contents: pd.DataFrame
@@ -45,10 +45,9 @@ def summarize(snapshot: Snapshot, prediction: Prediction, contents: int = 10) ->
     return Summary(
         page_bytes=page_bytes(snapshot),
         savings=_savings.savings(snapshot, prediction),
-        coverage=_savings.coverage(snapshot, prediction),
+        coverage=prediction.coverage,
         counters=_counters(snapshot, prediction),
         units=contributions_by(table, ["unit", "cgroup"]),
-        programs=contributions_by(table, ["comm", "unit"]),
         processes=contributions_by(table, ["pid", "comm", "unit", "uid"]),
         vma_names=contributions_by(table, ["label", "comm"]),
         contents=top_contents(snapshot, prediction, contents),

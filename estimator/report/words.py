@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from estimator.advice.borders import Borders
-from estimator.advice.verdict import WORTH_IT, Coverage, Savings
+from estimator.advice.verdict import WORTH_IT, Savings
+from estimator.ksm.coverage import Coverage
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.report.units import count, human_bytes, percent, printable
@@ -39,9 +40,14 @@ def scope_words(policy: Policy) -> str:
     return f"With {who} opted in"
 
 
-def verdict(policy: Policy, savings: Savings) -> str:
+def verdict(policy: Policy, savings: Savings, coverage: Coverage) -> str:
     """What would be saved, net, out of what, and whether that is worth it."""
     out_of = f"{human_bytes(savings.anonymous_bytes)} of anonymous memory"
+    if not savings.scanned_pages and coverage.not_read_pages:
+        return (
+            f"{scope_words(policy)}, what KSM would save is not known: nothing of what ksmd would "
+            "scan could be read."
+        )
     if not savings.scanned_pages:
         return (
             f"{scope_words(policy)}, ksmd finds nothing to scan: none of the {out_of} takes part."
@@ -61,16 +67,16 @@ def verdict(policy: Policy, savings: Savings) -> str:
     return sentence
 
 
-def coverage_words(coverage: Coverage) -> str:
+def coverage_words(coverage: Coverage, page_bytes: int) -> str:
     """How much the verdict rests on."""
-    if not coverage.candidate_pages:
+    if not coverage.pages:
         return "There is no page to read."
-    if coverage.hashed_pages == coverage.candidate_pages:
+    if not coverage.not_read_pages:
         return "Every page that ksmd would visit was read."
     return (
-        f"{percent(coverage.hashed_pages, coverage.candidate_pages)} of the pages that ksmd would "
+        f"{percent(coverage.hashed_pages, coverage.pages)} of the pages that ksmd would "
         f"visit were read; the others count as nothing saved and could add "
-        f"{human_bytes(coverage.unknown_bytes)} at the very most."
+        f"{human_bytes(coverage.could_add_frames * page_bytes)} at the very most."
     )
 
 

@@ -168,8 +168,8 @@ def _told(snapshot: Snapshot) -> list[str]:
     """What the snapshot and its prediction say about what is missing or wrong."""
     told = [f"{n} {what}" for what, n in snapshot.info["unknown"].items() if n]
     told += snapshot.info["source"]["warnings"]
-    share = predict(snapshot, Policy()).coverage["hashed_share"]
-    return told if share == 1 else [*told, f"{100 * share:.2f} % hashed"]
+    share = predict(snapshot, Policy()).coverage.hashed_share
+    return told if share in (None, 1) else [*told, f"{100 * share:.2f} % hashed"]
 
 
 def _parts(file: Path) -> Ranges:
