@@ -89,7 +89,7 @@ def test_no_other_target_is_read_instead(
         raise AssertionError("nobody has asked for --procfs")
 
     monkeypatch.setattr("estimator.procfs.collect.collect_procfs", read)
-    monkeypatch.setattr("estimator.collect.source.lower_priority", lambda: None)
+    monkeypatch.setattr("estimator.cli.source.lower_priority", lambda: None)
     out = tmp_path / "out.ksm"
     monkeypatch.setattr(sys, "argv", ["ksm-estimator", "collect", "--live", "-o", str(out)])
     with pytest.raises(SystemExit) as ended:

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from xxhash import xxh3_64_intdigest
 
 from estimator.cli import cli
+from estimator.cli.source import Source
 from estimator.collect.hashing import zero_hash
 from estimator.collect.seed import about_hash, random_seed, read_seed_file, seed_of
-from estimator.collect.source import Source
 from estimator.errors import TargetError, UsageError
 from estimator.ksm.predict import predict
 from estimator.report.as_json import prediction_json_parts
@@ -49,7 +49,7 @@ def seeds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return with_seed(seed)
 
     monkeypatch.setattr("estimator.procfs.collect.collect_procfs", look)
-    monkeypatch.setattr("estimator.collect.source.lower_priority", lambda: None)
+    monkeypatch.setattr("estimator.cli.source.lower_priority", lambda: None)
     return taken
 
 

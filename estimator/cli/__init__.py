@@ -17,8 +17,8 @@ from estimator._version import __version__
 from estimator.cli import one_run
 from estimator.cli.answers import advise, compare, report, require_coverage, verify
 from estimator.cli.options import min_coverage_option, options, policy_options
+from estimator.cli.source import Source, source_options
 from estimator.cli.streams import standard_streams
-from estimator.collect.source import Source, source_options
 from estimator.errors import EXIT_INTERRUPTED, EstimatorError
 from estimator.report.units import printable, printable_lines
 

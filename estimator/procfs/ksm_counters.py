@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from estimator.advice.verify import Reality, RealProcess
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.snapshot.identity import Identity
+from estimator.snapshot.reality import Reality, RealProcess
 
 
 def read_reality(root: Path = Path("/")) -> Reality:
