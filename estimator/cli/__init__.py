@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from estimator.ksm.prediction import Prediction
     from estimator.snapshot.snapshot import Snapshot
 
+_COMPLETE = "_KSM_ESTIMATOR_COMPLETE"
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -165,6 +166,8 @@ def main() -> None:
     if not debug:  # what drgn has to say is in our own errors
         logging.getLogger("drgn").addHandler(logging.NullHandler())
     try:
+        if instruction := os.environ.get(_COMPLETE):
+            sys.exit(_complete(instruction))
         try:
             with cli.make_context("ksm-estimator", sys.argv[1:]) as context:  # main() exits with 1
                 cli.invoke(context)  # at a closed pipe
@@ -188,6 +191,13 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:
         _fail(f"internal error: {type(error).__name__}: {error}; see it with --debug", 1, debug)
+
+
+def _complete(instruction: str) -> int:
+    """Do what the shell asks for completion: print its script, or what fits; exit code 0 or 1."""
+    from click.shell_completion import shell_complete
+
+    return shell_complete(cli, {}, "ksm-estimator", _COMPLETE, instruction)
 
 
 def entry() -> NoReturn:
