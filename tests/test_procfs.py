@@ -372,6 +372,35 @@ def test_all_workers_together_keep_to_the_rate(monkeypatch: pytest.MonkeyPatch) 
     assert time.monotonic() - started > seconds - 0.25  # a worker makes up for so much delay
 
 
+@needs_pfns
+@pytest.mark.parametrize("other", [{22: "1"}, {26: "4096"}, None])
+def test_a_pid_that_is_another_process_by_now_is_left_out(
+    other: dict[int, str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another start time: the pid was used again. Another start of code: exec. None: gone."""
+    original = processes._process
+    changed: set[int] = set()
+
+    def read(pid: int) -> Process:
+        process = original(pid)
+        if pid in changed:
+            if other is None:
+                raise ProcessLookupError(pid)
+            for number, text in other.items():
+                process.stat[number - 3] = text
+        return process
+
+    monkeypatch.setattr(processes, "_process", read)
+    with on_command(50, "fork") as (pids, _):
+        only(pids, monkeypatch)
+        after_the_first_walk(monkeypatch, lambda: changed.add(pids[0]))
+        snapshot = collect()
+    assert snapshot.processes["pid"].tolist() == pids[1:]
+    assert snapshot.processes["mm_id"].tolist() == [0]
+    assert set(snapshot.vmas["mm_id"]) == {0}
+    assert at_base(snapshot, pids[1]) == {page: digest(page + 1) for page in range(50)}
+
+
 CHURN = """
 import mmap, os, sys
 print(os.getpid(), flush=True)

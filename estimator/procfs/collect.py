@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from estimator._version import __version__
@@ -22,7 +23,7 @@ from estimator.procfs.ksm_settings import features, read_settings, thp_enabled, 
 from estimator.procfs.page_contents import forget_what_moved, look_at
 from estimator.procfs.page_flags import ksm_flag_holds, mark_ksm
 from estimator.procfs.pagemap import PageMaps
-from estimator.procfs.processes import PROC, process_table, read_processes
+from estimator.procfs.processes import PROC, process_table, read_processes, still_there
 from estimator.procfs.vmas import read_vmas
 from estimator.snapshot.flags import UNKNOWN_NODE
 from estimator.snapshot.schema import FORMAT_VERSION, SCHEMAS
@@ -89,11 +90,12 @@ def collect_procfs(
     not_known = _NOT_KNOWN
     if not ksm_flag_holds() and not mark_ksm(facts, pfns, mapped, smaps):
         not_known = _NOT_KNOWN | {"frames.flags KSM": "only set where whole VMAs are merged"}
-    there = ~maps.gone
-    mapped = mapped.of_vmas(there[vmas["mm_id"]])
-    processes = [process for process, alive in zip(processes, there, strict=True) if alive]
-    vmas = _renumbered(vmas, there)
     table = process_table(processes)
+    there = ~maps.gone & still_there(processes)  # after all that was read by pid
+    mapped = mapped.of_vmas(there[vmas["mm_id"]])
+    table = table[there].reset_index(drop=True)
+    table["mm_id"] = np.arange(len(table), dtype=np.uint32)
+    vmas = _renumbered(vmas, there)
     pfns, facts = only_mapped(mapped, pfns, facts)
     mappings, frames = make_tables(vmas, mapped, pfns, facts, seed)
     if (frames["node"] == UNKNOWN_NODE).any():
@@ -150,7 +152,7 @@ def require_rights() -> None:
         raise CannotAnswerError(f"kernel {platform.release()} is built without CONFIG_KSM")
 
 
-def _renumbered(vmas: pd.DataFrame, mms: Any) -> pd.DataFrame:
+def _renumbered(vmas: pd.DataFrame, mms: npt.NDArray[np.bool_]) -> pd.DataFrame:
     """The rows of the mms where ``mms`` is true, with new numbers of VMAs and mms."""
     kept = vmas[mms[vmas["mm_id"]]].reset_index(drop=True)
     kept["vma_id"] = np.arange(len(kept), dtype=np.uint32)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 PROC = Path("/proc")
@@ -59,6 +60,20 @@ def _process(pid: int) -> Process:
     text = (PROC / str(pid) / "stat").read_bytes().decode(errors="replace")
     comm, _, rest = text.partition("(")[2].rpartition(")")
     return Process(pid, comm, rest.split())
+
+
+def still_there(processes: list[Process]) -> npt.NDArray[np.bool_]:
+    """Which of them are what was read: not gone, no other process with the pid, no exec since."""
+    return np.array([_is_still(process) for process in processes], np.bool_)
+
+
+def _is_still(process: Process) -> bool:
+    try:
+        now = _process(process.pid)
+        same_start = now.field(22) == process.field(22)
+        return same_start and now.address_space == process.address_space
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def _one_per_mm(processes: list[Process]) -> list[Process]:
