@@ -21,6 +21,8 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from estimator.collect.load import Pace
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
 from estimator.procfs import check, nodes, processes, vmas
 from estimator.procfs import collect as module
 from estimator.procfs import ksm_settings as settings
@@ -28,6 +30,7 @@ from estimator.procfs import page_contents as procfs_contents
 from estimator.procfs import page_flags as frames
 from estimator.procfs.collect import collect_procfs
 from estimator.procfs.processes import Process
+from estimator.snapshot.checks import check_snapshot
 from estimator.snapshot.flags import UNKNOWN_NODE, FrameFlag, Unknown
 from estimator.snapshot.snapshot import Snapshot
 from tests.lab.test_replaced_words import check_rows
@@ -399,6 +402,50 @@ def test_a_pid_that_is_another_process_by_now_is_left_out(
     assert snapshot.processes["mm_id"].tolist() == [0]
     assert set(snapshot.vmas["mm_id"]) == {0}
     assert at_base(snapshot, pids[1]) == {page: digest(page + 1) for page in range(50)}
+
+
+def test_mms_on_the_list_of_ksmd_come_first_with_their_vmas() -> None:
+    table = pd.DataFrame({"vma_id": range(5), "mm_id": [0, 1, 1, 2, 3], "start": [9, 1, 2, 5, 7]})
+    listed = np.array([False, True, False, True])
+    order, moved, smaps = vmas.listed_first(listed, table, {"KSM": np.arange(5, dtype=np.uint64)})
+    assert order.tolist() == [1, 3, 0, 2]
+    assert moved["mm_id"].tolist() == [0, 0, 1, 2, 3]
+    assert moved["vma_id"].tolist() == [0, 1, 2, 3, 4]
+    assert moved["start"].tolist() == [1, 2, 7, 9, 5]
+    assert smaps["KSM"].tolist() == [1, 2, 4, 0, 3]
+    rows = processes.numbered(
+        pd.DataFrame({"pid": [11, 13, 10, 12]}), np.array([False, True, True, True]), listed[order]
+    )
+    assert rows["pid"].tolist() == [13, 10, 12]
+    assert rows["scan_order"].tolist() == [0, -1, -1]
+    assert rows["mm_id"].tolist() == [0, 1, 2]
+
+
+def test_the_kernel_says_who_is_on_the_list_of_ksmd(proc: Path) -> None:
+    process = Process(7, "x", [])
+    (proc / "7").mkdir()
+    for mergeable in (False, True):
+        (proc / "7" / "ksm_stat").write_text("ksm_rmap_items 0\n")
+        assert processes.is_listed(process, mergeable=mergeable) == mergeable
+        for answer in ("yes", "no"):
+            (proc / "7" / "ksm_stat").write_text(f"ksm_mergeable: {answer}\n")
+            assert processes.is_listed(process, mergeable=mergeable) == (answer == "yes")
+
+
+@needs_pfns
+def test_scope_enabled_finds_what_a_process_has_opted_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    with on_command(50, "fork") as (pids, execute):
+        execute(f"libc.madvise(ctypes.c_void_p({BASE}), ctypes.c_size_t(50 * 4096), 12)")
+        execute(f"ctypes.memset({BASE}, 99, 2 * 4096)")
+        only(pids, monkeypatch)
+        snapshot = collect()
+    check_snapshot("x", snapshot)
+    order = snapshot.processes.set_index("pid")["scan_order"]
+    assert order[pids[0]] == 0
+    assert order[pids[1]] == -1
+    found = predict(snapshot, Policy(scope="enabled"))
+    assert found.counters["pages_sharing"] == 1
+    assert found.counters["ksm_rmap_items"] > 0
 
 
 CHURN = """

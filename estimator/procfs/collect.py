@@ -6,7 +6,6 @@ import datetime
 import os
 import platform
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +22,21 @@ from estimator.procfs.ksm_settings import features, read_settings, thp_enabled, 
 from estimator.procfs.page_contents import forget_what_moved, look_at
 from estimator.procfs.page_flags import ksm_flag_holds, mark_ksm
 from estimator.procfs.pagemap import PageMaps
-from estimator.procfs.processes import PROC, process_table, read_processes, still_there
-from estimator.procfs.vmas import read_vmas
+from estimator.procfs.processes import (
+    PROC,
+    is_listed,
+    numbered,
+    process_table,
+    read_processes,
+    still_there,
+)
+from estimator.procfs.vmas import listed_first, read_vmas
 from estimator.snapshot.flags import UNKNOWN_NODE
 from estimator.snapshot.schema import FORMAT_VERSION, SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
 
 _NOT_KNOWN = {
-    "processes.scan_order": "no file says the order of ksmd's list: that of start time is taken",
+    "processes.scan_order": "assumed from start times: no file says the order of ksmd's list",
     "processes.merge_any": "null before 6.16",
     "vmas.has_anon_vma": "taken from the anonymous and swapped pages",
     "vmas.ksm_zero_pages": "counted as zero_pages; per process in ksm_zero_pages",
@@ -65,6 +71,12 @@ def collect_procfs(
     progress("processes", 0, 1)
     processes = read_processes()
     vmas, smaps = read_vmas(processes)
+    mergeable = set(vmas.loc[vmas["mergeable"], "mm_id"])
+    listed = np.array(
+        [is_listed(p, mergeable=n in mergeable) for n, p in enumerate(processes)], np.bool_
+    )
+    order, vmas, smaps = listed_first(listed, vmas, smaps)
+    processes, listed = [processes[number] for number in order], listed[order]
     if max_memory_mib is not None:
         refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()), running=True)
     maps = PageMaps(processes, vmas, smaps["AnonHugePages"])
@@ -93,8 +105,7 @@ def collect_procfs(
     table = process_table(processes)
     there = ~maps.gone & still_there(processes)  # after all that was read by pid
     mapped = mapped.of_vmas(there[vmas["mm_id"]])
-    table = table[there].reset_index(drop=True)
-    table["mm_id"] = np.arange(len(table), dtype=np.uint32)
+    table = numbered(table, there, listed)
     vmas = _renumbered(vmas, there)
     pfns, facts = only_mapped(mapped, pfns, facts)
     mappings, frames = make_tables(vmas, mapped, pfns, facts, seed)
