@@ -20,10 +20,11 @@ import pandas as pd
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from estimator.collect.load import Pace
+from estimator.collect.load import Pace, low_priority
+from estimator.errors import CannotAnswerError, TargetError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.procfs import check, nodes, processes, vmas
+from estimator.procfs import check, nodes, pagemap, processes, vmas
 from estimator.procfs import collect as module
 from estimator.procfs import ksm_settings as settings
 from estimator.procfs import page_contents as procfs_contents
@@ -446,6 +447,67 @@ def test_scope_enabled_finds_what_a_process_has_opted_in(monkeypatch: pytest.Mon
     found = predict(snapshot, Policy(scope="enabled"))
     assert found.counters["pages_sharing"] == 1
     assert found.counters["ksm_rmap_items"] > 0
+
+
+@needs_pfns
+def test_pages_of_another_size_and_other_machines_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for page_bytes, machine in ((65536, "aarch64"), (4096, "aarch64"), (16384, "x86_64")):
+        monkeypatch.setattr("os.sysconf", lambda _, size=page_bytes: size)
+        monkeypatch.setattr("platform.machine", lambda name=machine: name)
+        with pytest.raises(CannotAnswerError, match=f"{machine} with pages of {page_bytes} bytes"):
+            module.require_rights()
+        assert check.check_procfs().exit_code == 5
+
+
+def test_no_call_is_made_by_a_number_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[int] = []
+
+    class Libc:
+        def __init__(self, _: None) -> None:
+            pass
+
+        def syscall(self, number: int, *_: int) -> int:
+            called.append(number)
+            return 0
+
+    monkeypatch.setattr("ctypes.CDLL", Libc)
+    monkeypatch.setattr("os.nice", lambda _: None)
+    monkeypatch.setattr("os.setpriority", lambda *_: None)
+    for machine, expected in (
+        ("x86_64", [252, 251, 251]),
+        ("aarch64", [31, 30, 30]),
+        ("riscv", []),
+    ):
+        monkeypatch.setattr("platform.machine", lambda name=machine: name)
+        with low_priority():
+            pass
+        assert called == expected
+        called.clear()
+
+
+@needs_pfns
+def test_root_without_the_right_to_pfns_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pagemap.own_pfn() > 0
+    original = os.pread
+    hidden = 1 << 63  # present, and the PFN is 0
+    monkeypatch.setattr(
+        "os.pread",
+        lambda *place: (int.from_bytes(original(*place), "little") & hidden).to_bytes(8, "little"),
+    )
+    with pytest.raises(TargetError, match="no CAP_SYS_ADMIN"):
+        module.require_rights()
+
+
+@needs_pfns
+def test_a_snapshot_says_of_which_boot_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with on_command(2) as (pids, _):
+        only(pids, monkeypatch)
+        info = collect().info
+    assert info["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    known = Path("/etc/machine-id")
+    assert info["machine_id"] == (known.read_text().strip() or None if known.exists() else None)
 
 
 CHURN = """

@@ -18,10 +18,11 @@ from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
 from estimator.collect.tables import make_tables, only_mapped
 from estimator.errors import CannotAnswerError, TargetError
+from estimator.procfs.ksm_counters import read_identity
 from estimator.procfs.ksm_settings import features, read_settings, thp_enabled, upstream_release
 from estimator.procfs.page_contents import forget_what_moved, look_at
 from estimator.procfs.page_flags import ksm_flag_holds, mark_ksm
-from estimator.procfs.pagemap import PageMaps
+from estimator.procfs.pagemap import PageMaps, own_pfn
 from estimator.procfs.processes import (
     PROC,
     is_listed,
@@ -112,6 +113,7 @@ def collect_procfs(
     if (frames["node"] == UNKNOWN_NODE).any():
         not_known = not_known | {"frames.node": "65535 where several nodes may have the frame"}
     seconds = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
+    identity = read_identity()
     info = {
         "format_version": FORMAT_VERSION,
         "program_version": __version__,
@@ -123,6 +125,8 @@ def collect_procfs(
         },
         "source": {"kind": "procfs", "path": str(PROC), "format": "procfs", "warnings": []},
         "host": platform.node(),
+        "boot_id": identity.boot_id,
+        "machine_id": identity.machine_id,
         "collected_at": started.isoformat(timespec="seconds"),
         "collect_seconds": seconds,
         "hash": about_hash(seed),
@@ -153,12 +157,23 @@ def collect_procfs(
 
 
 def require_rights() -> None:
-    """Raise unless this machine shows PFNs to us and has KSM."""
+    """Raise unless this machine shows PFNs to us and has KSM, and pages of the size read here."""
+    page_bytes, machine = os.sysconf("SC_PAGE_SIZE"), platform.machine()
+    if (page_bytes, machine) != (4096, "x86_64"):
+        raise CannotAnswerError(
+            f"{machine} with pages of {page_bytes} bytes: "
+            "--procfs reads only 4 KiB pages of x86_64 so far"
+        )
     for name in ("kpageflags", "kpagecount"):
         if not os.access(PROC / name, os.R_OK):
             raise TargetError(
                 f"{PROC / name} can't be read: PFNs need root (CAP_SYS_ADMIN)", hint="try: sudo"
             )
+    if own_pfn() == 0:  # pagemap_read() in fs/proc/task_mmu.c
+        raise TargetError(
+            "PFNs are hidden (no CAP_SYS_ADMIN, as in an ordinary container)",
+            hint="run it as root of the host, or in a container with --cap-add SYS_ADMIN",
+        )
     if not os.path.isdir("/sys/kernel/mm/ksm"):
         raise CannotAnswerError(f"kernel {platform.release()} is built without CONFIG_KSM")
 

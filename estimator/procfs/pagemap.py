@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -22,6 +23,16 @@ _PIECE_PAGES = 1 << 18  # 2 MiB of entries
 _SPARSE_PAGES = 1 << 13  # ranges from 32 MiB on are asked for what is in them first
 _GAP_PAGES = 512  # read over gaps shorter than this
 _VM_ACCESS = np.uint64(7)  # VM_READ | VM_WRITE | VM_EXEC
+
+
+def own_pfn() -> int:
+    """The PFN of a page of our own that is present; 0 if PFNs are not shown to us."""
+    with mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE) as page:
+        page[0] = 1
+        place = ctypes.addressof(ctypes.c_char.from_buffer(page)) // mmap.PAGESIZE
+        with (PROC / "self" / "pagemap").open("rb", 0) as file:
+            entry = int.from_bytes(os.pread(file.fileno(), 8, 8 * place), "little")
+    return entry & int(_PFN)
 
 
 class PageMaps:
