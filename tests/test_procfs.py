@@ -510,6 +510,28 @@ def test_a_snapshot_says_of_which_boot_it_is(monkeypatch: pytest.MonkeyPatch) ->
     assert info["machine_id"] == (known.read_text().strip() or None if known.exists() else None)
 
 
+def test_pages_that_page_index_cannot_name_are_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = 1 << 32  # pages
+    present = np.uint64(1 << 63)
+    (tmp_path / "7").mkdir()
+    with (tmp_path / "7" / "pagemap").open("wb") as file:  # sparse
+        for page, pfn in ((5, 100), (far - 1, 101), (far + 5, 102), (far + 6, 103)):
+            file.seek(8 * page)
+            file.write((present | np.uint64(pfn)).tobytes())
+    monkeypatch.setattr(pagemap, "PROC", tmp_path)
+    monkeypatch.setattr(pagemap, "_populated", lambda *_: [(5, 6), (far - 1, far + 7)])
+    table = pd.DataFrame(
+        {"mm_id": [0], "start": [0], "end": [(far + 8) << 12], "vm_flags": [3]}, dtype=np.uint64
+    ).assign(has_anon_vma=True)
+    maps = pagemap.PageMaps([Process(7, "x", [])], table, np.zeros(1, np.uint64))
+    mapped = maps.walk(lambda _: None)
+    assert mapped.page_index.tolist() == [5, far - 1]
+    assert mapped.pfn.tolist() == [100, 101]
+    assert mapped.counts["unknown_pages"].tolist() == [2]
+
+
 CHURN = """
 import mmap, os, sys
 print(os.getpid(), flush=True)
