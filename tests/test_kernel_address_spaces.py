@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from estimator.collect.mappings import Mapped
+from estimator.kernel import address_spaces
 from estimator.kernel.address_spaces import AddressSpaces
+from estimator.kernel.arch import Entries
 from estimator.kernel.vmas import read_vmas
 from estimator.snapshot.flags import MappingFlag
 from tests.fake_kernel import Fields
@@ -261,3 +264,22 @@ def test_what_ksm_can_not_merge() -> None:
     table = table_of(kernel, kernel.mm(), *in_a_row(members))
     assert table["compatible"].tolist() == [True, *[False] * 7, True]
     assert (table["excluded_by"].isna() == table["compatible"]).all()
+
+
+def test_pages_that_page_index_cannot_name_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address_spaces, "first_variable", lambda *_: 0)
+    count = address_spaces._EntryCounts({}, np.array([3], np.uint32))
+    far, start = 1 << 32, 1000
+    pages = [5, far - 1, far + 5, far + 6, far + 7]
+    entries = Entries(
+        key=np.array(pages, np.uint64) + np.uint64(start),
+        range_index=np.zeros(5, np.int64),
+        value=np.array([0x1001, 0x2001, 0x3001, 0x4001, 0x1], np.uint64),  # the last: zero page
+        huge=np.zeros(5, np.bool_),
+    )
+    vma_id, page_index, pfn, _ = count.mapped(entries, np.array([start], np.uint64))
+    assert vma_id.tolist() == [3, 3]
+    assert page_index.tolist() == [5, far - 1]
+    assert pfn.tolist() == [1, 2]
+    assert count.unknown.tolist() == [2]
+    assert count.zero.tolist() == [1]

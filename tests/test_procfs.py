@@ -20,14 +20,18 @@ import pandas as pd
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from estimator.collect.load import Pace
-from estimator.procfs import check, nodes, processes, vmas
+from estimator.collect.load import Pace, low_priority
+from estimator.errors import CannotAnswerError, TargetError
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.procfs import check, nodes, pagemap, processes, vmas
 from estimator.procfs import collect as module
 from estimator.procfs import ksm_settings as settings
 from estimator.procfs import page_contents as procfs_contents
 from estimator.procfs import page_flags as frames
 from estimator.procfs.collect import collect_procfs
 from estimator.procfs.processes import Process
+from estimator.snapshot.checks import check_snapshot
 from estimator.snapshot.flags import UNKNOWN_NODE, FrameFlag, Unknown
 from estimator.snapshot.snapshot import Snapshot
 from tests.lab.test_replaced_words import check_rows
@@ -370,6 +374,162 @@ def test_all_workers_together_keep_to_the_rate(monkeypatch: pytest.MonkeyPatch) 
     assert len(snapshot.frames) >= pages
     seconds = len(snapshot.frames) * 4096 / 1e6 / megabytes
     assert time.monotonic() - started > seconds - 0.25  # a worker makes up for so much delay
+
+
+@needs_pfns
+@pytest.mark.parametrize("other", [{22: "1"}, {26: "4096"}, None])
+def test_a_pid_that_is_another_process_by_now_is_left_out(
+    other: dict[int, str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another start time: the pid was used again. Another start of code: exec. None: gone."""
+    original = processes._process
+    changed: set[int] = set()
+
+    def read(pid: int) -> Process:
+        process = original(pid)
+        if pid in changed:
+            if other is None:
+                raise ProcessLookupError(pid)
+            for number, text in other.items():
+                process.stat[number - 3] = text
+        return process
+
+    monkeypatch.setattr(processes, "_process", read)
+    with on_command(50, "fork") as (pids, _):
+        only(pids, monkeypatch)
+        after_the_first_walk(monkeypatch, lambda: changed.add(pids[0]))
+        snapshot = collect()
+    assert snapshot.processes["pid"].tolist() == pids[1:]
+    assert snapshot.processes["mm_id"].tolist() == [0]
+    assert set(snapshot.vmas["mm_id"]) == {0}
+    assert at_base(snapshot, pids[1]) == {page: digest(page + 1) for page in range(50)}
+
+
+def test_mms_on_the_list_of_ksmd_come_first_with_their_vmas() -> None:
+    table = pd.DataFrame({"vma_id": range(5), "mm_id": [0, 1, 1, 2, 3], "start": [9, 1, 2, 5, 7]})
+    listed = np.array([False, True, False, True])
+    order, moved, smaps = vmas.listed_first(listed, table, {"KSM": np.arange(5, dtype=np.uint64)})
+    assert order.tolist() == [1, 3, 0, 2]
+    assert moved["mm_id"].tolist() == [0, 0, 1, 2, 3]
+    assert moved["vma_id"].tolist() == [0, 1, 2, 3, 4]
+    assert moved["start"].tolist() == [1, 2, 7, 9, 5]
+    assert smaps["KSM"].tolist() == [1, 2, 4, 0, 3]
+    rows = processes.numbered(
+        pd.DataFrame({"pid": [11, 13, 10, 12]}), np.array([False, True, True, True]), listed[order]
+    )
+    assert rows["pid"].tolist() == [13, 10, 12]
+    assert rows["scan_order"].tolist() == [0, -1, -1]
+    assert rows["mm_id"].tolist() == [0, 1, 2]
+
+
+def test_the_kernel_says_who_is_on_the_list_of_ksmd(proc: Path) -> None:
+    process = Process(7, "x", [])
+    (proc / "7").mkdir()
+    for mergeable in (False, True):
+        (proc / "7" / "ksm_stat").write_text("ksm_rmap_items 0\n")
+        assert processes.is_listed(process, mergeable=mergeable) == mergeable
+        for answer in ("yes", "no"):
+            (proc / "7" / "ksm_stat").write_text(f"ksm_mergeable: {answer}\n")
+            assert processes.is_listed(process, mergeable=mergeable) == (answer == "yes")
+
+
+@needs_pfns
+def test_scope_enabled_finds_what_a_process_has_opted_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    with on_command(50, "fork") as (pids, execute):
+        execute(f"libc.madvise(ctypes.c_void_p({BASE}), ctypes.c_size_t(50 * 4096), 12)")
+        execute(f"ctypes.memset({BASE}, 99, 2 * 4096)")
+        only(pids, monkeypatch)
+        snapshot = collect()
+    check_snapshot("x", snapshot)
+    order = snapshot.processes.set_index("pid")["scan_order"]
+    assert order[pids[0]] == 0
+    assert order[pids[1]] == -1
+    found = predict(snapshot, Policy(scope="enabled"))
+    assert found.counters["pages_sharing"] == 1
+    assert found.counters["ksm_rmap_items"] > 0
+
+
+@needs_pfns
+def test_pages_of_another_size_and_other_machines_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for page_bytes, machine in ((65536, "aarch64"), (4096, "aarch64"), (16384, "x86_64")):
+        monkeypatch.setattr("os.sysconf", lambda _, size=page_bytes: size)
+        monkeypatch.setattr("platform.machine", lambda name=machine: name)
+        with pytest.raises(CannotAnswerError, match=f"{machine} with pages of {page_bytes} bytes"):
+            module.require_rights()
+        assert check.check_procfs().exit_code == 5
+
+
+def test_no_call_is_made_by_a_number_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[int] = []
+
+    class Libc:
+        def __init__(self, _: None) -> None:
+            pass
+
+        def syscall(self, number: int, *_: int) -> int:
+            called.append(number)
+            return 0
+
+    monkeypatch.setattr("ctypes.CDLL", Libc)
+    monkeypatch.setattr("os.nice", lambda _: None)
+    monkeypatch.setattr("os.setpriority", lambda *_: None)
+    for machine, expected in (
+        ("x86_64", [252, 251, 251]),
+        ("aarch64", [31, 30, 30]),
+        ("riscv", []),
+    ):
+        monkeypatch.setattr("platform.machine", lambda name=machine: name)
+        with low_priority():
+            pass
+        assert called == expected
+        called.clear()
+
+
+@needs_pfns
+def test_root_without_the_right_to_pfns_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pagemap.own_pfn() > 0
+    original = os.pread
+    hidden = 1 << 63  # present, and the PFN is 0
+    monkeypatch.setattr(
+        "os.pread",
+        lambda *place: (int.from_bytes(original(*place), "little") & hidden).to_bytes(8, "little"),
+    )
+    with pytest.raises(TargetError, match="no CAP_SYS_ADMIN"):
+        module.require_rights()
+
+
+@needs_pfns
+def test_a_snapshot_says_of_which_boot_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with on_command(2) as (pids, _):
+        only(pids, monkeypatch)
+        info = collect().info
+    assert info["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    known = Path("/etc/machine-id")
+    assert info["machine_id"] == (known.read_text().strip() or None if known.exists() else None)
+
+
+def test_pages_that_page_index_cannot_name_are_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = 1 << 32  # pages
+    present = np.uint64(1 << 63)
+    (tmp_path / "7").mkdir()
+    with (tmp_path / "7" / "pagemap").open("wb") as file:  # sparse
+        for page, pfn in ((5, 100), (far - 1, 101), (far + 5, 102), (far + 6, 103)):
+            file.seek(8 * page)
+            file.write((present | np.uint64(pfn)).tobytes())
+    monkeypatch.setattr(pagemap, "PROC", tmp_path)
+    monkeypatch.setattr(pagemap, "_populated", lambda *_: [(5, 6), (far - 1, far + 7)])
+    table = pd.DataFrame(
+        {"mm_id": [0], "start": [0], "end": [(far + 8) << 12], "vm_flags": [3]}, dtype=np.uint64
+    ).assign(has_anon_vma=True)
+    maps = pagemap.PageMaps([Process(7, "x", [])], table, np.zeros(1, np.uint64))
+    mapped = maps.walk(lambda _: None)
+    assert mapped.page_index.tolist() == [5, far - 1]
+    assert mapped.pfn.tolist() == [100, 101]
+    assert mapped.counts["unknown_pages"].tolist() == [2]
 
 
 CHURN = """

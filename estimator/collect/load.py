@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import time
 from collections.abc import Iterator
 
 _NICE = 10
 _BURST_SECONDS = 0.25  # how much of a delay is made up for
-_SYS_IOPRIO_SET, _SYS_IOPRIO_GET = 251, 252  # x86-64
+_SYS_IOPRIO = {"x86_64": (251, 252), "aarch64": (30, 31)}  # ioprio_set, ioprio_get
 _IOPRIO_WHO_PROCESS = 1
 _IOPRIO_IDLE = 3 << 13  # IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0)
 
@@ -19,21 +20,33 @@ def lower_priority() -> None:
     """Let every other process go first, with the CPU and with disks."""
     with contextlib.suppress(OSError):
         os.nice(_NICE)
-    ctypes.CDLL(None).syscall(_SYS_IOPRIO_SET, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)
+    _set_io_priority(_IOPRIO_IDLE)
 
 
 @contextlib.contextmanager
 def low_priority() -> Iterator[None]:
     """``lower_priority`` for a while: as root, it is then what it was before."""
     nice = os.getpriority(os.PRIO_PROCESS, 0)
-    io_priority = ctypes.CDLL(None).syscall(_SYS_IOPRIO_GET, _IOPRIO_WHO_PROCESS, 0)
+    io_priority = _io_priority()
     lower_priority()
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, nice)
-        ctypes.CDLL(None).syscall(_SYS_IOPRIO_SET, _IOPRIO_WHO_PROCESS, 0, io_priority)
+        _set_io_priority(io_priority)
+
+
+def _io_priority() -> int:
+    """As ioprio_get(2) says it; 0, none, on machines whose numbers of calls are not known here."""
+    _, get = _SYS_IOPRIO.get(platform.machine(), (None, None))
+    return 0 if get is None else int(ctypes.CDLL(None).syscall(get, _IOPRIO_WHO_PROCESS, 0))
+
+
+def _set_io_priority(priority: int) -> None:
+    set_, _ = _SYS_IOPRIO.get(platform.machine(), (None, None))
+    if set_ is not None:
+        ctypes.CDLL(None).syscall(set_, _IOPRIO_WHO_PROCESS, 0, priority)
 
 
 class Pace:

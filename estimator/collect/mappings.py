@@ -13,6 +13,9 @@ from estimator.arrays import pieces
 Words = npt.NDArray[np.uint64]
 
 
+BEYOND_PAGE_INDEX = np.uint64(1 << 32)
+"""``page_index`` is u32: pages from here on into a VMA are counted as unknown."""
+
 Columns = dict[str, npt.NDArray[Any]]
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from drgn import Program
 
 from estimator.arrays import page_keys
-from estimator.collect.mappings import Mapped
+from estimator.collect.mappings import BEYOND_PAGE_INDEX, Mapped
 from estimator.kernel.arch import Entries
 from estimator.kernel.layout import first_variable
 from estimator.kernel.memory import Memory
@@ -89,7 +89,7 @@ class AddressSpaces:
             ("zero_pages", count.zero),
             ("ksm_zero_pages", count.ksm_zero),
             ("nonpresent_pages", count.nonpresent + tables.nonpresent_pages),
-            ("unknown_pages", tables.unreadable_pages),
+            ("unknown_pages", count.unknown + tables.unreadable_pages),
         ):
             counts[name] = np.zeros(len(vmas.start), np.uint64)
             counts[name][walked] = pages
@@ -109,7 +109,8 @@ class _EntryCounts:
         self._vma_id = vma_id
         self._zero_pfn = np.uint64(int(first_variable(prog, *ZERO_PFN)))
         self._swap_types = np.uint64(len(prog["swap_info"]) if "swap_info" in prog else 0)
-        self.swap, self.zero, self.ksm_zero, self.nonpresent = np.zeros((4, len(vma_id)), np.int64)
+        self.swap, self.zero, self.ksm_zero = np.zeros((3, len(vma_id)), np.int64)
+        self.nonpresent, self.unknown = np.zeros((2, len(vma_id)), np.int64)
 
     def mapped(self, entries: Entries, start: Words) -> tuple[npt.NDArray[Any], ...]:
         """VMA, page index, PFN and ``MappingFlag`` of what maps a page; the rest is counted."""
@@ -130,7 +131,11 @@ class _EntryCounts:
         ):
             flags |= which.view(np.uint8) * np.uint8(flag)
         index = entries.range_index
-        page_index = (entries.key - start[index]).astype(np.uint32)
+        place = entries.key - start[index]
+        beyond = keep & (place >= BEYOND_PAGE_INDEX)
+        self._add(self.unknown, entries, beyond)
+        keep &= ~beyond
+        page_index = place.astype(np.uint32)
         columns = (self._vma_id[index], page_index, pfn, flags)
         return columns if keep.all() else tuple(column[keep] for column in columns)
 

@@ -6,9 +6,9 @@ import datetime
 import os
 import platform
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from estimator._version import __version__
@@ -18,18 +18,26 @@ from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
 from estimator.collect.tables import make_tables, only_mapped
 from estimator.errors import CannotAnswerError, TargetError
+from estimator.procfs.ksm_counters import read_identity
 from estimator.procfs.ksm_settings import features, read_settings, thp_enabled, upstream_release
 from estimator.procfs.page_contents import forget_what_moved, look_at
 from estimator.procfs.page_flags import ksm_flag_holds, mark_ksm
-from estimator.procfs.pagemap import PageMaps
-from estimator.procfs.processes import PROC, process_table, read_processes
-from estimator.procfs.vmas import read_vmas
+from estimator.procfs.pagemap import PageMaps, own_pfn
+from estimator.procfs.processes import (
+    PROC,
+    is_listed,
+    numbered,
+    process_table,
+    read_processes,
+    still_there,
+)
+from estimator.procfs.vmas import listed_first, read_vmas
 from estimator.snapshot.flags import UNKNOWN_NODE
 from estimator.snapshot.schema import FORMAT_VERSION, SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
 
 _NOT_KNOWN = {
-    "processes.scan_order": "no file says the order of ksmd's list: that of start time is taken",
+    "processes.scan_order": "assumed from start times: no file says the order of ksmd's list",
     "processes.merge_any": "null before 6.16",
     "vmas.has_anon_vma": "taken from the anonymous and swapped pages",
     "vmas.ksm_zero_pages": "counted as zero_pages; per process in ksm_zero_pages",
@@ -64,6 +72,12 @@ def collect_procfs(
     progress("processes", 0, 1)
     processes = read_processes()
     vmas, smaps = read_vmas(processes)
+    mergeable = set(vmas.loc[vmas["mergeable"], "mm_id"])
+    listed = np.array(
+        [is_listed(p, mergeable=n in mergeable) for n, p in enumerate(processes)], np.bool_
+    )
+    order, vmas, smaps = listed_first(listed, vmas, smaps)
+    processes, listed = [processes[number] for number in order], listed[order]
     if max_memory_mib is not None:
         refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()), running=True)
     maps = PageMaps(processes, vmas, smaps["AnonHugePages"])
@@ -89,16 +103,17 @@ def collect_procfs(
     not_known = _NOT_KNOWN
     if not ksm_flag_holds() and not mark_ksm(facts, pfns, mapped, smaps):
         not_known = _NOT_KNOWN | {"frames.flags KSM": "only set where whole VMAs are merged"}
-    there = ~maps.gone
-    mapped = mapped.of_vmas(there[vmas["mm_id"]])
-    processes = [process for process, alive in zip(processes, there, strict=True) if alive]
-    vmas = _renumbered(vmas, there)
     table = process_table(processes)
+    there = ~maps.gone & still_there(processes)  # after all that was read by pid
+    mapped = mapped.of_vmas(there[vmas["mm_id"]])
+    table = numbered(table, there, listed)
+    vmas = _renumbered(vmas, there)
     pfns, facts = only_mapped(mapped, pfns, facts)
     mappings, frames = make_tables(vmas, mapped, pfns, facts, seed)
     if (frames["node"] == UNKNOWN_NODE).any():
         not_known = not_known | {"frames.node": "65535 where several nodes may have the frame"}
     seconds = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
+    identity = read_identity()
     info = {
         "format_version": FORMAT_VERSION,
         "program_version": __version__,
@@ -110,6 +125,8 @@ def collect_procfs(
         },
         "source": {"kind": "procfs", "path": str(PROC), "format": "procfs", "warnings": []},
         "host": platform.node(),
+        "boot_id": identity.boot_id,
+        "machine_id": identity.machine_id,
         "collected_at": started.isoformat(timespec="seconds"),
         "collect_seconds": seconds,
         "hash": about_hash(seed),
@@ -140,17 +157,28 @@ def collect_procfs(
 
 
 def require_rights() -> None:
-    """Raise unless this machine shows PFNs to us and has KSM."""
+    """Raise unless this machine shows PFNs to us and has KSM, and pages of the size read here."""
+    page_bytes, machine = os.sysconf("SC_PAGE_SIZE"), platform.machine()
+    if (page_bytes, machine) != (4096, "x86_64"):
+        raise CannotAnswerError(
+            f"{machine} with pages of {page_bytes} bytes: "
+            "--procfs reads only 4 KiB pages of x86_64 so far"
+        )
     for name in ("kpageflags", "kpagecount"):
         if not os.access(PROC / name, os.R_OK):
             raise TargetError(
                 f"{PROC / name} can't be read: PFNs need root (CAP_SYS_ADMIN)", hint="try: sudo"
             )
+    if own_pfn() == 0:  # pagemap_read() in fs/proc/task_mmu.c
+        raise TargetError(
+            "PFNs are hidden (no CAP_SYS_ADMIN, as in an ordinary container)",
+            hint="run it as root of the host, or in a container with --cap-add SYS_ADMIN",
+        )
     if not os.path.isdir("/sys/kernel/mm/ksm"):
         raise CannotAnswerError(f"kernel {platform.release()} is built without CONFIG_KSM")
 
 
-def _renumbered(vmas: pd.DataFrame, mms: Any) -> pd.DataFrame:
+def _renumbered(vmas: pd.DataFrame, mms: npt.NDArray[np.bool_]) -> pd.DataFrame:
     """The rows of the mms where ``mms`` is true, with new numbers of VMAs and mms."""
     kept = vmas[mms[vmas["mm_id"]]].reset_index(drop=True)
     kept["vma_id"] = np.arange(len(kept), dtype=np.uint32)

@@ -38,10 +38,11 @@ def read_reality(root: Path = Path("/")) -> Reality:
             continue
         except PermissionError as error:
             raise TargetError(f"{error.filename}: permission denied", hint="run as root") from error
-    return Reality(ksm, processes, ksmd_cpu_seconds, _identity(root))
+    return Reality(ksm, processes, ksmd_cpu_seconds, read_identity(root))
 
 
-def _identity(root: Path) -> Identity:
+def read_identity(root: Path = Path("/")) -> Identity:
+    """Which system it is whose /proc and /etc lie under ``root``; None for what can't be read."""
     kernel = root / "proc/sys/kernel"
     return Identity(
         boot_id=_line(kernel / "random/boot_id"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.collect.mappings import Mapped, Words
+from estimator.collect.mappings import BEYOND_PAGE_INDEX, Mapped, Words
 from estimator.procfs.processes import PROC, Process
 from estimator.snapshot.flags import MappingFlag
 
@@ -22,6 +23,16 @@ _PIECE_PAGES = 1 << 18  # 2 MiB of entries
 _SPARSE_PAGES = 1 << 13  # ranges from 32 MiB on are asked for what is in them first
 _GAP_PAGES = 512  # read over gaps shorter than this
 _VM_ACCESS = np.uint64(7)  # VM_READ | VM_WRITE | VM_EXEC
+
+
+def own_pfn() -> int:
+    """The PFN of a page of our own that is present; 0 if PFNs are not shown to us."""
+    with mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE) as page:
+        page[0] = 1
+        place = ctypes.addressof(ctypes.c_char.from_buffer(page)) // mmap.PAGESIZE
+        with (PROC / "self" / "pagemap").open("rb", 0) as file:
+            entry = int.from_bytes(os.pread(file.fileno(), 8, 8 * place), "little")
+    return entry & int(_PFN)
 
 
 class PageMaps:
@@ -36,7 +47,7 @@ class PageMaps:
     def walk(self, progress: Callable[[int], None]) -> Mapped:
         """Every page that an anonymous VMA maps; ``progress`` is told the number of mms done."""
         parts = [(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0, np.uint64))]
-        swap = np.zeros(len(self._vmas), np.uint64)
+        swap, unknown = np.zeros((2, len(self._vmas)), np.uint64)
         anonymous = np.flatnonzero(self._vmas["has_anon_vma"])
         mms = self._vmas["mm_id"].to_numpy()[anonymous]
         starts, ends = (
@@ -57,17 +68,23 @@ class PageMaps:
                         swap[vma_ids] += np.bincount(vma, minlength=len(vma_ids)).astype(np.uint64)
                         present = entries & (_PRESENT | _FILE) == _PRESENT
                         place, vma = _in_vmas(present, first, start, end)
-                        index = (place.view(np.uint64) + (first - start[vma])).astype(np.uint32)
-                        parts.append((vma_ids[vma], index, entries[place] & _PFN))
+                        index = place.view(np.uint64) + (first - start[vma])
+                        fits = index < BEYOND_PAGE_INDEX
+                        if not fits.all():
+                            np.add.at(unknown, vma_ids[vma[~fits]], np.uint64(1))
+                            place, vma, index = place[fits], vma[fits], index[fits]
+                        page_index = index.astype(np.uint32)
+                        parts.append((vma_ids[vma], page_index, entries[place] & _PFN))
             except OSError:
                 self.gone[mm_id] = True
         vma_id, page_index, pfn = (np.concatenate(column) for column in zip(*parts, strict=True))
         counts = {
             name: np.zeros(len(self._vmas), np.uint64)
-            for name in ("zero_pages", "ksm_zero_pages", "nonpresent_pages", "unknown_pages")
+            for name in ("zero_pages", "ksm_zero_pages", "nonpresent_pages")
         }
+        counts |= {"swap_pages": swap, "unknown_pages": unknown}
         flags = self._flags(vma_id, page_index, pfn)
-        return Mapped(vma_id, page_index, pfn, flags, {"swap_pages": swap} | counts)
+        return Mapped(vma_id, page_index, pfn, flags, counts)
 
     def _flags(
         self, vma_id: npt.NDArray[np.uint32], page_index: npt.NDArray[np.uint32], pfn: Words

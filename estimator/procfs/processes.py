@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 PROC = Path("/proc")
@@ -61,6 +62,20 @@ def _process(pid: int) -> Process:
     return Process(pid, comm, rest.split())
 
 
+def still_there(processes: list[Process]) -> npt.NDArray[np.bool_]:
+    """Which of them are what was read: not gone, no other process with the pid, no exec since."""
+    return np.array([_is_still(process) for process in processes], np.bool_)
+
+
+def _is_still(process: Process) -> bool:
+    try:
+        now = _process(process.pid)
+        same_start = now.field(22) == process.field(22)
+        return same_start and now.address_space == process.address_space
+    except (OSError, ValueError, IndexError):
+        return False
+
+
 def _one_per_mm(processes: list[Process]) -> list[Process]:
     groups: dict[tuple[int, ...], list[Process]] = {}
     for process in processes:
@@ -93,20 +108,41 @@ def _compare_mm(first: Process, second: Process) -> int:
     return {0: 0, 1: -1}.get(order, 1)
 
 
+def is_listed(process: Process, *, mergeable: bool) -> bool:
+    """Whether ksmd has the mm on its list; ``mergeable``: it has a VMA with VM_MERGEABLE.
+
+    proc_pid_ksm_stat() says it from 6.16 on. Before, an mm is entered by __ksm_enter() when it gets
+    its first such VMA.
+    """
+    answer = _pairs(process.pid, "ksm_stat").get("ksm_mergeable")
+    return mergeable if answer is None else answer == "yes"
+
+
 def process_table(processes: list[Process]) -> pd.DataFrame:
-    """Rows of ``processes.parquet``. ``scan_order`` is unknown (-1): it stands in no file."""
-    return pd.DataFrame([_row(number, process) for number, process in enumerate(processes)]).astype(
-        {"mm_id": np.uint32}
-    )
+    """Rows of ``processes.parquet`` but for the numbers that ``numbered`` gives."""
+    return pd.DataFrame([_row(process) for process in processes])
 
 
-def _row(number: int, process: Process) -> dict[str, Any]:
+def numbered(
+    table: pd.DataFrame, rows: npt.NDArray[np.bool_], listed: npt.NDArray[np.bool_]
+) -> pd.DataFrame:
+    """The rows where ``rows`` is true, with mm_id u32 and scan_order i32.
+
+    ``listed``: which stand on ksmd's list, taken to be in the order of the rows: the list's own
+    order stands in no file. The others have the scan_order -1.
+    """
+    kept, listed = table[rows].reset_index(drop=True), listed[rows]
+    kept.insert(0, "mm_id", np.arange(len(kept), dtype=np.uint32))
+    order = np.where(listed, np.cumsum(listed) - 1, -1)
+    kept.insert(1, "scan_order", order.astype(np.int32))
+    return kept
+
+
+def _row(process: Process) -> dict[str, Any]:
     status = _pairs(process.pid, "status")
     counters = _pairs(process.pid, "ksm_stat")
     merging = _text(process.pid, "ksm_merging_pages").strip()
     return {
-        "mm_id": number,
-        "scan_order": -1,
         "pid": process.pid,
         "comm": process.comm,
         "cmdline": _text(process.pid, "cmdline").rstrip("\0").replace("\0", " ") or None,

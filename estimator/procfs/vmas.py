@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from estimator.collect.mappings import Words
@@ -36,6 +37,24 @@ def read_vmas(processes: Sequence[Process]) -> tuple[pd.DataFrame, dict[str, Wor
     smaps = {name: table.pop(name).to_numpy(np.uint64) for name in _VALUES}
     types = {"vma_id": "u4", "mm_id": "u4", "start": "u8", "end": "u8", "vm_flags": "u8"}
     return table.astype(types), smaps
+
+
+def listed_first(
+    listed: npt.NDArray[np.bool_], vmas: pd.DataFrame, smaps: dict[str, Words]
+) -> tuple[npt.NDArray[np.int64], pd.DataFrame, dict[str, Words]]:
+    """The mms in the order of a snapshot: those on ksmd's list first; and what ``read_vmas`` read.
+
+    The new order as old numbers of mms, each half in the order it had; VMAs with the new numbers.
+    """
+    order = np.argsort(~listed, kind="stable")
+    number = np.empty(len(order), np.uint32)
+    number[order] = np.arange(len(order), dtype=np.uint32)
+    mm_id = number[vmas["mm_id"].to_numpy()]
+    rows = np.argsort(mm_id, kind="stable")
+    vmas = vmas.iloc[rows].reset_index(drop=True)
+    vmas["mm_id"] = mm_id[rows]
+    vmas["vma_id"] = np.arange(len(vmas), dtype=np.uint32)
+    return order, vmas, {name: pages[rows] for name, pages in smaps.items()}
 
 
 _STATES = ("mergeable", "compatible", "excluded_by", "has_anon_vma", "locked")
