@@ -28,6 +28,10 @@ class FakeProcesses(FakeKernel):
         slot = self.global_("ksm_mm_head", self._slot_tag)
         self.ksm_list = slot + self.offset(self._slot_tag, self._slot_link)
         self.empty_list(self.ksm_list)
+        self.empty_list(self.global_("migrate_nodes", "list_head"))
+        root = self.string(self.new("rb_root").to_bytes(8, "little"))
+        self.variable("root_stable_tree", "struct rb_root *", root)
+        self.global_("init_uts_ns", "uts_namespace")
 
     def mm(self, fields: Fields | None = None, *, listed: bool = True, apart: bool = False) -> int:
         """An mm_struct in use, with an empty page table; ``listed``: ksmd knows it."""

@@ -43,7 +43,7 @@ STRUCTS = {
     "mm_slot": "hash:hlist_node mm_node:list_head mm:ptr",
     "ksm_mm_slot": "slot:mm_slot rmap_list:ptr",
     "ksm_scan": "mm_slot:ptr address:u64 rmap_list:ptr seqnr:u64",
-    "ksm_stable_node": "node:rb_node hlist_dup:hlist_node hlist:hlist_head kpfn:u64 "
+    "ksm_stable_node": "node:rb_node hlist_dup:hlist_node list:list_head hlist:hlist_head kpfn:u64 "
     "chain_prune_time:u64 rmap_hlist_len:i32 nid:i32",
     "ksm_rmap_item": "rmap_list:ptr anon_vma:ptr nid:i32 mm:ptr@24 address:u64 oldchecksum:u32 "
     "age:u8 remaining_skips:u8 head:ptr@48 hlist:hlist_node",

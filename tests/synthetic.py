@@ -194,6 +194,7 @@ class System:
                 "features": self.features,
                 "thp_enabled": self.thp_enabled,
                 "hash": {"name": "test", "seed": 0},
+                "source": {"kind": "core", "path": "vmcore", "format": "elf", "warnings": []},
                 "unknown": {},
             },
             processes=self._process_table(),

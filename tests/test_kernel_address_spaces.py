@@ -232,7 +232,6 @@ def test_names_of_files_and_of_anonymous_memory() -> None:
     ]
 
 
-@pytest.mark.xfail(reason="vma_names passes 80 as read_c_string()'s physical, not max_size")
 def test_names_given_to_anonymous_memory() -> None:
     """prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME)."""
     kernel = FakeProcesses()

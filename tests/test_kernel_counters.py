@@ -123,7 +123,6 @@ def judged(
         ({"mapcount": 3}, ["1 frames are mapped more or less often"]),
         ({"counters": {"pages_shared": 4}}, ["holds 1 pages_shared, ksmd counts 4"]),
         ({"counters": {"pages_sharing": 0}}, ["holds 1 pages_sharing, ksmd counts 0"]),
-        ({"counters": {"pages_sharing": 0}, "migrating": True}, []),
         ({"ksm_on_node": False}, []),  # each by itself happens
         ({"ksm_on_node": False, "live": False}, ["1 KSM pages are on no stable node, 1 nodes"]),
     ],

@@ -30,6 +30,7 @@ class Trees:
         pointer = self.kernel.string(self.roots.to_bytes(8, "little"))
         self.kernel.variable("root_stable_tree", "struct rb_root *", pointer)
         self.kernel.integer("ksm_nr_node_ids", trees)
+        self.kernel.empty_list(self.kernel.global_("migrate_nodes", "list_head"))
 
     def node(self, pfn: int, items: Sequence[int] = (), fields: Fields | None = None) -> int:
         """A stable node of the frame ``pfn`` with the ``items`` on it."""

@@ -13,6 +13,8 @@ from estimator.kernel.memory import READ_ERRORS
 from estimator.kernel.paths import Paths
 from estimator.kernel.vmas import Vmas
 
+_MOST_NAME_BYTES = 80  # ANON_VMA_NAME_MAX_LEN of kernel/sys.c
+
 
 def vma_names(prog: Program, vmas: Vmas, mms: Any) -> npt.NDArray[np.object_]:
     """Names as show_map_vma() (fs/proc/task_mmu.c) gives them; "" for a plain anonymous VMA.
@@ -64,9 +66,8 @@ def _anon_names(prog: Program) -> Any:
 
     def of_pointer(pointer: int) -> str:
         try:
-            return (
-                f"[anon:{prog.read_c_string(pointer + name_offset, 80).decode(errors='replace')}]"
-            )
+            name = prog.read_c_string(pointer + name_offset, max_size=_MOST_NAME_BYTES)
+            return f"[anon:{name.decode(errors='replace')}]"
         except READ_ERRORS:
             return "[anon]"
 
