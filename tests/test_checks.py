@@ -1,0 +1,168 @@
+"""What is no snapshot of a collection is refused when it is opened, never answered from."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from estimator.errors import TargetError
+from estimator.snapshot import store
+from estimator.snapshot.checks import check_snapshot
+from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.store import open_snapshot, write_snapshot
+from tests.systems import fork_server, system
+
+Change = Callable[[Snapshot], Snapshot]
+
+
+def column(table: str, name: str, value: Any, row: int = 0) -> Change:
+    """Another value in one place."""
+
+    def change(snapshot: Snapshot) -> Snapshot:
+        frame = getattr(snapshot, table).copy()
+        values = frame[name].copy()
+        values.iloc[row] = value
+        return replace(snapshot, **{table: frame.assign(**{name: values})})
+
+    return change
+
+
+def shuffled(table: str, number: str | None = None) -> Change:
+    """The first two rows in the other order; ``number``: the column with the number of the row."""
+
+    def change(snapshot: Snapshot) -> Snapshot:
+        frame = getattr(snapshot, table)
+        order = np.arange(len(frame))
+        order[:2] = 1, 0
+        frame = frame.iloc[order].reset_index(drop=True)
+        if number:
+            frame[number] = np.arange(len(frame), dtype=np.uint32)
+        return replace(snapshot, **{table: frame})
+
+    return change
+
+
+def info(section: str, **values: Any) -> Change:
+    def change(snapshot: Snapshot) -> Snapshot:
+        found = snapshot.info | {section: snapshot.info[section] | values}
+        return replace(snapshot, info=found)
+
+    return change
+
+
+DAMAGED: list[tuple[Change, str]] = [
+    (shuffled("mappings"), "mappings are not in the order"),
+    (shuffled("frames"), "frames are not in the order"),
+    (shuffled("vmas", "vma_id"), "vmas are not in the order"),
+    (shuffled("vmas"), "vma_id is not the number"),
+    (shuffled("processes", "mm_id"), "processes are not in ksmd's order"),
+    (shuffled("processes"), "mm_id is not the number"),
+    (column("mappings", "frame_id", 4_000_000_000), "frames that are not there"),
+    (column("mappings", "vma_id", 4_000_000_000, -1), "vmas that are not there"),
+    (column("mappings", "page_index", 4_000_000_000, -1), "beyond the end of their vma"),
+    (column("vmas", "mm_id", 4_000_000_000, -1), "processes that are not there"),
+    (column("vmas", "end", 0), "end before they start"),
+    (column("frames", "unknown", 77), "reasons that are not known here"),
+    (column("frames", "hash", pd.NA), "no hash and no reason"),
+    (column("frames", "order", 70), "larger than any memory"),
+    (info("sizes", ksm_rmap_item=0), "can't have 0 bytes"),
+    (info("sizes", ksm_stable_node=5000), "can't have 5000 bytes"),
+    (info("sizes", ksm_mm_slot="64"), "can't have 64 bytes"),
+    (info("kernel", page_size=65537), "pages of 65537 bytes"),
+    (info("ksm", counters=None), "no counters of ksmd"),
+    (lambda s: replace(s, info=s.info | {"features": []}), "no 'features'"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), DAMAGED)
+def test_what_no_collection_writes_is_refused(change: Change, words: str) -> None:
+    with pytest.raises(TargetError, match=words) as refused:
+        check_snapshot("web.ksm", change(fork_server()))
+    assert refused.value.message.startswith("web.ksm is damaged or was changed: ")
+
+
+def test_what_a_collection_writes_is_not() -> None:
+    check_snapshot("web.ksm", fork_server())
+    check_snapshot("web.ksm", system([]))
+
+
+def test_rows_put_in_another_order_give_no_other_number(tmp_path: Path) -> None:
+    """As ``sort_values`` and ``to_parquet`` in a notebook would leave them."""
+    path = tmp_path / "web.ksm"
+    write_snapshot(fork_server(), path)
+    file = path / "mappings.parquet"
+    pq.write_table(pq.read_table(file).sort_by([("frame_id", "descending")]), file)
+    command = [sys.executable, "-m", "estimator", "predict", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "mappings are not in the order of vma_id and page_index" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_full_disk_leaves_nothing(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(TargetError, match=os.strerror(number)):
+        write_snapshot(fork_server(), tmp_path / "web.ksm")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(table: Any, file: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "_write_table", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_snapshot(fork_server(), tmp_path / "web.ksm")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["directory", "link"])
+def test_what_appears_meanwhile_is_not_replaced(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "web.ksm"
+    write = store._write_table
+
+    def meanwhile(table: Any, file: Any) -> None:
+        if not os.path.lexists(path):
+            path.mkdir() if kind == "directory" else path.symlink_to("nowhere")
+        write(table, file)
+
+    monkeypatch.setattr(store, "_write_table", meanwhile)
+    with pytest.raises(TargetError, match="File exists"):
+        write_snapshot(fork_server(), path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_that_leads_nowhere_is_something(tmp_path: Path) -> None:
+    path = tmp_path / "web.ksm"
+    path.symlink_to("nowhere")
+    with pytest.raises(TargetError, match="exists already"):
+        write_snapshot(fork_server(), path)
+
+
+def test_it_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "web.ksm"
+    write_snapshot(fork_server(), path)
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o600}
+    assert json.loads((path / "snapshot.json").read_text())["host"] == "example"
+    assert len(open_snapshot(path).processes)
