@@ -203,13 +203,14 @@ os.waitpid(pid, 0)
 
 
 @needs_pfns
-def test_a_process_and_its_fork_are_seen_page_by_page() -> None:
+def test_a_process_and_its_fork_are_seen_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        snapshot = collect_procfs(seed=0, progress=lambda *_: None, pace=lambda _: None)
+        only([parent.pid, child, os.getpid()], monkeypatch)
+        snapshot = collect()
         os.kill(child, signal.SIGKILL)
     expected = [digest(page) for page in range(30)]
     of_parent, of_child = (contents(snapshot, pid, expected[5]) for pid in (parent.pid, child))
@@ -597,19 +598,30 @@ def test_check_says_who_has_opted_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 IOPRIO_GET, IOPRIO_CLASS_IDLE = 252, 3
+HANGS_SECONDS = 600  # no bound on speed: a busy machine takes long
+COLLECT_ONE = """
+import runpy, sys
+from estimator.procfs import collect
+everything, pid, path = collect.read_processes, int(sys.argv[1]), sys.argv[2]
+collect.read_processes = lambda: [p for p in everything() if p.pid == pid]
+sys.argv = ["estimator", "collect", "--procfs", "--rate", "1", "-o", path]
+runpy.run_module("estimator", run_name="__main__")
+"""
 
 
 @needs_pfns
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_an_interrupt_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "estimator", "collect", "--procfs", "--rate", "1"]
-    with subprocess.Popen(
-        [*command, "-o", str(tmp_path / "x.ksm")],
-        cwd=REPOSITORY,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    with (
+        on_command(50_000) as (pids, _),  # 205 MB: at 1 MB/s it never ends by itself
+        subprocess.Popen(
+            [sys.executable, "-c", COLLECT_ONE, str(pids[0]), str(tmp_path / "x.ksm")],
+            cwd=REPOSITORY,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process,
+    ):
         try:
             workers = hashing_workers_of(process.pid)
             assert len(workers) == min(2, len(os.sched_getaffinity(0))) - 1
