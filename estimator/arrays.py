@@ -16,7 +16,9 @@ from estimator.errors import CannotAnswerError
 
 Words = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
-Rows = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int32]  # rows, frames, contents: 2^31 pages are 8 TiB
+Bytes = npt.NDArray[np.uint8]
 
 _PIECE_ROWS = 65_536
 

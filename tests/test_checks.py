@@ -17,6 +17,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from estimator.cli import main
+from estimator.cli.source import Source
 from estimator.errors import TargetError
 from estimator.snapshot import store
 from estimator.snapshot.checks import check_snapshot
@@ -121,6 +123,29 @@ def test_a_full_disk_leaves_nothing(
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(TargetError, match=os.strerror(number)):
         write_snapshot(fork_server(), tmp_path / "web.ksm")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("coverage", ["95", "100"])
+def test_run_answers_though_the_snapshot_can_not_be_kept(
+    coverage: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(Source, "collect", lambda source, progress: fork_server())
+    arguments = ["run", "--procfs", "-o", str(tmp_path / "web.ksm"), "--min-coverage", coverage]
+    monkeypatch.setattr(sys, "argv", ["ksm-estimator", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capsys.readouterr()
+    assert ended.value.code == 3
+    assert "KSM would free 42.1 MiB net" in shown.out
+    assert "No space left on device; nothing is left of it" in shown.err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,14 +19,15 @@ from drgn import Architecture, Platform, Program
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from estimator.arrays import Bytes, Mask, Words
 from estimator.collect.hashing import digest_of
 from estimator.errors import TargetError
 from estimator.kernel import memory
 from estimator.kernel.dump.file import inspect
 from estimator.kernel.dump.kdump_headers import KdumpPages
-from estimator.kernel.memory import PAGE_SIZE, Bytes, Digest, Memory
+from estimator.kernel.memory import PAGE_SIZE, Digest, Memory
 from estimator.kernel.memory.elf import MappedElf
-from estimator.kernel.memory.intervals import Mask, Words, met_first, runs
+from estimator.kernel.memory.intervals import met_first, runs
 from estimator.kernel.memory.kdump import Kdump
 from estimator.kernel.running import open_qemu
 from estimator.kernel.target import Target

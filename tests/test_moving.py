@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from estimator.arrays import Words
 from estimator.collect.load import Pace
-from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped, Words
+from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped
 from estimator.collect.settle import settle
 
 

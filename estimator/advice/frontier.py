@@ -17,11 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator.arrays import Ints
 from estimator.ksm.accounting import credits_of, folio_rows
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot
-
-_Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,18 @@ class Patterns:
     ``free`` (bool: becomes free without a partner, as zero pages do).
     """
 
-    pattern: _Ints
-    frames: _Ints
-    row_group: _Ints
-    row_piece: _Ints
-    contents: _Ints
+    pattern: Ints
+    frames: Ints
+    row_group: Ints
+    row_piece: Ints
+    contents: Ints
     free: npt.NDArray[np.bool_]
 
 
 def patterns(
     snapshot: Snapshot,
     prediction: Prediction,
-    piece_of_vma: _Ints,
+    piece_of_vma: Ints,
     domain_of_frame: npt.NDArray[np.uint64] | None = None,
 ) -> Patterns:
     """Group the frames that ``prediction`` gives up.
@@ -106,7 +105,7 @@ def patterns(
 
 def _rows_of(
     prediction: Prediction, frames: npt.NDArray[np.bool_], folios: npt.NDArray[np.bool_]
-) -> tuple[_Ints, _Ints]:
+) -> tuple[Ints, Ints]:
     """The mappings that what is freed depends on, and the number of what each maps.
 
     Numbered are ``frames`` (bool per frame), after them ``folios`` (bool per large folio).
@@ -122,7 +121,7 @@ def _rows_of(
     return np.append(rows, more), np.append(where[rows], number[folio])
 
 
-def _piece_sets(count: int, where: _Ints, piece: _Ints) -> tuple[_Ints, _Ints, _Ints]:
+def _piece_sets(count: int, where: Ints, piece: Ints) -> tuple[Ints, Ints, Ints]:
     """The set of pieces at each of 0..count-1: a code each, and the members by set.
 
     ``where``, ``piece``: pairs of them, in any order and number.
@@ -145,17 +144,17 @@ def _random_names(count: int) -> npt.NDArray[np.uint64]:
     return np.random.default_rng(0).integers(1, 2**64, size=count, dtype=np.uint64)
 
 
-def _spans(sorted_keys: _Ints, count: int) -> tuple[_Ints, _Ints]:
+def _spans(sorted_keys: Ints, count: int) -> tuple[Ints, Ints]:
     """First index and number of each key 0..count-1 in ``sorted_keys``."""
     length = np.bincount(sorted_keys, minlength=count)
     return np.cumsum(length) - length, length
 
 
-def _expand(first: _Ints, length: _Ints) -> _Ints:
+def _expand(first: Ints, length: Ints) -> Ints:
     """The indices first, first+1, ... of all spans, one span after the other."""
     ends = np.cumsum(length)
     total = int(ends[-1]) if len(ends) else 0
-    indices: _Ints = np.arange(total) + np.repeat(first - (ends - length), length)
+    indices: Ints = np.arange(total) + np.repeat(first - (ends - length), length)
     return indices
 
 
@@ -187,7 +186,7 @@ class Peeling:
         self._groups_left = np.bincount(found.pattern, minlength=patterns)
         self._groups_held = np.bincount(self._holder_of_row, minlength=len(holders))
         self._holds_all = np.zeros(len(holders), np.bool_)
-        self.loss_pages: _Ints = np.zeros(pieces, np.int64)
+        self.loss_pages: Ints = np.zeros(pieces, np.int64)
         np.add.at(self.loss_pages, found.row_piece, self._weight[found.row_group])
         self._update_holders(np.arange(len(holders)))
         one_kept = int(found.contents[~found.free].sum())
@@ -210,7 +209,7 @@ class Peeling:
         touched = np.unique(found.pattern[groups])
         self._update_holders(_expand(first[touched], length[touched]))
 
-    def _update_holders(self, holders: _Ints) -> None:
+    def _update_holders(self, holders: Ints) -> None:
         """Whoever holds all that is left of a content loses one frame less: the one that stays."""
         pattern = self._holder_pattern[holders]
         left = self._groups_left[pattern]
@@ -222,7 +221,7 @@ class Peeling:
         self._holds_all[holders] = now
 
 
-def frontier(found: Patterns, scanned_pages: _Ints) -> pd.DataFrame:
+def frontier(found: Patterns, scanned_pages: Ints) -> pd.DataFrame:
     """The order in which to opt pieces in, best first.
 
     ``scanned_pages``: i64 per piece, pages that ksmd visits for it. Columns: piece, scanned_pages
@@ -246,10 +245,10 @@ def frontier(found: Patterns, scanned_pages: _Ints) -> pd.DataFrame:
     return pd.DataFrame(steps[::-1], columns=columns)
 
 
-def smallest_share(steps: pd.DataFrame, share: float) -> _Ints:
+def smallest_share(steps: pd.DataFrame, share: float) -> Ints:
     """The pieces of the shortest start of ``frontier`` that saves ``share`` of the whole."""
     if steps.empty or steps["saved_pages"].iloc[-1] <= 0:
         return np.zeros(0, np.int64)
     enough = steps["saved_pages"] >= share * steps["saved_pages"].iloc[-1]
-    pieces: _Ints = steps["piece"].to_numpy()[: int(enough.to_numpy().argmax()) + 1]
+    pieces: Ints = steps["piece"].to_numpy()[: int(enough.to_numpy().argmax()) + 1]
     return pieces

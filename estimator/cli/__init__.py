@@ -19,7 +19,7 @@ from estimator.cli.answers import advise, compare, report, require_coverage, ver
 from estimator.cli.options import min_coverage_option, options, policy_options
 from estimator.cli.source import Source, source_options
 from estimator.cli.streams import standard_streams
-from estimator.errors import EXIT_INTERRUPTED, EstimatorError
+from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError
 from estimator.report.units import printable, printable_lines
 
 if TYPE_CHECKING:
@@ -115,9 +115,17 @@ def run(
     if output is not None:
         check_output(output)
     snapshot = _collect(source)
+    unwritten: TargetError | None = None
     if output is not None:
-        write_snapshot(snapshot, output)
-    _answer_with(snapshot, policy, as_json, min_coverage)
+        try:
+            write_snapshot(snapshot, output)
+        except TargetError as error:  # the answer is there all the same
+            unwritten = error
+    try:
+        _answer_with(snapshot, policy, as_json, min_coverage)
+    finally:
+        if unwritten is not None:
+            raise unwritten
 
 
 def _collect(source: Source) -> Snapshot:

@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import pieces
-
-Words = npt.NDArray[np.uint64]
-
+from estimator.arrays import Words, pieces
 
 BEYOND_PAGE_INDEX = np.uint64(1 << 32)
 """``page_index`` is u32: pages from here on into a VMA are counted as unknown."""

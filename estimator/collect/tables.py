@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from estimator.arrays import move_up
+from estimator.arrays import Words, move_up
 from estimator.collect.hashing import zero_hash
-from estimator.collect.mappings import Columns, Mapped, Words, distinct, look_up, rows_of
+from estimator.collect.mappings import Columns, Mapped, distinct, look_up, rows_of
 from estimator.snapshot.flags import FrameFlag, Unknown
 
 _NO_FRAME = np.uint32(0xFFFF_FFFF)

@@ -11,12 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 from drgn import Program
 
-from estimator.arrays import page_keys
+from estimator.arrays import Words, page_keys
 from estimator.collect.mappings import BEYOND_PAGE_INDEX, Mapped
 from estimator.kernel.arch import Entries
 from estimator.kernel.layout import first_variable
 from estimator.kernel.memory import Memory
-from estimator.kernel.memory.intervals import Words
 from estimator.kernel.pagetable import PageTables, Ranges
 from estimator.kernel.processes import Mms
 from estimator.kernel.requirements import ZERO_PFN
@@ -41,7 +40,7 @@ class AddressSpaces:
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
-        """Rows of ``vmas.parquet``, without the columns that ``walk`` counts."""
+        """Ints of ``vmas.parquet``, without the columns that ``walk`` counts."""
         vmas = self._vmas
         reason = excluded_by(self._prog, vmas, self._flag)
         return pd.DataFrame(

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from estimator._version import __version__
-from estimator.arrays import page_keys
+from estimator.arrays import Words, page_keys
 from estimator.collect.budget import refuse_beyond
 from estimator.collect.hashing import PAGE_SIZE
 from estimator.collect.load import Pace
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done, and how much there is."""
 
-Words = npt.NDArray[np.uint64]
 _SAMPLES, _SAMPLE_PAGES = 64, 128
 
 

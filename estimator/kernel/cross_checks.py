@@ -9,22 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from drgn import Program
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 
-from estimator.arrays import count
+from estimator.arrays import Ints, Words, count
 from estimator.kernel.layout import has_member, offset, struct_dtype
 from estimator.kernel.memory import Memory
-from estimator.kernel.memory.intervals import Words
 from estimator.kernel.stable_tree import StableTree
 from estimator.snapshot.flags import FrameFlag
 
 _MM_ANONPAGES = 1  # include/linux/mm_types_task.h
 _UNSYNCED_PAGES = 64  # TASK_RSS_EVENTS_THRESH: what a thread keeps to itself, until 6.2
-
-Ints = npt.NDArray[np.int64]
 
 
 def missing_anonymous_pages(

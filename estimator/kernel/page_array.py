@@ -14,9 +14,10 @@ import numpy.typing as npt
 import pandas as pd
 from drgn import Program
 
+from estimator.arrays import Ints, Mask, Words
 from estimator.kernel.layout import first_member, has_member, struct_dtype
 from estimator.kernel.memory import Memory
-from estimator.kernel.memory.intervals import Mask, Words, runs
+from estimator.kernel.memory.intervals import runs
 from estimator.snapshot.flags import FrameFlag
 
 _ANON, _KSM = 1, 3  # bits of page.mapping: PAGE_MAPPING_ANON, PAGE_MAPPING_KSM
@@ -28,7 +29,6 @@ _RUN_PAGES = 4096  # struct pages in one read
 _GAP_PAGES = 64  # read over gaps up to this long
 _EACH = slice(None)
 
-Rows = npt.NDArray[np.int64]
 _Pages = dict[str, npt.NDArray[Any]]  # members of struct page, one value a frame
 
 # page-flags.h: the policy says whether a flag lives in the page itself or in the head
@@ -70,7 +70,7 @@ class _Folios:
     heads: Words
     ok: Mask
     order: npt.NDArray[np.uint8]
-    large: Rows
+    large: Ints
     structs: npt.NDArray[Any]
     flags: Words
     mapping: Words
@@ -140,7 +140,7 @@ class PageArray:
         ok = np.arange(len(pfns)) < possible
         for start, stop in runs(pfns[:possible], _RUN_PAGES, _GAP_PAGES):
             first = int(pfns[start])
-            row: Rows | slice = (pfns[start:stop] - np.uint64(first)).view(np.int64)
+            row: Ints | slice = (pfns[start:stop] - np.uint64(first)).view(np.int64)
             data = np.empty((int(pfns[stop - 1]) - first + 1) * size, np.uint8)
             found = data.view(self._page)
             if not self._memory.virtual_run(self._base + first * size, data):
@@ -185,7 +185,7 @@ class PageArray:
     def _is_large(self, flags: Words) -> Mask:
         return (flags & np.uint64(self._head_bit)) != 0
 
-    def _folio_flags(self, folio: _Folios, words: Words, word_of: Rows) -> npt.NDArray[np.uint32]:
+    def _folio_flags(self, folio: _Folios, words: Words, word_of: Ints) -> npt.NDArray[np.uint32]:
         """``FrameFlag`` of folios; their flag words are ``words[word_of]``."""
         flags = self._translate(words, _FOLIO_FLAGS)
         swapbacked = (flags & np.uint32(FrameFlag.SWAPBACKED)) != 0  # folio_test_swapcache()
@@ -199,7 +199,7 @@ class PageArray:
         flags[pinned] |= np.uint32(FrameFlag.PINNED)
         return flags
 
-    def _page_flags(self, words: Words, word_of: Rows) -> npt.NDArray[np.uint32]:
+    def _page_flags(self, words: Words, word_of: Ints) -> npt.NDArray[np.uint32]:
         return self._translate(words, _PAGE_FLAGS)[word_of]
 
     def _translate(
@@ -216,7 +216,7 @@ class PageArray:
         return (flags >> self._node_shift).astype(np.uint16)
 
     def _mapcounts(
-        self, pages: _Pages, folio: _Folios, folio_of: Rows | slice
+        self, pages: _Pages, folio: _Folios, folio_of: Ints | slice
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Mappings of each page (page_mapcount()) and of its folio (folio_mapcount())."""
         own = pages["mapcount"] + np.int32(1)
@@ -257,7 +257,7 @@ class PageArray:
         )
 
 
-def _first_of_folios(head_pfn: Words, pfns: Words) -> tuple[Mask | slice, Rows | slice]:
+def _first_of_folios(head_pfn: Words, pfns: Words) -> tuple[Mask | slice, Ints | slice]:
     """The first frame of each folio, and the folio of each frame, as what indexes an array.
 
     The frames of a folio are neighbours. Where no page is a tail, each is a folio of its own.
@@ -269,7 +269,7 @@ def _first_of_folios(head_pfn: Words, pfns: Words) -> tuple[Mask | slice, Rows |
     return first, np.cumsum(first) - 1
 
 
-def _distinct(words: Words) -> tuple[Words, Rows]:
+def _distinct(words: Words) -> tuple[Words, Ints]:
     """The few distinct values among many flag words, and which of them each one is."""
     codes, distinct = pd.factorize(words)
     return np.asarray(distinct), codes

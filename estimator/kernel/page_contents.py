@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from estimator.arrays import Ints, Mask, Words
 from estimator.collect.hashing import digest_of
 from estimator.collect.mappings import FRAME_FACTS, Columns
 from estimator.kernel.memory import Memory
-from estimator.kernel.memory.intervals import Mask, Words
 from estimator.kernel.page_array import PageArray, PageInfo
 from estimator.snapshot.flags import FrameFlag, Unknown
 
 _LOOKS = 3
-Rows = npt.NDArray[np.int64]
 
 
 def read_frames(pages: PageArray, memory: Memory, pfns: Words, seed: int, moving: bool) -> Columns:
@@ -28,7 +26,7 @@ def read_frames(pages: PageArray, memory: Memory, pfns: Words, seed: int, moving
         np.zeros(len(pfns), np.uint64),
         np.zeros(len(pfns), np.uint8),
     )
-    rows: Rows = np.flatnonzero(info.ok & info.anonymous)
+    rows: Ints = np.flatnonzero(info.ok & info.anonymous)
     _hash(columns, memory, pfns, rows, seed)
     if not moving:
         return columns
@@ -50,7 +48,7 @@ def read_frames(pages: PageArray, memory: Memory, pfns: Words, seed: int, moving
     return columns
 
 
-def _hash(columns: Columns, memory: Memory, pfns: Words, rows: Rows, seed: int) -> None:
+def _hash(columns: Columns, memory: Memory, pfns: Words, rows: Ints, seed: int) -> None:
     found = memory.digests(pfns[rows], digest_of(seed))
     columns["hash"][rows], columns["unknown"][rows] = found
 

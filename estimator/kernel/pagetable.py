@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from drgn import Program
 
-from estimator.arrays import page_keys
+from estimator.arrays import Ints, Mask, Words, page_keys
 from estimator.kernel.arch import (
     BITS_PER_LEVEL,
     ENTRIES,
@@ -19,12 +18,10 @@ from estimator.kernel.arch import (
     PageTableFormat,
 )
 from estimator.kernel.memory import Memory
-from estimator.kernel.memory.intervals import Mask, Words, met_first
+from estimator.kernel.memory.intervals import met_first
 
 _ZERO = np.uint64(0)
 _TABLES_AT_ONCE = 256  # 1 MiB of entries
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Ranges:
     start: Words
     end: Words
 
-    def find(self, key: Words) -> tuple[Rows, Rows]:
+    def find(self, key: Words) -> tuple[Ints, Ints]:
         """The rows of the ascending keys that are in a range, and the range of each of these."""
         if not len(key):
             return np.empty(0, np.int64), np.empty(0, np.int64)
@@ -49,7 +46,7 @@ class Ranges:
         which, rows = _counted_up(first, last)
         return rows, which + near.start
 
-    def slots(self, key: Words, shift: np.uint64) -> tuple[Rows, Words]:
+    def slots(self, key: Words, shift: np.uint64) -> tuple[Ints, Words]:
         """The slots of the tables at ``key`` that meet a range: row of the table, key of the slot.
 
         A slot stands for 1 << ``shift`` pages, a table has ENTRIES. ``key`` ascends.
@@ -65,7 +62,7 @@ class Ranges:
         row, slot = _counted_up(first.astype(np.int64), last.astype(np.int64) + 1)
         return table[row], slot.astype(np.uint64) << shift
 
-    def count(self, start: Words, pages: np.uint64) -> Rows:
+    def count(self, start: Words, pages: np.uint64) -> Ints:
         """How many pages of each range lie in the key ranges [start, start + pages); i64."""
         counts = np.zeros(len(self.start), np.int64)
         for begin in start.tolist():
@@ -192,7 +189,7 @@ class PageTables:
         return Entries(at, range_index, found, of_huge)
 
 
-def _counted_up(first: Rows, last: Rows) -> tuple[Rows, Rows]:
+def _counted_up(first: Ints, last: Ints) -> tuple[Ints, Ints]:
     """All numbers from ``first`` on and before ``last``, pair by pair: the row of the pair, number.
 
     A pair may be empty.

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from drgn import Object, Program
 
+from estimator.arrays import Mask, Words
 from estimator.kernel.layout import (
     first_member,
     first_type,
@@ -21,7 +22,6 @@ from estimator.kernel.layout import (
     struct_dtype,
 )
 from estimator.kernel.memory import PAGE_SIZE, READ_ERRORS, Memory
-from estimator.kernel.memory.intervals import Mask, Words
 from estimator.kernel.paths import Paths
 
 _PF_EXITING, _PF_KTHREAD = 0x4, 0x0020_0000  # include/linux/sched.h
@@ -221,7 +221,7 @@ def _table(
     owners: dict[int, Owner],
     tasks: Any,
 ) -> pd.DataFrame:
-    """Rows of ``processes.parquet`` but for mm_id and cmdline, one per mm."""
+    """Ints of ``processes.parquet`` but for mm_id and cmdline, one per mm."""
     owned = [owners.get(mm) for mm in addresses]
     some = [owner or _NOBODY for owner in owned]
     has = np.array([owner is not None for owner in owned])

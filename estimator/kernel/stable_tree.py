@@ -13,9 +13,10 @@ import numpy.typing as npt
 import pandas as pd
 from drgn import Program
 
+from estimator.arrays import Words
 from estimator.kernel.layout import first_type, has_member, offset, struct_dtype
 from estimator.kernel.memory import PAGE_SIZE, Memory
-from estimator.kernel.memory.intervals import Words, first_of_each
+from estimator.kernel.memory.intervals import first_of_each
 from estimator.kernel.page_array import PageArray
 
 _STABLE_NODE_CHAIN = -1024  # rmap_hlist_len of the head of a chain
@@ -187,7 +188,7 @@ class _Reader:
 
 
 def _item_table(node: npt.NDArray[np.int64], items: npt.NDArray[Any], mms: Words) -> pd.DataFrame:
-    """Rows of ``stable_items`` for the items of the mm_structs at ``mms``."""
+    """Ints of ``stable_items`` for the items of the mm_structs at ``mms``."""
     order = np.argsort(mms)
     place = np.minimum(np.searchsorted(mms[order], items["mm"]), len(mms) - 1)
     mm_id = order[place]

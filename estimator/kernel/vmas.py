@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
+from estimator.arrays import Ints, Mask, Words
 from estimator.kernel.arch import USER_END
 from estimator.kernel.layout import first_member, has_member, offset, struct_dtype
 from estimator.kernel.memory import PAGE_SIZE, READ_ERRORS, Memory
-from estimator.kernel.memory.intervals import Mask, Words, met_first
+from estimator.kernel.memory.intervals import met_first
 from estimator.kernel.processes import Mms, reread_roots
 from estimator.ksm import vm_flags
 
@@ -21,7 +22,6 @@ _TYPE_SHIFT, _TYPE_MASK = np.uint64(3), np.uint64(0xF)
 _NO_LIMIT = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _ZERO = np.uint64(0)
 _LOOKS = 5
-Rows = npt.NDArray[np.int64]
 _S_DAX = 1 << 13
 
 
@@ -86,7 +86,7 @@ def read_vmas(prog: Program, memory: Memory, mms: Mms) -> Vmas:
 
 def _of_mms(
     prog: Program, memory: Memory, dtype: np.dtype[Any], mms: Mms, roots: Words
-) -> tuple[Rows, npt.NDArray[Any], Rows]:
+) -> tuple[Ints, npt.NDArray[Any], Ints]:
     """The VMAs below ``roots``, one per mm: row of the mm, struct; and per mm how many are lost.
 
     By mm and start. Not a VMA, or not of this mm, is what does not point back at the mm, lies
@@ -107,7 +107,7 @@ def _of_mms(
     return (rows, structs, lost) if apart.all() else (rows[apart], structs[apart], lost)
 
 
-def ends_before_next(rows: Rows, start: Words, end: Words) -> Mask:
+def ends_before_next(rows: Ints, start: Words, end: Words) -> Mask:
     """Where a VMA, in order by ``rows`` and ``start``, does not reach into the next of its mm.
 
     Those where this is so do not overlap.
@@ -117,7 +117,7 @@ def ends_before_next(rows: Rows, start: Words, end: Words) -> Mask:
     return apart
 
 
-def _in_order(rows: Rows, structs: npt.NDArray[Any]) -> tuple[Rows, npt.NDArray[Any]]:
+def _in_order(rows: Ints, structs: npt.NDArray[Any]) -> tuple[Ints, npt.NDArray[Any]]:
     """By mm and start."""
     order = np.lexsort((structs["vm_start"], rows))
     return rows[order], structs[order]
@@ -134,7 +134,7 @@ def _vma_dtype(prog: Program) -> np.dtype[Any]:
     return struct_dtype(prog, type_, members)
 
 
-def _maple(prog: Program, memory: Memory, roots: Words) -> tuple[Rows, Words, Rows]:
+def _maple(prog: Program, memory: Memory, roots: Words) -> tuple[Ints, Words, Ints]:
     """Row of the mm and address of every VMA in the maple trees (lib/maple_tree.c).
 
     And the row of the mm of every node that is lost: unreadable, dead or met before.
@@ -205,7 +205,7 @@ def _used_slots(pivot: Words, slot: Words, limit: Words) -> tuple[Mask, Words]:
     return used, np.minimum(upto, last)
 
 
-def _linked(memory: Memory, heads: Words, dtype: np.dtype[Any]) -> tuple[Rows, Words, Rows]:
+def _linked(memory: Memory, heads: Words, dtype: np.dtype[Any]) -> tuple[Ints, Words, Ints]:
     """The list mm->mmap, vm_next (before 6.1), one step of all mms at a time; see ``_maple``.
 
     A list that does not ascend is damaged and ends there.

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from estimator.arrays import Ints, Mask
 from estimator.ksm.case import Case
 from estimator.ksm.fate import Fate
-from estimator.ksm.frames import Bools, Ints, live_node_frames
+from estimator.ksm.frames import live_node_frames
 from estimator.ksm.prediction import Freed, Outcome, Prediction
 from estimator.ksm.rules import Rules
 from estimator.snapshot.flags import FrameFlag
@@ -96,7 +97,7 @@ class Credits:
     """
 
     converted: Ints
-    given_up: Bools
+    given_up: Mask
     stable_node: Ints
     of_frame: npt.NDArray[np.float64]
     of_folio: Ints
@@ -139,14 +140,14 @@ def credits_of(prediction: Prediction) -> Credits:
     return Credits(converted, given_up, node, of_frame, of_folio, of_row)
 
 
-def converted_mappings(prediction: Prediction) -> Bools:
+def converted_mappings(prediction: Prediction) -> Mask:
     """Which mappings stop mapping the frame they map now (bool per row of ``mappings``)."""
     return np.isin(
         prediction.outcome, [Outcome.MERGED, Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY], kind="table"
     )
 
 
-def folio_rows(prediction: Prediction, folios: Bools) -> tuple[Ints, Ints]:
+def folio_rows(prediction: Prediction, folios: Mask) -> tuple[Ints, Ints]:
     """The mappings of ``folios`` (bool per large folio) that ksmd scans: rows, and their folio."""
     freed = prediction.freed
     of_frame = np.append(folios, False)[freed.folio]

@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator.arrays import Ints, Mask
 from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.rules import Rules
 from estimator.snapshot.flags import MappingFlag, Unknown
 from estimator.snapshot.snapshot import Snapshot
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 NOT_MERGEABLE = "not VM_MERGEABLE"
 NOT_ON_LIST = "its mm is not on ksmd's list"
@@ -35,8 +33,8 @@ class Candidates:
     candidates, but keep changing.
     """
 
-    mms: Bools
-    vmas: Bools
+    mms: Mask
+    vmas: Mask
     excluded_by: npt.NDArray[np.object_]
     vma_starts: Ints
     rows: npt.NDArray[np.int32] | None
@@ -51,7 +49,7 @@ class Candidates:
 
 
 def find_candidates(
-    snapshot: Snapshot, policy: Policy, rules: Rules, changed: Bools | None = None
+    snapshot: Snapshot, policy: Policy, rules: Rules, changed: Mask | None = None
 ) -> Candidates:
     """The candidates under ``policy``. ``changed``: bool per mapping, see ``changes.py``.
 
@@ -91,7 +89,7 @@ def find_candidates(
 
 
 def _candidate_rows(
-    mappings: pd.DataFrame, vmas: Bools, vma_starts: Ints, rules: Rules
+    mappings: pd.DataFrame, vmas: Mask, vma_starts: Ints, rules: Rules
 ) -> npt.NDArray[np.int32] | None:
     takes_part = np.repeat(vmas, np.diff(vma_starts))
     if not rules.scans_prot_none:
@@ -101,7 +99,7 @@ def _candidate_rows(
     return np.flatnonzero(takes_part).astype(np.int32)
 
 
-def select_mms(processes: pd.DataFrame, policy: Policy) -> Bools:
+def select_mms(processes: pd.DataFrame, policy: Policy) -> Mask:
     """Bool per row of ``processes``: matches every selector that is given.
 
     A cgroup selects its descendants too. An mm shared by several thread groups (CLONE_VM) is
@@ -136,15 +134,15 @@ def select_mms(processes: pd.DataFrame, policy: Policy) -> Bools:
 
 
 def _any_of(
-    what: str, wanted: Sequence[object], matches: Sequence[Bools], existing: Iterable[object]
-) -> Bools:
+    what: str, wanted: Sequence[object], matches: Sequence[Mask], existing: Iterable[object]
+) -> Mask:
     for value, match in zip(wanted, matches, strict=True):
         if not match.any():
             raise UsageError(
                 f"no process of the snapshot has {what} {value}",
                 hint=f"it has {what} {_closest(value, existing)}",
             )
-    any_match: Bools = np.logical_or.reduce(matches)
+    any_match: Mask = np.logical_or.reduce(matches)
     return any_match
 
 

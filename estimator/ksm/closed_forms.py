@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from estimator.arrays import take
+from estimator.arrays import Ints, Mask, Numbers, take
 from estimator.ksm.case import Case
 from estimator.ksm.contents import first_split_of_folio
-from estimator.ksm.frames import NEVER, Bools, Ints, Numbers, distinct
+from estimator.ksm.frames import NEVER, distinct
 
 _CHUNK = 1 << 20
 
@@ -29,7 +29,7 @@ class ClosedForms:
     unshared: Numbers
     copied: Numbers
     split: Numbers
-    open: Bools
+    open: Mask
     scans: int
 
 
@@ -46,14 +46,14 @@ class _Meeting:
     first: Numbers
     second: Numbers
     first_frame: Numbers
-    first_blocked: Bools
+    first_blocked: Mask
     nodes: Ints
     on_nodes: Ints
     node_frame: Numbers
-    undecided: Bools
+    undecided: Mask
 
 
-def closed_forms(case: Case, elsewhere: Bools, split: Numbers) -> ClosedForms:
+def closed_forms(case: Case, elsewhere: Mask, split: Numbers) -> ClosedForms:
     """Solve every content whose state at rest does not depend on the order of the scan.
 
     ``elsewhere``: bool per content, solved by other rules. ``split``: see ``ClosedForms``; as other
@@ -130,7 +130,7 @@ def closed_forms(case: Case, elsewhere: Bools, split: Numbers) -> ClosedForms:
 
 
 def _meetings(case: Case) -> _Meeting:
-    """Rows ``first`` and ``second`` are those of the first two frames, but for odd frames."""
+    """Ints ``first`` and ``second`` are those of the first two frames, but for odd frames."""
     facts, contents = case.facts, case.contents
     starts, order = contents.starts, contents.order
     count = len(contents)
@@ -179,7 +179,7 @@ def _all_distinct(case: Case, chosen: Ints) -> Ints:
 
 
 def _note_splits(
-    case: Case, m: _Meeting, fits: Bools, first_blocked: Bools, one_node: Bools, split: Numbers
+    case: Case, m: _Meeting, fits: Mask, first_blocked: Mask, one_node: Mask, split: Numbers
 ) -> None:
     facts, of_frame = case.facts, case.contents.of_frame
     large = np.flatnonzero((facts.folio >= 0) & facts.known & (facts.items > 0) & ~facts.blocked)
@@ -215,7 +215,7 @@ def _fill_nodes(case: Case, chosen: Ints, stable_frame: Numbers, split: Numbers)
     return row[left_over]
 
 
-def _meet_in_one_folio(case: Case, m: _Meeting, fits: Bools, split: Numbers) -> Ints:
+def _meet_in_one_folio(case: Case, m: _Meeting, fits: Mask, split: Numbers) -> Ints:
     """Contents whose first two frames belong to one folio that nothing split before they met."""
     facts = case.facts
     chosen = np.flatnonzero(fits)
@@ -235,7 +235,7 @@ def _with_other_mappings(case: Case, chosen: Ints) -> Ints:
 
 
 def _repaired(case: Case, m: _Meeting, chosen: Ints) -> Numbers:
-    """Rows that break_cow() gave a page of their own, of contents whose first item is blocked."""
+    """Ints that break_cow() gave a page of their own, of contents whose first item is blocked."""
     facts = case.facts
     frame, _, of = case.contents.frames_of(chosen)
     tried = (frame != m.first_frame[chosen][of]) & ~facts.blocked[frame] & (facts.items[frame] > 0)
@@ -243,7 +243,7 @@ def _repaired(case: Case, m: _Meeting, chosen: Ints) -> Numbers:
     return rows
 
 
-def _has_stragglers(case: Case, m: _Meeting, fits: Bools) -> bool:
+def _has_stragglers(case: Case, m: _Meeting, fits: Mask) -> bool:
     """True if items of some f1 pass before q comes, and so have to wait for scan 3."""
     facts, candidates = case.facts, case.candidates
     waiting = np.flatnonzero(fits)

@@ -14,11 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import take
-from estimator.ksm.frames import NEVER, Bools, FrameFacts, Ints, Numbers
+from estimator.arrays import Ints, Mask, Numbers, Words, take
+from estimator.ksm.frames import NEVER, FrameFacts
 from estimator.ksm.rules import Rules
-
-Hashes = npt.NDArray[np.uint64]
 
 _PART_BITS = 3
 
@@ -89,7 +87,7 @@ def group_by_content(
     return Contents(of_frame, order, starts)
 
 
-def _by_hash(hashes: Hashes) -> tuple[Numbers, Bools]:
+def _by_hash(hashes: Words) -> tuple[Numbers, Mask]:
     """``np.argsort(hashes, kind="stable")``, i32, and which of them is not like the one before.
 
     Several times faster: the parts of the range of hashes are sorted side by side, since NumPy lets
@@ -109,7 +107,7 @@ def _by_hash(hashes: Hashes) -> tuple[Numbers, Bools]:
     return order, new
 
 
-def _stable_order(place: Ints, hashes: Hashes) -> tuple[Ints, Bools]:
+def _stable_order(place: Ints, hashes: Words) -> tuple[Ints, Mask]:
     """See ``_by_hash``, for the ``hashes`` at ``place``.
 
     Sorts one word per hash, its upper bits followed by its number, and then puts those few in order
@@ -133,7 +131,7 @@ def _stable_order(place: Ints, hashes: Hashes) -> tuple[Ints, Bools]:
     return place.take(order), new
 
 
-def per_frame(per_content: Bools, contents: Contents) -> Bools:
+def per_frame(per_content: Mask, contents: Contents) -> Mask:
     """Bool per content -> bool per frame; False where the content is unknown."""
     if not per_content.any():
         return np.zeros(len(contents.of_frame), dtype=bool)

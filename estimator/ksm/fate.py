@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import count, take
+from estimator.arrays import Ints, Mask, Numbers, count, take
 from estimator.ksm.case import Case
 from estimator.ksm.closed_forms import ClosedForms, closed_forms
 from estimator.ksm.contents import first_split_of_folio, per_frame
-from estimator.ksm.frames import NEVER, Bools, Ints, Numbers
+from estimator.ksm.frames import NEVER
 from estimator.ksm.prediction import Outcome
 from estimator.ksm.replay import Ordered, in_locked_vma, simulate_in_order
 from estimator.ksm.zero_pages import (
@@ -42,10 +42,10 @@ class Fate:
     stable_frame: Numbers
     copied: Ints
     left: Numbers
-    vanished: Bools
-    ksm: Bools
-    node: Bools
-    split: Bools
+    vanished: Mask
+    ksm: Mask
+    node: Mask
+    split: Mask
     scans: int
     simulated: Ints
 
@@ -54,8 +54,8 @@ class Fate:
 class _Solved:
     """The parts of the answer before they are put together."""
 
-    zero_frames: Bools
-    locked_frames: Bools
+    zero_frames: Mask
+    locked_frames: Mask
     few: FewItems
     zero_pages: ZeroPages | None
     closed: ClosedForms
@@ -93,7 +93,7 @@ def settle(case: Case) -> Fate:
     return _assemble(case, solved, root)
 
 
-def hidden_roots(case: Case) -> tuple[Ints, Bools]:
+def hidden_roots(case: Case) -> tuple[Ints, Mask]:
     """The rows at the root of an unstable tree that no search can pass, and the contents behind.
 
     Bool per content. Where get_mergeable_page() can't see PROT_NONE pages, the walker still inserts
@@ -124,7 +124,7 @@ def hidden_roots(case: Case) -> tuple[Ints, Bools]:
     return np.array(roots, dtype=np.int64), behind
 
 
-def _frames_with_locked_items(case: Case, frames: Bools) -> Bools:
+def _frames_with_locked_items(case: Case, frames: Mask) -> Mask:
     """Bool per frame: one of ``frames`` with an item in a VM_LOCKED VMA."""
     found = np.zeros_like(frames)
     if frames.any() and case.snapshot.vmas["locked"].any():
@@ -193,14 +193,14 @@ def _assemble(case: Case, solved: _Solved, root: Ints) -> Fate:
     )
 
 
-def _split_folios(case: Case, solved: _Solved) -> Bools:
+def _split_folios(case: Case, solved: _Solved) -> Mask:
     is_split = first_split_of_folio(case.facts, solved.closed.split) != NEVER
     if solved.ordered is not None:
         is_split[list(solved.ordered.simulation.split_folios)] = True
     return is_split
 
 
-def _vanished(case: Case, is_split: Bools) -> Bools:
+def _vanished(case: Case, is_split: Mask) -> Mask:
     """Frames that lost every mapping to the zero page in a split of their folio."""
     vanishing = can_vanish(case.facts, case.rules)
     if not vanishing.any():

@@ -5,18 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from estimator import arrays as bulk
+from estimator.arrays import Ints, Mask, Numbers
 from estimator.ksm.candidates import Candidates
 from estimator.ksm.mergeable import clean_read_only, pinned_frames
 from estimator.ksm.rules import Rules
 from estimator.snapshot.flags import FrameFlag, MappingFlag
 from estimator.snapshot.snapshot import Snapshot
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
-Numbers = npt.NDArray[np.int32]  # rows, frames, contents: 2^31 pages are 8 TiB
 
 NEVER = np.iinfo(np.int32).max  # a row that no scan reaches
 
@@ -39,20 +35,20 @@ class FrameFacts:
     searches of the unstable tree.
     """
 
-    known: Bools
+    known: Mask
     items: Numbers
     first: Numbers
     mapcount: Numbers
     folio: Numbers
-    pinned: Bools
-    blocked: Bools
-    maybe_blocked: Bools
-    zero: Bools
-    mlocked: Bools
-    ksm: Bools
-    node: Bools
+    pinned: Mask
+    blocked: Mask
+    maybe_blocked: Mask
+    zero: Mask
+    mlocked: Mask
+    ksm: Mask
+    node: Mask
     on_node: Numbers
-    opaque: Bools
+    opaque: Mask
 
 
 def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> FrameFacts:
@@ -126,17 +122,15 @@ def live_node_frames(snapshot: Snapshot) -> Ints:
     return frame_id[live].to_numpy(dtype=np.int64)
 
 
-def _on_node(snapshot: Snapshot, candidates: Candidates, node: Bools) -> Bools:
+def _on_node(snapshot: Snapshot, candidates: Candidates, node: Mask) -> Mask:
     flags = snapshot.mappings["flags"].to_numpy()
     if candidates.rows is not None:
         flags = flags[candidates.rows]
-    on_node: Bools = ((flags & MappingFlag.MERGED) != 0) & node[candidates.frame]
+    on_node: Mask = ((flags & MappingFlag.MERGED) != 0) & node[candidates.frame]
     return on_node
 
 
-def _items_without_reference_test(
-    snapshot: Snapshot, candidates: Candidates, frames: Bools
-) -> Ints:
+def _items_without_reference_test(snapshot: Snapshot, candidates: Candidates, frames: Mask) -> Ints:
     chosen = np.flatnonzero(frames[candidates.frame])
     flags = snapshot.mappings["flags"].to_numpy()[candidates.row_numbers()[chosen]]
     free = clean_read_only(flags)

@@ -6,12 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator.arrays import Mask
 from estimator.snapshot.flags import FrameFlag, MappingFlag
 
-Bools = npt.NDArray[np.bool_]
 
-
-def pinned_frames(frames: pd.DataFrame) -> Bools:
+def pinned_frames(frames: pd.DataFrame) -> Mask:
     """Bool per frame: it, or its folio, has references besides its mappings and the swap cache.
 
     A reference more on a page that is not on an LRU list is a per-CPU batch, which ksmd drains at
@@ -27,14 +26,14 @@ def pinned_frames(frames: pd.DataFrame) -> Bools:
         pages = np.left_shift(1, frames["order"].to_numpy()[swapcache].astype(np.int32))
         extra[swapcache] -= np.where(large[swapcache], pages, 1)
     in_lru_batch = (extra == 1) & ((flags & FrameFlag.LRU) == 0)
-    pinned: Bools = (extra != 0) & ~in_lru_batch
+    pinned: Mask = (extra != 0) & ~in_lru_batch
     return pinned
 
 
-def clean_read_only(flags: npt.NDArray[np.uint8]) -> Bools:
+def clean_read_only(flags: npt.NDArray[np.uint8]) -> Mask:
     """Bool per mapping: its PTE is clean and read-only.
 
     write_protect_page() does not look at the references of such a page, unless it is exclusive.
     """
-    clean: Bools = (flags & (MappingFlag.WRITABLE | MappingFlag.DIRTY)) == 0
+    clean: Mask = (flags & (MappingFlag.WRITABLE | MappingFlag.DIRTY)) == 0
     return clean

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from estimator.arrays import Ints, Mask, Numbers
 from estimator.ksm.case import Case
 from estimator.ksm.contents import first_split_of_folio
-from estimator.ksm.frames import NEVER, Bools, Ints, Numbers, distinct, live_node_frames
+from estimator.ksm.frames import NEVER, distinct, live_node_frames
 from estimator.ksm.mergeable import clean_read_only
 from estimator.ksm.simulate import Frames, Items, Simulation, simulate
 from estimator.snapshot.flags import MappingFlag
@@ -25,7 +26,7 @@ class Ordered:
 
 
 def simulate_in_order(
-    case: Case, frames: Bools, rows: Numbers, closed_trees: Bools, split: Numbers
+    case: Case, frames: Mask, rows: Numbers, closed_trees: Mask, split: Numbers
 ) -> Ordered:
     """Simulate all items of ``frames`` (bool per frame) and the items at ``rows``, together.
 
@@ -37,7 +38,7 @@ def simulate_in_order(
 
 
 def items_of(
-    case: Case, frames: Bools, rows: Numbers, closed_trees: Bools, split: Numbers
+    case: Case, frames: Mask, rows: Numbers, closed_trees: Mask, split: Numbers
 ) -> tuple[Items, Frames]:
     """What the simulation is given; arguments as for ``simulate_in_order``."""
     facts, contents = case.facts, case.contents
@@ -66,7 +67,7 @@ def items_of(
     return items, state
 
 
-def _items(case: Case, frames: Bools, rows: Numbers) -> tuple[Items, Ints]:
+def _items(case: Case, frames: Mask, rows: Numbers) -> tuple[Items, Ints]:
     """The items in scan order, and the numbers of their contents."""
     candidates, facts = case.candidates, case.facts
     chosen = candidates.row_numbers()[np.flatnonzero(frames[candidates.frame])]
@@ -91,8 +92,8 @@ def _items(case: Case, frames: Bools, rows: Numbers) -> tuple[Items, Ints]:
     return items, numbers
 
 
-def in_locked_vma(snapshot: Snapshot, rows: Ints | Numbers) -> Bools:
+def in_locked_vma(snapshot: Snapshot, rows: Ints | Numbers) -> Mask:
     """Bool per row of ``mappings`` in ``rows``: its VMA is VM_LOCKED."""
     vma = snapshot.mappings["vma_id"].to_numpy()[rows]
-    locked: Bools = snapshot.vmas["locked"].to_numpy()[vma]
+    locked: Mask = snapshot.vmas["locked"].to_numpy()[vma]
     return locked

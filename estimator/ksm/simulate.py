@@ -19,12 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from estimator.arrays import Ints, Mask
 from estimator.ksm.frames import distinct
 from estimator.ksm.prediction import Outcome
 from estimator.ksm.rules import Rules
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -42,11 +40,11 @@ class Items:
     content: Ints
     frame: Ints
     folio: Ints
-    zero: Bools
-    blocked: Bools
-    locked: Bools
-    opaque: Bools
-    on_node: Bools
+    zero: Mask
+    blocked: Mask
+    locked: Mask
+    opaque: Mask
+    on_node: Mask
 
     def __len__(self) -> int:
         return len(self.row)

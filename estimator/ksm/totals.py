@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import pieces, take
+from estimator.arrays import Ints, Mask, pieces, take
 from estimator.ksm.accounting import (
     freed_frames,
     general_profit_bytes,
@@ -18,7 +18,6 @@ from estimator.ksm.case import Case
 from estimator.ksm.caveats import Told, warnings
 from estimator.ksm.coverage import coverage_of
 from estimator.ksm.fate import Fate
-from estimator.ksm.frames import Bools, Ints
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.identity import origin
@@ -91,13 +90,13 @@ def processes_of(vmas: pd.DataFrame) -> Ints:
     return mm
 
 
-def maps_ksm_page(case: Case, fate: Fate) -> Bools:
+def maps_ksm_page(case: Case, fate: Fate) -> Mask:
     """Bool per row of ``mappings``: the PTE maps a KSM page at rest, as smaps "KSM:" counts them.
 
     Besides merged ones these are mappings that never take part but share the frame of a stable
     node, and those of orphans (``simulate.py``).
     """
-    maps: Bools = take(fate.ksm, case.frame_of_row)
+    maps: Mask = take(fate.ksm, case.frame_of_row)
     maps &= (fate.outcome != Outcome.ZERO_PAGE) & (fate.outcome != Outcome.SPLIT_AWAY)
     maps[fate.copied] = False
     maps |= fate.outcome == Outcome.MERGED

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-Mask = npt.NDArray[np.bool_]
-Words = npt.NDArray[np.uint64]
+from estimator.arrays import Mask, Words
 
 # name, letters, value on x86-64
 _TABLE = (

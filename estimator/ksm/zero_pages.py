@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from estimator.arrays import Mask, Numbers
 from estimator.ksm.contents import Contents, per_frame
-from estimator.ksm.frames import NEVER, Bools, FrameFacts, Numbers
+from estimator.ksm.frames import NEVER, FrameFacts
 from estimator.ksm.prediction import Outcome
 from estimator.ksm.rules import Rules
 
 
-def zero_contents_apart(contents: Contents, facts: FrameFacts, rules: Rules) -> Bools:
+def zero_contents_apart(contents: Contents, facts: FrameFacts, rules: Rules) -> Mask:
     """Bool per content: zero-filled and not simply a content like any other."""
     apart = np.zeros(len(contents), dtype=bool)
     zero = facts.zero & facts.known
@@ -28,7 +29,7 @@ def zero_contents_apart(contents: Contents, facts: FrameFacts, rules: Rules) -> 
     return apart
 
 
-def can_vanish(facts: FrameFacts, rules: Rules) -> Bools:
+def can_vanish(facts: FrameFacts, rules: Rules) -> Mask:
     """Bool per frame: a split of its folio replaces its unlocked mappings by the zero page."""
     if not rules.split_maps_zero_page:
         return np.zeros(len(facts.items), dtype=bool)
@@ -44,14 +45,12 @@ class FewItems:
     split, volatile if not.
     """
 
-    frames: Bools
+    frames: Mask
     rows: Numbers
-    follow: Bools
+    follow: Mask
 
 
-def deciding_items(
-    facts: FrameFacts, apart: Bools, has_locked_item: Bools, rules: Rules
-) -> FewItems:
+def deciding_items(facts: FrameFacts, apart: Mask, has_locked_item: Mask, rules: Rules) -> FewItems:
     """Reduce the zero-filled pieces of whole folios to two items per folio.
 
     ``apart``: bool per frame. ``has_locked_item``: bool per frame, an item of it is in a VM_LOCKED
@@ -88,7 +87,7 @@ class ZeroPages:
     split: Numbers
 
 
-def use_zero_pages(contents: Contents, facts: FrameFacts, apart: Bools, rules: Rules) -> ZeroPages:
+def use_zero_pages(contents: Contents, facts: FrameFacts, apart: Mask, rules: Rules) -> ZeroPages:
     """try_to_merge_with_zero_page() for the zero-filled contents ``apart`` (bool per content).
 
     Every item that can be merged is replaced in scan 2, whatever the others do. If the split of

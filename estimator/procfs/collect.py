@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator._version import __version__
+from estimator.arrays import Words
 from estimator.collect.budget import refuse_beyond
-from estimator.collect.mappings import Columns, Mapped, Words, distinct
+from estimator.collect.mappings import Columns, Mapped, distinct
 from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
 from estimator.collect.tables import make_tables, only_mapped

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from estimator.arrays import Words
 from estimator.collect.hashing import PAGE_SIZE
-from estimator.collect.mappings import Words
 from estimator.procfs.processes import PROC
 from estimator.snapshot.flags import UNKNOWN_NODE
 

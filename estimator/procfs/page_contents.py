@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 from xxhash import xxh3_64_intdigest
 
+from estimator.arrays import Words
 from estimator.collect.hashing import PAGE_SIZE
-from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped, Words, rows_of
+from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped, rows_of
 from estimator.collect.workers import Pieces, forked, shared_columns
 from estimator.procfs.nodes import nodes_of
 from estimator.procfs.page_flags import frame_facts

@@ -8,8 +8,9 @@ import os
 import numpy as np
 import numpy.typing as npt
 
+from estimator.arrays import Words
 from estimator.collect.hashing import PAGE_SIZE
-from estimator.collect.mappings import Columns, Mapped, Words, distinct
+from estimator.collect.mappings import Columns, Mapped, distinct
 from estimator.procfs.processes import PROC
 from estimator.snapshot.flags import FrameFlag, Unknown
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.collect.mappings import BEYOND_PAGE_INDEX, Mapped, Words
+from estimator.arrays import Words
+from estimator.collect.mappings import BEYOND_PAGE_INDEX, Mapped
 from estimator.procfs.processes import PROC, Process
 from estimator.snapshot.flags import MappingFlag
 

@@ -119,7 +119,7 @@ def is_listed(process: Process, *, mergeable: bool) -> bool:
 
 
 def process_table(processes: list[Process]) -> pd.DataFrame:
-    """Rows of ``processes.parquet`` but for the numbers that ``numbered`` gives."""
+    """Ints of ``processes.parquet`` but for the numbers that ``numbered`` gives."""
     return pd.DataFrame([_row(process) for process in processes])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.collect.mappings import Words
+from estimator.arrays import Words
 from estimator.ksm.vm_flags import LETTERS, VALUES, excluded_by
 from estimator.procfs.processes import PROC, Process
 
@@ -23,7 +23,7 @@ _LINE = re.compile(
 
 
 def read_vmas(processes: Sequence[Process]) -> tuple[pd.DataFrame, dict[str, Words]]:
-    """Rows of ``vmas.parquet`` without counts, and numbers of smaps by name, in pages (u64).
+    """Ints of ``vmas.parquet`` without counts, and numbers of smaps by name, in pages (u64).
 
     Whether a VMA has an anon_vma stands in no file: it must if it has anonymous pages or swap, and
     without any it makes no difference.

@@ -33,7 +33,7 @@ from estimator.report.units import printable
 from estimator.snapshot.snapshot import Snapshot
 
 MAX_ROWS = 1000
-"""Rows per table: enough to look through, few enough that the file stays below 5 MB."""
+"""Ints per table: enough to look through, few enough that the file stays below 5 MB."""
 
 
 def report_page(

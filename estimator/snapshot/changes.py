@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import page_keys
+from estimator.arrays import Mask, page_keys
 from estimator.errors import UsageError
 from estimator.snapshot.flags import MappingFlag
 from estimator.snapshot.identity import Identity
 from estimator.snapshot.snapshot import Snapshot
 
 _PAGE_SHIFT = 12
-
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,8 @@ class Changes:
     ``compared``: its bytes are known in both. ``changed``: they differ; only where ``compared``.
     """
 
-    changed: Bools
-    compared: Bools
+    changed: Mask
+    compared: Mask
 
     def __or__(self, other: Changes) -> Changes:
         """What two later looks say together."""

@@ -1,6 +1,6 @@
 """Whether the rows of a snapshot say what their order and numbers promise: asked at every opening.
 
-Other programs read and write Parquet files too. Rows in another order, or with other numbers, would
+Other programs read and write Parquet files too. Ints in another order, or with other numbers, would
 give another prediction without a word.
 """
 

@@ -15,12 +15,12 @@ from drgn import FaultError, Program, sizeof
 from drgn.helpers.linux.mm import follow_phys, for_each_vma
 from drgn.helpers.linux.pid import for_each_task
 
+from estimator.arrays import Bytes, Mask, Words
 from estimator.kernel.collect import collect
 from estimator.kernel.core import open_core
 from estimator.kernel.dump.file import inspect
-from estimator.kernel.memory import PAGE_SIZE, Bytes
+from estimator.kernel.memory import PAGE_SIZE
 from estimator.kernel.memory.elf import MappedElf
-from estimator.kernel.memory.intervals import Mask, Words
 from estimator.kernel.target import Target
 
 WORD = 8

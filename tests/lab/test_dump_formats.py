@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from drgn import Program
 
+from estimator.arrays import Bytes, Words
 from estimator.errors import CannotAnswerError, NoDebugInfoError, TargetError
 from estimator.kernel.address_spaces import AddressSpaces
 from estimator.kernel.cmdlines import read_cmdlines
@@ -21,8 +22,7 @@ from estimator.kernel.collect import collect, collect_core
 from estimator.kernel.core import open_core
 from estimator.kernel.dump.file import inspect
 from estimator.kernel.dump.kdump_headers import KdumpPages
-from estimator.kernel.memory import Bytes, Digest
-from estimator.kernel.memory.intervals import Words
+from estimator.kernel.memory import Digest
 from estimator.kernel.memory.kdump import Kdump
 from estimator.kernel.processes import read_processes
 from estimator.kernel.vmas import read_vmas

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from drgn import Program
 
-from estimator.arrays import Mask, Rows, Words
+from estimator.arrays import Ints, Mask, Words
 
 PAGE_SHIFT = np.uint64(12)
 BITS_PER_LEVEL = 9
@@ -41,7 +41,7 @@ class Entries:
     """
 
     key: Words
-    range_index: Rows
+    range_index: Ints
     value: Words
     huge: Mask
 

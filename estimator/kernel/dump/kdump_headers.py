@@ -15,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from estimator.arrays import Words
 from estimator.errors import TargetError
 from estimator.snapshot.flags import Unknown
 
@@ -49,8 +50,6 @@ _BLOCK_WORDS = 128  # of the bitmap, whose bits are counted together
 _BLOCK_BYTES = _BLOCK_WORDS * 8
 _COUNTED_BYTES = 1 << 20  # read at once
 _LEVEL_USER_PAGES = 8
-
-Words = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from drgn import BadDataError, FaultError, Program
 from drgn.helpers.linux.mm import phys_to_virt
 
+from estimator.arrays import Bytes, Mask, Words
 from estimator.collect.limits import is_own_limit
-from estimator.kernel.memory.intervals import Mask, Words, runs
+from estimator.kernel.memory.intervals import runs
 from estimator.snapshot.flags import Unknown
 
 PAGE_SHIFT = 12
@@ -27,7 +28,6 @@ NEAR_MEMBER = 64  # bytes from one member to the next: a cache line
 READ_ERRORS = (FaultError, BadDataError, OSError, OverflowError)
 """What a failed read raises: OSError from a running kernel, OverflowError for a wild pointer."""
 
-Bytes = npt.NDArray[np.uint8]
 Content = Bytes | bytes | memoryview
 Digest = Callable[[Iterable[Content]], Iterable[int]]
 """Makes a number of each content of a frame; it must take one after the other, and keep none."""
@@ -50,7 +50,7 @@ class Memory:
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
         """The contents of the frames ``pfns``, u8 (n, 4096), and why not: ``Unknown``, u8 (n,).
 
-        Fast where ``pfns`` has long ascending runs. Rows of unknown frames are undefined.
+        Fast where ``pfns`` has long ascending runs. Ints of unknown frames are undefined.
         """
         data = np.empty((len(pfns), PAGE_SIZE), np.uint8)
         unknown = np.zeros(len(pfns), np.uint8)

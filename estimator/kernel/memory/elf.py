@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Program
 
+from estimator.arrays import Bytes, Mask, Words
 from estimator.collect.limits import is_own_limit
 from estimator.kernel.dump.file import DumpFile
 from estimator.kernel.memory import (
@@ -20,11 +21,10 @@ from estimator.kernel.memory import (
     PAGE_SHIFT,
     PAGE_SIZE,
     RUN_PAGES,
-    Bytes,
     Digest,
     Memory,
 )
-from estimator.kernel.memory.intervals import Mask, Words, between, disjoint, runs
+from estimator.kernel.memory.intervals import between, disjoint, runs
 from estimator.snapshot.flags import Unknown
 
 

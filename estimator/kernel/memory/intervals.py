@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-Words = npt.NDArray[np.uint64]
-Mask = npt.NDArray[np.bool_]
+from estimator.arrays import Mask, Words
+
 _MOST = 2**64 - 1
 
 
@@ -63,7 +63,7 @@ def disjoint(start: Words, end: Words, offset: Words) -> tuple[Intervals, Words]
 
 
 def runs(numbers: Words, span: int, step: int = 1) -> Iterator[tuple[int, int]]:
-    """Rows [start, stop) of ascending runs of ``numbers``, with steps of at most ``step``.
+    """Ints [start, stop) of ascending runs of ``numbers``, with steps of at most ``step``.
 
     The last number of a run is less than ``span`` above the first.
     """

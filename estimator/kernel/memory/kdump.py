@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from drgn import FaultError, Program
 
+from estimator.arrays import Bytes, Words
 from estimator.collect.limits import is_own_limit
 from estimator.kernel.dump.kdump_headers import KdumpPages
-from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Bytes, Digest, Memory
-from estimator.kernel.memory.intervals import Words
+from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Digest, Memory
 from estimator.snapshot.flags import Unknown
 
 

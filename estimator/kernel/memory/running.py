@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
+from estimator.arrays import Mask, Words
 from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Memory
-from estimator.kernel.memory.intervals import Mask, Words
 
 
 class RunningMemory(Memory):
