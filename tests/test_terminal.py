@@ -75,7 +75,12 @@ def test_names_in_answers_and_errors(snapshot: Path, arguments: tuple[str, ...])
 
 
 def test_names_in_html(snapshot: Path, tmp_path: Path) -> None:
-    assert estimator("report", snapshot, "--html", tmp_path / "a.html").returncode == 0
+    assert (
+        estimator(
+            "report", snapshot, "--min-coverage", "0", "--html", tmp_path / "a.html"
+        ).returncode
+        == 0
+    )
     page = (tmp_path / "a.html").read_text()
     assert "pwn" in page
     assert_harmless(page[: page.index("<style>")] + page[page.index("<body") :].replace("\t", ""))

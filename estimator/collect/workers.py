@@ -7,6 +7,7 @@ import fcntl
 import mmap
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from estimator.collect.limits import is_own_limit
 from estimator.errors import ResourceError, TargetError
 
 _PR_SET_PDEATHSIG = 1
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _EXIT_LACKS = 75  # EX_TEMPFAIL of sysexits.h
 _FEWER = "try: taskset -c 0 ksm-estimator ..., which uses one process"
 
@@ -81,16 +83,38 @@ def forked(count: int, work: Callable[[], None]) -> Iterator[None]:
 
 
 def _fork(work: Callable[[], None], children: list[int]) -> None:
-    """Fork one child and note it: no signal comes between the two."""
+    """Fork one child and note it: no signal's exception comes between the two."""
     parent = os.getpid()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
+    with _signals_wait() as handlers:
         pid = os.fork()
         if pid == 0:
-            _child(work, parent, mask)
+            _child(work, parent, handlers)
         children.append(pid)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[dict[signal.Signals, Any]]:
+    """Signals that end us come after the context. Yields the handlers as they were.
+
+    To block them would not do: another thread takes them then, and the exception is ours all the
+    same.
+    """
+    waiting: list[int] = []
+    handlers: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in _ENDING:
+            handlers[number] = signal.signal(number, lambda caught, frame: waiting.append(caught))
+    try:
+        yield handlers
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _restore(handlers)
+        for number in waiting:
+            signal.raise_signal(number)
+
+
+def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def _judge(exit_code: int) -> None:
@@ -105,12 +129,12 @@ def _judge(exit_code: int) -> None:
         raise RuntimeError(f"a worker ended with status {exit_code}")
 
 
-def _child(work: Callable[[], None], parent: int, mask: set[Any]) -> None:
+def _child(work: Callable[[], None], parent: int, handlers: Mapping[signal.Signals, Any]) -> None:
     status = 1
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == parent:  # else it ended before we asked to be told
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            _restore(handlers)
             work()
             status = 0
     except KeyboardInterrupt:

@@ -45,7 +45,7 @@ def predict(
     >>> found = predict(snapshot)
     >>> {name: found.counters[name] for name in ("pages_shared", "pages_sharing", "pages_unshared")}
     {'pages_shared': 2, 'pages_sharing': 2, 'pages_unshared': 2}
-    >>> found.physical["bytes_saved"], found.coverage["hashed_share"]
+    >>> found.physical["bytes_saved"], found.coverage.hashed_share
     (8192, 1.0)
     >>> found.processes[["comm", "ksm_rmap_items", "ksm_merging_pages"]]
       comm  ksm_rmap_items  ksm_merging_pages
