@@ -103,13 +103,13 @@ def _signals_wait() -> Iterator[dict[signal.Signals, Any]]:
     handlers: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in _ENDING:
-            handlers[number] = signal.signal(number, lambda caught, frame: waiting.append(caught))
+            handlers[number] = signal.signal(number, lambda sent, frame: waiting.append(sent))
     try:
         yield handlers
     finally:
         _restore(handlers)
-        for number in waiting:
-            signal.raise_signal(number)
+        for caught in waiting:
+            signal.raise_signal(caught)
 
 
 def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
