@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from estimator.snapshot.flags import FrameFlag, MappingFlag, Unknown
+from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag, Unknown
 from estimator.snapshot.snapshot import Snapshot
 
 PAGE = 4096
@@ -46,6 +46,7 @@ class Frame:
     pins: int = 0  # references of the folio besides mappings
     node: int = 0
     flags: int = FrameFlag.LRU | FrameFlag.SWAPBACKED
+    kind: int = FrameKind.ANONYMOUS
     outside: int = 0  # mappings by processes that the snapshot does not hold
     folio: list[Frame] = field(default_factory=list)
 
@@ -173,7 +174,7 @@ class System:
 
     def stable_node(self, frame: Frame, chain: int = -1) -> None:
         """``frame`` is the KSM page of a stable node; map it with MappingFlag.MERGED."""
-        frame.flags |= FrameFlag.KSM
+        frame.kind = FrameKind.KSM
         self.stable_nodes.append((frame, chain))
 
     def snapshot(self) -> Snapshot:
@@ -202,7 +203,7 @@ class System:
             mappings=pd.DataFrame(
                 {
                     "vma_id": np.array([m[0] for m in mappings], dtype=np.uint32),
-                    "page_index": np.array([m[1] for m in mappings], dtype=np.uint32),
+                    "page_index": np.array([m[1] for m in mappings], dtype=np.uint64),
                     "frame_id": np.array([number[id(m[2])] for m in mappings], dtype=np.uint32),
                     "flags": np.array([m[3] for m in mappings], dtype=np.uint8),
                 }
@@ -215,11 +216,12 @@ class System:
     def _process_table(self) -> pd.DataFrame:
         processes = self.processes
         count = len(processes)
-        listed = np.cumsum([p.listed for p in processes]) - 1
+        listed = np.array([p.listed for p in processes], bool)
+        order = np.where(listed, np.cumsum(listed) - 1, -1)
         return pd.DataFrame(
             {
                 "mm_id": np.arange(count, dtype=np.uint32),
-                "scan_order": np.where([p.listed for p in processes], listed, -1).astype(np.int32),
+                "scan_order": pd.array(order, "Int32"),
                 "pid": np.array([p.pid for p in processes], dtype=np.int32),
                 "comm": [p.comm for p in processes],
                 "cmdline": [p.comm for p in processes],
@@ -256,7 +258,7 @@ def _facts(frame: Frame) -> str:
     text += f" pins={frame.pins}" if frame.pins else ""
     text += f" node={frame.node}" if frame.node else ""
     text += " mlocked" if frame.flags & FrameFlag.MLOCKED else ""
-    text += " ksm" if frame.flags & FrameFlag.KSM else ""
+    text += " ksm" if frame.kind == FrameKind.KSM else ""
     return text + (f" outside={frame.outside}" if frame.outside else "")
 
 
@@ -285,6 +287,7 @@ def _frame_table(frames: list[Frame], mapped: list[Frame], number: dict[int, int
             "pfn": np.arange(1000, 1000 + len(frames), dtype=np.uint64),
             "hash": pd.array([_hash(f.content) for f in frames], dtype="UInt64"),
             "unknown": np.array(unknown, dtype=np.uint8),
+            "kind": np.array([f.kind for f in frames], dtype=np.uint8),
             "flags": np.array(flags, dtype=np.uint32),
             "order": np.array([(len(f.folio or [f]) - 1).bit_length() for f in frames], np.uint8),
             "head_pfn": np.array([1000 + min(pieces) for pieces in folios], dtype=np.uint64),

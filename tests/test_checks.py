@@ -79,11 +79,14 @@ DAMAGED: list[tuple[Change, str]] = [
     (column("frames", "unknown", 77), "reasons that are not known here"),
     (column("frames", "hash", pd.NA), "no hash and no reason"),
     (column("frames", "order", 70), "larger than any memory"),
+    (column("frames", "kind", 0), "of a kind that is not known here"),
+    (column("frames", "kind", 3), "of a kind that is not known here"),
     (info("sizes", ksm_rmap_item=0), "can't have 0 bytes"),
-    (info("sizes", ksm_stable_node=5000), "can't have 5000 bytes"),
+    (info("sizes", ksm_stable_node=4096), "can't have 4096 bytes"),
     (info("sizes", ksm_mm_slot="64"), "can't have 64 bytes"),
     (info("kernel", page_size=65537), "pages of 65537 bytes"),
     (info("ksm", counters=None), "no counters of ksmd"),
+    (info("ksm", max_page_sharing="256"), "max_page_sharing = 256"),
     (lambda s: replace(s, info=s.info | {"features": []}), "no 'features'"),
 ]
 
@@ -149,8 +152,79 @@ def test_run_answers_though_the_snapshot_can_not_be_kept(
     assert list(tmp_path.iterdir()) == []
 
 
+FILES_OF_16_KIB = """
+import resource, sys
+from pathlib import Path
+from estimator.errors import TargetError
+from estimator.snapshot.store import write_snapshot
+from tests.systems import fork_server
+resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384))
+try:
+    write_snapshot(fork_server(), Path(sys.argv[1]))
+except TargetError as error:
+    print(error)
+"""
+
+
+def test_a_write_that_fails_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FILES_OF_16_KIB, str(tmp_path / "web.ksm")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "File too large; nothing is left of it" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_put_in_its_place_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = os.mkdir
+
+    def and_another(name: str, mode: int, *, dir_fd: int) -> None:
+        mkdir(name, mode, dir_fd=dir_fd)
+        (tmp_path / name / "theirs").write_text("kept")
+
+    monkeypatch.setattr(os, "mkdir", and_another)
+    with pytest.raises(TargetError, match="somebody else writes to this directory"):
+        write_snapshot(fork_server(), tmp_path / "web.ksm")
+    (left,) = tmp_path.iterdir()
+    assert [file.read_text() for file in left.iterdir()] == ["kept"]
+
+
+def test_a_directory_that_can_not_be_opened_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_ = os.open
+
+    def only_the_parent(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if "web.ksm" in str(path):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return open_(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", only_the_parent)
+    with pytest.raises(TargetError, match="Too many open files"):
+        write_snapshot(fork_server(), tmp_path / "web.ksm")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answer_that_fails_is_told_though_the_snapshot_could_not_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(Source, "collect", lambda source, progress: fork_server())
+    monkeypatch.setattr("estimator.cli._answer_with", interrupt)
+    monkeypatch.setattr(sys, "argv", ["ksm-estimator", "run", "--procfs", "-o", f"{tmp_path}/a"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+
+
 def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(table: Any, file: Any) -> None:
+    def interrupt(name: str, groups: Any, file: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(store, "_write_table", interrupt)
@@ -166,10 +240,10 @@ def test_what_appears_meanwhile_is_not_replaced(
     path = tmp_path / "web.ksm"
     write = store._write_table
 
-    def meanwhile(table: Any, file: Any) -> None:
+    def meanwhile(name: str, groups: Any, file: Any) -> None:
         if not os.path.lexists(path):
             path.mkdir() if kind == "directory" else path.symlink_to("nowhere")
-        write(table, file)
+        write(name, groups, file)
 
     monkeypatch.setattr(store, "_write_table", meanwhile)
     with pytest.raises(TargetError, match="File exists"):

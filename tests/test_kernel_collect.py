@@ -8,7 +8,7 @@ from xxhash import xxh3_64_intdigest
 from estimator.errors import CannotAnswerError
 from estimator.kernel.collect import collect
 from estimator.kernel.target import Target
-from estimator.snapshot.flags import FrameFlag, MappingFlag
+from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag
 from estimator.snapshot.snapshot import Snapshot
 from tests.fake_kernel import FlatMemory
 from tests.fake_processes import FakeProcesses
@@ -74,7 +74,8 @@ def test_a_merged_page_comes_through() -> None:
     assert frames["pfn"].tolist() == [MERGED_PFN, OWN_PFN]
     hashes = [xxh3_64_intdigest(text.ljust(4096, b"\0"), 7) for text in (b"same", b"")]
     assert frames["hash"].tolist() == hashes
-    assert frames["flags"].tolist() == [FrameFlag.KSM, FrameFlag.LRU | FrameFlag.ZERO]
+    assert frames["kind"].tolist() == [FrameKind.KSM, FrameKind.ANONYMOUS]
+    assert frames["flags"].tolist() == [0, FrameFlag.LRU | FrameFlag.ZERO]
     assert mappings["frame_id"].tolist() == [0, 1, 0]
     assert mappings["page_index"].tolist() == [0, 1, 0]
     merged, writable = MappingFlag.MERGED, MappingFlag.WRITABLE

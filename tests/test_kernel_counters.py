@@ -16,7 +16,7 @@ from estimator.kernel.cross_checks import (
 )
 from estimator.kernel.ksm_settings import features, read_settings, struct_sizes, thp_enabled
 from estimator.kernel.stable_tree import StableTree
-from estimator.snapshot.flags import FrameFlag
+from estimator.snapshot.flags import FrameKind
 from tests.fake_processes import FakeProcesses
 from tests.fake_structs import CONSTANTS, STRUCTS, STRUCTS_6_1
 
@@ -104,7 +104,7 @@ def judged(
     """Contradictions of two frames, the first a KSM page, in two VMAs of one process."""
     nodes = {"live": [live], "frame_id": pd.array([0 if ksm_on_node else pd.NA], dtype="Int64")}
     tree = StableTree(pd.DataFrame(nodes), pd.DataFrame(), 1, 1, 0)
-    frames = {"mapcount": [mapcount, 1], "flags": np.array([FrameFlag.KSM, 0], np.uint32)}
+    frames = {"mapcount": [mapcount, 1], "kind": np.array([FrameKind.KSM, FrameKind.ANONYMOUS])}
     return contradictions(
         np.array([map_count]),
         pd.DataFrame({"mm_id": [0, 0]}),

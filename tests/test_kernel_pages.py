@@ -12,7 +12,7 @@ from xxhash import xxh3_64_intdigest
 from estimator.kernel.memory import Memory
 from estimator.kernel.page_array import PageArray
 from estimator.kernel.page_contents import read_frames
-from estimator.snapshot.flags import FrameFlag, Unknown
+from estimator.snapshot.flags import FrameFlag, FrameKind, Unknown
 from tests.fake_kernel import DIRECT_MAP, FakeKernel, Fields, page_at
 from tests.fake_structs import CONSTANTS, STRUCTS, STRUCTS_6_1
 
@@ -34,8 +34,7 @@ def test_ksm_pages_are_anonymous() -> None:
     for pfn, mapping in mappings.items():
         kernel.page(pfn, (), {"mapping": mapping})
     found = facts(kernel, *mappings)
-    assert [f["anonymous"] for f in found] == [True, True, False, False, False]
-    assert [bool(f["flags"] & FrameFlag.KSM) for f in found] == [False, True, False, False, False]
+    assert [f["kind"] for f in found] == [FrameKind.ANONYMOUS, FrameKind.KSM, 0, 0, 0]
     assert [f["mapping"] for f in found] == list(mappings.values())
 
 
@@ -94,10 +93,10 @@ def test_tails_have_their_state_in_the_head(
         assert found["head_pfn"] == 32
         assert found["order"] == 3
         assert found["refcount"] == 5
-        assert found["anonymous"]
+        assert found["kind"] == FrameKind.ANONYMOUS
         assert found["flags"] == of_folio | poison
     small = facts(kernel, 35, 40)[1]
-    assert (small["head_pfn"], small["order"], small["flags"]) == (40, 0, FrameFlag.KSM)
+    assert (small["head_pfn"], small["order"], small["kind"]) == (40, 0, FrameKind.KSM)
     kernel.set("folio", page_at(32), {"_pincount.counter": 1})
     assert facts(kernel, 35)[0]["flags"] & FrameFlag.PINNED
 

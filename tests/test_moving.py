@@ -12,13 +12,15 @@ from estimator.collect.load import Pace
 from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped
 from estimator.collect.settle import settle
 
+FIRST_PAGE = np.array([0, 1 << 40, 2 << 40], np.uint64)
+
 
 def mapped(*rows: tuple[int, int, int]) -> Mapped:
     """Rows of (vma_id, page_index, pfn), in order."""
     vma_id, page_index, pfn = np.array(rows, np.uint64).reshape(-1, 3).T
     counts = {"unknown_pages": np.zeros(3, np.uint64)}
     flags = np.zeros(len(pfn), np.uint8)
-    return Mapped(vma_id.astype(np.uint32), page_index.astype(np.uint32), pfn, flags, counts)
+    return Mapped(vma_id.astype(np.uint32), page_index, pfn, flags, counts, FIRST_PAGE)
 
 
 class System:

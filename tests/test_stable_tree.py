@@ -105,7 +105,7 @@ def kernel() -> Kernel:
 
 
 def contradicted(tree: StableTree, shared: int, sharing: int) -> list[str]:
-    none = pd.DataFrame({"mm_id": [], "frame_id": [], "mapcount": [], "flags": []}, dtype="u4")
+    none = pd.DataFrame({"mm_id": [], "frame_id": [], "mapcount": [], "kind": []}, dtype="u4")
     nodes = tree.nodes.assign(frame_id=pd.array([None] * len(tree.nodes), "UInt32"))
     whole = StableTree(nodes, tree.items, tree.pages_shared, tree.pages_sharing, 0)
     counters = {"pages_shared": shared, "pages_sharing": sharing}

@@ -9,7 +9,7 @@ import numpy as np
 from estimator.advice.attribution import page_bytes, scanned_pages
 from estimator.ksm.accounting import credits_of
 from estimator.ksm.prediction import Outcome, Prediction
-from estimator.snapshot.flags import FrameFlag
+from estimator.snapshot.flags import FrameKind
 from estimator.snapshot.snapshot import Snapshot
 
 WORTH_IT = 0.01
@@ -54,7 +54,7 @@ def savings(snapshot: Snapshot, prediction: Prediction) -> Savings:
     fate = credits_of(prediction)
     counters, physical = prediction.counters, prediction.physical
     merged_now = np.zeros(len(fate.given_up), np.bool_)  # pages of their own come after the frames
-    merged_now[: len(snapshot.frames)] = (snapshot.frames["flags"].to_numpy() & FrameFlag.KSM) != 0
+    merged_now[: len(snapshot.frames)] = snapshot.frames["kind"] == FrameKind.KSM
     forked = fate.given_up & ~merged_now
     kept = ~fate.given_up & ~merged_now
     references_now = int(np.maximum(fate.converted[merged_now] - 1, 0).sum())

@@ -123,9 +123,11 @@ def run(
             unwritten = error
     try:
         _answer_with(snapshot, policy, as_json, min_coverage)
-    finally:
-        if unwritten is not None:
-            raise unwritten
+    except SystemExit:  # answered, though from too little
+        if unwritten is None:
+            raise
+    if unwritten is not None:
+        raise unwritten
 
 
 def _collect(source: Source) -> Snapshot:

@@ -10,15 +10,12 @@ import numpy.typing as npt
 
 from estimator.arrays import Words, pieces
 
-BEYOND_PAGE_INDEX = np.uint64(1 << 32)
-"""``page_index`` is u32: pages from here on into a VMA are counted as unknown."""
-
 Columns = dict[str, npt.NDArray[Any]]
 
 
 FRAME_FACTS = {
     "ok": np.bool_,
-    "anonymous": np.bool_,
+    "kind": np.uint8,
     "hash": np.uint64,
     "unknown": np.uint8,
     "flags": np.uint32,
@@ -29,7 +26,7 @@ FRAME_FACTS = {
     "refcount": np.int32,
     "folio_mapcount": np.int32,
 }
-"""What is found out about a frame. ``ok``: it was read; ``anonymous``: it goes in the snapshot."""
+"""What is found out about a frame. ``ok``: it was read. ``kind``: 0 if it is not collected."""
 
 
 _SPARSE = 16  # a table of all PFNs is made if one in so many is used
@@ -39,20 +36,22 @@ _SPARSE = 16  # a table of all PFNs is made if one in so many is used
 class Mapped:
     """One row per page mapped, by VMA and address.
 
-    ``vma_id``, ``page_index``: u32. ``pfn``: u64. ``flags``: u8, ``MappingFlag``. ``counts``: of
-    the pages that map nothing, u64 per VMA by column of ``vmas``.
+    ``vma_id``: u32. ``page_index``, ``pfn``: u64. ``flags``: u8, ``MappingFlag``. ``counts``: of
+    the pages that map nothing, u64 per VMA by column of ``vmas``. ``first_page``: u64 per VMA, see
+    ``first_pages``.
     """
 
     vma_id: npt.NDArray[np.uint32]
-    page_index: npt.NDArray[np.uint32]
+    page_index: Words
     pfn: Words
     flags: npt.NDArray[np.uint8]
     counts: dict[str, Words]
+    first_page: Words
 
     @property
     def key(self) -> Words:
         """VMA and page as one ascending number."""
-        return (self.vma_id.astype(np.uint64) << np.uint64(32)) | self.page_index
+        return self.first_page[self.vma_id] + self.page_index
 
     def keep(self, rows: npt.NDArray[np.bool_]) -> Mapped:
         """The rows where ``rows`` is true."""
@@ -62,6 +61,7 @@ class Mapped:
             self.pfn[rows],
             self.flags[rows],
             self.counts,
+            self.first_page,
         )
 
     def of_vmas(self, vmas: npt.NDArray[np.bool_]) -> Mapped:
@@ -69,7 +69,19 @@ class Mapped:
         kept = self.keep(vmas[self.vma_id])
         number = (np.cumsum(vmas) - 1).astype(np.uint32)
         counts = {name: pages[vmas] for name, pages in self.counts.items()}
-        return Mapped(number[kept.vma_id], kept.page_index, kept.pfn, kept.flags, counts)
+        return Mapped(
+            number[kept.vma_id],
+            kept.page_index,
+            kept.pfn,
+            kept.flags,
+            counts,
+            self.first_page[vmas],
+        )
+
+
+def first_pages(start: Words, end: Words) -> Words:
+    """u64: how many pages the VMAs before each one have; they are of the pages [start, end)."""
+    return np.cumsum(end - start) - (end - start)
 
 
 def distinct(pfns: Words) -> Words:

@@ -26,7 +26,7 @@ def make_tables(
     """
     for name, counts in mapped.counts.items():
         vmas[name] = counts
-    keep = facts["ok"] & facts["anonymous"]
+    keep = facts["ok"] & (facts["kind"] != 0)
     frame_id = np.where(keep, np.cumsum(keep, dtype=np.uint32) - np.uint32(1), _NO_FRAME)
     frame_of = look_up(pfns, frame_id, mapped.pfn)
     kept = frame_of != _NO_FRAME
@@ -42,7 +42,7 @@ def make_tables(
         "flags": move_up(mapped.flags, kept),
     }
     frames: dict[str, Any] = {"pfn": move_up(pfns, keep)}
-    frames |= {n: move_up(v, keep) for n, v in facts.items() if n not in ("ok", "anonymous")}
+    frames |= {n: move_up(v, keep) for n, v in facts.items() if n != "ok"}
     hashed = frames["unknown"] == Unknown.HASHED
     zero = hashed & (frames["hash"] == zero_hash(seed))
     frames["flags"][zero] |= np.uint32(FrameFlag.ZERO)

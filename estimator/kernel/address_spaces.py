@@ -12,7 +12,7 @@ import pandas as pd
 from drgn import Program
 
 from estimator.arrays import Words, page_keys
-from estimator.collect.mappings import BEYOND_PAGE_INDEX, Mapped
+from estimator.collect.mappings import Mapped, first_pages
 from estimator.kernel.arch import Entries
 from estimator.kernel.layout import first_variable
 from estimator.kernel.memory import Memory
@@ -71,7 +71,7 @@ class AddressSpaces:
         leaves = tables.leaves(wanted.astype(np.uint64), pgd[wanted] >> _PAGE_SHIFT)
         room = leaves.most_entries  # what is not used of it is never touched
         columns: list[npt.NDArray[Any]] = [
-            np.empty(room, dtype) for dtype in (np.uint32, np.uint32, np.uint64, np.uint8)
+            np.empty(room, dtype) for dtype in (np.uint32, np.uint64, np.uint64, np.uint8)
         ]
         used = 0
         for number, entries in enumerate(tables.entries(leaves), 1):
@@ -88,11 +88,12 @@ class AddressSpaces:
             ("zero_pages", count.zero),
             ("ksm_zero_pages", count.ksm_zero),
             ("nonpresent_pages", count.nonpresent + tables.nonpresent_pages),
-            ("unknown_pages", count.unknown + tables.unreadable_pages),
+            ("unknown_pages", tables.unreadable_pages),
         ):
             counts[name] = np.zeros(len(vmas.start), np.uint64)
             counts[name][walked] = pages
-        return Mapped(vma_id, page_index, pfn, flags, counts)
+        first_page = first_pages(vmas.start >> _PAGE_SHIFT, vmas.end >> _PAGE_SHIFT)
+        return Mapped(vma_id, page_index, pfn, flags, counts, first_page)
 
     def _has(self, flag: str) -> npt.NDArray[np.bool_]:
         return (self._vmas.flags & np.uint64(self._flag[flag])) != 0
@@ -109,7 +110,7 @@ class _EntryCounts:
         self._zero_pfn = np.uint64(int(first_variable(prog, *ZERO_PFN)))
         self._swap_types = np.uint64(len(prog["swap_info"]) if "swap_info" in prog else 0)
         self.swap, self.zero, self.ksm_zero = np.zeros((3, len(vma_id)), np.int64)
-        self.nonpresent, self.unknown = np.zeros((2, len(vma_id)), np.int64)
+        self.nonpresent = np.zeros(len(vma_id), np.int64)
 
     def mapped(self, entries: Entries, start: Words) -> tuple[npt.NDArray[Any], ...]:
         """VMA, page index, PFN and ``MappingFlag`` of what maps a page; the rest is counted."""
@@ -130,12 +131,7 @@ class _EntryCounts:
         ):
             flags |= which.view(np.uint8) * np.uint8(flag)
         index = entries.range_index
-        place = entries.key - start[index]
-        beyond = keep & (place >= BEYOND_PAGE_INDEX)
-        self._add(self.unknown, entries, beyond)
-        keep &= ~beyond
-        page_index = place.astype(np.uint32)
-        columns = (self._vma_id[index], page_index, pfn, flags)
+        columns = (self._vma_id[index], entries.key - start[index], pfn, flags)
         return columns if keep.all() else tuple(column[keep] for column in columns)
 
     def _add(self, total: npt.NDArray[np.int64], entries: Entries, which: Any) -> None:

@@ -17,7 +17,7 @@ from estimator.arrays import Ints, Words, count
 from estimator.kernel.layout import has_member, offset, struct_dtype
 from estimator.kernel.memory import Memory
 from estimator.kernel.stable_tree import StableTree
-from estimator.snapshot.flags import FrameFlag
+from estimator.snapshot.flags import FrameKind
 
 _MM_ANONPAGES = 1  # include/linux/mm_types_task.h
 _UNSYNCED_PAGES = 64  # TASK_RSS_EVENTS_THRESH: what a thread keeps to itself, until 6.2
@@ -78,7 +78,7 @@ def contradictions(
         if held != counters.get(name, held):
             found.append(f"the stable tree holds {held} {name}, ksmd counts {counters[name]}")
     stale = int(np.count_nonzero(~tree.nodes["live"]))
-    is_ksm = (frames["flags"].to_numpy() & np.uint32(FrameFlag.KSM)) != 0
+    is_ksm = frames["kind"].to_numpy() == FrameKind.KSM
     live = tree.nodes.loc[tree.nodes["live"], "frame_id"].dropna().to_numpy(np.int64)
     orphans = int(np.count_nonzero(is_ksm)) - int(np.count_nonzero(is_ksm[live]))
     if orphans and stale:  # each by itself happens

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import pandas as pd
 from drgn import Program
 
-from estimator.arrays import Ints, Mask, Words
+from estimator.arrays import Bytes, Ints, Mask, Words
 from estimator.kernel.layout import first_member, has_member, struct_dtype
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.intervals import runs
-from estimator.snapshot.flags import FrameFlag
+from estimator.snapshot.flags import FrameFlag, FrameKind
 
 _ANON, _KSM = 1, 3  # bits of page.mapping: PAGE_MAPPING_ANON, PAGE_MAPPING_KSM
 _PIN_BIAS = 1024  # GUP_PIN_COUNTING_BIAS
@@ -46,13 +46,13 @@ _PAGE_FLAGS = ((FrameFlag.ANON_EXCLUSIVE, "PG_anon_exclusive"), (FrameFlag.HWPOI
 class PageInfo:
     """struct page facts of n frames, one row each.
 
-    ``ok``: bool, could be read. ``anonymous``: bool, PageAnon(), KSM pages included.
-    ``flags``: u32 ``FrameFlag``. ``order``: u8. ``head_pfn``: u64. ``node``: u16. ``mapcount``,
-    ``refcount``, ``folio_mapcount``: i32, see ``frames`` in the snapshot. ``mapping``: u64.
+    ``ok``: bool, could be read. ``kind``: u8 ``FrameKind``, 0 for none of them. ``flags``: u32
+    ``FrameFlag``. ``order``: u8. ``head_pfn``: u64. ``node``: u16. ``mapcount``, ``refcount``,
+    ``folio_mapcount``: i32, see ``frames`` in the snapshot. ``mapping``: u64.
     """
 
     ok: Mask
-    anonymous: Mask
+    kind: Bytes
     flags: npt.NDArray[np.uint32]
     order: npt.NDArray[np.uint8]
     head_pfn: Words
@@ -61,6 +61,11 @@ class PageInfo:
     refcount: npt.NDArray[np.int32]
     folio_mapcount: npt.NDArray[np.int32]
     mapping: Words
+
+    @property
+    def anonymous(self) -> Mask:
+        """bool: PageAnon(), KSM pages included."""
+        return self.kind != 0
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class PageArray:
         mapping = folio.mapping[folio_of]
         return PageInfo(
             ok=ok & folio.ok[folio_of],
-            anonymous=(mapping & np.uint64(_ANON)) != 0,
+            kind=_kind(mapping),
             flags=self._folio_flags(folio, *folio_words)[folio_of] | self._page_flags(*words),
             order=folio.order[folio_of],
             head_pfn=head_pfn,
@@ -192,7 +197,6 @@ class PageArray:
         in_swap_cache = swapbacked & ((words & np.uint64(self._swapcache_bit)) != 0)
         flags[in_swap_cache] |= np.uint32(FrameFlag.SWAPCACHE)
         flags = flags[word_of]
-        flags[(folio.mapping & np.uint64(_KSM)) == _KSM] |= np.uint32(FrameFlag.KSM)
         flags[folio.large] |= np.uint32(FrameFlag.LARGE)
         pinned = folio.refcount >= _PIN_BIAS  # folio_maybe_dma_pinned()
         pinned[folio.large] = folio.structs["pincount"] > 0
@@ -255,6 +259,14 @@ class PageArray:
         return np.where(order <= _MAX_ANON_ORDER, np.add.reduceat(mappings, start), 0).astype(
             np.int32
         )
+
+
+def _kind(mapping: Words) -> Bytes:
+    """``FrameKind`` by page.mapping: PageAnon(), PageKsm()."""
+    anonymous = (mapping & np.uint64(_ANON)) != 0
+    kind = anonymous.view(np.uint8) * np.uint8(FrameKind.ANONYMOUS)
+    kind[(mapping & np.uint64(_KSM)) == _KSM] = FrameKind.KSM
+    return kind
 
 
 def _first_of_folios(head_pfn: Words, pfns: Words) -> tuple[Mask | slice, Ints | slice]:

@@ -48,6 +48,23 @@ class Candidates:
         return self.rows[part]
 
 
+def on_ksmds_list(snapshot: Snapshot) -> Mask:
+    """bool per mm: whether it is on the list ksm_mm_head.
+
+    Where that is not known: whether it has a VM_MERGEABLE VMA, since ksm_madvise() in mm/ksm.c
+    calls __ksm_enter() for the first one.
+    """
+    order = snapshot.processes["scan_order"]
+    listed: Mask = order.to_numpy(np.int32, na_value=-1) >= 0
+    if (unknown := order.isna().to_numpy()).any():
+        vmas = snapshot.vmas
+        with_some = np.bincount(
+            vmas["mm_id"].to_numpy()[vmas["mergeable"].to_numpy()], minlength=len(listed)
+        )
+        listed |= unknown & (with_some > 0)
+    return listed
+
+
 def find_candidates(
     snapshot: Snapshot, policy: Policy, rules: Rules, changed: Mask | None = None
 ) -> Candidates:
@@ -59,7 +76,7 @@ def find_candidates(
     the kernel's walker finds them. Raises UsageError for selectors that match nothing.
     """
     mms = select_mms(snapshot.processes, policy)
-    listed = snapshot.processes["scan_order"].to_numpy() >= 0
+    listed = on_ksmds_list(snapshot)
     vmas = snapshot.vmas
     mm_of_vma = vmas["mm_id"].to_numpy()
     mergeable = vmas["mergeable"].to_numpy()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.case import Case
 from estimator.ksm.coverage import Coverage
 from estimator.ksm.fate import Fate
@@ -126,7 +127,7 @@ def _order(case: Case, policy: Policy, fate: Fate) -> str | None:
         "scans (more copies than max_page_sharing, shared by fork, pinned or zero-filled): they "
         "are simulated in that order. "
     )
-    unlisted = case.snapshot.processes["scan_order"].to_numpy() < 0
+    unlisted = ~on_ksmds_list(case.snapshot)
     if policy.scope == "all" and (unlisted & case.candidates.mms).any():
         text += (
             "For processes that are not on ksmd's list yet the order of their start is taken; "

@@ -11,7 +11,7 @@ from estimator.arrays import Ints, Mask, Numbers
 from estimator.ksm.candidates import Candidates
 from estimator.ksm.mergeable import clean_read_only, pinned_frames
 from estimator.ksm.rules import Rules
-from estimator.snapshot.flags import FrameFlag, MappingFlag
+from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag
 from estimator.snapshot.snapshot import Snapshot
 
 NEVER = np.iinfo(np.int32).max  # a row that no scan reaches
@@ -65,7 +65,7 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         items[~known] = 0
         first[~known] = NEVER
 
-    ksm = (flags & FrameFlag.KSM) != 0
+    ksm = frames["kind"].to_numpy() == FrameKind.KSM
     node = np.zeros(count, dtype=bool)
     node[live_node_frames(snapshot)] = True
     on_node = np.zeros(count, dtype=np.int32)

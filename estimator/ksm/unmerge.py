@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.policy import Policy
-from estimator.snapshot.flags import FrameFlag, MappingFlag
+from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag
 from estimator.snapshot.snapshot import Snapshot
 
 
@@ -32,14 +33,14 @@ def unmerged(snapshot: Snapshot) -> Snapshot:
     of ``snapshot.frames``, whose numbers stay.
     """
     frames, mappings = snapshot.frames, snapshot.mappings
-    ksm = (frames["flags"].to_numpy() & FrameFlag.KSM) != 0
-    listed = snapshot.processes["scan_order"].to_numpy() >= 0
+    ksm = frames["kind"].to_numpy() == FrameKind.KSM
+    listed = on_ksmds_list(snapshot)
     vma_broken = snapshot.vmas["mergeable"].to_numpy() & listed[snapshot.vmas["mm_id"].to_numpy()]
     frame = mappings["frame_id"].to_numpy().copy()
     rows = np.flatnonzero(ksm[frame] & vma_broken[mappings["vma_id"].to_numpy()])
     copies = frames.iloc[frame[rows]].copy()
-    kept = np.uint32(0xFFFFFFFF & ~(FrameFlag.KSM | FrameFlag.SWAPCACHE))
-    copies["flags"] = copies["flags"].to_numpy() & kept
+    copies["kind"] = np.uint8(FrameKind.ANONYMOUS)
+    copies["flags"] = copies["flags"].to_numpy() & ~np.uint32(FrameFlag.SWAPCACHE)
     copies[["mapcount", "refcount", "folio_mapcount"]] = np.int32(1)
     left = frames.copy()
     gone = np.bincount(frame[rows], minlength=len(frames)).astype(np.int32)

@@ -38,7 +38,8 @@ from estimator.snapshot.schema import FORMAT_VERSION, SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
 
 _NOT_KNOWN = {
-    "processes.scan_order": "assumed from start times: no file says the order of ksmd's list",
+    "processes.scan_order": "assumed from start times: no file says the order of ksmd's list; null "
+    "where nothing says whether the process is on it (before 6.16, without a mergeable VMA)",
     "processes.merge_any": "null before 6.16",
     "vmas.has_anon_vma": "taken from the anonymous and swapped pages",
     "vmas.ksm_zero_pages": "counted as zero_pages; per process in ksm_zero_pages",
@@ -48,7 +49,7 @@ _NOT_KNOWN = {
     "frames.flags": "PINNED and ANON_EXCLUSIVE are not set",
     "frames.refcount": "-1",
     "frames.folio_mapcount": "-1 for large folios",
-    "stable_nodes": "none: where KSM has merged already is only seen as the flag KSM of frames",
+    "stable_nodes": "none: where KSM has merged already is only seen as the kind KSM of frames",
     "features": "by the kernel's release, where no file says it",
     "sizes": "as on every 64-bit kernel from 5.19 to 6.18",
 }
@@ -74,11 +75,11 @@ def collect_procfs(
     processes = read_processes()
     vmas, smaps = read_vmas(processes)
     mergeable = set(vmas.loc[vmas["mergeable"], "mm_id"])
-    listed = np.array(
-        [is_listed(p, mergeable=n in mergeable) for n, p in enumerate(processes)], np.bool_
-    )
+    answers = [is_listed(p, mergeable=n in mergeable) for n, p in enumerate(processes)]
+    listed = np.array([answer is True for answer in answers], np.bool_)
+    known = np.array([answer is not None for answer in answers], np.bool_)
     order, vmas, smaps = listed_first(listed, vmas, smaps)
-    processes, listed = [processes[number] for number in order], listed[order]
+    processes, listed, known = [processes[n] for n in order], listed[order], known[order]
     if max_memory_mib is not None:
         refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()), running=True)
     maps = PageMaps(processes, vmas, smaps["AnonHugePages"])
@@ -103,11 +104,11 @@ def collect_procfs(
     mapped = mapped.keep(~zero)
     not_known = _NOT_KNOWN
     if not ksm_flag_holds() and not mark_ksm(facts, pfns, mapped, smaps):
-        not_known = _NOT_KNOWN | {"frames.flags KSM": "only set where whole VMAs are merged"}
+        not_known = _NOT_KNOWN | {"frames.kind KSM": "only set where whole VMAs are merged"}
     table = process_table(processes)
     there = ~maps.gone & still_there(processes)  # after all that was read by pid
     mapped = mapped.of_vmas(there[vmas["mm_id"]])
-    table = numbered(table, there, listed)
+    table = numbered(table, there, listed, known)
     vmas = _renumbered(vmas, there)
     pfns, facts = only_mapped(mapped, pfns, facts)
     mappings, frames = make_tables(vmas, mapped, pfns, facts, seed)

@@ -60,7 +60,7 @@ def look_at(
     with forked(workers - 1, read_facts):
         mappings = _first_mappings(pfns, mapped)
         read_facts()
-    mappings[~facts["anonymous"]] = -1
+    mappings[facts["kind"] == 0] = -1
     places = _Places(mappings, mapped, vmas, processes)
     facts["read_at"][:] = _NOWHERE
     total = len(places.rows)

@@ -8,11 +8,11 @@ import os
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Words
+from estimator.arrays import Bytes, Words
 from estimator.collect.hashing import PAGE_SIZE
 from estimator.collect.mappings import Columns, Mapped, distinct
 from estimator.procfs.processes import PROC
-from estimator.snapshot.flags import FrameFlag, Unknown
+from estimator.snapshot.flags import FrameFlag, FrameKind, Unknown
 
 _BLOCK = 512  # an anonymous folio lies within 2 MiB
 _BLOCKS_AT_ONCE = 256  # 1 MiB of page flags
@@ -26,12 +26,10 @@ _FLAGS = {
     13: FrameFlag.SWAPCACHE,
     14: FrameFlag.SWAPBACKED,
     19: FrameFlag.HWPOISON,
-    21: FrameFlag.KSM,
     33: FrameFlag.MLOCKED,
 }
 _PFN = np.uint64((1 << 55) - 1)
-_KPF_KSM = 21
-_ANON, _HEAD, _TAIL, _ZERO_PAGE = (np.uint64(1 << bit) for bit in (12, 15, 16, 24))
+_ANON, _HEAD, _TAIL, _KSM, _ZERO_PAGE = (np.uint64(1 << bit) for bit in (12, 15, 16, 21, 24))
 
 
 def frame_facts(pfns: Words) -> Columns:
@@ -47,7 +45,7 @@ def frame_facts(pfns: Words) -> Columns:
     mapcount = _words("kpagecount", pfns).astype(np.int32)
     return {
         "ok": np.ones(len(pfns), np.bool_),
-        "anonymous": (flags & _ANON) != 0,
+        "kind": _kind(flags),
         "hash": np.zeros(len(pfns), np.uint64),
         "unknown": np.full(len(pfns), Unknown.CHANGED, np.uint8),
         "flags": kpf,
@@ -58,6 +56,12 @@ def frame_facts(pfns: Words) -> Columns:
         "folio_mapcount": np.where(order > 0, np.int32(-1), mapcount).astype(np.int32),
         "zero_page": (flags & _ZERO_PAGE) != 0,
     }
+
+
+def _kind(flags: Words) -> Bytes:
+    kind = ((flags & _ANON) != 0).view(np.uint8) * np.uint8(FrameKind.ANONYMOUS)
+    kind[(flags & (_ANON | _KSM)) == _ANON | _KSM] = FrameKind.KSM
+    return kind
 
 
 def _flags(pfns: Words) -> tuple[Words, Words, npt.NDArray[np.uint8]]:
@@ -105,19 +109,19 @@ def ksm_flag_holds() -> bool:
     with (PROC / "self" / "pagemap").open("rb", buffering=0) as file:
         entry = os.pread(file.fileno(), 8, page.ctypes.data // PAGE_SIZE * 8)
     pfn = np.frombuffer(entry, np.uint64) & _PFN
-    return not int(_words("kpageflags", pfn)[0]) >> _KPF_KSM & 1
+    return not _words("kpageflags", pfn)[0] & _KSM
 
 
 def mark_ksm(facts: Columns, pfns: Words, mapped: Mapped, smaps: dict[str, Words]) -> bool:
-    """Set the flag KSM by smaps instead of KPF_KSM; False if smaps leaves it open somewhere.
+    """Set the kind KSM by smaps instead of KPF_KSM; False if smaps leaves it open somewhere.
 
     All anonymous pages of a VMA are KSM's, or none, or smaps says only how many.
     """
     merged, anonymous = smaps["KSM"], smaps["Anonymous"]
     frames = distinct(mapped.pfn[((merged > 0) & (merged == anonymous))[mapped.vma_id]])
-    ksm = np.isin(pfns, frames, assume_unique=True) & facts["anonymous"]
-    facts["flags"] &= ~np.uint32(FrameFlag.KSM)
-    facts["flags"][ksm] |= np.uint32(FrameFlag.KSM)
+    ksm = np.isin(pfns, frames, assume_unique=True)
+    anonymous = facts["kind"] != 0
+    facts["kind"][anonymous] = np.where(ksm, FrameKind.KSM, FrameKind.ANONYMOUS)[anonymous]
     return bool(((merged == 0) | (merged == anonymous)).all())
 
 

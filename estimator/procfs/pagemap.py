@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.arrays import Words
-from estimator.collect.mappings import BEYOND_PAGE_INDEX, Mapped
+from estimator.collect.mappings import Mapped, first_pages
 from estimator.procfs.processes import PROC, Process
 from estimator.snapshot.flags import MappingFlag
 
@@ -47,8 +47,8 @@ class PageMaps:
 
     def walk(self, progress: Callable[[int], None]) -> Mapped:
         """Every page that an anonymous VMA maps; ``progress`` is told the number of mms done."""
-        parts = [(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0, np.uint64))]
-        swap, unknown = np.zeros((2, len(self._vmas)), np.uint64)
+        parts = [(np.empty(0, np.uint32), np.empty(0, np.uint64), np.empty(0, np.uint64))]
+        swap = np.zeros(len(self._vmas), np.uint64)
         anonymous = np.flatnonzero(self._vmas["has_anon_vma"])
         mms = self._vmas["mm_id"].to_numpy()[anonymous]
         starts, ends = (
@@ -69,26 +69,22 @@ class PageMaps:
                         swap[vma_ids] += np.bincount(vma, minlength=len(vma_ids)).astype(np.uint64)
                         present = entries & (_PRESENT | _FILE) == _PRESENT
                         place, vma = _in_vmas(present, first, start, end)
-                        index = place.view(np.uint64) + (first - start[vma])
-                        fits = index < BEYOND_PAGE_INDEX
-                        if not fits.all():
-                            np.add.at(unknown, vma_ids[vma[~fits]], np.uint64(1))
-                            place, vma, index = place[fits], vma[fits], index[fits]
-                        page_index = index.astype(np.uint32)
+                        page_index = place.view(np.uint64) + (first - start[vma])
                         parts.append((vma_ids[vma], page_index, entries[place] & _PFN))
             except OSError:
                 self.gone[mm_id] = True
         vma_id, page_index, pfn = (np.concatenate(column) for column in zip(*parts, strict=True))
         counts = {
             name: np.zeros(len(self._vmas), np.uint64)
-            for name in ("zero_pages", "ksm_zero_pages", "nonpresent_pages")
+            for name in ("zero_pages", "ksm_zero_pages", "nonpresent_pages", "unknown_pages")
         }
-        counts |= {"swap_pages": swap, "unknown_pages": unknown}
+        counts["swap_pages"] = swap
         flags = self._flags(vma_id, page_index, pfn)
-        return Mapped(vma_id, page_index, pfn, flags, counts)
+        start, end = (self._vmas[name].to_numpy() >> np.uint64(12) for name in ("start", "end"))
+        return Mapped(vma_id, page_index, pfn, flags, counts, first_pages(start, end))
 
     def _flags(
-        self, vma_id: npt.NDArray[np.uint32], page_index: npt.NDArray[np.uint32], pfn: Words
+        self, vma_id: npt.NDArray[np.uint32], page_index: Words, pfn: Words
     ) -> npt.NDArray[np.uint8]:
         """PROT_NONE as the VMA says; HUGE for whole 2 MiB, where smaps counts as many as we find.
 

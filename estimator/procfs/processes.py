@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
+
+from estimator.arrays import Mask
 
 PROC = Path("/proc")
 _SYS_KCMP = 312  # x86-64
@@ -62,7 +63,7 @@ def _process(pid: int) -> Process:
     return Process(pid, comm, rest.split())
 
 
-def still_there(processes: list[Process]) -> npt.NDArray[np.bool_]:
+def still_there(processes: list[Process]) -> Mask:
     """Which of them are what was read: not gone, no other process with the pid, no exec since."""
     return np.array([_is_still(process) for process in processes], np.bool_)
 
@@ -108,14 +109,16 @@ def _compare_mm(first: Process, second: Process) -> int:
     return {0: 0, 1: -1}.get(order, 1)
 
 
-def is_listed(process: Process, *, mergeable: bool) -> bool:
+def is_listed(process: Process, *, mergeable: bool) -> bool | None:
     """Whether ksmd has the mm on its list; ``mergeable``: it has a VMA with VM_MERGEABLE.
 
     proc_pid_ksm_stat() says it from 6.16 on. Before, an mm is entered by __ksm_enter() when it gets
-    its first such VMA.
+    its first such VMA, and stays when it has none any more: None, not known.
     """
     answer = _pairs(process.pid, "ksm_stat").get("ksm_mergeable")
-    return mergeable if answer is None else answer == "yes"
+    if answer is not None:
+        return answer == "yes"
+    return True if mergeable else None
 
 
 def process_table(processes: list[Process]) -> pd.DataFrame:
@@ -123,18 +126,16 @@ def process_table(processes: list[Process]) -> pd.DataFrame:
     return pd.DataFrame([_row(process) for process in processes])
 
 
-def numbered(
-    table: pd.DataFrame, rows: npt.NDArray[np.bool_], listed: npt.NDArray[np.bool_]
-) -> pd.DataFrame:
+def numbered(table: pd.DataFrame, rows: Mask, listed: Mask, known: Mask) -> pd.DataFrame:
     """The rows where ``rows`` is true, with mm_id u32 and scan_order i32.
 
     ``listed``: which stand on ksmd's list, taken to be in the order of the rows: the list's own
-    order stands in no file. The others have the scan_order -1.
+    order stands in no file. The others have the scan_order -1, or null if not ``known``.
     """
     kept, listed = table[rows].reset_index(drop=True), listed[rows]
     kept.insert(0, "mm_id", np.arange(len(kept), dtype=np.uint32))
-    order = np.where(listed, np.cumsum(listed) - 1, -1)
-    kept.insert(1, "scan_order", order.astype(np.int32))
+    order = np.where(listed, np.cumsum(listed) - 1, -1).astype(np.int32)
+    kept.insert(1, "scan_order", pd.Series(pd.arrays.IntegerArray(order, ~known[rows])))
     return kept
 
 

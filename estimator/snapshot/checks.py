@@ -1,6 +1,6 @@
 """Whether the rows of a snapshot say what their order and numbers promise: asked at every opening.
 
-Other programs read and write Parquet files too. Ints in another order, or with other numbers, would
+Other programs read and write Parquet files too. Rows in another order, or with other numbers, would
 give another prediction without a word.
 """
 
@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from estimator.arrays import pieces
 from estimator.errors import TargetError
-from estimator.snapshot.flags import Unknown
+from estimator.snapshot.flags import FrameKind, Unknown
+from estimator.snapshot.schema import PAGE_SIZES
 from estimator.snapshot.snapshot import Snapshot
 
-PAGE_SIZES = (4096, 16384, 65536)
 _STRUCTS = ("ksm_rmap_item", "ksm_stable_node", "ksm_mm_slot")
 _SECTIONS = ("kernel", "source", "hash", "ksm", "sizes", "features", "unknown")
 
@@ -51,11 +51,14 @@ def _wrong_info(info: Mapping[str, Any]) -> Iterator[str]:
         yield f"no kernel has pages of {info['kernel'].get('page_size')} bytes"
     for struct in _STRUCTS:
         size = info["sizes"].get(struct)
-        if not _is_number(size) or not 0 < size <= info["kernel"]["page_size"]:
+        if not _is_number(size) or not 0 < size < info["kernel"]["page_size"]:
             yield f"struct {struct} can't have {size} bytes"
     counters = info["ksm"].get("counters")
     if not isinstance(counters, dict) or not all(map(_is_number, counters.values())):
         yield "snapshot.json has no counters of ksmd"
+    for name, value in info["ksm"].items():
+        if name != "counters" and not (value is None or _is_number(value)):
+            yield f"ksmd can't have {name} = {value}"
     if not isinstance(info["source"].get("warnings", []), list):
         yield "snapshot.json has no warnings of its source"
 
@@ -68,7 +71,7 @@ def _wrong_processes(snapshot: Snapshot) -> Iterator[str]:
     processes = snapshot.processes
     if not _counts_up(processes["mm_id"].to_numpy()):
         yield "mm_id is not the number of the row in processes"
-    order = processes["scan_order"].to_numpy()
+    order = processes["scan_order"].to_numpy(np.int32, na_value=-1)
     listed = order[: np.count_nonzero(order >= 0)]
     if (listed < 0).any() or not _ascends(listed):
         yield "processes are not in ksmd's order"
@@ -111,6 +114,9 @@ def _wrong_frames(snapshot: Snapshot) -> Iterator[str]:
     unknown = frames["unknown"].to_numpy()
     if not _ascends(frames["pfn"].to_numpy()):
         yield "frames are not in the order of pfn"
+    kind = frames["kind"].to_numpy()
+    if len(kind) and not min(FrameKind) <= kind.min() <= kind.max() <= max(FrameKind):
+        yield "frames are of a kind that is not known here"
     if int(unknown.max(initial=0)) > max(Unknown):
         yield "frames are unknown for reasons that are not known here"
     if not np.array_equal(frames["hash"].isna().to_numpy(), unknown != Unknown.HASHED):

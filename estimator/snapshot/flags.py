@@ -9,7 +9,7 @@ class MappingFlag(enum.IntFlag):
     """``mappings.flags``: bits of one page table entry (u8)."""
 
     PROT_NONE = 1  # present, but not accessible: mprotect(PROT_NONE) or a NUMA hint
-    HUGE = 2  # a 4 KiB piece of a PMD-mapped huge page
+    HUGE = 2  # a page of a PMD-mapped huge page
     WRITABLE = 4
     DIRTY = 8
     MERGED = 16  # its rmap_item sits on a live stable node
@@ -17,11 +17,20 @@ class MappingFlag(enum.IntFlag):
     COMPARED = 64  # a later pass could read what is here, as the first one did
 
 
-class FrameFlag(enum.IntFlag):
-    """``frames.flags``: of the page or, where the kernel keeps it there, of its folio (u32)."""
+class FrameKind(enum.IntEnum):
+    """``frames.kind``: what the frame is (u8). 3 to 5 are kept for shmem, hugetlb and files."""
 
-    ZERO = 1  # 4096 zero bytes
+    ANONYMOUS = 1  # PageAnon(), but not
     KSM = 2  # PageKsm()
+
+
+class FrameFlag(enum.IntFlag):
+    """``frames.flags``: of the page or, where the kernel keeps it there, of its folio (u32).
+
+    2 was PageKsm() in format 1.
+    """
+
+    ZERO = 1  # nothing but zero bytes
     LARGE = 4  # part of a folio of more than one page
     SWAPCACHE = 8
     LRU = 16

@@ -1,15 +1,24 @@
-"""The columns of a snapshot's tables; the order of rows is meaning, see ``Snapshot``."""
+"""The columns of a snapshot's tables, format 2; the order of rows is meaning, see ``store``.
+
+Columns that are not named here are passed over: a later version may add some, for who asks for
+them, without a new format. Names are kept for ``frames.near_hash`` (u64: of the page without its
+first and last 64 bytes), ``frames.piece_hashes`` (lists of u64: of the 4 KiB pieces of a larger
+page) and ``frames.batch_references`` (u8: references held by per-CPU batches, which are no pins).
+
+Format 1 had ``mappings.page_index`` as u32, no ``frames.kind``, and -1 as the ``scan_order`` of
+every process where it was not known.
+"""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-FORMAT_VERSION = 1
-
+FORMAT_VERSION = 2
+ROW_GROUP_ROWS = 1 << 20  # so many are written and read in one go
+MOST_ROWS = 1 << 31  # rows are numbered as i32
+PAGE_SIZES = (4096, 16384, 65536)  # bytes
 
 U8, U16, U32, U64 = pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()
-
-
 I8, I32, I64 = pa.int8(), pa.int32(), pa.int64()
 
 
@@ -21,7 +30,7 @@ def _schema(*columns: tuple[str, pa.DataType] | tuple[str, pa.DataType, bool]) -
 SCHEMAS: dict[str, pa.Schema] = {
     "processes": _schema(
         ("mm_id", U32),
-        ("scan_order", I32),  # place in ksm_mm_head's list; -1: not on it
+        ("scan_order", I32, True),  # place in ksm_mm_head's list; -1: not on it; null: not known
         ("pid", I32),  # thread-group leader; -1: an mm on ksmd's list without a task
         ("comm", pa.string()),
         ("cmdline", pa.string(), True),  # null: could not be read
@@ -55,11 +64,12 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("nonpresent_pages", U64),  # migration, hwpoison, device, marker entries
         ("unknown_pages", U64),  # pages whose page table could not be read
     ),
-    "mappings": _schema(("vma_id", U32), ("page_index", U32), ("frame_id", U32), ("flags", U8)),
+    "mappings": _schema(("vma_id", U32), ("page_index", U64), ("frame_id", U32), ("flags", U8)),
     "frames": _schema(
         ("pfn", U64),
         ("hash", U64, True),  # null exactly where unknown != 0
         ("unknown", U8),  # Unknown
+        ("kind", U8),  # FrameKind
         ("flags", U32),  # FrameFlag
         ("order", U8),  # of the folio
         ("head_pfn", U64),  # of the folio

@@ -18,6 +18,7 @@ import errno
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from estimator.errors import TargetError
+from estimator.errors import CannotAnswerError, TargetError
 from estimator.snapshot.checks import check_snapshot
-from estimator.snapshot.schema import FORMAT_VERSION, I64, SCHEMAS, U32, U64
+from estimator.snapshot.format_1 import FORMAT_1_SCHEMAS, from_format_1
+from estimator.snapshot.schema import (
+    FORMAT_VERSION,
+    I32,
+    I64,
+    MOST_ROWS,
+    ROW_GROUP_ROWS,
+    SCHEMAS,
+    U32,
+)
 from estimator.snapshot.snapshot import Snapshot
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -40,6 +50,11 @@ def _to_arrow(name: str, frame: pd.DataFrame) -> pa.Table:
     schema = SCHEMAS[name]
     arrays = [pa.array(frame[f.name], type=f.type, from_pandas=f.nullable) for f in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _row_groups(name: str, frame: pd.DataFrame) -> Iterator[pa.Table]:
+    for start in range(0, len(frame), ROW_GROUP_ROWS):
+        yield _to_arrow(name, frame.iloc[start : start + ROW_GROUP_ROWS])
 
 
 def _nest_items(nodes: pd.DataFrame, items: pd.DataFrame) -> pa.Table:
@@ -84,32 +99,43 @@ def _write(snapshot: Snapshot, name: str, parent: int) -> None:
     """Write it as ``name`` in the directory open as ``parent``, whoever else may write there."""
     temporary = f".{name}.{secrets.token_hex(8)}"
     os.mkdir(temporary, 0o700, dir_fd=parent)
-    directory = os.open(temporary, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     try:
-        _require_ours(directory)
-        for table_name in SCHEMAS:
-            table = (
-                _nest_items(snapshot.stable_nodes, snapshot.stable_items)
-                if table_name == "stable_nodes"
-                else _to_arrow(table_name, getattr(snapshot, table_name))
-            )
-            with _create(f"{table_name}.parquet", directory) as file:
-                _write_table(table, file)
-                _bring_to_disk(file)
-        with _create("snapshot.json", directory) as file:
-            file.write(json.dumps(snapshot.info, indent=1).encode())
-            _bring_to_disk(file)
-        os.fsync(directory)
-        _refuse_existing(name, parent)
-        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        directory = os.open(temporary, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        written: list[str] = []
+        try:
+            _require_ours(directory)
+            _fill(snapshot, directory, written)
+            _refuse_existing(name, parent)
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            for left in written:
+                os.unlink(left, dir_fd=directory)
+            raise
+        finally:
+            os.close(directory)
     except BaseException:
-        for left in os.listdir(directory):
-            os.unlink(left, dir_fd=directory)
-        os.rmdir(temporary, dir_fd=parent)
+        with contextlib.suppress(OSError):  # what somebody else put in its place is left alone
+            os.rmdir(temporary, dir_fd=parent)
         raise
-    finally:
-        os.close(directory)
-    os.fsync(parent)
+    with contextlib.suppress(OSError):  # it is there, even if a power cut may undo the rename
+        os.fsync(parent)
+
+
+def _fill(snapshot: Snapshot, directory: int, written: list[str]) -> None:
+    """Write the files of ``snapshot``, and their names into ``written``."""
+    for table_name in SCHEMAS:
+        groups = (
+            iter([_nest_items(snapshot.stable_nodes, snapshot.stable_items)])
+            if table_name == "stable_nodes"
+            else _row_groups(table_name, getattr(snapshot, table_name))
+        )
+        with _create(f"{table_name}.parquet", directory, written) as file:
+            _write_table(table_name, groups, file)
+            _bring_to_disk(file)
+    with _create("snapshot.json", directory, written) as file:
+        file.write(json.dumps(snapshot.info, indent=1).encode())
+        _bring_to_disk(file)
+    os.fsync(directory)
 
 
 def _require_ours(directory: int) -> None:
@@ -126,9 +152,11 @@ def _refuse_existing(name: str, parent: int) -> None:
         raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
-def _create(name: str, directory: int) -> Any:
+def _create(name: str, directory: int, written: list[str]) -> Any:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    return os.fdopen(os.open(name, flags, 0o600, dir_fd=directory), "wb")
+    file = os.open(name, flags, 0o600, dir_fd=directory)
+    written.append(name)
+    return os.fdopen(file, "wb")
 
 
 def _bring_to_disk(file: Any) -> None:
@@ -136,18 +164,20 @@ def _bring_to_disk(file: Any) -> None:
     os.fsync(file.fileno())
 
 
-def _write_table(table: pa.Table, file: Any) -> None:
-    """In one row group: it is read without joining pieces. Numbers that go up are differences."""
-    names = {field.name for field in table.schema if pa.types.is_integer(field.type)}
-    pq.write_table(
-        table,
+def _write_table(name: str, groups: Iterator[pa.Table], file: Any) -> None:
+    """In row groups: nobody has to hold all rows twice. Numbers that go up are differences."""
+    schema = SCHEMAS[name]
+    names = {field.name for field in schema if pa.types.is_integer(field.type)}
+    with pq.ParquetWriter(
         file,
+        schema,
         compression="zstd",
         compression_level=1,
-        row_group_size=max(table.num_rows, 1),
-        use_dictionary=[f.name for f in table.schema if pa.types.is_string(f.type)],
+        use_dictionary=[f.name for f in schema if pa.types.is_string(f.type)],
         column_encoding=dict.fromkeys(names & _ASCENDING, "DELTA_BINARY_PACKED"),
-    )
+    ) as writer:
+        for group in groups:
+            writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
 
 
 def check_output(path: Path) -> None:
@@ -163,8 +193,9 @@ def check_output(path: Path) -> None:
 def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
     """Read the snapshot directory ``path``.
 
-    Raises TargetError for a missing file, a newer format, a missing column, a wrong type, and for
-    rows whose order or numbers can't be those of a collection (``checks``).
+    Format 1 is read too. Raises TargetError for a missing file, a newer format, a missing column,
+    a wrong type, and for rows whose order or numbers can't be those of a collection (``checks``);
+    CannotAnswerError for more rows than there are numbers for.
     """
     directory = Path(path)
     if not directory.is_dir():
@@ -177,45 +208,82 @@ def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
         version = info["format_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TargetError(f"{directory}: no readable snapshot.json ({error})") from error
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION):
         raise TargetError(
-            f"{directory} has snapshot format {version}, this program reads {FORMAT_VERSION}",
+            f"{directory} has snapshot format {version}, this program reads 1 to {FORMAT_VERSION}",
             hint="use the version of ksm-estimator that wrote it, or collect again",
         )
-    tables = {name: _read_table(directory / f"{name}.parquet", name) for name in SCHEMAS}
-    nodes = tables.pop("stable_nodes")
-    frames = {name: _to_pandas(table) for name, table in tables.items()}
-    snapshot = Snapshot(
-        info=info,
-        stable_nodes=_to_pandas(nodes.drop_columns(["items"])),
-        stable_items=_flatten_items(nodes),
-        **frames,
-    )
+    tables = {name: _read_table(directory / f"{name}.parquet", name, version) for name in SCHEMAS}
+    snapshot = Snapshot(info=info, stable_items=tables["stable_nodes"].attrs.pop("items"), **tables)
+    if version == 1:
+        snapshot = from_format_1(snapshot)
     check_snapshot(str(directory), snapshot)
     return snapshot
 
 
-def _read_table(path: Path, name: str) -> pa.Table:
-    schema = SCHEMAS[name]
+def _read_table(path: Path, name: str, version: int) -> pd.DataFrame:
+    """The table ``name``; that of stable nodes has ``stable_items`` in its ``attrs["items"]``."""
+    schema = SCHEMAS[name] if version == FORMAT_VERSION else FORMAT_1_SCHEMAS[name]
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
-            table = file.read()
+            if file.metadata.num_rows >= MOST_ROWS:
+                raise CannotAnswerError(
+                    f"{path} has {file.metadata.num_rows:,} rows, this program takes less than "
+                    f"{MOST_ROWS:,}",
+                    hint="collect again with a smaller part of the processes",
+                )
+            _require_columns(path, schema, file.schema_arrow)
+            if all(pa.types.is_integer(column.type) for column in schema):
+                return _read_numbers(path, file, schema)
+            table = file.read(columns=schema.names).cast(schema)
     except (OSError, pa.ArrowException) as error:
         raise TargetError(f"{path} can't be read: {error}") from error
     for column in schema:
-        if column.name not in table.column_names:
+        _require_no_nulls(path, column, table[column.name])
+    if name == "stable_nodes":
+        nodes = _to_pandas(table.drop_columns(["items"]))
+        nodes.attrs["items"] = _flatten_items(table)
+        return nodes
+    return _to_pandas(table)
+
+
+def _require_columns(path: Path, schema: pa.Schema, found: pa.Schema) -> None:
+    for column in schema:
+        if column.name not in found.names:
             raise TargetError(f"{path}: column {column.name!r} is missing")
-        found = table.schema.field(column.name).type
-        if found != column.type:
-            raise TargetError(f"{path}: column {column.name!r} is {found}, not {column.type}")
-        if not column.nullable and table[column.name].null_count:
-            raise TargetError(f"{path}: column {column.name!r} has nulls")
-    return table.select(schema.names).cast(schema)
+        type_ = found.field(column.name).type
+        if type_ != column.type:
+            raise TargetError(f"{path}: column {column.name!r} is {type_}, not {column.type}")
+
+
+def _require_no_nulls(path: Path, column: pa.Field, values: Any) -> None:
+    if not column.nullable and values.null_count:
+        raise TargetError(f"{path}: column {column.name!r} has nulls")
+
+
+def _read_numbers(path: Path, file: pq.ParquetFile, schema: pa.Schema) -> pd.DataFrame:
+    """A table of integers, a row group at a time: all rows are held once."""
+    rows = file.metadata.num_rows
+    columns = {f.name: np.empty(rows, f.type.to_pandas_dtype()) for f in schema}
+    masks = {f.name: np.empty(rows, np.bool_) for f in schema if f.nullable}
+    at = 0
+    for batch in file.iter_batches(ROW_GROUP_ROWS, columns=schema.names):
+        piece = slice(at, at + batch.num_rows)
+        for column in schema:
+            values = batch.column(column.name)
+            _require_no_nulls(path, column, values)
+            if column.nullable:
+                masks[column.name][piece] = values.is_null()
+                values = values.fill_null(0)
+            columns[column.name][piece] = values
+        at = piece.stop
+    nullable = {name: pd.arrays.IntegerArray(columns[name], mask) for name, mask in masks.items()}
+    return pd.DataFrame(columns | nullable, copy=False)
 
 
 _NULLABLE: dict[pa.DataType, Any] = {
-    U64: pd.UInt64Dtype(),
     U32: pd.UInt32Dtype(),
+    I32: pd.Int32Dtype(),
     I64: pd.Int64Dtype(),
     pa.bool_(): pd.BooleanDtype(),
 }
@@ -223,20 +291,14 @@ _NULLABLE: dict[pa.DataType, Any] = {
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
     """NumPy columns; nullable integers and booleans as pandas' own nullable types."""
-    columns: dict[str, Any] = {}
-    for column in table.schema:
-        values = table[column.name]
-        if column.type == U64 and column.nullable and values.num_chunks == 1:
-            mask = values.is_null().to_numpy()
-            numbers = values.chunk(0).fill_null(0).to_numpy()  # not copied where none is null
-            columns[column.name] = pd.arrays.IntegerArray(numbers, mask)
-        elif column.nullable:
-            columns[column.name] = values.to_pandas(types_mapper=_NULLABLE.get)
-        elif values.num_chunks == 1 and pa.types.is_integer(column.type):
-            columns[column.name] = values.chunk(0).to_numpy()  # nothing is copied
-        else:
-            columns[column.name] = values.to_numpy()
-    return pd.DataFrame(columns, copy=False)
+    return pd.DataFrame(
+        {
+            column.name: table[column.name].to_pandas(types_mapper=_NULLABLE.get)
+            if column.nullable
+            else table[column.name].to_numpy()
+            for column in table.schema
+        }
+    )
 
 
 def _flatten_items(nodes: pa.Table) -> pd.DataFrame:

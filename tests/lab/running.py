@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import io
-import tarfile
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +42,8 @@ class Running:
             f"tar -C {DEBIAN}{path} -c . | base64", timeout_seconds=60.0
         )
         assert status == 0
-        with tarfile.open(fileobj=io.BytesIO(base64.b64decode(text))) as archive:
-            archive.extractall(destination, filter="data")
+        command = ["tar", "-C", str(destination), "-x"]
+        subprocess.run(command, input=base64.b64decode(text), check=True)
         return destination
 
 

@@ -14,7 +14,7 @@ from drgn.helpers.linux.mm import follow_phys, pfn_to_page
 from estimator.kernel.collect import collect
 from estimator.kernel.core import open_core
 from estimator.kernel.memory.elf import MappedElf
-from estimator.snapshot.flags import FrameFlag
+from estimator.snapshot.flags import FrameFlag, FrameKind
 from tests.lab.campaign import Dumps, campaign
 from tests.lab.conftest import lab_kernel
 from tests.lab.dumps import SERIES
@@ -57,7 +57,8 @@ def test_a_single_lost_page_is_missed(moment: Path, tmp_path: Path) -> None:
     whole = collect(target)
     assert whole.info["unknown"]["anonymous_pages"] == 0
     frames = whole.frames
-    shared = (frames["flags"].to_numpy() & np.uint32(FrameFlag.KSM | FrameFlag.LARGE)) != 0
+    shared = (frames["flags"].to_numpy() & np.uint32(FrameFlag.LARGE)) != 0
+    shared |= frames["kind"].to_numpy() == FrameKind.KSM
     alone = (frames["mapcount"] == 1) & ~shared
     pfn = int(frames["pfn"][alone].iloc[100])
     mapping = pfn_to_page(target.prog, pfn).mapping.address_of_()

@@ -13,7 +13,7 @@ import pytest
 
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.snapshot.flags import FrameFlag, MappingFlag
+from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot
 from tests.lab.compare import counter_numbers, process_numbers, unequal
@@ -29,7 +29,6 @@ PROBE = Path(__file__).with_name("pagemap_probe.py")
 SESSION = Path(__file__).with_name("drgn_session.py")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "ksm_snapshot.py"
 KPF_ANON, KPF_KSM, KPF_LARGE = 1 << 12, 1 << 21, 3 << 15
-KPF = {FrameFlag.KSM: KPF_KSM, FrameFlag.LARGE: KPF_LARGE}
 PAGE_KB = 4
 SAME_FLAGS = int(FrameFlag.ZERO | FrameFlag.LARGE | FrameFlag.SWAPBACKED)
 
@@ -94,10 +93,10 @@ def test_every_mapping_agrees_with_pagemap_and_kpageflags(
         rows[["pid", "address", "pfn"]].itertuples(index=False, name=None)
     )
     flags = pd.Series([row[3] for row in anonymous], dtype="uint64")
-    for ours, theirs in KPF.items():
-        if ours == FrameFlag.KSM and system.guest.kernel.series == "6.12":
-            continue  # all anonymous pages have KPF_KSM there, see ksm_flag_holds(); smaps counts
-        assert ((rows["frame_flags"] & int(ours)) != 0).equals((flags & theirs) != 0), ours.name
+    assert ((rows["frame_flags"] & int(FrameFlag.LARGE)) != 0).equals((flags & KPF_LARGE) != 0)
+    # in 6.12 all anonymous pages have KPF_KSM, see ksm_flag_holds(); smaps counts
+    if system.guest.kernel.series != "6.12":
+        assert (rows["kind"] == FrameKind.KSM).equals((flags & KPF_KSM) != 0)
     assert rows["hash"].notna().all()
 
 
@@ -106,7 +105,7 @@ def test_every_vma_agrees_with_smaps(live: Snapshot, proc: dict[int, Any]) -> No
     of_vma = rows.groupby("vma_id")
     count = of_vma.size()
     huge = rows[(rows["flags"] & int(MappingFlag.HUGE)) != 0].groupby("vma_id").size()
-    ksm = rows[(rows["frame_flags"] & int(FrameFlag.KSM)) != 0].groupby("vma_id").size()
+    ksm = rows[rows["kind"] == FrameKind.KSM].groupby("vma_id").size()
     vmas = live.vmas.join(live.processes["pid"], on="mm_id")
     checked = 0
     wanted = vmas[vmas["pid"].isin(list(proc)) & vmas["has_anon_vma"]]
@@ -129,14 +128,13 @@ def test_proc_alone_gives_the_same_frames(system: Running, live: Snapshot, tmp_p
     procfs = open_snapshot(system.fetch_snapshot("/tmp/procfs.ksm", tmp_path))
     pids = frozen_pids(system)
     ours, theirs = pages(procfs, pids), pages(live, pids)
-    all_flags = [rows["frame_flags"] & int(FrameFlag.KSM) for rows in (ours, theirs)]
     for rows in (ours, theirs):
         rows["frame_flags"] &= SAME_FLAGS
         rows["huge"] = rows["flags"] & int(MappingFlag.HUGE | MappingFlag.PROT_NONE)
     columns = ["pid", "address", "pfn", "hash", "frame_flags", "huge", "order", "head_pfn", "node"]
     pd.testing.assert_frame_equal(ours[columns], theirs[columns])
-    if "frames.flags KSM" not in procfs.info["not_known"]:
-        assert all_flags[0].equals(all_flags[1])
+    if "frames.kind KSM" not in procfs.info["not_known"]:
+        assert ours["kind"].equals(theirs["kind"])
     small = ours["order"] == 0
     assert ours["mapcount"][small].equals(theirs["mapcount"][small])
     shared = ["ksm_merging_pages", "ksm_rmap_items", "ksm_zero_pages", "uid", "threads"]

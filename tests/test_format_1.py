@@ -1,0 +1,49 @@
+"""Snapshots of format 1 give the answers that the version gave which wrote them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from estimator import Policy, open_snapshot, predict
+from estimator.snapshot.flags import FrameKind
+
+WRITTEN = Path(__file__).parent / "data" / "format_1.ksm"
+"""Written by 0.1.0: one stable node with four items, a large folio, an unknown frame."""
+
+COUNTERS = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile", "general_profit")
+
+
+@pytest.mark.parametrize(
+    ("scope", "answered", "unknown"),
+    [("all", (4, 12, 3, 2, 47808), 1), ("enabled", (4, 9, 1, 2, 35840), 0)],
+)
+def test_a_snapshot_of_format_1_answers_as_it_did(
+    scope: Literal["all", "enabled"], answered: tuple[int, ...], unknown: int
+) -> None:
+    found = predict(open_snapshot(WRITTEN), Policy(scope=scope))
+    assert tuple(found.counters[name] for name in COUNTERS) == answered
+    assert found.coverage.unknown_pages == unknown
+
+
+def test_ksm_pages_of_format_1_are_a_kind() -> None:
+    frames = open_snapshot(WRITTEN).frames
+    assert (frames["kind"] == FrameKind.KSM).sum() == 1
+    assert ((frames["flags"] & 2) == 0).all()
+    assert set(frames["kind"]) == {FrameKind.KSM, FrameKind.ANONYMOUS}
+
+
+def test_procfs_of_format_1_did_not_know_who_is_on_ksmds_list(tmp_path: Path) -> None:
+    path = tmp_path / "format_1.ksm"
+    shutil.copytree(WRITTEN, path)
+    info = json.loads((path / "snapshot.json").read_text())
+    info["source"]["kind"] = "procfs"
+    (path / "snapshot.json").write_text(json.dumps(info))
+    order = open_snapshot(path).processes["scan_order"]
+    assert order[order.isna()].index.tolist() == [3, 4]
+    found = predict(open_snapshot(path), Policy(scope="enabled"))
+    assert found.counters["pages_sharing"] == 10  # process 3 has a mergeable VMA, so it is on it
