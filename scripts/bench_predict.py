@@ -12,8 +12,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from estimator.snapshot.flags import FrameFlag
-from estimator.snapshot.schema import SCHEMAS
+from estimator.snapshot.flags import FrameFlag, FrameKind
+from estimator.snapshot.schema import FORMAT_VERSION, SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
 from scripts.bench_measure import best, peak_bytes, run
@@ -56,12 +56,13 @@ def synthetic(mappings: int) -> Snapshot:
     vma_id = np.repeat(np.arange(vma_count, dtype=np.uint32), per_vma)
     vma_id = np.concatenate([vma_id, np.full(mappings - len(vma_id), vma_count - 1, np.uint32)])
     first = np.searchsorted(vma_id, np.arange(vma_count))
-    page_index = (np.arange(mappings) - first[vma_id]).astype(np.uint32)
+    page_index = (np.arange(mappings) - first[vma_id]).astype(np.uint64)
     start = (np.arange(vma_count, dtype=np.uint64) + np.uint64(1)) << np.uint64(32)
     pages = np.bincount(vma_id).astype(np.uint64)
     frames = {
         "pfn": pfn,
         "hash": pd.array(contents[random.integers(0, len(contents), frame_count)], dtype="UInt64"),
+        "kind": np.full(frame_count, FrameKind.ANONYMOUS, np.uint8),
         "flags": np.full(frame_count, FrameFlag.LRU | FrameFlag.SWAPBACKED, np.uint32),
         "head_pfn": pfn,
         "mapcount": mapcount,
@@ -116,7 +117,7 @@ def _table(name: str, columns: Mapping[str, object], rows: int) -> pd.DataFrame:
 
 
 _INFO = {
-    "format_version": 1,
+    "format_version": FORMAT_VERSION,
     "kernel": {"release": "synthetic", "machine": "x86_64", "page_size": 4096, "build_id": None},
     "source": {"kind": "core", "path": "synthetic", "format": "elf", "warnings": []},
     "host": "synthetic",
