@@ -52,6 +52,23 @@ def take(values: npt.NDArray[Any], index: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return taken
 
 
+def find(ordered: Words, wanted: Words) -> tuple[Ints, Mask]:
+    """Where ``wanted`` (u64 (m,), in any order) stands in ``ordered`` (u64 (n,), ascending).
+
+    Returns the row in ``ordered`` of each one that is there, i64 (k,), in the order of ``wanted``,
+    the first row where equal ones stand there; and which ones are there, bool (m,).
+    """
+    rows, found = np.empty(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    at = 0
+    for piece in pieces(len(wanted) if len(ordered) else 0):
+        row = np.minimum(np.searchsorted(ordered, wanted[piece]), len(ordered) - 1)
+        found[piece] = same = ordered[row] == wanted[piece]
+        here = row[same]
+        rows[at : at + len(here)] = here
+        at += len(here)
+    return rows[:at], found
+
+
 def count(numbers: npt.NDArray[Any], size: int) -> npt.NDArray[np.int32]:
     """How often each number from 0 to ``size`` - 1 is there."""
     counts = np.zeros(size, np.int32)

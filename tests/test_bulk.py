@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from estimator import arrays as bulk
 from estimator.errors import CannotAnswerError
 
+WORDS = st.lists(st.integers(0, 12) | st.just(2**64 - 1), max_size=12)
 
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "_PIECE_ROWS", 3)
+
+@pytest.fixture(autouse=True, scope="module")
+def small_pieces() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "_PIECE_ROWS", 3)
+        yield
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 4, 10])
@@ -27,6 +35,14 @@ def test_the_same_as_numpy_at_once(rows: int) -> None:
     moved = bulk.move_up(values, keep)
     assert moved.tolist() == kept
     assert np.shares_memory(moved, values) or not kept
+
+
+@given(WORDS.map(sorted), WORDS)
+def test_found_is_what_is_there_and_nothing_else(ordered: list[int], wanted: list[int]) -> None:
+    rows, found = bulk.find(np.array(ordered, np.uint64), np.array(wanted, np.uint64))
+    assert rows.dtype == np.int64
+    assert found.tolist() == [word in ordered for word in wanted]
+    assert rows.tolist() == [ordered.index(word) for word in wanted if word in ordered]
 
 
 def test_pages_of_many_mms_are_one_number_each() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Words
+from estimator.arrays import Words, find
 from estimator.collect.mappings import Columns, Mapped, distinct
 
 _WALKS = 5
@@ -49,12 +49,9 @@ def settle(
 
 def _same(before: Mapped, after: Mapped) -> npt.NDArray[np.bool_]:
     """Which rows of ``after`` map the same frame in ``before``."""
-    key = before.key
-    place = np.searchsorted(key, after.key)
-    found = place < len(key)
-    found[found] = key[place[found]] == after.key[found]
-    found[found] = before.pfn[place[found]] == after.pfn[found]
-    return found
+    row, same = find(before.key, after.key)
+    same[same] = before.pfn[row] == after.pfn[same]
+    return same
 
 
 def _merge(pfns: Words, facts: Columns, more: Words, found: Columns) -> tuple[Words, Columns]:

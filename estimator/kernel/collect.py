@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from estimator._version import __version__
-from estimator.arrays import Words, page_keys
+from estimator.arrays import Words, find, page_keys
 from estimator.collect.budget import refuse_beyond
 from estimator.collect.hashing import PAGE_SIZE
 from estimator.collect.load import Pace
@@ -281,11 +281,10 @@ class _Collector:
 
 def _frame_ids(pfns: Words, wanted: Words) -> Any:
     """frame_id of the PFNs ``wanted``, null where no process maps the frame."""
-    place = np.searchsorted(pfns, wanted)
-    found = place < len(pfns)
-    found[found] = pfns[place[found]] == wanted[found]
-    place[~found] = 0
-    return pd.arrays.IntegerArray(place.astype(np.uint32), ~found)
+    row, found = find(pfns, wanted)
+    numbers = np.zeros(len(wanted), np.uint32)
+    numbers[found] = row
+    return pd.arrays.IntegerArray(numbers, ~found)
 
 
 def _mark_merged(
@@ -294,16 +293,16 @@ def _mark_merged(
     """Set MappingFlag.MERGED where the rmap_item of a mapping is on the live node of its frame."""
     live = nodes["live"].to_numpy()[items["node_id"]] if len(items) else np.empty(0, np.bool_)
     items = items[live]
-    if not len(items) or not len(mappings):
+    if not len(items):
         return
     page = np.uint64(12)
     vma = mappings["vma_id"].to_numpy()
     start = page_keys(vmas["mm_id"].to_numpy(), vmas["start"].to_numpy() >> page)
     key = start[vma] + mappings["page_index"].to_numpy()
     wanted = page_keys(items["mm_id"].to_numpy(), items["address"].to_numpy() >> page)
-    row = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
+    row, found = find(key, wanted)
     frame = nodes["frame_id"].to_numpy(np.int64, na_value=-1)[items["node_id"]]
-    same = (key[row] == wanted) & (mappings["frame_id"].to_numpy()[row] == frame)
+    same = mappings["frame_id"].to_numpy()[row] == frame[found]
     flags = mappings["flags"].to_numpy().copy()
     flags[row[same]] |= np.uint8(MappingFlag.MERGED)
     mappings["flags"] = flags

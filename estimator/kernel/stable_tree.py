@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from drgn import Program
 
-from estimator.arrays import Words
+from estimator.arrays import Words, find
 from estimator.kernel.layout import first_type, has_member, offset, struct_dtype
 from estimator.kernel.memory import PAGE_SIZE, Memory
 from estimator.kernel.memory.intervals import first_of_each
@@ -190,15 +190,13 @@ class _Reader:
 def _item_table(node: npt.NDArray[np.int64], items: npt.NDArray[Any], mms: Words) -> pd.DataFrame:
     """Ints of ``stable_items`` for the items of the mm_structs at ``mms``."""
     order = np.argsort(mms)
-    place = np.minimum(np.searchsorted(mms[order], items["mm"]), len(mms) - 1)
-    mm_id = order[place]
-    known = mms[mm_id] == items["mm"]
+    row, known = find(mms[order], items["mm"])
     items = items[known]
     age = items["age"] if "age" in (items.dtype.names or ()) else np.zeros(len(items), np.uint8)
     return pd.DataFrame(
         {
             "node_id": node[known].astype(np.uint32),
-            "mm_id": mm_id[known].astype(np.uint32),
+            "mm_id": order[row].astype(np.uint32),
             "address": items["address"] & _PAGE_MASK,
             "age": age,
             "checksum": items["oldchecksum"],

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from xxhash import xxh3_64_intdigest
 
-from estimator.arrays import Words
+from estimator.arrays import Words, find
 from estimator.collect.hashing import PAGE_SIZE
 from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped, rows_of
 from estimator.collect.workers import Pieces, forked, shared_columns
@@ -84,11 +84,9 @@ def forget_what_moved(pfns: Words, facts: Columns, mapped: Mapped) -> None:
     Other mappings of the frame may hold still: after fork, one process may write to its own copy.
     """
     read_at = facts.pop("read_at")
-    key = mapped.key
-    place = np.minimum(np.searchsorted(key, read_at), max(len(key) - 1, 0))
-    moved = facts["unknown"] == Unknown.HASHED
-    if len(key):
-        moved &= (key[place] != read_at) | (mapped.pfn[place] != pfns)
+    row, stayed = find(mapped.key, read_at)
+    stayed[stayed] = mapped.pfn[row] == pfns[stayed]
+    moved = (facts["unknown"] == Unknown.HASHED) & ~stayed
     facts["hash"][moved] = 0
     facts["unknown"][moved] = Unknown.CHANGED
 

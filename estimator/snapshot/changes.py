@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Mask, page_keys
+from estimator.arrays import Mask, find, page_keys
 from estimator.errors import UsageError
 from estimator.snapshot.flags import MappingFlag
 from estimator.snapshot.identity import Identity
@@ -125,12 +125,9 @@ def changed_mappings(earlier: Snapshot, later: Snapshot) -> Changes:
     places, rows = _places(later, mm_of_later)
     wanted, _ = _places(earlier, np.arange(len(earlier.processes), dtype=np.int64))
     changed, compared = np.zeros(len(wanted), np.bool_), np.zeros(len(wanted), np.bool_)
-    if not len(places):
-        return Changes(changed, compared)
-    found = np.minimum(np.searchsorted(places, wanted), len(places) - 1)
-    here = np.flatnonzero(places[found] == wanted)
+    place, here = find(places, wanted)
     before = earlier.mappings["frame_id"].to_numpy()[here]
-    after = later.mappings["frame_id"].to_numpy()[rows[found[here]]]
+    after = later.mappings["frame_id"].to_numpy()[rows[place]]
     compared[here] = (earlier.frames["unknown"].to_numpy()[before] == 0) & (
         later.frames["unknown"].to_numpy()[after] == 0
     )
