@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,10 +13,11 @@ from estimator.advice.attribution import contributions
 from estimator.advice.borders import borders
 from estimator.advice.frontier import Peeling, patterns
 from estimator.advice.verdict import savings
-from estimator.ksm.accounting import credits_of, slab_bytes
+from estimator.ksm.accounting import slab_bytes
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Outcome, Prediction
+from estimator.report.as_json import prediction_json
 from estimator.report.words import verdict
 from estimator.snapshot.flags import FrameFlag, MappingFlag
 from estimator.snapshot.snapshot import Snapshot
@@ -92,10 +95,21 @@ def test_a_copy_is_a_debit() -> None:
     snapshot = system.snapshot()
     prediction = predict(snapshot, ENABLED)
     copies = len(prediction.freed.copied)
-    of_row = credits_of(prediction).of_row
+    of_row = prediction.credits.of_row
     assert freed(prediction) == -copies
     assert np.flatnonzero(of_row < 0).tolist() == sorted(prediction.freed.copied.tolist())
     assert credited(snapshot, prediction) == -copies
+
+
+def test_credits_are_worked_out_once_and_no_copy_carries_them() -> None:
+    system = System()
+    system.processes_with(small(7), small(7, 8))
+    prediction = predict(system.snapshot(), ENABLED)
+    before = pickle.dumps(prediction), prediction_json(prediction)
+    assert prediction.credits is prediction.credits
+    assert (pickle.dumps(prediction), prediction_json(prediction)) == before
+    copied = pickle.loads(before[0])
+    assert copied.credits.of_row.tolist() == prediction.credits.of_row.tolist() == [0.5, 0.5, 0]
 
 
 def test_a_piece_that_nobody_has_scanned_goes_with_its_folio() -> None:

@@ -1,6 +1,6 @@
 """Who gains from sharing and with whom: the physical saving, attributed to those who bring it.
 
-Who is credited with which frame is said in ``ksm/accounting.py``; the credits of all mappings add
+Who is credited with which frame is said in ``ksm/credits.py``; the credits of all mappings add
 up to the whole.
 """
 
@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.ksm.accounting import credits_of
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.snapshot import Snapshot
 
@@ -33,7 +32,7 @@ def contributions(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
     vmas = prediction.vmas[prediction.vmas["excluded_by"].isna()]
     credit = np.bincount(
         snapshot.mappings["vma_id"].to_numpy(),
-        weights=credits_of(prediction).of_row,
+        weights=prediction.credits.of_row,
         minlength=len(snapshot.vmas),
     )
     owners = snapshot.processes[["mm_id", "comm", "cgroup", "uid"]]

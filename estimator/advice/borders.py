@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.advice.attribution import mapping_mm
-from estimator.ksm.accounting import credits_of
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot
 
@@ -35,7 +34,7 @@ def borders(
     and ``k - 1`` are saved across. Frames that fork shares between several domains already count as
     a domain of their own. The kernel's zero page is not shared with anybody in particular: within.
     """
-    found = credits_of(prediction)
+    found = prediction.credits
     signature = domain_signature(snapshot, prediction, domain_of_mm)
     onto_node = found.given_up & (found.stable_node >= 0)
     total = float(prediction.freed.frames)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.arrays import Ints
-from estimator.ksm.accounting import credits_of, folio_rows
+from estimator.ksm.credits import folio_rows
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot
 
@@ -55,7 +55,7 @@ def patterns(
     ``piece_of_vma``: i64 per row of ``snapshot.vmas``, -1 for none. ``domain_of_frame``: if given,
     per frame of ``prediction.freed``, only frames with equal values count as able to merge.
     """
-    found, freed = credits_of(prediction), prediction.freed
+    found, freed = prediction.credits, prediction.freed
     frames, folios = np.flatnonzero(found.given_up), np.flatnonzero(found.of_folio)
     rows, unit = _rows_of(prediction, found.given_up, found.of_folio > 0)
     piece = piece_of_vma[snapshot.mappings["vma_id"].to_numpy()[rows]]
@@ -116,7 +116,7 @@ def _rows_of(
     rows = np.flatnonzero(where >= 0)
     if not folios.any():
         return rows, where[rows]
-    more, folio = folio_rows(prediction, folios)
+    more, folio = folio_rows(prediction.freed, prediction.scanned, folios)
     number = np.cumsum(folios) - 1 + np.count_nonzero(frames)
     return np.append(rows, more), np.append(where[rows], number[folio])
 

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.advice.attribution import page_bytes, vma_labels
-from estimator.ksm.accounting import converted_mappings, credits_of
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.snapshot import Snapshot
@@ -26,7 +25,7 @@ def top_contents(snapshot: Snapshot, prediction: Prediction, limit: int = 10) ->
     copy to look at pid, name (of the VMA), address (u64).
     """
     frame_id = snapshot.mappings["frame_id"].to_numpy()
-    rows = np.flatnonzero(converted_mappings(prediction))
+    rows = np.flatnonzero(prediction.converted)
     rows = rows[prediction.content[frame_id[rows]] >= 0]
     content, _ = pd.factorize(prediction.content[frame_id[rows]])
     place, places = _places(snapshot, rows)
@@ -38,7 +37,7 @@ def top_contents(snapshot: Snapshot, prediction: Prediction, limit: int = 10) ->
         {
             "signature": signature,
             "copies": np.bincount(content),
-            "saved_pages": np.bincount(content, weights=credits_of(prediction).of_row[rows]),
+            "saved_pages": np.bincount(content, weights=prediction.credits.of_row[rows]),
             "zero": _first_of(content, _is_zero(snapshot)[frame_id[rows]]),
             "row": _first_of(content, rows),
         }

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from estimator.advice.attribution import page_bytes, scanned_pages
-from estimator.ksm.accounting import credits_of
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.flags import FrameKind
 from estimator.snapshot.snapshot import Snapshot
@@ -51,7 +50,7 @@ class Savings:
 
 def savings(snapshot: Snapshot, prediction: Prediction) -> Savings:
     """Both savings of ``prediction`` and what lies between them."""
-    fate = credits_of(prediction)
+    fate = prediction.credits
     counters, physical = prediction.counters, prediction.physical
     merged_now = np.zeros(len(fate.given_up), np.bool_)  # pages of their own come after the frames
     merged_now[: len(snapshot.frames)] = snapshot.frames["kind"] == FrameKind.KSM

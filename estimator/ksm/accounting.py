@@ -1,18 +1,14 @@
-"""What merging gives back, who is credited with it, and what it costs, in frames and bytes."""
+"""What merging gives back and what it costs, in frames and bytes."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 
-from estimator.arrays import Ints, Mask
+from estimator.arrays import Ints
 from estimator.ksm.case import Case
+from estimator.ksm.credits import Freed
 from estimator.ksm.fate import Fate
 from estimator.ksm.frames import live_node_frames
-from estimator.ksm.prediction import Freed, Outcome, Prediction
 from estimator.ksm.rules import Rules
 from estimator.snapshot.flags import FrameFlag
 
@@ -80,79 +76,6 @@ def freed_frames(case: Case, fate: Fate, unmapped: Ints) -> Freed:
         folio=facts.folio,
         unmapped=np.where(fate.split, unmapped, 0),
     )
-
-
-@dataclass(frozen=True)
-class Credits:
-    """Who is credited with the frames that become free.
-
-    Per frame, as the model starts with them: ``converted``: i64, how many of its mappings take part
-    in a merge or go to the zero page. ``given_up``: bool, all its mappings, system-wide, do: it is
-    freed, or stays as a KSM page. ``stable_node``: i64, the frame that its merged mappings map in
-    the end, -1 for none. ``of_frame``: f64, frames credited to the converted mappings of a frame,
-    in equal parts. ``of_folio``: i64 per large folio, frames that its split frees and that no
-    mapping gives up, credited to the mappings of the folio that ksmd scans, in equal parts.
-    ``of_row``: f64 per row of ``mappings``, all of that; a copy made by break_cow() is a credit of
-    -1. Its sum is ``physical["frames_freed"]``.
-    """
-
-    converted: Ints
-    given_up: Mask
-    stable_node: Ints
-    of_frame: npt.NDArray[np.float64]
-    of_folio: Ints
-    of_row: npt.NDArray[np.float64]
-
-
-def credits_of(prediction: Prediction) -> Credits:
-    """Credit every freed frame to the mappings that gave it up, as PSS splits a shared page.
-
-    Of ``d`` frames that end as one, each is credited ``(d - 1) / d``. A frame of which one mapping
-    stays, in a process that does not take part or a VMA that can't, is not freed (ksm-model §12).
-    The split of a huge page takes a zero-filled piece away from all who map it.
-    """
-    freed = prediction.freed
-    frame_of_row, count = freed.frame_of_row, len(freed.gone)
-    is_converted = converted_mappings(prediction)
-    converted = np.bincount(frame_of_row[is_converted], minlength=count)
-    node = np.full(count, -1, np.int64)
-    merged = np.flatnonzero(prediction.stable_node >= 0)
-    node[frame_of_row[merged]] = prediction.stable_node[merged]
-
-    stays = (node == np.arange(count)) & (converted >= freed.mapcount) & ~freed.gone
-    given_up = (freed.gone & (converted > 0)) | stays
-    of_frame = given_up.astype(np.float64)
-    onto_node = given_up & (node >= 0)
-    frames = np.bincount(node[onto_node], minlength=count)
-    of_frame[onto_node] -= (stays / np.maximum(frames, 1))[node[onto_node]]
-
-    per_mapping = of_frame / np.maximum(converted, 1)
-    of_row = np.where(is_converted, per_mapping[frame_of_row], 0.0)
-    np.subtract.at(of_row, freed.copied, 1.0)
-    of_folio = freed.unmapped.copy()
-    np.add.at(of_folio, freed.folio[freed.gone & (converted == 0)], 1)
-    if of_folio.any():
-        rows, folio = folio_rows(prediction, of_folio > 0)
-        scanned = np.bincount(folio, minlength=len(of_folio))
-        of_row[rows] += (of_folio / np.maximum(scanned, 1))[folio]
-    if not math.isclose(float(of_row.sum()), freed.frames, rel_tol=1e-9, abs_tol=1e-6):
-        raise AssertionError(f"credits of {of_row.sum()} frames for {freed.frames} freed ones")
-    return Credits(converted, given_up, node, of_frame, of_folio, of_row)
-
-
-def converted_mappings(prediction: Prediction) -> Mask:
-    """Which mappings stop mapping the frame they map now (bool per row of ``mappings``)."""
-    return np.isin(
-        prediction.outcome, [Outcome.MERGED, Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY], kind="table"
-    )
-
-
-def folio_rows(prediction: Prediction, folios: Mask) -> tuple[Ints, Ints]:
-    """The mappings of ``folios`` (bool per large folio) that ksmd scans: rows, and their folio."""
-    freed = prediction.freed
-    of_frame = np.append(folios, False)[freed.folio]
-    rows = np.flatnonzero((prediction.outcome > Outcome.UNKNOWN) & of_frame[freed.frame_of_row])
-    return rows, freed.folio[freed.frame_of_row[rows]].astype(np.int64)
 
 
 def physical(

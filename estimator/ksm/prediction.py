@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator.arrays import Mask
+from estimator.ksm.credits import Credits, Freed, credits_of
 from estimator.ksm.policy import Policy
 
 if TYPE_CHECKING:
@@ -26,32 +29,6 @@ class Outcome(enum.IntEnum):
     MERGED = 4  # its rmap_item is on a stable node
     ZERO_PAGE = 5  # ksmd replaced it by the zero page (use_zero_pages): no rmap_item
     SPLIT_AWAY = 6  # the split of its folio mapped the zero page instead: in no counter
-
-
-@dataclass(frozen=True)
-class Freed:
-    """The frames that become free, before anybody is credited with them (``accounting.credits``).
-
-    ``frame_of_row``: u32 per row of ``mappings``, and ``content``: i32 per frame, of the frames as
-    the model starts with them (after unmerging where that comes first, see ``unmerge.py``).
-    ``mapcount``: i32 per frame, all its mappings. ``gone``: bool per frame, it becomes free.
-    ``copied``: i64 rows, each takes a frame for a copy made by break_cow(). ``folio``: i32 per
-    frame, number of its large folio, else -1. ``unmapped``: i64 per large folio, pieces that
-    nobody maps and that its split frees.
-    """
-
-    frame_of_row: npt.NDArray[np.uint32]
-    content: npt.NDArray[np.int32]
-    mapcount: npt.NDArray[np.int32]
-    gone: npt.NDArray[np.bool_]
-    copied: npt.NDArray[np.int64]
-    folio: npt.NDArray[np.int32]
-    unmapped: npt.NDArray[np.int64]
-
-    @property
-    def frames(self) -> int:
-        """How many more frames are free at rest; less than 0 if copies take more."""
-        return int(np.count_nonzero(self.gone)) - len(self.copied) + int(self.unmapped.sum())
 
 
 @dataclass(frozen=True)
@@ -97,6 +74,26 @@ class Prediction:
     stable_node: npt.NDArray[np.int32] = field(repr=False)
     content: npt.NDArray[np.int32] = field(repr=False)
     freed: Freed = field(repr=False)
+
+    @property
+    def scanned(self) -> Mask:
+        """Which mappings ksmd visits and can read (bool per row of ``mappings``)."""
+        return self.outcome > Outcome.UNKNOWN
+
+    @property
+    def converted(self) -> Mask:
+        """Which mappings stop mapping the frame they map now (bool per row of ``mappings``)."""
+        leaving = [Outcome.MERGED, Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY]
+        return np.isin(self.outcome, leaving, kind="table")
+
+    @cached_property
+    def credits(self) -> Credits:
+        """Who is credited with the frames that become free; worked out when first asked for."""
+        return credits_of(self.freed, self.stable_node, self.converted, self.scanned)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: a copy or a pickle works the rest out again."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def unmerged_readings(self) -> list[dict[str, int]]:
         """What pages_unshared and pages_volatile can show at rest; their sum never differs.
