@@ -87,14 +87,15 @@ def test_unmapped_pieces_are_credited_to_who_has_the_huge_page_scanned() -> None
 
 
 def test_a_copy_is_a_debit() -> None:
-    """break_cow() of one of three that share a frame: the others keep it."""
-    system = System("6.1", max_page_sharing=2)
+    """A pinned page first: break_cow() of one of two that share the other frame."""
+    system = System("6.1")
     shared = Frame(1)
-    for _ in range(3):
-        system.process(shared)
+    for frame in (Frame(1, pins=1), shared, shared):
+        system.process(frame)
     snapshot = system.snapshot()
     prediction = predict(snapshot, ENABLED)
     copies = len(prediction.freed.copied)
+    assert copies == 1
     of_row = prediction.credits.of_row
     assert freed(prediction) == -copies
     assert np.flatnonzero(of_row < 0).tolist() == sorted(prediction.freed.copied.tolist())

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from estimator.advice.frontier import Patterns, Peeling, frontier, smallest_share
+from estimator.advice.frontier import Patterns, Peeling, frontier, patterns, smallest_share
+from estimator.advice.plan import restrict
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.snapshot.flags import MappingFlag
+from estimator.snapshot.snapshot import Snapshot
+from tests.synthetic import Frame, System, small
+from tests.test_accounting import worn
 
+ENABLED = Policy(scope="enabled")
 Frames = list[tuple[int, frozenset[int], bool]]
 PIECES = 4
 
@@ -98,3 +106,88 @@ def test_the_smallest_set_reaches_the_share_and_holds_nothing_needless(
     chosen = set(smallest_share(steps, 0.9).tolist())
     assert saved(frames, chosen) >= 0.9 * saved(frames, set(range(PIECES)))
     assert all(saved(frames, chosen - {p}) < saved(frames, chosen) for p in chosen)
+
+
+def points(snapshot: Snapshot, policy: Policy = ENABLED) -> list[tuple[int, int]]:
+    """Every point of the frontier, processes as pieces: saved_pages, and what the model frees."""
+    prediction = predict(snapshot, policy)
+    processes = len(snapshot.processes)
+    piece_of_vma = snapshot.vmas["mm_id"].to_numpy().astype(np.int64)
+    found = patterns(snapshot, prediction, piece_of_vma)
+    steps = frontier(found, np.ones(processes, np.int64))
+    freed = []
+    for k in range(1, processes + 1):
+        chosen = np.isin(piece_of_vma, steps["piece"].iloc[:k])
+        part = predict(restrict(snapshot, chosen), policy) if k < processes else prediction
+        freed.append(part.physical["frames_freed"])
+    return list(zip(steps["saved_pages"].tolist(), freed, strict=True))
+
+
+@given(worn(), st.sampled_from([None, 2, 300]))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+def test_the_frontier_ends_with_what_the_model_frees(snapshot: Snapshot, limit: int | None) -> None:
+    """Whatever is split, copied, kept by others, changing or unmerged before (another limit)."""
+    saved, freed = points(snapshot, Policy(scope="enabled", max_page_sharing=limit))[-1]
+    assert saved == freed
+
+
+@st.composite
+def plain_systems(draw: st.DrawFn, *, shared: bool) -> Snapshot:
+    """No pins, no huge pages, no limit; frames of several processes and outside if ``shared``."""
+    system = System("6.12", use_zero_pages=draw(st.booleans()))
+    common = small(*draw(st.lists(st.integers(0, 3), max_size=6 if shared else 0)))
+    for frame in common:
+        frame.outside = draw(st.integers(0, 1))
+    for _ in range(draw(st.integers(1, 5))):
+        own = small(*draw(st.lists(st.integers(0, 3), max_size=4)))
+        twice = draw(st.lists(st.sampled_from(own), max_size=2)) if own else []
+        some = draw(st.lists(st.sampled_from(common), max_size=4)) if common else []
+        system.process(*draw(st.permutations([*own, *twice, *some])))
+    if shared and draw(st.booleans()):
+        merged = Frame(draw(st.integers(0, 3)), outside=draw(st.integers(0, 1)))
+        system.stable_node(merged)
+        for process in draw(st.lists(st.sampled_from(system.processes), min_size=1, max_size=4)):
+            process.map([merged], MappingFlag.MERGED)
+    return system.snapshot()
+
+
+@given(plain_systems(shared=False))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_point_is_what_the_model_frees(snapshot: Snapshot) -> None:
+    assert all(saved == freed for saved, freed in points(snapshot))
+
+
+@given(plain_systems(shared=True))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_point_promises_more_where_frames_are_shared(snapshot: Snapshot) -> None:
+    """Of the first two frames of a content ksmd keeps the second (``closed_forms``).
+
+    Which one that is depends on who is in. If others map it too, it stays anyway and one frame more
+    becomes free than the frontier says, which knows that of all pieces together only.
+    """
+    assert all(saved <= freed for saved, freed in points(snapshot))
+
+
+def test_what_somebody_else_keeps_takes_no_frame_from_the_saving() -> None:
+    """ksmd keeps the second frame, which a process maps that does not take part."""
+    kept = Frame(7)
+    system = System()
+    for frame in (Frame(7), kept, Frame(7)):
+        system.process(frame)
+    system.process(kept, mergeable=False)
+    assert points(system.snapshot())[:3] == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_several_stable_nodes_keep_a_frame_each() -> None:
+    system = System(max_page_sharing=2)
+    system.processes_with(*[small(7) for _ in range(6)])
+    assert points(system.snapshot())[-1] == (3, 3)
+
+
+def test_a_copy_of_a_frame_that_others_keep_costs_one() -> None:
+    """The first page is pinned: ksmd prepares the second for merging and has to copy it."""
+    shared = Frame(7)
+    system = System()
+    for frame in (Frame(7, pins=1), shared, shared):
+        system.process(frame)
+    assert points(system.snapshot())[-1] == (-1, -1)

@@ -49,29 +49,39 @@ def patterns(
 ) -> Patterns:
     """Group the frames that ``prediction`` gives up.
 
-    What the split of a huge page frees without anybody's mapping going is counted with those who
-    have the huge page scanned. Copies made by break_cow() are left out.
+    With all pieces in, ``Peeling`` saves what ``prediction`` frees. What the split of a huge page
+    frees without anybody's mapping going is counted with those who have the huge page scanned, a
+    copy made by break_cow() is charged to who gets it.
+
+    Where a KSM page is mapped by somebody besides who takes part, no frame of its content is kept
+    for it. It is one frame more of the content then, mapped by the pieces that make ksmd choose it
+    (those of the first item of the content and of the first item on the page). Where a content
+    fills several stable nodes, the pages of the others count as not given up.
 
     ``piece_of_vma``: i64 per row of ``snapshot.vmas``, -1 for none. ``domain_of_frame``: if given,
     per frame of ``prediction.freed``, only frames with equal values count as able to merge.
     """
     found, freed = prediction.credits, prediction.freed
-    frames, folios = np.flatnonzero(found.given_up), np.flatnonzero(found.of_folio)
-    rows, unit = _rows_of(prediction, found.given_up, found.of_folio > 0)
+    domain = np.zeros(len(freed.gone), np.uint64) if domain_of_frame is None else domain_of_frame
+    surplus, kept_outside = _kept(prediction, domain)
+    of_content = found.given_up & ~surplus
+    rows, unit = _rows_of(prediction, of_content, kept_outside, found.of_folio > 0)
+    frames, folios = np.flatnonzero(of_content), np.flatnonzero(found.of_folio)
+    frames = np.append(frames, kept_outside)
+    alone = len(folios) + len(freed.copied)
     piece = piece_of_vma[snapshot.mappings["vma_id"].to_numpy()[rows]]
     piece_sets, member_set, member_piece = _piece_sets(
-        len(frames) + len(folios), unit[piece >= 0], piece[piece >= 0]
+        len(frames) + alone, unit[piece >= 0], piece[piece >= 0]
     )
 
-    free = np.append(found.stable_node[frames] < 0, np.ones(len(folios), np.bool_))
-    content = np.append(freed.content[frames], np.full(len(folios), -1, np.int32))
-    domain = np.zeros(len(free), np.uint64)
-    if domain_of_frame is not None:
-        domain[: len(frames)] = domain_of_frame[frames]
+    free = np.append(found.stable_node[frames] < 0, np.ones(alone, np.bool_))
+    content = np.append(freed.content[frames], np.full(alone, -1, np.int32))
+    domain = np.append(domain[frames], np.zeros(alone, np.uint64))
     keys = pd.DataFrame(
         {"content": np.where(free, -1, content), "domain": np.where(free, np.uint64(0), domain)}
     )
-    keys["frames"] = np.append(np.ones(len(frames), np.int64), found.of_folio[folios])
+    ones = np.ones(len(frames), np.int64)
+    keys["frames"] = np.concatenate([ones, found.of_folio[folios], -np.ones_like(freed.copied)])
     keys["content"] = keys.groupby(["content", "domain"], sort=False).ngroup()
     keys["set"] = piece_sets
     groups = keys.groupby(["content", "set"], sort=False)["frames"].sum().reset_index()
@@ -103,22 +113,60 @@ def patterns(
     )
 
 
-def _rows_of(
-    prediction: Prediction, frames: npt.NDArray[np.bool_], folios: npt.NDArray[np.bool_]
-) -> tuple[Ints, Ints]:
-    """The mappings that what is freed depends on, and the number of what each maps.
+def _kept(
+    prediction: Prediction, domain: npt.NDArray[np.uint64]
+) -> tuple[npt.NDArray[np.bool_], Ints]:
+    """KSM pages besides the one that a content keeps of the frames given up, by content and domain.
 
-    Numbered are ``frames`` (bool per frame), after them ``folios`` (bool per large folio).
+    Those that stay in excess of one (bool per frame), and one that somebody outside keeps for each
+    content of which none stays (frames).
     """
+    found = prediction.credits
+    used = np.zeros(len(domain), np.bool_)
+    used[found.stable_node[found.given_up & (found.stable_node >= 0)]] = True
+    stay, others = np.flatnonzero(used & found.stays), np.flatnonzero(used & ~found.stays)
+    pages = np.append(stay, others)
+    keys = pd.DataFrame({"content": prediction.freed.content[pages], "domain": domain[pages]})
+    again = keys.duplicated().to_numpy()
+    surplus = np.zeros(len(domain), np.bool_)
+    surplus[stay[again[: len(stay)]]] = True
+    return surplus, others[~again[len(stay) :]]
+
+
+def _rows_of(
+    prediction: Prediction,
+    frames: npt.NDArray[np.bool_],
+    kept_outside: Ints,
+    folios: npt.NDArray[np.bool_],
+) -> tuple[Ints, Ints]:
+    """The mappings that what is freed depends on, and the number of what each decides on.
+
+    Numbered are ``frames`` (bool per frame), after them KSM pages ``kept_outside`` (frames),
+    ``folios`` (bool per large folio), and copies.
+    """
+    freed, node = prediction.freed, prediction.stable_node
+    number = int(np.count_nonzero(frames))
     place = np.full(len(frames), -1, np.int64)
-    place[frames] = np.arange(np.count_nonzero(frames))
-    where = place[prediction.freed.frame_of_row]
+    place[frames] = np.arange(number)
+    where = place[freed.frame_of_row]
     rows = np.flatnonzero(where >= 0)
-    if not folios.any():
-        return rows, where[rows]
-    more, folio = folio_rows(prediction.freed, prediction.scanned, folios)
-    number = np.cumsum(folios) - 1 + np.count_nonzero(frames)
-    return np.append(rows, more), np.append(where[rows], number[folio])
+    parts = [(rows, where[rows])]
+    if len(kept_outside):
+        place[:] = -1
+        place[kept_outside] = number + np.arange(len(kept_outside))
+        merged = np.flatnonzero(node >= 0)
+        merged = merged[place[node[merged]] >= 0]
+        for items in (merged, merged[node[merged] == freed.frame_of_row[merged]]):
+            page, first = np.unique(node[items], return_index=True)
+            parts.append((items[first], place[page]))
+    number += len(kept_outside)
+    if folios.any():
+        more, folio = folio_rows(freed, prediction.scanned, folios)
+        parts.append((more, number + (np.cumsum(folios) - 1)[folio]))
+    number += int(np.count_nonzero(folios))
+    parts.append((freed.copied, number + np.arange(len(freed.copied))))
+    every_row, unit = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return every_row, unit
 
 
 def _piece_sets(count: int, where: Ints, piece: Ints) -> tuple[Ints, Ints, Ints]:
@@ -164,6 +212,11 @@ class Peeling:
     ``saved_pages``: frames saved by those still in. ``loss_pages``: i64 per piece, how many fewer
     it would be without that piece. A frame mapped by several pieces is freed only while all of
     them are in.
+
+    Exact with all pieces in, and for any of them where no frame is mapped by several. Otherwise
+    some frames more may become free: of the first two frames of a content ksmd keeps the second,
+    for those who are in, and that costs nothing if others keep it anyway. What is known of pins,
+    huge pages and contents of several stable nodes is what all pieces together make of them.
     """
 
     def __init__(self, found: Patterns, pieces: int) -> None:

@@ -43,15 +43,18 @@ class Credits:
 
     Per frame, as the model starts with them: ``converted``: i32, how many of its mappings take part
     in a merge or go to the zero page. ``given_up``: bool, all its mappings, system-wide, do: it is
-    freed, or stays as a KSM page. ``stable_node``: i32, the frame that its merged mappings map in
-    the end, -1 for none. ``of_folio``: i64 per large folio, frames that its split frees and that no
-    mapping gives up, credited to the mappings of the folio that ksmd scans, in equal parts.
+    freed, or ``stays`` (bool) as a KSM page. ``stable_node``: i32, the frame that its merged
+    mappings map in the end, -1 for none.
+
+    ``of_folio``: i64 per large folio, frames that its split frees and that no mapping gives up,
+    credited to the mappings of the folio that ksmd scans, in equal parts.
     ``of_row``: f64 per row of ``mappings``, all that it is credited with; a copy made by
     break_cow() is a credit of -1. Its sum is ``physical["frames_freed"]``.
     """
 
     converted: Numbers
     given_up: Mask
+    stays: Mask
     stable_node: Numbers
     of_folio: Ints
     of_row: npt.NDArray[np.float64]
@@ -91,7 +94,7 @@ def credits_of(freed: Freed, stable_node: Numbers, converted: Mask, scanned: Mas
         of_row[rows] += (of_folio / np.maximum(sharers, 1))[folio]
     if not math.isclose(float(of_row.sum()), freed.frames, rel_tol=1e-9, abs_tol=1e-6):
         raise AssertionError(f"credits of {of_row.sum()} frames for {freed.frames} freed ones")
-    return Credits(leave, given_up, node, of_folio, of_row)
+    return Credits(leave, given_up, stays, node, of_folio, of_row)
 
 
 def folio_rows(freed: Freed, scanned: Mask, folios: Mask) -> tuple[Ints, Ints]:
