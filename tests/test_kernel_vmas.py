@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from estimator.kernel.processes import reread_roots
 from estimator.kernel.vmas import Vmas, read_vmas, vm_flag_values
 from tests.fake_processes import ARANGE, LEAF, NO_LIMIT, RANGE, FakeProcesses
 from tests.fake_structs import STRUCTS, STRUCTS_6_1
@@ -173,6 +176,62 @@ def test_a_running_system_is_read_until_the_number_of_vmas_is_right() -> None:
     found = read_vmas(kernel.prog, kernel.memory, mms)
     assert spans(found) == [(0, 0, 1), (0, 1, 2)]
     assert found.unreadable == 0
+
+
+@pytest.mark.parametrize(("map_count", "lost"), [(3, 2), (2, 1), (1, 0)])
+def test_vmas_that_an_mm_counts_and_no_look_finds_are_lost(map_count: int, lost: int) -> None:
+    kernel = FakeProcesses()
+    mm, other = kernel.mm(), kernel.mm()
+    kernel.spans(mm, (0x1000, 0x2000, {}))
+    kernel.spans(other, (0x1000, 0x2000, {}))
+    kernel.set("mm_struct", mm, {"map_count": map_count})
+    kernel.memory.moving = True
+    found = read(kernel)
+    assert spans(found) == [(0, 1, 2), (1, 1, 2)]
+    assert found.unreadable == lost
+
+
+def test_a_tree_that_moves_at_every_look_is_counted_by_its_last_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another VMA comes between reading the tree and reading the count, each time."""
+    kernel = FakeProcesses()
+    mm = kernel.mm()
+    kernel.spans(mm, (0, 0x1000, {}))
+    mms = kernel.read_mms()
+    counts = itertools.count(2)
+
+    def reread(*arguments: Any) -> Any:
+        kernel.spans(mm, *[(n << 12, n + 1 << 12, {}) for n in range(next(counts))])
+        return reread_roots(*arguments)
+
+    monkeypatch.setattr("estimator.kernel.vmas.reread_roots", reread)
+    monkeypatch.setattr("estimator.kernel.vmas._LOOKS", 2)
+    kernel.memory.moving = True
+    found = read_vmas(kernel.prog, kernel.memory, mms)
+    assert len(found.start) == 3
+    assert found.unreadable == 1
+
+
+def test_an_mm_that_is_gone_after_the_last_look_lacks_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel = FakeProcesses()
+    mm = kernel.mm()
+    kernel.spans(mm, (0x1000, 0x2000, {}))
+    kernel.set("mm_struct", mm, {"map_count": 2})
+    mms = kernel.read_mms()
+    looks = itertools.count(1)
+
+    def reread(*arguments: Any) -> Any:
+        if next(looks) == 3:
+            kernel.set("mm_struct", mm, {"mm_users.counter": 0})
+        return reread_roots(*arguments)
+
+    monkeypatch.setattr("estimator.kernel.vmas.reread_roots", reread)
+    monkeypatch.setattr("estimator.kernel.vmas._LOOKS", 2)
+    kernel.memory.moving = True
+    assert read_vmas(kernel.prog, kernel.memory, mms).unreadable == 0
 
 
 def test_vmas_of_some_mms() -> None:

@@ -55,14 +55,14 @@ def read_vmas(prog: Program, memory: Memory, mms: Mms) -> Vmas:
     """The VMAs of ``mms``.
 
     On a running system the VMAs of an mm are read again, some times at most, until they are as
-    many as the mm counts.
+    many as the mm counts; by how many they differ after that is ``unreadable``. An mm that is gone
+    by then lacks nothing.
     """
     dtype = _vma_dtype(prog)
     rows, structs, lost = _of_mms(prog, memory, dtype, mms, mms.structs["vmas"])
     for _ in range(_LOOKS if memory.moving else 0):
         roots, count = reread_roots(prog, memory, mms)
-        wrong = np.bincount(rows, minlength=len(count)) != count
-        lost[wrong] = np.maximum(lost[wrong], 1)
+        lost = np.maximum(lost, _miscounted(rows, count))
         if not lost.any():
             break
         again = lost > 0
@@ -71,6 +71,9 @@ def read_vmas(prog: Program, memory: Memory, mms: Mms) -> Vmas:
         rows, structs = _in_order(
             np.concatenate([rows[keep], more_rows]), np.concatenate([structs[keep], more])
         )
+    if memory.moving:
+        _, count = reread_roots(prog, memory, mms)
+        lost = np.where(count > 0, np.maximum(lost, _miscounted(rows, count)), 0)
     zeroes = np.zeros(len(structs), np.uint64)
     return Vmas(
         mm=rows.astype(np.uint32),
@@ -82,6 +85,12 @@ def read_vmas(prog: Program, memory: Memory, mms: Mms) -> Vmas:
         anon_name=structs["anon_name"] if "anon_name" in (dtype.names or ()) else zeroes,
         unreadable=int(lost.sum()),
     )
+
+
+def _miscounted(rows: Ints, count: Ints) -> Ints:
+    """By how many VMAs each mm has more or fewer ``rows`` than its ``count``, i64."""
+    differ: Ints = np.abs(np.bincount(rows, minlength=len(count)) - count)
+    return differ
 
 
 def _of_mms(
