@@ -93,7 +93,7 @@ def test_mms_that_are_going_away_are_left_out() -> None:
     """ksm_test_exit(): mm_users is 0. And what has no page table where one can be."""
     kernel = FakeProcesses()
     outside, odd = DIRECT_MAP - 4096, DIRECT_MAP + 4097
-    for fields in ({"mm_users.counter": 0}, {"pgd": outside}, {"pgd": odd}):
+    for fields in ({"mm_users.counter": 0}, {"pgd": outside}, {"pgd": odd}, {"pgd": 0x1000}):
         kernel.mm(fields)
     mms = kernel.read_mms()
     assert not len(mms.structs)

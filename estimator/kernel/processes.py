@@ -118,7 +118,8 @@ def _in_use(memory: Memory, structs: Any) -> Mask:
     table = structs["pgd"] - np.uint64(memory.direct_map)
     aligned = (table & np.uint64(PAGE_SIZE - 1)) == 0
     in_use: Mask = (structs["mm_users"] > 0) & aligned & (table < _HIGHEST_PHYSICAL)
-    return in_use
+    not_below: Mask = structs["pgd"] >= np.uint64(memory.direct_map)  # where ``table`` wraps
+    return in_use & not_below
 
 
 def _owners(prog: Program, memory: Memory) -> tuple[dict[int, Owner], Any, int]:
