@@ -64,6 +64,7 @@ class FakeKernel:
         self._constants, self._functions = dict(constants), set(functions)
         self._variables: dict[str, tuple[str, int]] = {}
         self._pages: dict[int, bytearray] = {}
+        self._errors: dict[int, Exception] = {}
         self._free, self._next_table = _HEAP, 0x10_0000
         self.prog = Program(
             Platform(Architecture.X86_64, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN)
@@ -90,9 +91,11 @@ class FakeKernel:
             page[offset : offset + len(part)] = part
             done += len(part)
 
-    def lose(self, address: int) -> None:
-        """Make the page around a kernel address unreadable."""
-        del self._pages[address // _PAGE]
+    def lose(self, address: int, error: Exception | None = None) -> None:
+        """Make the page around a kernel address unreadable; reading it raises ``error``."""
+        self._pages.pop(address // _PAGE, None)
+        if error is not None:
+            self._errors[address // _PAGE] = error
 
     def frame(self, pfn: int, content: bytes = b"") -> None:
         """A frame with ``content`` and zeroes behind it."""
@@ -103,7 +106,7 @@ class FakeKernel:
         while len(found) < count:
             at = address + len(found)
             if at // _PAGE not in self._pages:
-                raise FaultError("nothing there", at)
+                raise self._errors.get(at // _PAGE) or FaultError("nothing there", at)
             found += self._pages[at // _PAGE][at % _PAGE :][: count - len(found)]
         return found
 

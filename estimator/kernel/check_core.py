@@ -10,7 +10,7 @@ import numpy as np
 from drgn import Program
 
 from estimator.collect.findings import Findings
-from estimator.errors import BETTER_DUMP, CannotAnswerError
+from estimator.errors import BETTER_DUMP, CannotAnswerError, NoDebugInfoError
 from estimator.kernel.address_spaces import AddressSpaces
 from estimator.kernel.core import dump_warnings, open_program, refuse_incomplete, with_memory
 from estimator.kernel.dump.file import DumpFile
@@ -91,7 +91,7 @@ def _kernel(dump: DumpFile, architecture: str | None, findings: Findings) -> Pro
 def _symbols(dump: DumpFile, prog: Program, symbols: Sequence[Path], findings: Findings) -> Target:
     try:
         load_symbols(prog, symbols)
-    except Exception:
+    except NoDebugInfoError:
         for text in looked_for(prog, symbols):
             findings.add("looked for", text, status="warn")
         raise

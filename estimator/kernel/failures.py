@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from drgn import ObjectNotFoundError, Program
 
-from estimator.collect.limits import own_limits
+from estimator.collect.limits import is_own_limit, own_limits
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.kernel.memory import READ_ERRORS
 from estimator.kernel.symbols import kernel_release
+
+
+class skip_unreadable:
+    """Go on behind a body that can't read the target, or that raises one of ``others``.
+
+    Not where this machine lacks memory or files: that is raised, as it says nothing of the target.
+    """
+
+    def __init__(self, *others: type[Exception]) -> None:
+        self._passing = (*READ_ERRORS, *others)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        return isinstance(error, self._passing) and not is_own_limit(error)
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from typing import Any
 import drgn
 from drgn import Program
 
+from estimator.kernel.failures import skip_unreadable
 from estimator.kernel.layout import first_type, has_function, has_variable
-from estimator.kernel.memory import READ_ERRORS
 from estimator.kernel.symbols import kernel_release
 from estimator.ksm.features import features_of
 
@@ -57,15 +57,13 @@ def _read(prog: Program, variables: dict[str, str]) -> dict[str, int]:
     found = {}
     for name, variable in variables.items():
         base, *members = variable.split(".")
-        try:
+        with skip_unreadable(LookupError):
             value = prog[base]
             for member in members:
                 value = value.member_(member)
             if value.type_.unaliased_kind() == drgn.TypeKind.STRUCT:  # atomic_long_t since 6.10
                 value = value.counter
             found[name] = int(value.value_())
-        except (*READ_ERRORS, LookupError):
-            continue
     return found
 
 
@@ -115,12 +113,12 @@ class DebugInformation:
 
 def thp_enabled(prog: Program) -> str:
     """``info["thp_enabled"]``: as in /sys/kernel/mm/transparent_hugepage/enabled."""
-    try:
+    with skip_unreadable(LookupError):
         flags = int(prog["transparent_hugepage_flags"])
         always = int(prog.constant("TRANSPARENT_HUGEPAGE_FLAG"))
         madvise = int(prog.constant("TRANSPARENT_HUGEPAGE_REQ_MADV_FLAG"))
-    except (*READ_ERRORS, LookupError):
-        return "never"
-    if flags >> always & 1:
-        return "always"
-    return "madvise" if flags >> madvise & 1 else "never"
+        if flags >> always & 1:
+            return "always"
+        if flags >> madvise & 1:
+            return "madvise"
+    return "never"

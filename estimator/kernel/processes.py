@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ import pandas as pd
 from drgn import Object, Program
 
 from estimator.arrays import Mask, Words
+from estimator.kernel.failures import skip_unreadable
 from estimator.kernel.layout import (
     first_member,
     first_type,
@@ -21,7 +21,7 @@ from estimator.kernel.layout import (
     offset,
     struct_dtype,
 )
-from estimator.kernel.memory import PAGE_SIZE, READ_ERRORS, Memory
+from estimator.kernel.memory import PAGE_SIZE, Memory
 from estimator.kernel.paths import Paths
 
 _PF_EXITING, _PF_KTHREAD = 0x4, 0x0020_0000  # include/linux/sched.h
@@ -171,7 +171,7 @@ def _ksm_mm_list(prog: Program) -> list[int]:
     head = prog["ksm_mm_head"].address_of_().value_() + link_offset
     mms = []
     for node in _list(prog, head).tolist():
-        with contextlib.suppress(*READ_ERRORS):
+        with skip_unreadable():
             mms.append(prog.read_u64(node - link_offset + mm_offset))
     return mms
 
@@ -197,10 +197,12 @@ def _walk_list(prog: Program, head: int) -> tuple[list[int], bool]:
     nodes: dict[int, None] = {}
     before, (node, _) = head, _links(prog, head)
     while node != head:
-        try:
-            following, previous = _links(prog, node)
-        except READ_ERRORS:
+        links = None
+        with skip_unreadable():
+            links = _links(prog, node)
+        if links is None:
             return list(nodes), False
+        following, previous = links
         if previous != before or node in nodes or len(nodes) >= _LONGEST_LIST:
             return list(nodes), False
         nodes[node] = None
@@ -268,10 +270,9 @@ def _comm(name: Any) -> str:
 
 
 def _cgroup(prog: Program, paths: Paths, css_set: int) -> str:
-    try:
+    with skip_unreadable(AttributeError, LookupError, ValueError):
         return paths.of_cgroup(Object(prog, "struct css_set *", css_set).dfl_cgrp)
-    except (*READ_ERRORS, AttributeError, LookupError, ValueError):
-        return ""
+    return ""
 
 
 def _numbers(prog: Program, memory: Memory, structs: Words, type_: str, path: str) -> list[int]:

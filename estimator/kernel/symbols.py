@@ -9,6 +9,7 @@ from pathlib import Path
 
 from drgn import FaultError, MissingDebugInfoError, ModuleFileStatus, Program
 
+from estimator.collect.limits import own_limits
 from estimator.errors import NoDebugInfoError, TargetError
 
 _DEBUGINFOD = "debuginfod"
@@ -57,18 +58,16 @@ def load_symbols(prog: Program, symbols: Sequence[Path]) -> None:
     """Load the kernel's debug information from ``symbols``, else from where drgn looks.
 
     That is, by build-id: the usual places, then the debuginfod servers that the user's environment
-    names. Raises NoDebugInfoError with the kernel's release and what to install.
+    names. Raises NoDebugInfoError with the kernel's release and what to install, TargetError for a
+    damaged dump, ResourceError where this machine lacks memory or files.
     """
     release = kernel_release(prog)
     missing = [path for path in symbols if not path.is_file()]
     if missing:
         raise NoDebugInfoError(f"symbols {missing[0]} do not exist")
     try:
-        if symbols:
-            prog.load_debug_info(symbols)
-        else:
-            _ask_debuginfod(prog)
-            prog.load_debug_info(main=True)
+        with own_limits():
+            _load(prog, symbols)
     except FaultError as error:
         raise TargetError(
             f"the dump is damaged or cut off (the kernel's own data can't be read: {error})"
@@ -95,6 +94,26 @@ def load_symbols(prog: Program, symbols: Sequence[Path]) -> None:
             f"{path} was found by build-id {main.build_id.hex()}, but is of another",
             hint=f"remove it; {hint_elsewhere(release)}, or name the file with --symbols VMLINUX",
         )
+
+
+def _load(prog: Program, symbols: Sequence[Path]) -> None:
+    """Let drgn load them. MemoryError and OSError are our own limits.
+
+    drgn goes on without a file that it can't open, and has no class for what libelf says.
+    """
+    try:
+        if symbols:
+            prog.load_debug_info(symbols)
+        else:
+            _ask_debuginfod(prog)
+            prog.load_debug_info(main=True)
+    except Exception as error:
+        if "out of memory" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
+    finally:
+        with open(os.devnull, "rb"):
+            pass
 
 
 def looked_for(prog: Program, symbols: Sequence[Path]) -> Iterator[str]:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
+from estimator.kernel.failures import skip_unreadable
 from estimator.kernel.layout import has_type, offset
-from estimator.kernel.memory import READ_ERRORS
 from estimator.kernel.paths import Paths
 from estimator.kernel.vmas import Vmas
 
@@ -47,13 +47,12 @@ def _paths(prog: Program) -> Any:
     paths = Paths(prog)
 
     def of_file(file: int) -> str:
-        try:
+        with skip_unreadable(LookupError, ValueError):
             dentry = prog.read_u64(file + dentry_offset)
             if dentry not in seen:
                 seen[dentry] = paths.of_file(file)
             return seen[dentry]
-        except (*READ_ERRORS, LookupError, ValueError):
-            return "[unreadable]"
+        return "[unreadable]"
 
     return of_file
 
@@ -65,10 +64,9 @@ def _anon_names(prog: Program) -> Any:
     name_offset = offset(prog, "struct anon_vma_name", "name")
 
     def of_pointer(pointer: int) -> str:
-        try:
+        with skip_unreadable():
             name = prog.read_c_string(pointer + name_offset, max_size=_MOST_NAME_BYTES)
             return f"[anon:{name.decode(errors='replace')}]"
-        except READ_ERRORS:
-            return "[anon]"
+        return "[anon]"
 
     return of_pointer

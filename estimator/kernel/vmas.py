@@ -11,8 +11,9 @@ from drgn import Program
 
 from estimator.arrays import Ints, Mask, Words
 from estimator.kernel.arch import USER_END
+from estimator.kernel.failures import skip_unreadable
 from estimator.kernel.layout import first_member, has_member, offset, struct_dtype
-from estimator.kernel.memory import PAGE_SIZE, READ_ERRORS, Memory
+from estimator.kernel.memory import PAGE_SIZE, Memory
 from estimator.kernel.memory.intervals import met_first
 from estimator.kernel.processes import Mms, reread_roots
 from estimator.ksm import vm_flags
@@ -237,13 +238,11 @@ def _linked(memory: Memory, heads: Words, dtype: np.dtype[Any]) -> tuple[Ints, W
 def vm_flag_values(prog: Program) -> dict[str, int]:
     """VM_* values by lower-case name, from the kernel's own table (vmaflag_names, mm/debug.c)."""
     values = dict(vm_flags.VALUES)
-    try:
+    with skip_unreadable(LookupError):
         for entry in prog["vmaflag_names"]:
             if entry.name.value_():
                 name = entry.name.string_().decode(errors="replace")
                 values[name] = int(entry.mask.value_())
-    except (*READ_ERRORS, LookupError):
-        pass
     return values
 
 
@@ -261,10 +260,8 @@ def _dax_files(prog: Program, files: Words) -> set[int]:
     )
     found = set()
     for file in np.unique(files[files != 0]).tolist():
-        try:
+        with skip_unreadable():
             address = prog.read_u64(file + inode_offset)
             if prog.read_u32(address + flags_offset) & _S_DAX:
                 found.add(file)
-        except READ_ERRORS:
-            continue
     return found
