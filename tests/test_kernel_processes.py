@@ -42,6 +42,7 @@ def test_ksmds_list_first_then_by_age(structs: Mapping[str, str]) -> None:
     kept = mms.keep(np.array([False, True, True, False]))
     assert kept.table["mm_id"].tolist() == [0, 1]
     assert kept.addresses.tolist() == [first, old]
+    assert kept.unreadable == 2
 
 
 def test_who_shares_an_mm_is_one_row() -> None:

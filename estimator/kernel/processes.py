@@ -60,7 +60,8 @@ _NOBODY = Owner(task=-1, uid=0, threads=0)
 class Mms:
     """``table``: rows of ``processes.parquet``, without cmdline. ``structs``: the mm_structs.
 
-    ``addresses``: u64, where the mm_structs are. ``unreadable``: tasks and mms not read.
+    ``addresses``: u64, where the mm_structs are. ``unreadable``: tasks and mms not read, or left
+    out since.
     """
 
     table: pd.DataFrame
@@ -72,7 +73,8 @@ class Mms:
         """The mms where ``rows`` is true, numbered anew."""
         table = self.table[rows].reset_index(drop=True)
         table["mm_id"] = np.arange(len(table), dtype=np.uint32)
-        return Mms(table, self.structs[rows], self.addresses[rows], self.unreadable)
+        unreadable = self.unreadable + int(np.count_nonzero(~rows))
+        return Mms(table, self.structs[rows], self.addresses[rows], unreadable)
 
 
 def read_processes(prog: Program, memory: Memory) -> Mms:
