@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import itertools
 import mmap
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,7 +69,8 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_smaps_say_what_ksmd_may_merge(proc: Path) -> None:
     (proc / "7").mkdir()
     (proc / "7" / "smaps").write_text(SMAPS)
-    table, smaps = vmas.read_vmas([Process(7, "x", [])])
+    table, smaps, known = vmas.read_vmas([Process(7, "x", []), Process(8, "gone", [])])
+    assert known.tolist() == [True, False]
     assert table["name"].tolist() == ["[anon:a b]", "/dev/shm/x y"]
     assert table["start"].tolist() == [0x7F0000000000, 0x7F0000200000]
     assert table["mergeable"].tolist() == [True, False]
@@ -284,10 +287,13 @@ def on_command(pages: int, *fork: str) -> Iterator[tuple[list[int], Callable[[st
 
 def only(pids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing but these processes be read."""
+
+    def read() -> tuple[list[Process], int]:
+        found, _ = processes.read_processes()
+        return [process for process in found if process.pid in pids], 0
+
     for part in (module, check):
-        monkeypatch.setattr(
-            part, "read_processes", lambda: [p for p in processes.read_processes() if p.pid in pids]
-        )
+        monkeypatch.setattr(part, "read_processes", read)
 
 
 def after_the_first_walk(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
@@ -401,9 +407,96 @@ def test_a_pid_that_is_another_process_by_now_is_left_out(
         after_the_first_walk(monkeypatch, lambda: changed.add(pids[0]))
         snapshot = collect()
     assert snapshot.processes["pid"].tolist() == pids[1:]
+    assert snapshot.info["unknown"]["processes"] == 1
     assert snapshot.processes["mm_id"].tolist() == [0]
     assert set(snapshot.vmas["mm_id"]) == {0}
     assert at_base(snapshot, pids[1]) == {page: digest(page + 1) for page in range(50)}
+
+
+STAT = "7 (a) b) S " + " ".join(str(number) for number in range(4, 53))  # 23, vsize, is not 0
+
+
+def test_processes_that_can_not_be_read_are_counted(
+    proc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that ended after they were listed, a file cut off, and one that may not be read."""
+    with pytest.raises(CannotAnswerError, match="no process with user memory"):
+        processes.read_processes()
+    for pid, text in ((7, STAT), (8, STAT.replace(" 23 ", " 0 ")), (9, "9 (cut) S 1")):
+        (proc / str(pid)).mkdir()
+        (proc / str(pid) / "stat").write_text(text)
+    (proc / "10").mkdir()
+    (proc / "self").mkdir()
+    found, lost = processes.read_processes()
+    assert [process.pid for process in found] == [7]
+    assert lost == 2
+
+
+@pytest.mark.parametrize("name", ["stat", "smaps", "pagemap"])
+def test_too_many_open_files_do_not_make_a_process_vanish(
+    name: str, proc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pagemap, "PROC", proc)
+
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        if self.name == name:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    (proc / "7").mkdir()
+    for opens in ("open", "read_bytes"):
+        monkeypatch.setattr(Path, opens, refuse)
+    one = pd.DataFrame({"mm_id": [0], "start": [0], "end": [4096]}, dtype=np.uint64)
+    maps = pagemap.PageMaps([Process(7, "x", [])], one.assign(has_anon_vma=True), np.zeros(1, "u8"))
+    reading: dict[str, Callable[[], Any]] = {
+        "stat": processes.read_processes,
+        "smaps": lambda: vmas.read_vmas([Process(7, "x", [])]),
+        "pagemap": lambda: maps.walk(lambda _: None),
+    }
+    with pytest.raises(OSError, match="Too many open files"):
+        reading[name]()
+
+
+@needs_pfns
+def test_a_process_whose_memory_can_not_be_read_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = vmas._of_process
+    with on_command(50, "fork") as (pids, _):
+        only(pids, monkeypatch)
+        monkeypatch.setattr(
+            vmas, "_of_process", lambda pid: None if pid == pids[0] else original(pid)
+        )
+        snapshot = collect()
+    assert snapshot.processes["pid"].tolist() == pids[1:]
+    assert snapshot.info["unknown"]["processes"] == 1
+
+
+def test_sizes_of_structs_are_those_of_slab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "_SLAB", tmp_path)
+    names = ["ksm_rmap_item", "ksm_stable_node", "ksm_mm_slot"]
+    assert settings.struct_sizes() == (dict(zip(names, (64, 64, 48), strict=True)), names)
+    (tmp_path / ":0000072").mkdir()
+    (tmp_path / ":0000072" / "object_size").write_text("72\n")
+    (tmp_path / names[0]).symlink_to(":0000072")  # SLAB_MERGE
+    (tmp_path / names[1]).mkdir()
+    (tmp_path / names[1] / "object_size").write_text("80\n")
+    assert settings.struct_sizes() == (dict(zip(names, (72, 80, 48), strict=True)), names[2:])
+
+
+@needs_pfns
+def test_a_snapshot_says_which_sizes_it_assumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with on_command(2) as (pids, _):
+        only(pids, monkeypatch)
+        for assumed in ([], ["ksm_mm_slot"]):
+            monkeypatch.setattr(
+                module, "struct_sizes", lambda names=assumed: ({"ksm_mm_slot": 56}, names)
+            )
+            info = collect().info
+            assert info["sizes"] == {"ksm_mm_slot": 56}
+            assert ("sizes" in info["not_known"]) == bool(assumed)
+    assert "ksm_mm_slot: as usual" in info["not_known"]["sizes"]
 
 
 def test_mms_on_the_list_of_ksmd_come_first_with_their_vmas() -> None:
@@ -498,6 +591,55 @@ def test_root_without_the_right_to_pfns_is_told_so(monkeypatch: pytest.MonkeyPat
     )
     with pytest.raises(TargetError, match="no CAP_SYS_ADMIN"):
         module.require_rights()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "named"),
+    [
+        ([19], "no CAP_SYS_PTRACE,.*--cap-add SYS_PTRACE"),
+        ([21], "no CAP_SYS_ADMIN,.*--cap-add SYS_ADMIN"),
+        ([19, 21], "no CAP_SYS_ADMIN and no CAP_SYS_PTRACE,.*SYS_ADMIN --cap-add SYS_PTRACE"),
+    ],
+)
+def test_a_missing_capability_is_named(
+    lacking: list[int], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    for part in (module, processes):
+        monkeypatch.setattr(part, "PROC", tmp_path)
+    for name in ("kpageflags", "kpagecount"):
+        (tmp_path / name).touch()
+    (tmp_path / "self").mkdir()
+    all_but = (1 << 41) - 1 - sum(1 << bit for bit in lacking)
+    (tmp_path / "self" / "status").write_text(f"Name:\tx\nCapEff:\t{all_but:016x}\n")
+    with pytest.raises(TargetError, match=named):
+        module.require_rights()
+
+
+@needs_pfns
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv (util-linux)")
+@pytest.mark.parametrize("name", ["sys_admin", "sys_ptrace"])
+@pytest.mark.parametrize("command", ["check", "collect"])
+def test_root_of_an_ordinary_container_is_refused(command: str, name: str, tmp_path: Path) -> None:
+    output = ["-o", str(tmp_path / "x.ksm")] if command == "collect" else []
+    found = subprocess.run(
+        ["setpriv", f"--bounding-set=-{name}", sys.executable, "-m", "estimator"]
+        + [command, "--procfs", *output],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 3
+    assert f"no CAP_{name.upper()}" in found.stdout + found.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@needs_pfns
+def test_without_processes_check_and_collect_refuse_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_process", lambda pid: Process(pid, "x", ["0"] * 50))
+    assert check.check_procfs().exit_code == 5
+    with pytest.raises(CannotAnswerError, match="no process"):
+        collect()
 
 
 @needs_pfns
@@ -599,7 +741,7 @@ COLLECT_ONE = """
 import runpy, signal, sys
 from estimator.procfs import collect
 everything, pid, path = collect.read_processes, int(sys.argv[1]), sys.argv[2]
-collect.read_processes = lambda: [p for p in everything() if p.pid == pid]
+collect.read_processes = lambda: ([p for p in everything()[0] if p.pid == pid], 0)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 sys.argv = ["estimator", "collect", "--procfs", "--rate", "1", "-o", path]
 runpy.run_module("estimator", run_name="__main__")

@@ -115,7 +115,8 @@ class Source:
         if self.procfs:
             from estimator.procfs.check import check_procfs
 
-            return check_procfs()
+            with own_limits():
+                return check_procfs()
         if self.core:
             from estimator.kernel.check_core import check_core
 

@@ -22,7 +22,7 @@ _BYTES_PER_SECOND = 1.3e9  # of each worker, as scripts/bench procfs measures it
 def check_procfs() -> Findings:
     """Findings on this machine without its kernel's memory.
 
-    A failure of ``require_rights`` is a finding too, and not raised.
+    A failure of ``require_rights`` or ``read_processes`` is a finding too, and not raised.
     """
     findings = Findings()
     release = platform.release()
@@ -30,7 +30,10 @@ def check_procfs() -> Findings:
     if findings.ask("rights", lambda: _rights(findings)) is None:
         return findings
     ksm = read_settings()
-    vmas, _ = read_vmas(read_processes())
+    found = findings.ask("processes", read_processes)
+    if found is None:
+        return findings
+    vmas, _, _ = read_vmas(found[0])
     mergeable = vmas[vmas["mergeable"]]
     opted_in = int(mergeable["mm_id"].nunique())
     findings.add_ksm(

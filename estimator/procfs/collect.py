@@ -20,12 +20,19 @@ from estimator.collect.settle import settle
 from estimator.collect.tables import make_tables, only_mapped
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.procfs.ksm_counters import read_identity
-from estimator.procfs.ksm_settings import features, read_settings, thp_enabled, upstream_release
+from estimator.procfs.ksm_settings import (
+    features,
+    read_settings,
+    struct_sizes,
+    thp_enabled,
+    upstream_release,
+)
 from estimator.procfs.page_contents import forget_what_moved, look_at
 from estimator.procfs.page_flags import ksm_flag_holds, mark_ksm
 from estimator.procfs.pagemap import PageMaps, own_pfn
 from estimator.procfs.processes import (
     PROC,
+    capabilities,
     is_listed,
     numbered,
     process_table,
@@ -37,6 +44,8 @@ from estimator.snapshot.flags import UNKNOWN_NODE
 from estimator.snapshot.schema import FORMAT_VERSION, SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
 
+# include/uapi/linux/capability.h: who may see PFNs, and who the memory of all processes
+_NEEDED = {"CAP_SYS_ADMIN": 21, "CAP_SYS_PTRACE": 19}
 _NOT_KNOWN = {
     "processes.scan_order": "assumed from start times: no file says the order of ksmd's list; null "
     "where nothing says whether the process is on it (before 6.16, without a mergeable VMA)",
@@ -51,7 +60,6 @@ _NOT_KNOWN = {
     "frames.folio_mapcount": "-1 for large folios",
     "stable_nodes": "none: where KSM has merged already is only seen as the kind KSM of frames",
     "features": "by the kernel's release, where no file says it",
-    "sizes": "as on every 64-bit kernel from 5.19 to 6.18",
 }
 
 
@@ -72,14 +80,15 @@ def collect_procfs(
     started = datetime.datetime.now(datetime.UTC)
     seed = random_seed() if seed is None else seed
     progress("processes", 0, 1)
-    processes = read_processes()
-    vmas, smaps = read_vmas(processes)
+    processes, lost = read_processes()
+    vmas, smaps, known = read_vmas(processes)
     mergeable = set(vmas.loc[vmas["mergeable"], "mm_id"])
     answers = [is_listed(p, mergeable=n in mergeable) for n, p in enumerate(processes)]
     listed = np.array([answer is True for answer in answers], np.bool_)
-    known = np.array([answer is not None for answer in answers], np.bool_)
+    said = np.array([answer is not None for answer in answers], np.bool_)
     order, vmas, smaps = listed_first(listed, vmas, smaps)
-    processes, listed, known = [processes[n] for n in order], listed[order], known[order]
+    processes = [processes[number] for number in order]
+    listed, said, known = listed[order], said[order], known[order]
     if max_memory_mib is not None:
         refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()), running=True)
     maps = PageMaps(processes, vmas, smaps["AnonHugePages"])
@@ -106,14 +115,17 @@ def collect_procfs(
     if not ksm_flag_holds() and not mark_ksm(facts, pfns, mapped, smaps):
         not_known = _NOT_KNOWN | {"frames.kind KSM": "only set where whole VMAs are merged"}
     table = process_table(processes)
-    there = ~maps.gone & still_there(processes)  # after all that was read by pid
+    there = known & ~maps.gone & still_there(processes)  # after all that was read by pid
     mapped = mapped.of_vmas(there[vmas["mm_id"]])
-    table = numbered(table, there, listed, known)
+    table = numbered(table, there, listed, said)
     vmas = _renumbered(vmas, there)
     pfns, facts = only_mapped(mapped, pfns, facts)
     mappings, frames = make_tables(vmas, mapped, pfns, facts, seed)
     if (frames["node"] == UNKNOWN_NODE).any():
         not_known = not_known | {"frames.node": "65535 where several nodes may have the frame"}
+    sizes, assumed = struct_sizes()
+    if assumed:
+        not_known = not_known | {"sizes": f"{', '.join(assumed)}: as usual from 5.19 to 6.18"}
     seconds = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
     identity = read_identity()
     info = {
@@ -133,11 +145,11 @@ def collect_procfs(
         "collect_seconds": seconds,
         "hash": about_hash(seed),
         "ksm": read_settings(),
-        "sizes": {"ksm_rmap_item": 64, "ksm_stable_node": 64, "ksm_mm_slot": 48},
+        "sizes": sizes,
         "features": features(upstream_release()),
         "thp_enabled": thp_enabled(),
         "unknown": {
-            "processes": 0,
+            "processes": lost + int(np.count_nonzero(~there)),
             "vmas": 0,
             "page_table_pages": 0,
             "changed_pages": changed,
@@ -159,7 +171,7 @@ def collect_procfs(
 
 
 def require_rights() -> None:
-    """Raise unless this machine shows PFNs to us and has KSM, and pages of the size read here."""
+    """Raise unless this machine shows all to us and has KSM, and pages of the size read here."""
     page_bytes, machine = os.sysconf("SC_PAGE_SIZE"), platform.machine()
     if (page_bytes, machine) != (4096, "x86_64"):
         raise CannotAnswerError(
@@ -171,6 +183,13 @@ def require_rights() -> None:
             raise TargetError(
                 f"{PROC / name} can't be read: PFNs need root (CAP_SYS_ADMIN)", hint="try: sudo"
             )
+    lacking = [name for name, bit in _NEEDED.items() if not capabilities() >> bit & 1]
+    if lacking:
+        raise TargetError(
+            f"this process has no {' and no '.join(lacking)}, like root in an ordinary container",
+            hint="run it as root of the host, or in a container with "
+            + " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in lacking),
+        )
     if own_pfn() == 0:  # pagemap_read() in fs/proc/task_mmu.c
         raise TargetError(
             "PFNs are hidden (no CAP_SYS_ADMIN, as in an ordinary container)",

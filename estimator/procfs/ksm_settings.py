@@ -13,12 +13,15 @@ from estimator.ksm.features import features_of
 
 _KSM = Path("/sys/kernel/mm/ksm")
 _THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_SLAB = Path("/sys/kernel/slab")
 _KALLSYMS = Path("/proc/kallsyms")
 _UBUNTU = Path("/proc/version_signature")
 _COUNTERS = (
     *("pages_shared", "pages_sharing", "pages_unshared", "ksm_zero_pages", "pages_scanned"),
     *("stable_node_chains", "stable_node_dups", "pages_skipped", "full_scans"),
 )
+# bytes on every 64-bit kernel from 5.19 to 6.18
+_USUAL_SIZES = {"ksm_rmap_item": 64, "ksm_stable_node": 64, "ksm_mm_slot": 48}
 _NOT_SETTINGS = (*_COUNTERS, "pages_volatile", "general_profit")
 # what is there as soon as KSM is: the file of /sys/kernel/mm/ksm for a variable of mm/ksm.c
 _FILES = {
@@ -47,6 +50,22 @@ def read_settings() -> dict[str, Any]:
     items = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile")
     counters["ksm_rmap_items"] = sum(values.get(name, 0) for name in items)
     return settings | {"counters": counters}
+
+
+def struct_sizes() -> tuple[dict[str, int], list[str]]:
+    """``info["sizes"]``, and the structs for which they are only assumed.
+
+    By the slab caches that mm/ksm.c names after its structs. SLAB_MERGE makes one of several: only
+    if their objects, in whole words, are of one size (find_mergeable() in mm/slab_common.c).
+    """
+    sizes, assumed = {}, []
+    for struct, usual_bytes in _USUAL_SIZES.items():
+        try:
+            sizes[struct] = int((_SLAB / struct / "object_size").read_text())
+        except (OSError, ValueError):
+            sizes[struct] = usual_bytes
+            assumed.append(struct)
+    return sizes, assumed
 
 
 def features(release: str) -> dict[str, bool]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.arrays import Words
+from estimator.collect.limits import is_own_limit
 from estimator.collect.mappings import Mapped, first_pages
 from estimator.procfs.processes import PROC, Process
 from estimator.snapshot.flags import MappingFlag
@@ -71,7 +72,9 @@ class PageMaps:
                         place, vma = _in_vmas(present, first, start, end)
                         page_index = place.view(np.uint64) + (first - start[vma])
                         parts.append((vma_ids[vma], page_index, entries[place] & _PFN))
-            except OSError:
+            except OSError as error:
+                if is_own_limit(error):
+                    raise
                 self.gone[mm_id] = True
         vma_id, page_index, pfn = (np.concatenate(column) for column in zip(*parts, strict=True))
         counts = {

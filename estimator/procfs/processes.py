@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 
 from estimator.arrays import Mask
+from estimator.collect.limits import is_own_limit
+from estimator.errors import CannotAnswerError
 
 PROC = Path("/proc")
 _SYS_KCMP = 312  # x86-64
@@ -41,26 +43,41 @@ class Process:
         return tuple(self.field(number) for number in (26, 28, 47, 48))
 
 
-def read_processes() -> list[Process]:
+def read_processes() -> tuple[list[Process], int]:
     """The thread groups with user memory, by start time and pid; one of each that share an mm.
 
-    Our own process is left out: reading changes it.
+    And how many could not be read, or were gone by then. Our own process is left out: reading
+    changes it. Raises CannotAnswerError if there is no other.
     """
-    found = []
+    found, lost = [], 0
     for name in os.listdir(PROC):
         if name.isdecimal() and int(name) != os.getpid():
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 process = _process(int(name))
-                if process.field(23):  # vsize: kernel threads and zombies have none
-                    found.append(process)
+                has_memory = process.field(23) > 0  # vsize: kernel threads and zombies have none
+            except (OSError, ValueError, IndexError) as error:
+                if is_own_limit(error):
+                    raise
+                lost += 1
+                continue
+            if has_memory:
+                found.append(process)
+    if not found:
+        raise CannotAnswerError(f"no process with user memory was found in {PROC}")
     found.sort(key=lambda process: (process.field(22), process.pid))
-    return _one_per_mm(found)
+    return _one_per_mm(found), lost
 
 
 def _process(pid: int) -> Process:
     text = (PROC / str(pid) / "stat").read_bytes().decode(errors="replace")
     comm, _, rest = text.partition("(")[2].rpartition(")")
     return Process(pid, comm, rest.split())
+
+
+def capabilities() -> int:
+    """Our effective capabilities, a bit each (capabilities(7)); 0 if it is not said."""
+    lines = (PROC / "self" / "status").read_text().splitlines()
+    return next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
 
 
 def still_there(processes: list[Process]) -> Mask:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Words
+from estimator.arrays import Mask, Words
+from estimator.collect.limits import is_own_limit
 from estimator.ksm.vm_flags import LETTERS, VALUES, excluded_by
 from estimator.procfs.processes import PROC, Process
 
@@ -22,21 +23,25 @@ _LINE = re.compile(
 )
 
 
-def read_vmas(processes: Sequence[Process]) -> tuple[pd.DataFrame, dict[str, Words]]:
+def read_vmas(processes: Sequence[Process]) -> tuple[pd.DataFrame, dict[str, Words], Mask]:
     """Ints of ``vmas.parquet`` without counts, and numbers of smaps by name, in pages (u64).
 
+    And of which processes they could be read, bool (n,).
     Whether a VMA has an anon_vma stands in no file: it must if it has anonymous pages or swap, and
     without any it makes no difference.
     """
     rows: list[dict[str, Any]] = []
+    known = np.ones(len(processes), np.bool_)
     for mm_id, process in enumerate(processes):
-        rows += [{"mm_id": mm_id} | row for row in _of_process(process.pid)]
+        found = _of_process(process.pid)
+        known[mm_id] = found is not None
+        rows += [{"mm_id": mm_id} | row for row in found or ()]
     columns = ["mm_id", "start", "end", "vm_flags", "name", *_VALUES, *_STATES]
     table = pd.DataFrame(rows, columns=columns)
     table.insert(0, "vma_id", np.arange(len(table)))
     smaps = {name: table.pop(name).to_numpy(np.uint64) for name in _VALUES}
     types = {"vma_id": "u4", "mm_id": "u4", "start": "u8", "end": "u8", "vm_flags": "u8"}
-    return table.astype(types), smaps
+    return table.astype(types), smaps, known
 
 
 def listed_first(
@@ -60,11 +65,14 @@ def listed_first(
 _STATES = ("mergeable", "compatible", "excluded_by", "has_anon_vma", "locked")
 
 
-def _of_process(pid: int) -> list[dict[str, Any]]:
+def _of_process(pid: int) -> list[dict[str, Any]] | None:
+    """Rows of the VMAs of a process; None if they can't be read."""
     try:
         text = (PROC / str(pid) / "smaps").read_bytes().decode(errors="replace")
-    except OSError:
-        return []  # has exited
+    except OSError as error:
+        if is_own_limit(error):
+            raise
+        return None
     rows: list[dict[str, Any]] = []
     row: dict[str, Any] = {}
     for start, end, name, value, kib, flags in _LINE.findall(f"\n{text}"):
