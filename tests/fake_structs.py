@@ -59,6 +59,11 @@ STRUCTS = {
     "trace_print_flags": "mask:u64 name:*char",
     "new_utsname": "nodename:char[8]",
     "uts_namespace": "name:new_utsname",
+    "tk_read_base": "base:u64 xtime_nsec:u64 shift:u32",
+    "timekeeper": "tkr_mono:tk_read_base offs_real:u64 offs_boot:u64 offs_tai:u64",
+    "seqcount": "sequence:u32",
+    "seqcount_raw_spinlock": "seqcount:seqcount",
+    "tk_data": "seq:seqcount_raw_spinlock timekeeper:timekeeper@64",
 }
 
 # 6.1: a folio has no large_mapcount, its order stands by itself; rss_stat is an array

@@ -83,6 +83,27 @@ def test_the_order_in_which_dumps_were_collected_says_nothing() -> None:
     assert predict(first, later=second).coverage.changed_pages == 1
 
 
+def at(seconds: Any) -> dict[str, Any]:
+    """A dump of a kernel that is so old; collected in the wrong order."""
+    kernel = picture(1).info["kernel"] | {"uptime_seconds": seconds}
+    return {"kernel": kernel, "boot_id": None, "source": {"kind": "core"}}
+
+
+def test_dumps_in_the_reverse_order_are_refused_by_the_kernels_clock() -> None:
+    early, late = picture(1, 2, collected_at=LATE, **at(100)), picture(1, 3, **at(100.5))
+    assert predict(early, later=late).coverage.changed_pages == 1
+    text = refused(late, early)
+    assert "an earlier moment than the other one (100.0 s after boot, 100.5 s)" in text
+    assert "the other order" in text
+
+
+@pytest.mark.parametrize("unknown", [None, "long ago", True])
+def test_a_clock_that_is_not_known_refuses_no_dump(unknown: Any) -> None:
+    first, second = picture(1, 2, **at(100)), picture(1, 3, **at(unknown))
+    for earlier, later in ((first, second), (second, first)):
+        assert predict(earlier, later=later).coverage.changed_pages == 1
+
+
 def test_another_seed_is_refused_and_not_shown() -> None:
     first = picture(1, 2, hash={"name": "test", "seed": 123456789})
     second = picture(1, 3, hash={"name": "test", "seed": 987654321}, collected_at=LATE)

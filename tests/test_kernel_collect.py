@@ -84,6 +84,7 @@ def test_a_merged_page_comes_through() -> None:
     assert snapshot.processes["cmdline"].isna().all()
     assert snapshot.info["host"] == "host"
     assert snapshot.info["kernel"]["release"] == "6.12.0"
+    assert snapshot.info["kernel"]["uptime_seconds"] is None
     assert set(snapshot.info["unknown"].values()) == {0}
     assert snapshot.info["source"]["warnings"] == []
 
@@ -95,6 +96,19 @@ def test_what_the_kernel_counts_and_nobody_found_is_said() -> None:
     info = merged.collect().info
     assert info["unknown"]["anonymous_pages"] == 1
     assert any("ksmd counts 5" in warning for warning in info["source"]["warnings"])
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_kernels_own_clock_says_when_it_was(lost: bool) -> None:
+    merged = Merged()
+    base, asleep, shift = 7_000_000_000, 50_000_000_000, 8
+    members = {"base": base, "xtime_nsec": 250_000_000 << shift, "shift": shift}
+    fields = {f"timekeeper.tkr_mono.{name}": value for name, value in members.items()}
+    clock = merged.kernel.new("tk_data", {**fields, "timekeeper.offs_boot": asleep}, apart=True)
+    merged.kernel.variable("tk_core", "struct tk_data", clock)
+    if lost:
+        merged.kernel.lose(clock)
+    assert merged.collect().info["kernel"]["uptime_seconds"] == (None if lost else 57.25)
 
 
 def test_a_kernel_without_processes_can_not_answer() -> None:

@@ -648,6 +648,8 @@ def test_a_snapshot_says_of_which_boot_it_is(monkeypatch: pytest.MonkeyPatch) ->
         only(pids, monkeypatch)
         info = collect().info
     assert info["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    uptime_seconds = float(Path("/proc/uptime").read_text().split()[0])
+    assert 0 < uptime_seconds - info["kernel"]["uptime_seconds"] < HANGS_SECONDS
     known = Path("/etc/machine-id")
     assert info["machine_id"] == (known.read_text().strip() or None if known.exists() else None)
 

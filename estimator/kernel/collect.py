@@ -112,6 +112,7 @@ class _Collector:
 
     def snapshot(self, max_memory_mib: int | None) -> Snapshot:
         from estimator.kernel.address_spaces import AddressSpaces
+        from estimator.kernel.clock import uptime_seconds
         from estimator.kernel.cmdlines import read_cmdlines
         from estimator.kernel.cross_checks import anonymous_pages
         from estimator.kernel.page_array import PageArray
@@ -119,6 +120,7 @@ class _Collector:
         from estimator.kernel.stable_tree import read_stable_tree
         from estimator.kernel.vmas import read_vmas
 
+        taken_at_seconds = uptime_seconds(self._prog)
         self._progress("processes", 0, 1)
         mms = read_processes(self._prog, self._memory)
         if not len(mms.table):
@@ -170,7 +172,8 @@ class _Collector:
             "stable_nodes": tree.unreadable,
         }
         snapshot = Snapshot(
-            self._info(unknown), mms.table, vma_table, mappings, frames, nodes, tree.items
+            self._info(unknown, taken_at_seconds),
+            *(mms.table, vma_table, mappings, frames, nodes, tree.items),
         )
         if self._target.kind == "core":  # what runs contradicts itself all the time
             self._cross_check(snapshot, mms, tree)
@@ -244,7 +247,7 @@ class _Collector:
             read(self._progress)
         return columns
 
-    def _info(self, unknown: dict[str, int]) -> dict[str, Any]:
+    def _info(self, unknown: dict[str, int], uptime_seconds: float | None) -> dict[str, Any]:
         from estimator.kernel import ksm_settings as settings
         from estimator.kernel.symbols import kernel_release
 
@@ -258,6 +261,7 @@ class _Collector:
                 "machine": prog.platform.arch.name.lower() if prog.platform else "unknown",
                 "page_size": 4096,
                 "build_id": build_id.hex() if build_id else None,
+                "uptime_seconds": uptime_seconds,
             },
             "source": {
                 "kind": self._target.kind,

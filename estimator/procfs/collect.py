@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -78,6 +79,7 @@ def collect_procfs(
     """
     require_rights()
     started = datetime.datetime.now(datetime.UTC)
+    taken_at_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)  # as in /proc/uptime
     seed = random_seed() if seed is None else seed
     progress("processes", 0, 1)
     processes, lost = read_processes()
@@ -136,6 +138,7 @@ def collect_procfs(
             "machine": platform.machine(),
             "page_size": 4096,
             "build_id": None,
+            "uptime_seconds": taken_at_seconds,
         },
         "source": {"kind": "procfs", "path": str(PROC), "format": "procfs", "warnings": []},
         "host": platform.node(),

@@ -55,8 +55,9 @@ def known_changes(snapshot: Snapshot, later: Snapshot | None) -> Changes | None:
 def require_pair(earlier: Snapshot, later: Snapshot) -> None:
     """Raise UsageError unless ``later`` can be a later picture of the same boot of one machine.
 
-    Refused are another machine or boot, the same picture twice, and the reverse order; that of
-    dumps can't be told: they were collected after what they show.
+    Refused are another machine or boot, the same picture twice, and the reverse order: by the
+    kernel's own clock, and by the time of collecting. That of dumps says nothing: they were
+    collected after what they show.
     """
     first, second = Identity.of(earlier.info), Identity.of(later.info)
     if first.same_boot(second) is False:
@@ -70,6 +71,13 @@ def require_pair(earlier: Snapshot, later: Snapshot) -> None:
             "the two snapshots show the very same picture: nothing can be said of what changes",
             hint="take the second one some seconds later",
         )
+    clocks = [_uptime_seconds(snapshot.info) for snapshot in (earlier, later)]
+    if clocks[0] is not None and clocks[1] is not None and clocks[1] < clocks[0]:
+        raise UsageError(
+            "the later snapshot shows an earlier moment than the other one "
+            f"({clocks[1]:.1f} s after boot, {clocks[0]:.1f} s)",
+            hint="name them in the other order, or take both again without a boot in between",
+        )
     dumps = "core" in (_source(earlier.info), _source(later.info))
     times = [_collected_at(snapshot.info) for snapshot in (earlier, later)]
     if not dumps and times[0] and times[1] and times[1] < times[0]:
@@ -81,6 +89,13 @@ def require_pair(earlier: Snapshot, later: Snapshot) -> None:
 
 def _source(info: dict[str, Any]) -> Any:
     return info.get("source", {}).get("kind")
+
+
+def _uptime_seconds(info: dict[str, Any]) -> float | None:
+    """What the kernel's clock said when the picture was taken; None: not known."""
+    seconds = info.get("kernel", {}).get("uptime_seconds")
+    known = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    return seconds if known else None
 
 
 def _collected_at(info: dict[str, Any]) -> datetime.datetime | None:

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.lab
 
 TABLES = ("processes", "vmas", "mappings", "frames", "stable_nodes", "stable_items")
 MINIMAL_MAPPINGS = 24_000  # of the workload
+GUEST_LIVES_SECONDS = 3600
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +71,8 @@ def assert_same(found: Snapshot, expected: Snapshot) -> None:
         pd.testing.assert_frame_equal(getattr(found, table), getattr(expected, table), obj=table)
     assert found.info["unknown"] == expected.info["unknown"]
     assert found.info["ksm"] == expected.info["ksm"]
+    assert found.info["kernel"] == expected.info["kernel"]
+    assert 0 < found.info["kernel"]["uptime_seconds"] < GUEST_LIVES_SECONDS
 
 
 @pytest.mark.parametrize("name", ["elf-paging", "kdump-zlib"])

@@ -146,6 +146,9 @@ def test_proc_alone_gives_the_same_frames(system: Running, live: Snapshot, tmp_p
             assert by_pid[0].equals(by_pid[1]), column
     assert procfs.info["features"] == live.info["features"]
     assert procfs.info["sizes"] == live.info["sizes"]
+    assert "sizes" not in procfs.info["not_known"]
+    moments = [s.info["kernel"]["uptime_seconds"] for s in (live, procfs)]
+    assert 0 < moments[0] < moments[1]
     for name, value in live.info["ksm"].items():
         assert name == "counters" or procfs.info["ksm"].get(name) == value, name
 
