@@ -183,7 +183,7 @@ def test_descriptors_are_found_by_counting_bits(frames: int, tmp_path: Path) -> 
     packed = np.packbits(bitmap, bitorder="little").tobytes()
     packed = packed.ljust(-(-len(packed) // BLOCK) * BLOCK, b"\0")
     header = KdumpHeader(
-        1, False, 0, frames, frames, b"", "x86_64", "none", False, len(packed), len(packed)
+        1, False, 0, frames, frames, b"", "x86_64", "none", False, BLOCK, len(packed), len(packed)
     )
     descriptors = np.zeros((int(bitmap.sum()), 24), np.uint8)
     path = tmp_path / "vmcore"

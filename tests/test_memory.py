@@ -25,7 +25,7 @@ from estimator.errors import TargetError
 from estimator.kernel import memory
 from estimator.kernel.dump.file import inspect
 from estimator.kernel.dump.kdump_headers import KdumpPages
-from estimator.kernel.memory import PAGE_SIZE, Digest, Memory
+from estimator.kernel.memory import Digest, Memory
 from estimator.kernel.memory.elf import MappedElf
 from estimator.kernel.memory.intervals import met_first, runs
 from estimator.kernel.memory.kdump import Kdump
@@ -34,6 +34,7 @@ from estimator.kernel.target import Target
 from estimator.snapshot.flags import Unknown
 from tests.test_dumpfile import kdump
 
+PAGE_SIZE = 4096
 SKEW = 100  # the second segment does not begin on a page of the file
 SEGMENTS = {10: 400, 1000: 600}  # first PFN: pages
 

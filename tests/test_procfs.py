@@ -547,7 +547,7 @@ def test_pages_of_another_size_and_other_machines_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for page_bytes, machine in ((65536, "aarch64"), (4096, "aarch64"), (16384, "x86_64")):
-        monkeypatch.setattr("os.sysconf", lambda _, size=page_bytes: size)
+        monkeypatch.setattr(module, "PAGE_BYTES", page_bytes)
         monkeypatch.setattr("platform.machine", lambda name=machine: name)
         with pytest.raises(CannotAnswerError, match=f"{machine} with pages of {page_bytes} bytes"):
             module.require_rights()

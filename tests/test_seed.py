@@ -89,7 +89,7 @@ def test_no_answer_has_the_seed() -> None:
 
 
 def test_zero_pages_are_known_under_the_largest_seed() -> None:
-    assert zero_hash(LARGEST) == xxh3_64_intdigest(bytes(4096), LARGEST) != zero_hash(0)
+    assert zero_hash(LARGEST, 4096) == xxh3_64_intdigest(bytes(4096), LARGEST) != zero_hash(0, 4096)
 
 
 @pytest.mark.parametrize(

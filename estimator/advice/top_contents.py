@@ -21,7 +21,7 @@ def top_contents(snapshot: Snapshot, prediction: Prediction, limit: int = 10) ->
     Contents that lie in the same places in the same numbers of copies make one row, so that a
     thousand pages preloaded by every worker are one line and not a thousand. Columns: contents
     (how many), copies (of each: mappings that give up their frame), saved_pages (f64, of all),
-    zero (4096 zero bytes), places (list of "comm name × copies", most copies first), and of one
+    zero (nothing but zero bytes), places (list of "comm name × copies", most copies first), and of one
     copy to look at pid, name (of the VMA), address (u64).
     """
     frame_id = snapshot.mappings["frame_id"].to_numpy()

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from estimator.kernel.collect import Progress as Report
 from estimator.kernel.collect import silent
 
+_NAMES = {"bytes": "frames"}
+
 
 @contextmanager
 def progress_bar() -> Iterator[Report]:
@@ -39,10 +41,10 @@ def progress_bar() -> Iterator[Report]:
         def report(step: str, done: int, total: int) -> None:
             nonlocal shown
             if step != shown:
-                bar.reset(task, description=step, total=total or None)
+                bar.reset(task, description=_NAMES.get(step, step), total=total or None)
                 shown = step
-            speed = bar.tasks[0].speed if step == "frames" else None
-            rate = f"{speed * 4096 / 1e9:.1f} GB/s" if speed else ""
+            speed = bar.tasks[0].speed if step == "bytes" else None
+            rate = f"{speed / 1e9:.1f} GB/s" if speed else ""
             bar.update(task, completed=done, rate=rate)
 
         yield report

@@ -9,7 +9,6 @@ from typing import Any
 from xxhash import xxh3_64_intdigest
 
 HASH_NAME = "xxh3_64"
-PAGE_SIZE = 4096
 
 
 def digest_of(seed: int) -> Callable[[Iterable[Any]], Iterable[int]]:
@@ -17,6 +16,6 @@ def digest_of(seed: int) -> Callable[[Iterable[Any]], Iterable[int]]:
     return lambda contents: map(xxh3_64_intdigest, contents, repeat(seed))
 
 
-def zero_hash(seed: int) -> int:
-    """The hash of a zero-filled frame."""
-    return int(xxh3_64_intdigest(bytes(PAGE_SIZE), seed))
+def zero_hash(seed: int, page_bytes: int) -> int:
+    """The hash of a zero-filled frame of ``page_bytes``."""
+    return int(xxh3_64_intdigest(bytes(page_bytes), seed))

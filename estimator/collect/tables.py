@@ -16,7 +16,7 @@ _NO_FRAME = np.uint32(0xFFFF_FFFF)
 
 
 def make_tables(
-    vmas: pd.DataFrame, mapped: Mapped, pfns: Words, facts: Columns, seed: int
+    vmas: pd.DataFrame, mapped: Mapped, pfns: Words, facts: Columns, seed: int, page_bytes: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """``mappings`` and ``frames``: of all that is mapped, what is anonymous or KSM's.
 
@@ -44,7 +44,7 @@ def make_tables(
     frames: dict[str, Any] = {"pfn": move_up(pfns, keep)}
     frames |= {n: move_up(v, keep) for n, v in facts.items() if n != "ok"}
     hashed = frames["unknown"] == Unknown.HASHED
-    zero = hashed & (frames["hash"] == zero_hash(seed))
+    zero = hashed & (frames["hash"] == zero_hash(seed, page_bytes))
     frames["flags"][zero] |= np.uint32(FrameFlag.ZERO)
     frames["hash"] = pd.arrays.IntegerArray(frames["hash"], ~hashed)
     return pd.DataFrame(mappings, copy=False), pd.DataFrame(frames, copy=False)

@@ -13,7 +13,7 @@ from drgn import Program
 
 from estimator.arrays import Words, page_keys
 from estimator.collect.mappings import Mapped, first_pages
-from estimator.kernel.arch import Entries
+from estimator.kernel.arch import PAGE_SHIFT, Entries
 from estimator.kernel.layout import first_variable
 from estimator.kernel.memory import Memory
 from estimator.kernel.pagetable import PageTables, Ranges
@@ -22,8 +22,6 @@ from estimator.kernel.requirements import ZERO_PFN
 from estimator.kernel.vma_names import vma_names
 from estimator.kernel.vmas import Vmas, excluded_by, vm_flag_values
 from estimator.snapshot.flags import MappingFlag
-
-_PAGE_SHIFT = np.uint64(12)
 
 
 class AddressSpaces:
@@ -62,13 +60,13 @@ class AddressSpaces:
     def walk(self, progress: Callable[[int], None]) -> Mapped:
         """Walk all page tables; ``progress`` is told the number of batches done."""
         vmas, walked = self._vmas, self._walked
-        start = page_keys(vmas.mm, vmas.start >> _PAGE_SHIFT)[walked]
-        end = page_keys(vmas.mm, vmas.end >> _PAGE_SHIFT)[walked]
+        start = page_keys(vmas.mm, vmas.start >> PAGE_SHIFT)[walked]
+        end = page_keys(vmas.mm, vmas.end >> PAGE_SHIFT)[walked]
         tables = PageTables(self._prog, self._memory, Ranges(start, end))
         pgd = self._mms.structs["pgd"] - np.uint64(self._memory.direct_map)
         wanted = np.unique(vmas.mm[walked]).astype(np.int64)
         count = _EntryCounts(self._prog, walked.astype(np.uint32))
-        leaves = tables.leaves(wanted.astype(np.uint64), pgd[wanted] >> _PAGE_SHIFT)
+        leaves = tables.leaves(wanted.astype(np.uint64), pgd[wanted] >> PAGE_SHIFT)
         room = leaves.most_entries  # what is not used of it is never touched
         columns: list[npt.NDArray[Any]] = [
             np.empty(room, dtype) for dtype in (np.uint32, np.uint64, np.uint64, np.uint8)
@@ -92,7 +90,7 @@ class AddressSpaces:
         ):
             counts[name] = np.zeros(len(vmas.start), np.uint64)
             counts[name][walked] = pages
-        first_page = first_pages(vmas.start >> _PAGE_SHIFT, vmas.end >> _PAGE_SHIFT)
+        first_page = first_pages(vmas.start >> PAGE_SHIFT, vmas.end >> PAGE_SHIFT)
         return Mapped(vma_id, page_index, pfn, flags, counts, first_page)
 
     def _has(self, flag: str) -> npt.NDArray[np.bool_]:

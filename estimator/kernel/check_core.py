@@ -27,7 +27,6 @@ from estimator.kernel.vmas import Vmas, read_vmas, vm_flag_values
 from estimator.snapshot.flags import Unknown
 
 _MIB = 1 << 20
-_PAGE_BYTES = 4096
 _SAMPLE_FRAMES = 1 << 16
 _TIMED_FRAMES = 4096
 _GOOD_COVERAGE, _ANSWERABLE = 0.95, 0.5
@@ -120,11 +119,12 @@ def _anonymous_memory(target: Target, findings: Findings) -> None:
     info = pages.read(sample)
     anonymous = sample[info.ok & info.anonymous]
     frames = round(len(pfns) * len(anonymous) / max(len(sample), 1))
+    anonymous_bytes = frames * memory.page_bytes
     findings.add(
         "memory",
-        f"{len(mms.table)} processes, {frames * _PAGE_BYTES / _MIB:,.0f} MiB of anonymous memory",
+        f"{len(mms.table)} processes, {anonymous_bytes / _MIB:,.0f} MiB of anonymous memory",
         processes=len(mms.table),
-        anonymous_bytes=frames * _PAGE_BYTES,
+        anonymous_bytes=anonymous_bytes,
     )
     _opt_ins(prog, mms, vmas, findings)
     walk_seconds = time.monotonic() - started

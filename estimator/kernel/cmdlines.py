@@ -8,13 +8,12 @@ import numpy as np
 from drgn import Program
 
 from estimator.arrays import KEY_PAGE_BITS, page_keys
-from estimator.kernel.arch import USER_END
-from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Memory
+from estimator.kernel.arch import PAGE_SHIFT, USER_END
+from estimator.kernel.memory import Memory
 from estimator.kernel.pagetable import PageTables, Ranges
 from estimator.snapshot.flags import Unknown
 
-_MOST_BYTES = np.uint64(4096)
-_SHIFT = np.uint64(PAGE_SHIFT)
+_MOST_BYTES = np.uint64(4 << 10)
 _PAGE_OF_KEY = (np.uint64(1) << KEY_PAGE_BITS) - np.uint64(1)
 
 
@@ -28,19 +27,19 @@ def read_cmdlines(prog: Program, memory: Memory, mms: Any) -> list[str | None]:
     start = mms["arg_start"][rows]
     end = np.minimum(mms["arg_end"][rows], start + _MOST_BYTES)
     prefix = np.arange(len(rows), dtype=np.uint64)
-    last = page_keys(prefix, (end - np.uint64(1)) >> _SHIFT)
-    ranges = Ranges(page_keys(prefix, start >> _SHIFT), last + np.uint64(1))
+    last = page_keys(prefix, (end - np.uint64(1)) >> PAGE_SHIFT)
+    ranges = Ranges(page_keys(prefix, start >> PAGE_SHIFT), last + np.uint64(1))
     tables = PageTables(prog, memory, ranges)
     pgd = mms["pgd"][rows] - np.uint64(memory.direct_map)
     starts, ends, texts = start.tolist(), end.tolist(), [b""] * len(rows)
-    for entries in tables.entries(tables.leaves(prefix, pgd >> _SHIFT)):
+    for entries in tables.entries(tables.leaves(prefix, pgd >> PAGE_SHIFT)):
         present = entries.present
         data, unknown = memory.frames(entries.pfn[present])
-        page_start = (entries.key[present] & _PAGE_OF_KEY) << _SHIFT
+        page_start = (entries.key[present] & _PAGE_OF_KEY) << PAGE_SHIFT
         which = entries.range_index[present]
         for row in np.flatnonzero(unknown == Unknown.HASHED).tolist():
             n, page = int(which[row]), int(page_start[row])
-            part = slice(max(starts[n] - page, 0), min(ends[n] - page, PAGE_SIZE))
+            part = slice(max(starts[n] - page, 0), min(ends[n] - page, memory.page_bytes))
             texts[n] += data[row, part].tobytes()
     found: list[str | None] = [None] * len(mms)
     for row, begin, stop, text in zip(rows.tolist(), starts, ends, texts, strict=True):

@@ -14,7 +14,6 @@ import pandas as pd
 from estimator._version import __version__
 from estimator.arrays import Words, find, page_keys
 from estimator.collect.budget import refuse_beyond
-from estimator.collect.hashing import PAGE_SIZE
 from estimator.collect.load import Pace
 from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped, distinct
 from estimator.collect.seed import about_hash, random_seed
@@ -159,11 +158,13 @@ class _Collector:
             spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
             pfns, facts = only_mapped(mapped, pfns, facts)
         vma_table = spaces.table
-        mappings, frames = make_tables(vma_table, mapped, pfns, facts, self._seed)
+        mappings, frames = make_tables(
+            vma_table, mapped, pfns, facts, self._seed, self._memory.page_bytes
+        )
         tree = read_stable_tree(self._prog, self._memory, pages, mms.addresses)
         nodes = tree.nodes
         nodes.insert(3, "frame_id", _frame_ids(frames["pfn"].to_numpy(), nodes["pfn"].to_numpy()))
-        _mark_merged(mappings, vma_table, nodes, tree.items)
+        _mark_merged(mappings, vma_table, nodes, tree.items, self._memory.page_shift)
         unknown = {
             "processes": mms.unreadable,
             "vmas": vmas.unreadable,
@@ -228,7 +229,7 @@ class _Collector:
         from estimator.kernel.page_contents import read_frames
 
         columns = shared_columns(len(pfns), FRAME_FACTS)
-        size = self._memory.piece_pages
+        size, page_bytes = self._memory.piece_pages, self._memory.page_bytes
         pieces = Pieces(-(-len(pfns) // size))
 
         def read(progress: Progress) -> None:
@@ -239,8 +240,8 @@ class _Collector:
                 )
                 for name, values in found.items():
                     columns[name][piece] = values
-                self._pace(len(pfns[piece]) * PAGE_SIZE)
-                progress("frames", min(piece.stop, len(pfns)), len(pfns))
+                self._pace(len(pfns[piece]) * page_bytes)
+                progress("bytes", min(piece.stop, len(pfns)) * page_bytes, len(pfns) * page_bytes)
 
         with forked(self._workers - 1, lambda: read(silent)):
             meanwhile()
@@ -259,7 +260,7 @@ class _Collector:
             "kernel": {
                 "release": kernel_release(prog),
                 "machine": prog.platform.arch.name.lower() if prog.platform else "unknown",
-                "page_size": 4096,
+                "page_size": self._memory.page_bytes,
                 "build_id": build_id.hex() if build_id else None,
                 "uptime_seconds": uptime_seconds,
             },
@@ -292,14 +293,18 @@ def _frame_ids(pfns: Words, wanted: Words) -> Any:
 
 
 def _mark_merged(
-    mappings: pd.DataFrame, vmas: pd.DataFrame, nodes: pd.DataFrame, items: pd.DataFrame
+    mappings: pd.DataFrame,
+    vmas: pd.DataFrame,
+    nodes: pd.DataFrame,
+    items: pd.DataFrame,
+    page_shift: int,
 ) -> None:
     """Set MappingFlag.MERGED where the rmap_item of a mapping is on the live node of its frame."""
     live = nodes["live"].to_numpy()[items["node_id"]] if len(items) else np.empty(0, np.bool_)
     items = items[live]
     if not len(items):
         return
-    page = np.uint64(12)
+    page = np.uint64(page_shift)
     vma = mappings["vma_id"].to_numpy()
     start = page_keys(vmas["mm_id"].to_numpy(), vmas["start"].to_numpy() >> page)
     key = start[vma] + mappings["page_index"].to_numpy()

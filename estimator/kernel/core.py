@@ -68,6 +68,10 @@ def with_memory(prog: Program, dump: DumpFile) -> Target:
     """
     with reading(prog, dump.cut or f"{dump.name} is damaged"):
         memory = _memory(prog, dump)
+    if dump.kdump is not None and dump.kdump.block_bytes != memory.page_bytes:
+        raise TargetError(
+            f"{dump.name} is damaged: its header says pages of {dump.kdump.block_bytes} bytes"
+        )
     return Target(prog, memory, "core", dump.name, dump.format, dump_warnings(dump))
 
 

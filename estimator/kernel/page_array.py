@@ -15,6 +15,7 @@ import pandas as pd
 from drgn import Program
 
 from estimator.arrays import Bytes, Ints, Mask, Words
+from estimator.kernel.arch import BITS_PER_LEVEL
 from estimator.kernel.layout import first_member, has_member, struct_dtype
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.intervals import runs
@@ -22,8 +23,8 @@ from estimator.snapshot.flags import FrameFlag, FrameKind
 
 _ANON, _KSM = 1, 3  # bits of page.mapping: PAGE_MAPPING_ANON, PAGE_MAPPING_KSM
 _PIN_BIAS = 1024  # GUP_PIN_COUNTING_BIAS
-_MAX_ANON_ORDER = 9  # HPAGE_PMD_ORDER
-_MAX_ORDER = 18  # PUD_ORDER: a larger one is damage
+_MAX_ANON_ORDER = BITS_PER_LEVEL  # HPAGE_PMD_ORDER
+_MAX_ORDER = 2 * BITS_PER_LEVEL  # PUD_ORDER: a larger one is damage
 _SMALL = np.iinfo(np.int32).min
 _RUN_PAGES = 4096  # struct pages in one read
 _GAP_PAGES = 64  # read over gaps up to this long

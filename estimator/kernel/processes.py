@@ -21,7 +21,7 @@ from estimator.kernel.layout import (
     offset,
     struct_dtype,
 )
-from estimator.kernel.memory import PAGE_SIZE, Memory
+from estimator.kernel.memory import Memory
 from estimator.kernel.paths import Paths
 
 _PF_EXITING, _PF_KTHREAD = 0x4, 0x0020_0000  # include/linux/sched.h
@@ -118,7 +118,7 @@ def reread_roots(prog: Program, memory: Memory, mms: Mms) -> tuple[Words, npt.ND
 def _in_use(memory: Memory, structs: Any) -> Mask:
     """Not ksm_test_exit(), and page tables where page tables can be."""
     table = structs["pgd"] - np.uint64(memory.direct_map)
-    aligned = (table & np.uint64(PAGE_SIZE - 1)) == 0
+    aligned = (table & np.uint64(memory.page_bytes - 1)) == 0
     in_use: Mask = (structs["mm_users"] > 0) & aligned & (table < _HIGHEST_PHYSICAL)
     not_below: Mask = structs["pgd"] >= np.uint64(memory.direct_map)  # where ``table`` wraps
     return in_use & not_below

@@ -15,13 +15,12 @@ from drgn import Program
 
 from estimator.arrays import Words, find
 from estimator.kernel.layout import first_type, has_member, offset, struct_dtype
-from estimator.kernel.memory import PAGE_SIZE, Memory
+from estimator.kernel.memory import Memory
 from estimator.kernel.memory.intervals import first_of_each
 from estimator.kernel.page_array import PageArray
 
 _STABLE_NODE_CHAIN = -1024  # rmap_hlist_len of the head of a chain
 _MAPPING_KSM = np.uint64(3)
-_PAGE_MASK = np.uint64(~(PAGE_SIZE - 1) & 0xFFFF_FFFF_FFFF_FFFF)
 _NULL = np.uint64(0)
 _NO_TREE = np.uint16(0xFFFF)
 _MOST_TREES = 1 << 10  # MAX_NUMNODES
@@ -64,7 +63,7 @@ def read_stable_tree(prog: Program, memory: Memory, pages: PageArray, mms: Words
     shared = len(np.unique(node))
     return StableTree(
         nodes=table,
-        items=_item_table(node, items, mms),
+        items=_item_table(node, items, mms, memory.page_shift),
         pages_shared=shared,
         pages_sharing=len(node) - shared,
         unreadable=reader.unreadable,
@@ -187,9 +186,11 @@ class _Reader:
         )
 
 
-def _item_table(node: npt.NDArray[np.int64], items: npt.NDArray[Any], mms: Words) -> pd.DataFrame:
+def _item_table(
+    node: npt.NDArray[np.int64], items: npt.NDArray[Any], mms: Words, page_shift: int
+) -> pd.DataFrame:
     """Ints of ``stable_items`` for the items of the mm_structs at ``mms``."""
-    order = np.argsort(mms)
+    order, shift = np.argsort(mms), np.uint64(page_shift)
     row, known = find(mms[order], items["mm"])
     items = items[known]
     age = items["age"] if "age" in (items.dtype.names or ()) else np.zeros(len(items), np.uint8)
@@ -197,7 +198,7 @@ def _item_table(node: npt.NDArray[np.int64], items: npt.NDArray[Any], mms: Words
         {
             "node_id": node[known].astype(np.uint32),
             "mm_id": order[row].astype(np.uint32),
-            "address": items["address"] & _PAGE_MASK,
+            "address": items["address"] >> shift << shift,
             "age": age,
             "checksum": items["oldchecksum"],
         }

@@ -13,7 +13,7 @@ from estimator.arrays import Ints, Mask, Words
 from estimator.kernel.arch import USER_END
 from estimator.kernel.failures import skip_unreadable
 from estimator.kernel.layout import first_member, has_member, offset, struct_dtype
-from estimator.kernel.memory import PAGE_SIZE, Memory
+from estimator.kernel.memory import Memory
 from estimator.kernel.memory.intervals import met_first
 from estimator.kernel.processes import Mms, reread_roots
 from estimator.ksm import vm_flags
@@ -109,7 +109,7 @@ def _of_mms(
     structs, ok = memory.structs(addresses, dtype)
     ok &= structs["vm_mm"] == mms.addresses[rows]
     ok &= (structs["vm_start"] < structs["vm_end"]) & (structs["vm_end"] <= USER_END)
-    ok &= ((structs["vm_start"] | structs["vm_end"]) & np.uint64(PAGE_SIZE - 1)) == 0
+    ok &= ((structs["vm_start"] | structs["vm_end"]) & np.uint64(memory.page_bytes - 1)) == 0
     lost = np.bincount(np.concatenate([lost_rows, rows[~ok]]), minlength=len(roots))
     rows, structs = _in_order(rows[ok], structs[ok])
     apart = ends_before_next(rows, structs["vm_start"], structs["vm_end"])

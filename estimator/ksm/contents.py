@@ -65,7 +65,7 @@ def group_by_content(
 ) -> Contents:
     """Group the frames whose content is known.
 
-    A content is the 4096 bytes; where trees are per NUMA node (get_kpfn_nid() in mm/ksm.c), of one
+    A content is the bytes of a page; where trees are per NUMA node (get_kpfn_nid() in mm/ksm.c), of one
     node. KSM compares bytes: equal 64-bit hashes are taken for equal bytes.
     """
     met = facts.first != NEVER

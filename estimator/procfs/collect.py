@@ -30,6 +30,7 @@ from estimator.procfs.ksm_settings import (
 )
 from estimator.procfs.page_contents import forget_what_moved, look_at
 from estimator.procfs.page_flags import ksm_flag_holds, mark_ksm
+from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.pagemap import PageMaps, own_pfn
 from estimator.procfs.processes import (
     PROC,
@@ -47,6 +48,7 @@ from estimator.snapshot.snapshot import Snapshot
 
 # include/uapi/linux/capability.h: who may see PFNs, and who the memory of all processes
 _NEEDED = {"CAP_SYS_ADMIN": 21, "CAP_SYS_PTRACE": 19}
+_READ_HERE = {(4096, "x86_64")}  # pages of which size on which machines
 _NOT_KNOWN = {
     "processes.scan_order": "assumed from start times: no file says the order of ksmd's list; null "
     "where nothing says whether the process is on it (before 6.16, without a mergeable VMA)",
@@ -122,7 +124,7 @@ def collect_procfs(
     table = numbered(table, there, listed, said)
     vmas = _renumbered(vmas, there)
     pfns, facts = only_mapped(mapped, pfns, facts)
-    mappings, frames = make_tables(vmas, mapped, pfns, facts, seed)
+    mappings, frames = make_tables(vmas, mapped, pfns, facts, seed, PAGE_BYTES)
     if (frames["node"] == UNKNOWN_NODE).any():
         not_known = not_known | {"frames.node": "65535 where several nodes may have the frame"}
     sizes, assumed = struct_sizes()
@@ -136,7 +138,7 @@ def collect_procfs(
         "kernel": {
             "release": platform.release(),
             "machine": platform.machine(),
-            "page_size": 4096,
+            "page_size": PAGE_BYTES,
             "build_id": None,
             "uptime_seconds": taken_at_seconds,
         },
@@ -175,10 +177,10 @@ def collect_procfs(
 
 def require_rights() -> None:
     """Raise unless this machine shows all to us and has KSM, and pages of the size read here."""
-    page_bytes, machine = os.sysconf("SC_PAGE_SIZE"), platform.machine()
-    if (page_bytes, machine) != (4096, "x86_64"):
+    machine = platform.machine()
+    if (PAGE_BYTES, machine) not in _READ_HERE:
         raise CannotAnswerError(
-            f"{machine} with pages of {page_bytes} bytes: "
+            f"{machine} with pages of {PAGE_BYTES} bytes: "
             "--procfs reads only 4 KiB pages of x86_64 so far"
         )
     for name in ("kpageflags", "kpagecount"):

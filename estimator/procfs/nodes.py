@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator.arrays import Words
-from estimator.collect.hashing import PAGE_SIZE
+from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.processes import PROC
 from estimator.snapshot.flags import UNKNOWN_NODE
 
@@ -44,7 +44,7 @@ def nodes_of(pfns: Words) -> npt.NDArray[np.uint16]:
 def _in_blocks(pfns: Words, directory: Path) -> npt.NDArray[np.bool_]:
     """Which frames are in a memory block of the node; all if the kernel has no such blocks."""
     try:
-        block_pages = int((_MEMORY / "block_size_bytes").read_text(), 16) // PAGE_SIZE
+        block_pages = int((_MEMORY / "block_size_bytes").read_text(), 16) // PAGE_BYTES
     except OSError:  # no CONFIG_MEMORY_HOTPLUG
         return np.ones(len(pfns), np.bool_)
     names = (path.name.removeprefix("memory") for path in directory.glob("memory[0-9]*"))

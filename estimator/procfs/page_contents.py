@@ -13,11 +13,11 @@ import pandas as pd
 from xxhash import xxh3_64_intdigest
 
 from estimator.arrays import Words, find
-from estimator.collect.hashing import PAGE_SIZE
 from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped, rows_of
 from estimator.collect.workers import Pieces, forked, shared_columns
 from estimator.procfs.nodes import nodes_of
 from estimator.procfs.page_flags import frame_facts
+from estimator.procfs.page_size import PAGE_BYTES, PAGE_SHIFT
 from estimator.procfs.processes import PROC, Process
 from estimator.snapshot.flags import Unknown
 
@@ -70,8 +70,8 @@ def look_at(
         done = 0
         for frames in _hash_frames(places, pieces, facts, seed):
             done += frames * workers
-            progress("frames", min(done, total), total)
-            pace(frames * workers * PAGE_SIZE)
+            progress("bytes", min(done, total) * PAGE_BYTES, total * PAGE_BYTES)
+            pace(frames * workers * PAGE_BYTES)
 
     with forked(workers - 1, lambda: read_contents(lambda *_: None)):
         read_contents(progress)
@@ -120,7 +120,7 @@ class _Places:
         vma = mapped.vma_id[place]
         self.rows = frame[place]
         self.key = mapped.key[place]
-        self._page = (vmas["start"].to_numpy() >> np.uint64(12))[vma] + mapped.page_index[place]
+        self._page = (vmas["start"].to_numpy() >> PAGE_SHIFT)[vma] + mapped.page_index[place]
         self._mm = vmas["mm_id"].to_numpy()[vma]
         self._pids = [process.pid for process in processes]
         self._breaks = np.flatnonzero((np.diff(self._page) != 1) | (np.diff(self._mm) != 0)) + 1
@@ -166,10 +166,10 @@ class _Reader:
     """Copies pages of processes into a buffer of its own, a process at a time."""
 
     def __init__(self) -> None:
-        memory = mmap.mmap(-1, _PIECE_PAGES * PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory = mmap.mmap(-1, _PIECE_PAGES * PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._memory = memoryview(memory)
         self.pages = [
-            self._memory[place : place + PAGE_SIZE] for place in range(0, len(memory), PAGE_SIZE)
+            self._memory[place : place + PAGE_BYTES] for place in range(0, len(memory), PAGE_BYTES)
         ]
         self._pid, self._file = -1, -1
 
@@ -191,9 +191,9 @@ class _Reader:
             return unknown
         done = 0
         while done < pages:
-            into = self._memory[(place + done) * PAGE_SIZE : (place + pages) * PAGE_SIZE]
+            into = self._memory[(place + done) * PAGE_BYTES : (place + pages) * PAGE_BYTES]
             try:
-                copied = os.preadv(self._file, [into], (page + done) * PAGE_SIZE) // PAGE_SIZE
+                copied = os.preadv(self._file, [into], (page + done) * PAGE_BYTES) // PAGE_BYTES
             except OSError:
                 copied = 0
             unknown[done : done + copied] = Unknown.HASHED

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator.arrays import Bytes, Words
-from estimator.collect.hashing import PAGE_SIZE
 from estimator.collect.mappings import Columns, Mapped, distinct
+from estimator.procfs.page_size import HUGE_PAGES, PAGE_BYTES
 from estimator.procfs.processes import PROC
 from estimator.snapshot.flags import FrameFlag, FrameKind, Unknown
 
-_BLOCK = 512  # an anonymous folio lies within 2 MiB
+_BLOCK = HUGE_PAGES  # an anonymous folio lies within one
 _BLOCKS_AT_ONCE = 256  # 1 MiB of page flags
 _GAP = np.uint64(32)  # read over gaps up to this long
 
@@ -104,10 +104,10 @@ def ksm_flag_holds() -> bool:
     There stable_page_flags() tests one of the two bits of PAGE_MAPPING_KSM. A page of our own shows
     it.
     """
-    page = np.frombuffer(mmap.mmap(-1, PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+    page = np.frombuffer(mmap.mmap(-1, PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
     page[0] = 1
     with (PROC / "self" / "pagemap").open("rb", buffering=0) as file:
-        entry = os.pread(file.fileno(), 8, page.ctypes.data // PAGE_SIZE * 8)
+        entry = os.pread(file.fileno(), 8, page.ctypes.data // PAGE_BYTES * 8)
     pfn = np.frombuffer(entry, np.uint64) & _PFN
     return not _words("kpageflags", pfn)[0] & _KSM
 

@@ -16,6 +16,7 @@ import pandas as pd
 from estimator.arrays import Words
 from estimator.collect.limits import is_own_limit
 from estimator.collect.mappings import Mapped, first_pages
+from estimator.procfs.page_size import HUGE_PAGES, PAGE_SHIFT
 from estimator.procfs.processes import PROC, Process
 from estimator.snapshot.flags import MappingFlag
 
@@ -53,7 +54,7 @@ class PageMaps:
         anonymous = np.flatnonzero(self._vmas["has_anon_vma"])
         mms = self._vmas["mm_id"].to_numpy()[anonymous]
         starts, ends = (
-            self._vmas[name].to_numpy()[anonymous] >> np.uint64(12) for name in ("start", "end")
+            self._vmas[name].to_numpy()[anonymous] >> PAGE_SHIFT for name in ("start", "end")
         )
         bounds = [0, *(np.flatnonzero(np.diff(mms)) + 1).tolist(), len(mms)]
         for begin, stop in pairwise(bounds):
@@ -83,29 +84,30 @@ class PageMaps:
         }
         counts["swap_pages"] = swap
         flags = self._flags(vma_id, page_index, pfn)
-        start, end = (self._vmas[name].to_numpy() >> np.uint64(12) for name in ("start", "end"))
+        start, end = (self._vmas[name].to_numpy() >> PAGE_SHIFT for name in ("start", "end"))
         return Mapped(vma_id, page_index, pfn, flags, counts, first_pages(start, end))
 
     def _flags(
         self, vma_id: npt.NDArray[np.uint32], page_index: Words, pfn: Words
     ) -> npt.NDArray[np.uint8]:
-        """PROT_NONE as the VMA says; HUGE for whole 2 MiB, where smaps counts as many as we find.
+        """PROT_NONE as the VMA says; HUGE where smaps counts as many huge pages as we find whole.
 
         WRITABLE and DIRTY are in no file.
         """
         vm_flags = self._vmas["vm_flags"].to_numpy()
         closed = (vm_flags & _VM_ACCESS) == 0
         flags = closed[vma_id] * np.uint8(MappingFlag.PROT_NONE)
-        page = (self._vmas["start"].to_numpy() >> np.uint64(12))[vma_id] + page_index
-        head = np.flatnonzero((page % np.uint64(512) == 0) & (pfn % np.uint64(512) == 0))
-        head = head[head + 511 < len(pfn)]
-        last = head + 511
-        whole = (vma_id[last] == vma_id[head]) & (page[last] - page[head] == 511)
-        whole &= pfn[last] - pfn[head] == np.uint64(511)
+        page = (self._vmas["start"].to_numpy() >> PAGE_SHIFT)[vma_id] + page_index
+        size = np.uint64(HUGE_PAGES)
+        head = np.flatnonzero((page % size == 0) & (pfn % size == 0))
+        head = head[head + HUGE_PAGES <= len(pfn)]
+        last = head + HUGE_PAGES - 1
+        whole = (vma_id[last] == vma_id[head]) & (page[last] - page[head] == size - 1)
+        whole &= pfn[last] - pfn[head] == size - 1
         head = head[whole]
-        found = np.bincount(vma_id[head], minlength=len(self._vmas)) * 512
+        found = np.bincount(vma_id[head], minlength=len(self._vmas)) * HUGE_PAGES
         head = head[(found == self._huge)[vma_id[head]]]
-        flags[(head[:, None] + np.arange(512)).ravel()] |= np.uint8(MappingFlag.HUGE)
+        flags[(head[:, None] + np.arange(HUGE_PAGES)).ravel()] |= np.uint8(MappingFlag.HUGE)
         return flags
 
 
@@ -159,12 +161,13 @@ def _populated(file: int, start: int, end: int) -> list[tuple[int, int]]:
     regions = (_PageRegion * _REGIONS)()
     wanted = _PAGE_IS_PRESENT | _PAGE_IS_SWAPPED
     found: list[tuple[int, int]] = []
-    at = start << 12
-    while at < end << 12:
+    shift = int(PAGE_SHIFT)
+    at, stop = start << shift, end << shift
+    while at < stop:
         argument = _PmScanArg(
             size=ctypes.sizeof(_PmScanArg),
             start=at,
-            end=end << 12,
+            end=stop,
             vec=ctypes.addressof(regions),
             vec_len=_REGIONS,
             category_anyof_mask=wanted,
@@ -175,7 +178,7 @@ def _populated(file: int, start: int, end: int) -> list[tuple[int, int]]:
         except OSError:
             return [(start, end)]
         for region in regions[:count]:
-            first, last = region.start >> 12, region.end >> 12
+            first, last = region.start >> shift, region.end >> shift
             if found and first - found[-1][1] < _GAP_PAGES:
                 found[-1] = (found[-1][0], last)
             else:

@@ -14,6 +14,7 @@ import pandas as pd
 from estimator.arrays import Mask, Words
 from estimator.collect.limits import is_own_limit
 from estimator.ksm.vm_flags import LETTERS, VALUES, excluded_by
+from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.processes import PROC, Process
 
 _VALUES = ("Anonymous", "AnonHugePages", "Swap", "KSM")
@@ -80,7 +81,7 @@ def _of_process(pid: int) -> list[dict[str, Any]] | None:
             row = {"start": int(start, 16), "end": int(end, 16), "name": name}
             row |= dict.fromkeys(_VALUES, 0)
         elif value:
-            row[value] = int(kib) >> 2
+            row[value] = (int(kib) << 10) // PAGE_BYTES
         elif row["name"] != "[vsyscall]":
             anonymous = row["Anonymous"] + row["Swap"] > 0
             row |= _about(flags)

@@ -19,10 +19,10 @@ from estimator.arrays import Bytes, Mask, Words
 from estimator.kernel.collect import collect
 from estimator.kernel.core import open_core
 from estimator.kernel.dump.file import inspect
-from estimator.kernel.memory import PAGE_SIZE
 from estimator.kernel.memory.elf import MappedElf
 from estimator.kernel.target import Target
 
+PAGE_SIZE = 4096
 WORD = 8
 _STRUCTS = {  # what is read, by a field that only it has
     "pivot": "maple nodes",

@@ -13,7 +13,7 @@ from drgn import Program
 
 from estimator.arrays import Ints, Mask, Words
 
-PAGE_SHIFT = np.uint64(12)
+PAGE_SHIFT = np.uint64(12)  # the only size of a page
 BITS_PER_LEVEL = 9
 ENTRIES = 1 << BITS_PER_LEVEL
 ENTRY_SHIFT = np.uint64(3)  # an entry has 8 bytes

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from estimator.arrays import Words
 from estimator.errors import TargetError
 from estimator.snapshot.flags import Unknown
+from estimator.snapshot.schema import PAGE_SIZES
 
 SIGNATURE = b"KDUMP   "
 FLAT_SIGNATURE = b"makedumpfile"
@@ -34,7 +35,7 @@ _SUB_HEADER = np.dtype(
     + [("end_pfn_64", "<u8"), ("max_mapnr_64", "<u8")]
 )
 _PAGE_DESC = np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("page_flags", "<u8")])
-_FLAT_HEADER_BYTES = 4096
+_FLAT_HEADER_BYTES = 4 << 10  # MDF_HEADER_SIZE
 _FLAT_END = b"\xff" * 16  # a record with offset and size -1
 _MOST_NOTES_BYTES = 1 << 20
 _HEADER_RECORDS = 16  # of a flattened file: the headers are the first ones written
@@ -42,7 +43,7 @@ _HEADER_RECORDS = 16  # of a flattened file: the headers are the first ones writ
 _STATUS_INCOMPLETE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE
 _COMPRESSIONS = {0x1: "zlib", 0x2: "lzo", 0x4: "snappy", 0x20: "zstd"}
 _ALL_COMPRESSIONS = np.uint32(0x27)
-_PAGE_SIZE = 4096
+_FIRST_BYTES = 3 * max(PAGE_SIZES)  # header, sub-header and some more, whatever the page size
 _MOST_FRAMES = 1 << 36  # 256 TiB, four times what a kernel with 4-level page tables can have
 _USUAL_FRAMES = 1 << 28  # 1 TiB; beyond, libkdumpfile needs much memory for the bitmap
 _MOST_SPREAD = 1024  # PFNs for each frame that there is
@@ -61,8 +62,8 @@ class KdumpHeader:
     ``max_mapnr``. ``moment``: bytes that all files of one split dump have in common, and no other
     dump. ``machine``: as in uname -m, "" if not said. ``compression``: "zlib", "lzo", "snappy",
     "zstd" or "none". ``incomplete``: makedumpfile itself says that it could not write all, most
-    likely for lack of space. ``bitmap_offset`` (bytes) and ``bitmap_bytes``: of the second bitmap;
-    the page descriptors begin behind it.
+    likely for lack of space. ``block_bytes``: the page size. ``bitmap_offset`` (bytes) and
+    ``bitmap_bytes``: of the second bitmap; the page descriptors begin behind it.
     """
 
     level: int
@@ -74,6 +75,7 @@ class KdumpHeader:
     machine: str
     compression: str
     incomplete: bool
+    block_bytes: int
     bitmap_offset: int
     bitmap_bytes: int
 
@@ -85,7 +87,7 @@ class KdumpHeader:
 
 def read_header(path: Path, file: BinaryIO, *, flattened: bool) -> KdumpHeader:
     """The headers of the kdump file ``path``. Raises TargetError if they make no sense."""
-    start = _flat_start(file) if flattened else _at(file, 0, 3 * _PAGE_SIZE)
+    start = _flat_start(file) if flattened else _at(file, 0, _FIRST_BYTES)
     if len(start) < _HEADER.itemsize or start[:8] != SIGNATURE:
         if flattened and start[:4] == b"\x7fELF":
             raise TargetError(
@@ -95,7 +97,7 @@ def read_header(path: Path, file: BinaryIO, *, flattened: bool) -> KdumpHeader:
         raise TargetError(f"{path} is cut off in its header")
     header = np.frombuffer(start, _HEADER, 1)[0]
     block = int(header["block_size"])
-    if block != _PAGE_SIZE:
+    if block not in PAGE_SIZES:
         raise TargetError(f"{path} is damaged: its header says pages of {block} bytes")
     if len(start) < block + _SUB_HEADER.itemsize:
         raise TargetError(f"{path} is cut off in its header")
@@ -124,6 +126,7 @@ def read_header(path: Path, file: BinaryIO, *, flattened: bool) -> KdumpHeader:
         machine=bytes(header["uts"][4]).split(b"\0")[0].decode("ascii", "replace"),
         compression=next((name for bit, name in _COMPRESSIONS.items() if status & bit), "none"),
         incomplete=bool(status & _STATUS_INCOMPLETE),
+        block_bytes=block,
         bitmap_offset=(1 + sub_blocks) * block + half,
         bitmap_bytes=half,
     )
@@ -148,8 +151,8 @@ def _at(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def _flat_start(file: BinaryIO) -> bytes:
-    """The first three blocks of what a flattened file unfolds to, as far as written first."""
-    start = bytearray(3 * _PAGE_SIZE)
+    """The first blocks of what a flattened file unfolds to, as far as written first."""
+    start = bytearray(_FIRST_BYTES)
     file.seek(_FLAT_HEADER_BYTES)
     end = 0
     for _ in range(_HEADER_RECORDS):
@@ -218,6 +221,7 @@ class KdumpPages:
         valid = header.bitmap_offset - header.bitmap_bytes
         self._valid = self._file[valid:][: words * 8].view("<u8")
         self._descriptors = header.bitmap_offset + header.bitmap_bytes
+        self._page_bytes = header.block_bytes
         self._truncated = in_file < header.bitmap_bytes
         self._start_pfn, self._end_pfn = np.array([header.start_pfn, header.end_pfn], np.uint64)
         self._first = self._rank(header.start_pfn) if header.split else 0
@@ -229,7 +233,7 @@ class KdumpPages:
         end = self._descriptors + dumped * _PAGE_DESC.itemsize
         if end <= self._file.size and dumped:
             last = self._describe(np.arange(max(0, dumped - 64), dumped))
-            plausible = last["size"] <= _PAGE_SIZE
+            plausible = last["size"] <= self._page_bytes
             end = int((last["offset"] + last["size"])[plausible].max(initial=end))
         return max(0, end - self._file.size)
 
@@ -282,7 +286,7 @@ class KdumpPages:
         page = self._describe(number[rows])
         size = np.uint64(self._file.size)
         found[rows[page["offset"] + page["size"] > size]] = Unknown.TRUNCATED
-        damaged = (page["size"] == 0) | (page["size"] > _PAGE_SIZE)
+        damaged = (page["size"] == 0) | (page["size"] > self._page_bytes)
         damaged |= (page["flags"] & ~_ALL_COMPRESSIONS) != 0
         damaged |= page["offset"] < np.uint64(self._descriptors)
         found[rows[damaged]] = Unknown.UNREADABLE

@@ -15,11 +15,10 @@ from drgn.helpers.linux.mm import phys_to_virt
 
 from estimator.arrays import Bytes, Mask, Words
 from estimator.collect.limits import is_own_limit
+from estimator.kernel.arch import PAGE_SHIFT
 from estimator.kernel.memory.intervals import runs
 from estimator.snapshot.flags import Unknown
 
-PAGE_SHIFT = 12
-PAGE_SIZE = 1 << PAGE_SHIFT
 RUN_PAGES = 256  # what is read is copied: 1 MiB at a time keeps the copy in the cache
 BRIDGED_PAGES = 3  # as fast to read as to leave out
 _NEAR_BYTES = 1 << 16  # structs that lie together are read together
@@ -37,22 +36,24 @@ class Memory:
     """Reads through drgn; works for every target.
 
     ``moving``: what is read may change meanwhile. ``piece_pages``: how many frames to read and hash
-    in one go.
+    in one go. ``page_shift``, ``page_bytes``: the size of a page of the target.
     """
 
     moving = False
     piece_pages = 4096
+    page_shift = int(PAGE_SHIFT)
+    page_bytes = 1 << page_shift
 
     def __init__(self, prog: Program) -> None:
         self.prog = prog
         self.direct_map = int(phys_to_virt(prog, 0).value_())
 
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
-        """The contents of the frames ``pfns``, u8 (n, 4096), and why not: ``Unknown``, u8 (n,).
+        """What is in the frames ``pfns``, u8 (n, page_bytes), and ``Unknown`` codes, u8 (n,).
 
         Fast where ``pfns`` has long ascending runs. Ints of unknown frames are undefined.
         """
-        data = np.empty((len(pfns), PAGE_SIZE), np.uint8)
+        data = np.empty((len(pfns), self.page_bytes), np.uint8)
         unknown = np.zeros(len(pfns), np.uint8)
         for start, stop in runs(pfns, RUN_PAGES):
             self._read_run(int(pfns[start]), data[start:stop], unknown[start:stop])
@@ -65,7 +66,7 @@ class Memory:
     def digests(self, pfns: Words, digest: Digest) -> tuple[Words, Bytes]:
         """``digest`` of the frames ``pfns``, u64 (n,), and ``Unknown`` codes, u8 (n,).
 
-        It gets the 4096 bytes of each frame that can be read, in the order of ``pfns``. The value
+        It gets the bytes of each frame that can be read, in the order of ``pfns``. The value
         of an unknown frame is 0 and means nothing.
         """
         data, unknown = self.frames(pfns)
@@ -87,7 +88,7 @@ class Memory:
         data = np.zeros((len(addresses), size), np.uint8)
         ok = np.ones(len(addresses), np.bool_)
         order = np.argsort(addresses)
-        for start, stop in runs(addresses[order], _NEAR_BYTES, PAGE_SIZE):
+        for start, stop in runs(addresses[order], _NEAR_BYTES, self.page_bytes):
             rows = order[start:stop]
             place = (addresses[rows] - addresses[rows[0]]).view(np.int64)
             near = np.empty(int(place[-1]) + size, np.uint8)
@@ -109,8 +110,8 @@ class Memory:
         None goes beyond its frame. Each frame is read once; what could not be read is zero-filled.
         """
         data, ok = np.zeros((len(physical), size), np.uint8), np.zeros(len(physical), np.bool_)
-        pfns, where = np.unique(physical >> np.uint64(PAGE_SHIFT), return_inverse=True)
-        offset = (physical & np.uint64(PAGE_SIZE - 1)).astype(np.int64)
+        pfns, where = np.unique(physical >> np.uint64(self.page_shift), return_inverse=True)
+        offset = (physical & np.uint64(self.page_bytes - 1)).astype(np.int64)
         order = np.argsort(where, kind="stable")
         bounds = np.searchsorted(where[order], np.arange(len(pfns) + 1))
         for first in range(0, len(pfns), RUN_PAGES):
@@ -135,7 +136,7 @@ class Memory:
     def _read_run(self, pfn: int, data: Bytes, unknown: Bytes) -> None:
         """Read a run of frames; where it fails, halve it until the frames at fault are found."""
         try:
-            raw = self.prog.read(pfn << PAGE_SHIFT, data.size, True)
+            raw = self.prog.read(pfn << self.page_shift, data.size, True)
         except READ_ERRORS as error:
             if is_own_limit(error):
                 raise

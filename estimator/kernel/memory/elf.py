@@ -18,8 +18,6 @@ from estimator.kernel.dump.file import DumpFile
 from estimator.kernel.memory import (
     BRIDGED_PAGES,
     NEAR_MEMBER,
-    PAGE_SHIFT,
-    PAGE_SIZE,
     RUN_PAGES,
     Digest,
     Memory,
@@ -43,10 +41,10 @@ class MappedElf(Memory):
         self._opened = dump.path.open("rb", buffering=0)
         self._descriptor = self._opened.fileno()
         self._file = _map(self._descriptor)
-        self._buffer = memoryview(_aligned(RUN_PAGES * PAGE_SIZE))
+        self._buffer = memoryview(_aligned(RUN_PAGES * self.page_bytes))
         self._rows = [
-            self._buffer[start : start + PAGE_SIZE]
-            for start in range(0, len(self._buffer), PAGE_SIZE)
+            self._buffer[start : start + self.page_bytes]
+            for start in range(0, len(self._buffer), self.page_bytes)
         ]
         start, length, offset = (
             dump.loads[field].astype(np.uint64) for field in ("paddr", "filesz", "offset")
@@ -57,12 +55,12 @@ class MappedElf(Memory):
 
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
         """See ``Memory.frames``; the order of ``pfns`` does not matter."""
-        offsets, unknown = self._locate(pfns << np.uint64(PAGE_SHIFT), PAGE_SIZE)
-        return self._gather(offsets, PAGE_SIZE), unknown
+        offsets, unknown = self._locate(pfns << np.uint64(self.page_shift), self.page_bytes)
+        return self._gather(offsets, self.page_bytes), unknown
 
     def digests(self, pfns: Words, digest: Digest) -> tuple[Words, Bytes]:
         """See ``Memory.digests``."""
-        offsets, unknown = self._locate(pfns << np.uint64(PAGE_SHIFT), PAGE_SIZE)
+        offsets, unknown = self._locate(pfns << np.uint64(self.page_shift), self.page_bytes)
         known = np.flatnonzero(unknown == Unknown.HASHED)
         readable = np.ones(len(known), np.bool_)
         pages = chain.from_iterable(self._read(offsets[known], readable))
@@ -77,8 +75,8 @@ class MappedElf(Memory):
 
         What can't be read is left out, and False in ``readable``.
         """
-        skew = offsets & np.uint64(PAGE_SIZE - 1)  # of the segment in the file
-        number = (skew << np.uint64(64 - PAGE_SHIFT)) | (offsets >> np.uint64(PAGE_SHIFT))
+        skew = offsets & np.uint64(self.page_bytes - 1)  # of the segment in the file
+        number = (skew << np.uint64(64 - self.page_shift)) | (offsets >> np.uint64(self.page_shift))
         rows = self._rows
         for start, stop in runs(number, RUN_PAGES, BRIDGED_PAGES + 1):
             place = number[start:stop] - number[start]
@@ -97,12 +95,12 @@ class MappedElf(Memory):
     def _fill(self, pages: int, offset: int) -> int:
         """Read ``pages`` from ``offset`` on into the buffer; how many could be read."""
         try:
-            got = os.preadv(self._descriptor, [self._buffer[: pages * PAGE_SIZE]], offset)
+            got = os.preadv(self._descriptor, [self._buffer[: pages * self.page_bytes]], offset)
         except OSError as error:
             if is_own_limit(error):
                 raise
             return 0
-        return got >> PAGE_SHIFT
+        return got >> self.page_shift
 
     def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
         """See ``Memory.structs``; through the direct map, without a page-table walk each."""
@@ -131,7 +129,7 @@ class MappedElf(Memory):
 
     def unknown(self, pfns: Words) -> Bytes:
         """See ``Memory.unknown``."""
-        return self._locate(pfns << np.uint64(PAGE_SHIFT), PAGE_SIZE)[1]
+        return self._locate(pfns << np.uint64(self.page_shift), self.page_bytes)[1]
 
     def _forbid_gaps(self, loads: npt.NDArray[Any]) -> None:
         """Make drgn fail where it returns zeroes for memory that a filter left out of the dump."""

@@ -10,7 +10,7 @@ from drgn import FaultError, Program
 from estimator.arrays import Bytes, Words
 from estimator.collect.limits import is_own_limit
 from estimator.kernel.dump.kdump_headers import KdumpPages
-from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Digest, Memory
+from estimator.kernel.memory import Digest, Memory
 from estimator.snapshot.flags import Unknown
 
 
@@ -36,7 +36,7 @@ class Kdump(Memory):
 
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
         """See ``Memory.frames``; runs are no faster, each page is decompressed by itself."""
-        data = np.empty((len(pfns), PAGE_SIZE), np.uint8)
+        data = np.empty((len(pfns), self.page_bytes), np.uint8)
         unknown = self.unknown(pfns)
         for row, content in self._decompress(pfns, unknown):
             data[row] = np.frombuffer(content, np.uint8)
@@ -61,10 +61,10 @@ class Kdump(Memory):
         """
         read = self.prog.read
         known = np.flatnonzero(unknown == Unknown.HASHED)
-        addresses = pfns[known] << np.uint64(PAGE_SHIFT)
+        addresses = pfns[known] << np.uint64(self.page_shift)
         for row, address in zip(known.tolist(), addresses.tolist(), strict=True):
             try:
-                content = read(address, PAGE_SIZE, True)
+                content = read(address, self.page_bytes, True)
             except (FaultError, OSError) as error:
                 if is_own_limit(error):
                     raise

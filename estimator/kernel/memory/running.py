@@ -9,7 +9,7 @@ import numpy.typing as npt
 from drgn import Program
 
 from estimator.arrays import Mask, Words
-from estimator.kernel.memory import PAGE_SHIFT, PAGE_SIZE, Memory
+from estimator.kernel.memory import Memory
 
 
 class RunningMemory(Memory):
@@ -19,14 +19,14 @@ class RunningMemory(Memory):
 
     def __init__(self, prog: Program) -> None:
         super().__init__(prog)
-        self._direct_map_end = self.direct_map + (int(prog["max_pfn"].value_()) << PAGE_SHIFT)
+        self._direct_map_end = self.direct_map + (int(prog["max_pfn"].value_()) << self.page_shift)
 
     def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
         """See ``Memory.structs``."""
         size = dtype.itemsize
         start = addresses - np.uint64(self.direct_map)
         bulk = (addresses >= self.direct_map) & (addresses < self._direct_map_end)
-        bulk &= (start & np.uint64(PAGE_SIZE - 1)) + np.uint64(size) <= PAGE_SIZE
+        bulk &= (start & np.uint64(self.page_bytes - 1)) + np.uint64(size) <= self.page_bytes
         found, ok = np.empty(len(addresses), dtype), np.empty(len(addresses), np.bool_)
         data, ok[bulk] = self.within_frames(start[bulk], size)
         found[bulk] = data.view(dtype)[:, 0]
