@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from estimator.errors import UsageError
+from estimator.kernel.collect import collect_core
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from tests.lab.conftest import RunWorkload
@@ -21,7 +23,8 @@ PAGES = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile")
 
 @pytest.mark.parametrize("series", SERIES)
 def test_two_dumps_tell_which_pages_never_merge(series: str, lab: RunWorkload) -> None:
-    verdict = judge(lab(find("writers", series), series))
+    result = lab(find("writers", series), series)
+    verdict = judge(result)
     two, after = verdict.prediction, verdict.truth.after
     true = {name: int(after.ksm[name]) for name in PAGES}
     assert true["pages_volatile"] > 0
@@ -37,3 +40,8 @@ def test_two_dumps_tell_which_pages_never_merge(series: str, lab: RunWorkload) -
     assert one.counters["pages_sharing"] >= true["pages_sharing"]
     assert any("upper bounds" in text for text in one.warnings)
     assert not any("upper bounds" in text for text in two.warnings)
+
+    assert result.second_vmcore is not None
+    second = collect_core(result.second_vmcore, [result.vmlinux], seed=0)
+    with pytest.raises(UsageError, match="shows an earlier moment than the other one"):
+        predict(second, later=verdict.snapshot)
