@@ -16,7 +16,7 @@ import pytest
 from drgn import MissingDebugInfoError, Program
 
 from estimator.errors import NoDebugInfoError, ResourceError
-from estimator.kernel import processes, symbols
+from estimator.kernel import processes, running, symbols
 from estimator.kernel.ksm_settings import read_settings, thp_enabled
 from estimator.kernel.vma_names import vma_names
 from estimator.kernel.vmas import Vmas, excluded_by, vm_flag_values
@@ -172,6 +172,14 @@ def test_symbols_that_no_file_was_left_to_open_are_not_missing(vmlinux: Path) ->
         for error in (None, MissingDebugInfoError("none")):
             with pytest.raises(ResourceError, match="too many files"), no_free_file():
                 load(error, *files)
+
+
+def test_kcore_that_no_file_was_left_to_open_is_not_refused(
+    vmlinux: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "KCORE", vmlinux)
+    with pytest.raises(ResourceError, match="too many files"), no_free_file():
+        running.kcore_refused()
 
 
 def test_symbols_that_are_not_there_are_missing(vmlinux: Path) -> None:

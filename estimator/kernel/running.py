@@ -51,7 +51,7 @@ def kcore_refused() -> str | None:
     if not KCORE.exists():
         return f"this kernel has no {KCORE} (no CONFIG_PROC_KCORE, or a container){instead}"
     try:
-        with KCORE.open("rb") as file:
+        with own_limits(), KCORE.open("rb") as file:
             if file.read(4) != b"\x7fELF":
                 return f"{KCORE} is empty: a container masks it{instead}"
     except OSError as error:
