@@ -29,8 +29,8 @@ _MOST_MMS = 1 << 64 - int(KEY_PAGE_BITS)
 def page_keys(mm: npt.NDArray[Any], page: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Pages of many mms as one number each, u64 (n,): by mm, then by address.
 
-    ``mm``: its number, from 0 on. ``page``: address >> page shift. Raises CannotAnswerError where there are
-    more mms than such a number has room for.
+    ``mm``: its number, from 0 on. ``page``: address >> page shift. Raises CannotAnswerError where
+    there are more mms than such a number has room for.
     """
     if len(mm) and int(mm.max()) >= _MOST_MMS:
         raise CannotAnswerError(f"more than {_MOST_MMS:,} processes are too many for this program")

@@ -21,8 +21,8 @@ def top_contents(snapshot: Snapshot, prediction: Prediction, limit: int = 10) ->
     Contents that lie in the same places in the same numbers of copies make one row, so that a
     thousand pages preloaded by every worker are one line and not a thousand. Columns: contents
     (how many), copies (of each: mappings that give up their frame), saved_pages (f64, of all),
-    zero (nothing but zero bytes), places (list of "comm name × copies", most copies first), and of one
-    copy to look at pid, name (of the VMA), address (u64).
+    zero (nothing but zero bytes), places (list of "comm name × copies", most copies first), and of
+    one copy to look at pid, name (of the VMA), address (u64).
     """
     frame_id = snapshot.mappings["frame_id"].to_numpy()
     rows = np.flatnonzero(prediction.converted)

@@ -65,8 +65,8 @@ def group_by_content(
 ) -> Contents:
     """Group the frames whose content is known.
 
-    A content is the bytes of a page; where trees are per NUMA node (get_kpfn_nid() in mm/ksm.c), of one
-    node. KSM compares bytes: equal 64-bit hashes are taken for equal bytes.
+    A content is the bytes of a page; where trees are per NUMA node (get_kpfn_nid() in mm/ksm.c),
+    of one node. KSM compares bytes: equal 64-bit hashes are taken for equal bytes.
     """
     met = facts.first != NEVER
     is_first = np.zeros(len(frame_of_row), dtype=bool)
