@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -136,45 +138,29 @@ def _frames_with_locked_items(case: Case, frames: Mask) -> Mask:
 
 def _assemble(case: Case, solved: _Solved, root: Ints) -> Fate:
     facts, candidates, closed = case.facts, case.candidates, solved.closed
-    code = np.where(facts.known, Outcome.VOLATILE, Outcome.UNKNOWN).astype(np.uint8)
-    code[closed.stable_frame >= 0] = Outcome.MERGED
-    left = np.where(
-        closed.stable_frame == np.arange(len(code), dtype=np.int32), np.int32(0), facts.items
-    )
-    left[closed.stable_frame < 0] = 0
     split = _split_folios(case, solved)
     vanished = _vanished(case, split)
-    if solved.zero_pages is not None:
-        taken = solved.zero_frames & ~solved.few.frames
-        code[taken] = solved.zero_pages.outcome[taken]
-    code[solved.few.follow & vanished] = Outcome.SPLIT_AWAY
-    gone = (code == Outcome.ZERO_PAGE) | (code == Outcome.SPLIT_AWAY)
-    left[gone] = facts.items[gone]
+    code = np.full(len(facts.items), Outcome.UNKNOWN, np.uint8)
+    for frames, what in _outcomes_of_frames(case, solved, vanished):
+        code[frames] = what
+    outcome = _per_row(case, code, Outcome.NOT_CANDIDATE)
+    stable_frame = _per_row(case, closed.stable_frame, -1)
+    for rows, what in _outcomes_of_rows(case, solved):
+        outcome[rows] = what
+    outcome[root[outcome[root] == Outcome.VOLATILE]] = Outcome.UNSHARED
 
-    outcome, stable_frame = (
-        take(code, candidates.frame),
-        take(closed.stable_frame, candidates.frame),
-    )
-    if candidates.rows is not None:
-        of_candidates = outcome, stable_frame
-        outcome = np.full(len(case.frame_of_row), Outcome.NOT_CANDIDATE, dtype=np.uint8)
-        stable_frame = np.full(len(outcome), -1, dtype=np.int32)
-        outcome[candidates.rows], stable_frame[candidates.rows] = of_candidates
-    outcome[candidates.changing] = Outcome.VOLATILE
-    outcome[closed.unshared] = Outcome.UNSHARED
+    gone = (code == Outcome.ZERO_PAGE) | (code == Outcome.SPLIT_AWAY)
+    stay = (closed.stable_frame < 0) | (closed.stable_frame == np.arange(len(code), dtype=np.int32))
+    left = np.where(stay & ~gone, np.int32(0), facts.items)
     node = np.zeros(len(code), dtype=bool)
     node[closed.stable_frame[closed.stable_frame >= 0]] = True
     ksm = facts.ksm.copy()
     ksm[case.frame_of_row[closed.copied]] = True
     copied = closed.copied.astype(np.int64)
-    scans = closed.scans
-    if solved.zero_pages is not None:
-        _set_locked_zero_pages(case, solved, outcome)
-        outcome[solved.zero_pages.unshared] = Outcome.UNSHARED
-        scans = max(scans, 3)
+    scans = closed.scans if solved.zero_pages is None else max(closed.scans, 3)
     if solved.ordered is not None:
         rows, result = solved.ordered.rows, solved.ordered.simulation
-        outcome[rows], stable_frame[rows] = result.outcome, result.stable_frame
+        stable_frame[rows] = result.stable_frame
         copied = np.append(copied, rows[result.copied])
         scans = max(scans, result.scans)
         frame = case.frame_of_row[rows]
@@ -185,12 +171,37 @@ def _assemble(case: Case, solved: _Solved, root: Ints) -> Fate:
         moved &= ~gone[frame]
         left += count(frame[moved], len(left))
     left += count(case.frame_of_row[copied], len(left))
-    outcome[root[outcome[root] == Outcome.VOLATILE]] = Outcome.UNSHARED
     vanished[case.frame_of_row[candidates.changing]] = False
     simulated = solved.ordered.rows if solved.ordered else root[:0]
     return Fate(
         outcome, stable_frame, copied, left, vanished, ksm | node, node, split, scans, simulated
     )
+
+
+def _outcomes_of_frames(
+    case: Case, solved: _Solved, vanished: Mask
+) -> Iterator[tuple[Mask, Outcome | npt.NDArray[np.uint8]]]:
+    """Layers, the lowest first: frames, and what all their items come to."""
+    yield case.facts.known, Outcome.VOLATILE
+    yield solved.closed.stable_frame >= 0, Outcome.MERGED
+    if solved.zero_pages is not None:
+        taken = solved.zero_frames & ~solved.few.frames
+        yield taken, solved.zero_pages.outcome[taken]
+    yield solved.few.follow & vanished, Outcome.SPLIT_AWAY
+
+
+def _outcomes_of_rows(
+    case: Case, solved: _Solved
+) -> Iterator[tuple[Ints | Numbers, Outcome | npt.NDArray[np.uint8]]]:
+    """Layers, the lowest first: rows of ``mappings`` that are not as their frame, and what is."""
+    yield case.candidates.changing, Outcome.VOLATILE
+    yield solved.closed.unshared, Outcome.UNSHARED
+    if solved.zero_pages is not None:
+        if solved.locked_frames.any():
+            yield _locked_zero_pages(case, solved.locked_frames, solved.zero_pages)
+        yield solved.zero_pages.unshared, Outcome.UNSHARED
+    if solved.ordered is not None:
+        yield solved.ordered.rows, solved.ordered.simulation.outcome
 
 
 def _split_folios(case: Case, solved: _Solved) -> Mask:
@@ -209,11 +220,21 @@ def _vanished(case: Case, is_split: Mask) -> Mask:
     return vanishing & ~_frames_with_locked_items(case, vanishing)
 
 
-def _set_locked_zero_pages(case: Case, solved: _Solved, outcome: npt.NDArray[np.uint8]) -> None:
-    zero_pages = solved.zero_pages
-    if zero_pages is None or not solved.locked_frames.any():
-        return
-    frames = solved.locked_frames & (zero_pages.outcome != zero_pages.locked_outcome)
+def _locked_zero_pages(
+    case: Case, locked_frames: Mask, zero_pages: ZeroPages
+) -> tuple[Numbers, npt.NDArray[np.uint8]]:
+    """The rows in VM_LOCKED VMAs where that makes a difference, and what they come to."""
+    frames = locked_frames & (zero_pages.outcome != zero_pages.locked_outcome)
     rows = case.candidates.row_numbers()[np.flatnonzero(frames[case.candidates.frame])]
     rows = rows[in_locked_vma(case.snapshot, rows)]
-    outcome[rows] = zero_pages.locked_outcome[case.frame_of_row[rows]]
+    return rows, zero_pages.locked_outcome[case.frame_of_row[rows]]
+
+
+def _per_row(case: Case, of_frame: npt.NDArray[Any], elsewhere: int) -> npt.NDArray[Any]:
+    """Values per frame as those of its items; ``elsewhere`` for mappings that are none."""
+    of_candidate = take(of_frame, case.candidates.frame)
+    if case.candidates.rows is None:
+        return of_candidate
+    of_row = np.full(len(case.frame_of_row), elsewhere, of_frame.dtype)
+    of_row[case.candidates.rows] = of_candidate
+    return of_row
