@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from estimator.arrays import Ints, Mask, Numbers, take
 from estimator.ksm.case import Case
@@ -82,51 +84,72 @@ def closed_forms(case: Case, elsewhere: Mask, split: Numbers) -> ClosedForms:
     merging, which for f1 is when q meets it, and for any other frame at its first item. That holds
     too where two items of one folio have to wait for scan 3.
     """
-    facts, contents, rules = case.facts, case.contents, case.rules
+    facts, contents = case.facts, case.contents
     m = _meetings(case)
-    here = ~elsewhere & (m.items > 0)
-    fresh = here & (m.nodes == 0)
-    at_rest = here & ~fresh & (m.on_nodes == m.items)
-    room = m.items <= rules.max_page_sharing
-    one_node = here & (m.nodes == 1) & (m.on_nodes > 0) & room & ~m.undecided & ~at_rest
-    lonely = fresh & (m.second == NEVER)
-    fresh &= ~lonely & ~m.undecided
-    first_blocked = fresh & m.first_blocked
-    fresh &= ~m.first_blocked
-    fits = fresh & room
-    alone = _all_distinct(case, np.flatnonzero(fresh & ~room))
-    is_open = here & ~(at_rest | one_node | lonely | first_blocked | fits)
-    is_open[alone] = False
+    kind = _kinds(case, m, elsewhere)
+    crowded = np.flatnonzero(kind == _Kind.CROWDED)
+    kind[crowded] = _Kind.OPEN
+    alone = _all_distinct(case, crowded)
+    kind[alone] = _Kind.CROWDED
 
     if (facts.folio >= 0).any():
-        _note_splits(case, m, fits, first_blocked, one_node, split)
+        _note_splits(case, m, kind, split)
     stable_frame = np.full(len(facts.items), -1, dtype=np.int32)
     left_over = _fill_nodes(case, alone, stable_frame, split)
-    pairs = _meet_in_one_folio(case, m, fits, split)
+    pairs = _meet_in_one_folio(case, m, np.flatnonzero(kind == _Kind.FITS), split)
     waits = len(pairs) > 0
-    uncertain = _with_other_mappings(case, pairs)
-    is_open[uncertain] = True
-    fits[uncertain] = False
+    kind[_with_other_mappings(case, pairs)] = _Kind.OPEN
 
     ksm_frame = np.full(len(contents) + 1, -1, dtype=np.int32)
-    met = np.flatnonzero(fits)
+    met, joined = np.flatnonzero(kind == _Kind.FITS), np.flatnonzero(kind == _Kind.ONE_NODE)
     ksm_frame[met] = case.frame_of_row[m.second[met]]
-    ksm_frame[np.flatnonzero(one_node)] = m.node_frame[one_node]
+    ksm_frame[joined] = m.node_frame[joined]
     solved = take(ksm_frame, contents.of_frame)
     np.copyto(stable_frame, solved, where=(solved >= 0) & ~facts.blocked & (facts.items > 0))
     on_node = np.flatnonzero(facts.on_node > 0)
-    on_node = on_node[at_rest[contents.of_frame[on_node]]]
+    on_node = on_node[kind[contents.of_frame[on_node]] == _Kind.AT_REST]
     stable_frame[on_node] = on_node
 
-    unshared = np.concatenate([m.first[lonely], m.first[first_blocked], left_over])
+    first_blocked = np.flatnonzero(kind == _Kind.FIRST_BLOCKED)
+    lonely = kind == _Kind.LONELY
     return ClosedForms(
         stable_frame=stable_frame,
-        unshared=unshared,
-        copied=_repaired(case, m, np.flatnonzero(first_blocked)),
+        unshared=np.concatenate([m.first[lonely], m.first[first_blocked], left_over]),
+        copied=_repaired(case, m, first_blocked),
         split=split,
-        open=is_open,
-        scans=3 if waits or _has_stragglers(case, m, fits) else 2,
+        open=kind == _Kind.OPEN,
+        scans=3 if waits or _has_stragglers(case, m, met) else 2,
     )
+
+
+class _Kind(enum.IntEnum):
+    """What rule of ``closed_forms`` holds for a content (u8), in the order of its list."""
+
+    ELSEWHERE = 0  # no items, or solved by other rules
+    LONELY = 1  # no q
+    FIRST_BLOCKED = 2
+    FITS = 3  # N <= max_page_sharing
+    CROWDED = 4  # N > max_page_sharing
+    AT_REST = 5  # all on stable nodes
+    ONE_NODE = 6  # with room
+    OPEN = 7
+
+
+def _kinds(case: Case, m: _Meeting, elsewhere: Mask) -> npt.NDArray[np.uint8]:
+    """The ``_Kind`` of each content: the first that fits. A crowded one may still be open."""
+    fresh, room = m.nodes == 0, m.items <= case.rules.max_page_sharing
+    conditions = {
+        _Kind.ELSEWHERE: elsewhere | (m.items == 0),
+        _Kind.LONELY: fresh & (m.second == NEVER),
+        _Kind.AT_REST: ~fresh & (m.on_nodes == m.items),
+        _Kind.OPEN: m.undecided,
+        _Kind.FIRST_BLOCKED: fresh & m.first_blocked,
+        _Kind.FITS: fresh & room,
+        _Kind.CROWDED: fresh,
+        _Kind.ONE_NODE: (m.nodes == 1) & (m.on_nodes > 0) & room,
+    }
+    kinds = [np.uint8(kind) for kind in conditions]
+    return np.select(list(conditions.values()), kinds, default=np.uint8(_Kind.OPEN))
 
 
 def _meetings(case: Case) -> _Meeting:
@@ -178,18 +201,16 @@ def _all_distinct(case: Case, chosen: Ints) -> Ints:
     return chosen[~mixed]
 
 
-def _note_splits(
-    case: Case, m: _Meeting, fits: Mask, first_blocked: Mask, one_node: Mask, split: Numbers
-) -> None:
+def _note_splits(case: Case, m: _Meeting, kind: npt.NDArray[np.uint8], split: Numbers) -> None:
     facts, of_frame = case.facts, case.contents.of_frame
     large = np.flatnonzero((facts.folio >= 0) & facts.known & (facts.items > 0) & ~facts.blocked)
-    content = of_frame[large]
-    prepared = large[(fits | first_blocked)[content]]
+    of_large = kind[of_frame[large]]
+    prepared = large[(of_large == _Kind.FITS) | (of_large == _Kind.FIRST_BLOCKED)]
     split[prepared] = facts.first[prepared]
-    met = np.flatnonzero(fits)
+    met = np.flatnonzero(kind == _Kind.FITS)
     met = met[facts.folio[m.first_frame[met]] >= 0]
     split[m.first_frame[met]] = m.second[met]
-    joining = large[one_node[content]]
+    joining = large[of_large == _Kind.ONE_NODE]
     split[joining] = facts.first[joining] if case.rules.checksum_before_stable_tree else -1
 
 
@@ -215,10 +236,9 @@ def _fill_nodes(case: Case, chosen: Ints, stable_frame: Numbers, split: Numbers)
     return row[left_over]
 
 
-def _meet_in_one_folio(case: Case, m: _Meeting, fits: Mask, split: Numbers) -> Ints:
+def _meet_in_one_folio(case: Case, m: _Meeting, chosen: Ints, split: Numbers) -> Ints:
     """Contents whose first two frames belong to one folio that nothing split before they met."""
     facts = case.facts
-    chosen = np.flatnonzero(fits)
     folio = facts.folio.take(m.first_frame[chosen])
     same = (folio >= 0) & (folio == facts.folio.take(case.frame_of_row[m.second[chosen]]))
     chosen, folio = chosen[same], folio[same]
@@ -243,10 +263,9 @@ def _repaired(case: Case, m: _Meeting, chosen: Ints) -> Numbers:
     return rows
 
 
-def _has_stragglers(case: Case, m: _Meeting, fits: Mask) -> bool:
+def _has_stragglers(case: Case, m: _Meeting, waiting: Ints) -> bool:
     """True if items of some f1 pass before q comes, and so have to wait for scan 3."""
     facts, candidates = case.facts, case.candidates
-    waiting = np.flatnonzero(fits)
     waiting = waiting[facts.items.take(m.first_frame[waiting]) > 1]
     if not len(waiting):
         return False
