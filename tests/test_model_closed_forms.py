@@ -12,11 +12,12 @@ from estimator.ksm.caveats import Told
 from estimator.ksm.contents import group_by_content
 from estimator.ksm.fate import Fate, hidden_roots, settle
 from estimator.ksm.frames import NEVER, frame_facts
+from estimator.ksm.ksmd import Ksmd, Simulation
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
 from estimator.ksm.replay import items_of
 from estimator.ksm.rules import Rules, tunables
-from estimator.ksm.simulate import Ksmd, Simulation
+from estimator.ksm.simulate import first_scan, scan
 from estimator.ksm.totals import summarise
 from estimator.snapshot.flags import FrameFlag, MappingFlag
 from estimator.snapshot.snapshot import Snapshot
@@ -88,8 +89,8 @@ def scan_everything(case: Case) -> tuple[Fate, Simulation]:
     everything = case.facts.items > 0
     items, state = items_of(case, everything, unsplit[:0], closed_trees, unsplit)
     ksmd = Ksmd(items, state, case.rules)
-    ksmd.first_scan(range(len(items)))
-    while ksmd.scan(range(len(items))):
+    first_scan(ksmd, range(len(items)))
+    while scan(ksmd, range(len(items))):
         pass
     result = ksmd.result(items)
     rows = items.row

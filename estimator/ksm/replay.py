@@ -11,8 +11,9 @@ from estimator.arrays import Ints, Mask, Numbers
 from estimator.ksm.case import Case
 from estimator.ksm.contents import first_split_of_folio
 from estimator.ksm.frames import NEVER, distinct, live_node_frames
+from estimator.ksm.ksmd import Frames, Items, Simulation
 from estimator.ksm.mergeable import clean_read_only
-from estimator.ksm.simulate import Frames, Items, Simulation, simulate
+from estimator.ksm.simulate import simulate
 from estimator.snapshot.flags import MappingFlag
 from estimator.snapshot.snapshot import Snapshot
 

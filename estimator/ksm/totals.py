@@ -94,7 +94,7 @@ def maps_ksm_page(case: Case, fate: Fate) -> Mask:
     """Bool per row of ``mappings``: the PTE maps a KSM page at rest, as smaps "KSM:" counts them.
 
     Besides merged ones these are mappings that never take part but share the frame of a stable
-    node, and those of orphans (``simulate.py``).
+    node, and those of orphans (``ksmd.py``).
     """
     maps: Mask = take(fate.ksm, case.frame_of_row)
     maps &= (fate.outcome != Outcome.ZERO_PAGE) & (fate.outcome != Outcome.SPLIT_AWAY)
