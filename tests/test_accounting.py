@@ -174,13 +174,16 @@ def test_slab_pages_are_rounded_up(objects: int, object_bytes: int, pages: int) 
 
 
 def test_every_selected_mm_has_a_slot() -> None:
+    """85 of 48 bytes fit into a page."""
     system = System()
     for content in range(200):
         system.process(*small(content + 1))
     physical = predict(system.snapshot(), ENABLED).physical
     parts = ("rmap_items_bytes", "stable_nodes_bytes", "mm_slots_bytes")
-    assert physical["mm_slots_bytes"] > 0
+    assert physical["mm_slots_bytes"] == 3 * 4096
     assert physical["overhead_bytes"] == sum(physical[part] for part in parts)
+    one = predict(system.snapshot(), Policy(scope="enabled", pids=(100,))).physical
+    assert one["mm_slots_bytes"] == 4096
 
 
 def test_records_that_are_there_already_are_not_charged_again() -> None:
@@ -194,6 +197,23 @@ def test_records_that_are_there_already_are_not_charged_again() -> None:
     net = physical["net_bytes_saved"] - physical["bytes_saved"]
     there = physical["rmap_items_bytes"] + physical["stable_nodes_bytes"]
     assert net == there - physical["overhead_bytes"] == -physical["mm_slots_bytes"]
+
+
+def test_chains_that_are_there_already_are_not_charged_again() -> None:
+    """60 nodes in 30 chains: 90 records of 64 bytes, two slab pages. Others' items are no credit."""
+    system = System(max_page_sharing=2)
+    nodes = [Frame(1 + number // 2) for number in range(60)]
+    for number, frame in enumerate(nodes):
+        system.stable_node(frame, chain=number // 2)
+    process = system.process(*nodes, flags=MappingFlag.MERGED)
+    process.map(nodes, MappingFlag.MERGED)
+    system.process(*small(*range(100, 300)))
+    snapshot = system.snapshot()
+    snapshot.processes["ksm_rmap_items"] = [120, 200]
+    physical = predict(snapshot, Policy(scope="enabled", pids=(100,))).physical
+    assert physical["stable_nodes_bytes"] == physical["rmap_items_bytes"] == 2 * 4096
+    net = physical["net_bytes_saved"] - physical["bytes_saved"]
+    assert net == -physical["mm_slots_bytes"]
 
 
 def test_an_mm_off_the_list_takes_no_part_in_what_is_enabled() -> None:

@@ -48,6 +48,7 @@ def test_missing_page_tables_and_lost_pages_count(
     assert (coverage.page_table_missing_pages, coverage.lost_pages) == (missing, lost)
     assert (coverage_words(coverage, 4096) == READ_ALL) == (share == 1)
     assert coverage.pages_sharing_at_most >= missing + lost
+    assert coverage.could_add_frames == missing + lost
     tables = {section.title: section for section in prediction_sections(snapshot, prediction)}
     rows = tables["Coverage"].rows
     assert rows is not None

@@ -237,6 +237,13 @@ def test_a_page_in_an_lru_batch_is_not_pinned() -> None:
     assert predict(system.snapshot(), ENABLED).counters["pages_sharing"] == 1
 
 
+def test_two_references_more_are_no_lru_batch() -> None:
+    system = System()
+    for _ in range(2):
+        system.process(*small(7, pins=2, flags=FrameFlag.SWAPBACKED))
+    assert predict(system.snapshot(), ENABLED).counters["pages_sharing"] == 0
+
+
 def test_swap_cache_is_no_pin() -> None:
     system = System()
     flags = FrameFlag.LRU | FrameFlag.SWAPCACHE
@@ -307,6 +314,24 @@ def test_partly_filled_nodes_take_what_fits() -> None:
     assert found.counters["pages_shared"] == 2
     assert found.counters["pages_sharing"] == 4
     assert found.counters["stable_node_dups"] == 2
+
+
+@pytest.mark.parametrize(
+    ("kernel", "outcome"), [("6.12", Outcome.ZERO_PAGE), ("6.1", Outcome.MERGED)]
+)
+@pytest.mark.parametrize("items", [1, 0])
+def test_zero_page_or_stable_node_of_zeroes(kernel: str, outcome: Outcome, items: int) -> None:
+    """Which of the two ksmd tries first, where a node of zero-filled pages is from before.
+
+    A node without items, whose page is still mapped by a fork, takes in nobody before that fork.
+    """
+    system = System(kernel, use_zero_pages=1)
+    merged = Frame(0)
+    system.stable_node(merged)
+    system.process(*small(0))
+    system.process(merged, flags=MappingFlag.MERGED if items else MappingFlag.DIRTY)
+    found = predict(system.snapshot(), ENABLED)
+    assert found.outcome.tolist() == [outcome, Outcome.MERGED]
 
 
 def test_pages_that_change_between_two_snapshots_never_merge() -> None:
