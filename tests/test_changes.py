@@ -62,7 +62,8 @@ def test_where_the_boot_is_not_known_other_facts_say_it(other: dict[str, Any], w
 
 def test_what_is_not_known_refuses_nothing() -> None:
     first = picture(1, 2, boot_id=None)
-    second = picture(1, 3, host=None, kernel={"release": first.info["kernel"]["release"]})
+    kernel = first.info["kernel"]
+    second = picture(1, 3, host=None, kernel={k: kernel[k] for k in ("release", "page_size")})
     assert predict(first, later=second).coverage.changed_pages == 1
 
 

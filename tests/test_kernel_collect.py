@@ -111,6 +111,23 @@ def test_the_kernels_own_clock_says_when_it_was(lost: bool) -> None:
     assert merged.collect().info["kernel"]["uptime_seconds"] == (None if lost else 57.25)
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (bytes(range(16)), "00010203-0405-0607-0809-0a0b0c0d0e0f"),
+        (bytes(16), None),  # nobody has read it in /proc yet
+        (None, None),
+    ],
+)
+def test_the_kernel_knows_its_boot_id(written: bytes | None, expected: str | None) -> None:
+    merged = Merged()
+    if written is not None:
+        merged.kernel.text("sysctl_bootid", written)
+    info = merged.collect().info
+    assert info["boot_id"] == expected
+    assert info["machine_id"] is None
+
+
 def test_a_kernel_without_processes_can_not_answer() -> None:
     kernel = FakeProcesses()
     target = Target(kernel.prog, kernel.memory, "core", "vmcore", "ELF")

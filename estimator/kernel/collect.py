@@ -250,6 +250,7 @@ class _Collector:
 
     def _info(self, unknown: dict[str, int], uptime_seconds: float | None) -> dict[str, Any]:
         from estimator.kernel import ksm_settings as settings
+        from estimator.kernel.identity import boot_id, host
         from estimator.kernel.symbols import kernel_release
 
         prog = self._prog
@@ -270,7 +271,9 @@ class _Collector:
                 "format": self._target.format,
                 "warnings": list(self._target.warnings),
             },
-            "host": prog["init_uts_ns"].name.nodename.string_().decode(errors="replace"),
+            "host": host(prog),
+            "boot_id": boot_id(prog),
+            "machine_id": None,
             "collected_at": self._started.isoformat(timespec="seconds"),
             "collect_seconds": (
                 datetime.datetime.now(datetime.UTC) - self._started

@@ -15,8 +15,6 @@ from estimator.snapshot.flags import MappingFlag
 from estimator.snapshot.identity import Identity
 from estimator.snapshot.snapshot import Snapshot
 
-_PAGE_SHIFT = 12
-
 
 @dataclass(frozen=True)
 class Changes:
@@ -176,7 +174,7 @@ def _places(
     """
     vmas = snapshot.vmas
     mm_of_vma = mm[vmas["mm_id"].to_numpy()]
-    first_page = vmas["start"].to_numpy() >> np.uint64(_PAGE_SHIFT)
+    first_page = vmas["start"].to_numpy() // np.uint64(snapshot.info["kernel"]["page_size"])
     start = page_keys(np.maximum(mm_of_vma, 0), first_page)
     vma = snapshot.mappings["vma_id"].to_numpy()
     places = start[vma] + snapshot.mappings["page_index"].to_numpy()

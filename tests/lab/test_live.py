@@ -28,6 +28,7 @@ pytestmark = pytest.mark.lab
 PROBE = Path(__file__).with_name("pagemap_probe.py")
 SESSION = Path(__file__).with_name("drgn_session.py")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "ksm_snapshot.py"
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 KPF_ANON, KPF_KSM, KPF_LARGE = 1 << 12, 1 << 21, 3 << 15
 PAGE_KB = 4
 SAME_FLAGS = int(FrameFlag.ZERO | FrameFlag.LARGE | FrameFlag.SWAPBACKED)
@@ -40,6 +41,7 @@ def system(
     kernel, directory = lab_kernel(request.param), tmp_path_factory.mktemp("live")
     with running(MIXED, kernel, directory, debian=True) as guest:
         guest.session.scan(2)  # some of it is merged
+        guest.guest.run(f"cat {BOOT_ID}")  # the kernel makes it when it is first read
         yield guest
 
 
@@ -147,6 +149,7 @@ def test_proc_alone_gives_the_same_frames(system: Running, live: Snapshot, tmp_p
     assert procfs.info["features"] == live.info["features"]
     assert procfs.info["sizes"] == live.info["sizes"]
     assert "sizes" not in procfs.info["not_known"]
+    assert procfs.info["boot_id"] == live.info["boot_id"] is not None
     moments = [s.info["kernel"]["uptime_seconds"] for s in (live, procfs)]
     assert 0 < moments[0] < moments[1]
     for name, value in live.info["ksm"].items():

@@ -12,8 +12,6 @@ from estimator.errors import CannotAnswerError, UsageError
 from estimator.kernel.dump.file import DumpFile, inspect
 from estimator.kernel.dump.kdump_headers import KdumpHeader
 
-_PAGE_SHIFT = 12
-
 
 def inspect_dump(paths: Sequence[Path]) -> DumpFile:
     """Look at the headers of a dump: of its only file, or of all files of a split one.
@@ -81,8 +79,8 @@ def open_parts(parts: Sequence[DumpFile], platform: Platform | None) -> Program:
     whole = Program(programs[0].platform)
     for part, program in zip(parts, programs, strict=True):
         header = _header(part)
-        if size := header.end_pfn - header.start_pfn << _PAGE_SHIFT:
-            start = header.start_pfn << _PAGE_SHIFT
+        if size := (header.end_pfn - header.start_pfn) * header.block_bytes:
+            start = header.start_pfn * header.block_bytes
             whole.add_memory_segment(start, size, _reader(program), physical=True)
     whole.set_linux_kernel_custom(programs[0]["VMCOREINFO"].string_(), is_live=False)
     return whole
