@@ -200,7 +200,7 @@ def test_records_that_are_there_already_are_not_charged_again() -> None:
 
 
 def test_chains_that_are_there_already_are_not_charged_again() -> None:
-    """60 nodes in 30 chains: 90 records of 64 bytes, two slab pages; others' items are no credit."""
+    """60 nodes in 30 chains: 90 records of 64 bytes, two slab pages; items of others are none."""
     system = System(max_page_sharing=2)
     nodes = [Frame(1 + number // 2) for number in range(60)]
     for number, frame in enumerate(nodes):

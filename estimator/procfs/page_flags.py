@@ -120,8 +120,8 @@ def mark_ksm(facts: Columns, pfns: Words, mapped: Mapped, smaps: dict[str, Words
     merged, anonymous = smaps["KSM"], smaps["Anonymous"]
     frames = distinct(mapped.pfn[((merged > 0) & (merged == anonymous))[mapped.vma_id]])
     ksm = np.isin(pfns, frames, assume_unique=True)
-    anonymous = facts["kind"] != 0
-    facts["kind"][anonymous] = np.where(ksm, FrameKind.KSM, FrameKind.ANONYMOUS)[anonymous]
+    known = facts["kind"] != 0
+    facts["kind"][known] = np.where(ksm, FrameKind.KSM, FrameKind.ANONYMOUS)[known]
     return bool(((merged == 0) | (merged == anonymous)).all())
 
 
