@@ -807,7 +807,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize(("second_merged", "told"), [(0, True), (2, True), (1, False)])
 def test_smaps_says_which_frames_are_merged(second_merged: int, told: bool) -> None:
-    """Where all anonymous pages have KPF_KSM: of the first VMA all are merged, of the second some."""
+    """All anonymous pages have KPF_KSM; smaps says: all of the first VMA are merged."""
     mapped = Mapped(
         vma_id=np.array([0, 0, 1, 1, 2], np.uint32),
         page_index=np.array([0, 1, 0, 1, 0], np.uint64),
