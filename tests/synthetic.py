@@ -21,6 +21,7 @@ KERNELS = {
         "smart_scan": False,
         "checksum_before_stable_tree": False,
         "split_maps_zero_page": False,
+        "break_cow_forgets": False,
         "scans_prot_none": True,
         "prot_none_blocks_tree": True,
         "advisor": False,
@@ -33,9 +34,11 @@ KERNELS = {
         "split_maps_zero_page": True,
         "scans_prot_none": True,
         "prot_none_blocks_tree": False,
+        "break_cow_forgets": False,
         "advisor": True,
     },
 }
+KERNELS["7.3"] = KERNELS["6.12"] | {"break_cow_forgets": True}
 
 
 @dataclass(eq=False)

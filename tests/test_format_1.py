@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 
 from estimator import Policy, open_snapshot, predict
+from estimator.errors import CannotAnswerError
 from estimator.snapshot.flags import FrameKind
 
 WRITTEN = Path(__file__).parent / "data" / "format_1.ksm"
@@ -47,3 +48,13 @@ def test_procfs_of_format_1_did_not_know_who_is_on_ksmds_list(tmp_path: Path) ->
     assert order[order.isna()].index.tolist() == [3, 4]
     found = predict(open_snapshot(path), Policy(scope="enabled"))
     assert found.counters["pages_sharing"] == 10  # process 3 has a mergeable VMA, so it is on it
+
+
+def test_format_1_of_a_kernel_that_it_did_not_know_is_not_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "format_1.ksm"
+    shutil.copytree(WRITTEN, path)
+    info = json.loads((path / "snapshot.json").read_text())
+    info["kernel"]["release"] = "7.3.4"
+    (path / "snapshot.json").write_text(json.dumps(info))
+    with pytest.raises(CannotAnswerError, match="break_cow_forgets"):
+        predict(open_snapshot(path))

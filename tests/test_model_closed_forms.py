@@ -42,7 +42,8 @@ def frames(draw: st.DrawFn, contents: int, huge: bool) -> list[Frame]:
 @st.composite
 def systems(draw: st.DrawFn) -> System:
     system = System(
-        draw(st.sampled_from(["6.1", "6.12"])),
+        draw(st.sampled_from(["6.1", "6.12", "7.3"])),
+        smart_scan=draw(st.integers(0, 1)),
         max_page_sharing=draw(st.integers(2, 8)),
         use_zero_pages=draw(st.integers(0, 3)) == 0,
         merge_across_nodes=draw(st.integers(0, 3)) != 0,
@@ -90,8 +91,9 @@ def scan_everything(case: Case) -> tuple[Fate, Simulation]:
     items, state = items_of(case, everything, unsplit[:0], closed_trees, unsplit)
     ksmd = Ksmd(items, state, case.rules)
     first_scan(ksmd, range(len(items)))
-    while scan(ksmd, range(len(items))):
-        pass
+    quiet, enough = 0, 60 if case.rules.break_cow_forgets else 1
+    while quiet < enough or not ksmd.in_step():
+        quiet = 0 if scan(ksmd, range(len(items))) else quiet + 1
     result = ksmd.result(items)
     rows = items.row
     outcome = np.zeros(len(case.frame_of_row), dtype=np.uint8)

@@ -119,8 +119,9 @@ def test_08_to_10_forks_beyond_the_limit(
     ("pinned", "expected"),
     [(0, (0, 0, 1, 4, 0, 0)), (2, (1, 3, 0, 1, 0, 0)), (4, (1, 3, 0, 1, 0, 0))],
 )
-def test_11_12_pinned_page(pinned: int, expected: tuple[int, ...]) -> None:
-    system = System()
+@pytest.mark.parametrize("kernel", ["6.12", "7.3"])
+def test_11_12_pinned_page(kernel: str, pinned: int, expected: tuple[int, ...]) -> None:
+    system = System(kernel)
     for place in range(5):
         system.process(*small(7, pins=1 if place == pinned else 0))
     assert six(rest(system)) == expected
@@ -135,6 +136,45 @@ def test_13_pinned_first_makes_orphans() -> None:
     assert six(found) == (0, 0, 1, 5, 0, 0)
     assert found.vmas["smaps_ksm_pages"].tolist() == [0, 0, 1, 1, 0, 0]
     assert found.physical["frames_freed"] == -1  # break_cow() made a copy
+
+
+@pytest.mark.parametrize(
+    ("pinned", "others", "expected", "scans"),
+    [
+        (1, 4, (1, 3, 0, 1, 0, 0), 8),
+        (2, 2, (1, 1, 0, 2, 0, 0), 8),
+        (1, 1, (0, 0, 1, 1, 0, 0), 2),  # the two take turns in the tree
+    ],
+)
+def test_smart_scan_lets_others_pass_a_pinned_first_page(
+    pinned: int, others: int, expected: tuple[int, ...], scans: int
+) -> None:
+    system = System("7.3", smart_scan=1)
+    system.processes_with(*(small(7, pins=1) for _ in range(pinned)))
+    system.processes_with(*(small(7) for _ in range(others)))
+    found = rest(system)
+    assert six(found) == expected
+    assert found.scans == scans
+
+
+@pytest.mark.parametrize("limit", [2, 3])
+def test_a_full_node_leaves_the_pinned_first_page_in_the_tree(limit: int) -> None:
+    system = System("7.3", smart_scan=1, max_page_sharing=limit)
+    system.process(*small(7, pins=1))
+    system.processes_with(*(small(7) for _ in range(limit)))
+    assert six(rest(system)) == (1, limit - 1, 1, 0, 0, 0)
+
+
+def test_smart_scan_does_not_skip_orphans() -> None:
+    """Example 13: the copy that break_cow() made passes them, as it comes before."""
+    system = System("7.3", smart_scan=1)
+    system.process(*small(7, pins=1))
+    system.fork(system.process(*small(7)), 2)
+    system.processes_with(small(7), small(7))
+    found = rest(system)
+    assert six(found) == (1, 2, 0, 3, 0, 0)
+    assert found.vmas["smaps_ksm_pages"].tolist() == [0, 1, 1, 1, 1, 1]
+    assert found.scans == 8
 
 
 def zero_pages(
@@ -238,16 +278,22 @@ def test_22_huge_page_shared_by_fork(kernel: str, expected: tuple[int, ...]) -> 
 
 
 @pytest.mark.parametrize(
-    ("kernel", "expected"), [("6.12", (1, 3, 511, 2, 0, 0)), ("6.1", (1, 6, 511, 0, 0, 0))]
+    ("kernel", "expected", "scans"),
+    [
+        ("6.12", (1, 3, 511, 2, 0, 0), 3),
+        ("7.3", (1, 3, 511, 2, 0, 0), 4),
+        ("6.1", (1, 6, 511, 0, 0, 0), 2),
+    ],
 )
 def test_23_lone_zero_piece_before_forked_zero_pages(
-    kernel: str, expected: tuple[int, ...]
+    kernel: str, expected: tuple[int, ...], scans: int
 ) -> None:
     system = zero_pages(kernel, huge_with(1), 1)
     system.fork(system.process(*small(0, 0)), 2)
     found = rest(system)
     assert six(found) == expected
-    if kernel == "6.12":
+    assert found.scans == scans
+    if kernel != "6.1":
         assert found.vmas["smaps_ksm_pages"].tolist() == [0, 2, 2, 2]
 
 

@@ -8,7 +8,7 @@ import drgn
 from drgn import Program
 
 from estimator.kernel.failures import skip_unreadable
-from estimator.kernel.layout import first_type, has_function, has_variable
+from estimator.kernel.layout import first_type, has_function, has_member, has_variable
 from estimator.kernel.symbols import kernel_release
 from estimator.ksm.features import features_of
 
@@ -102,6 +102,10 @@ class DebugInformation:
         except LookupError:
             return False
         return True
+
+    def has_member(self, struct: str, member: str) -> bool:
+        """False also if there is no such struct."""
+        return has_member(self._prog, f"struct {struct}", member)
 
     def function_parameters(self, name: str) -> int | None:
         """None if there is no such function."""

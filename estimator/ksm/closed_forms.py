@@ -14,6 +14,7 @@ from estimator.ksm.contents import first_split_of_folio
 from estimator.ksm.frames import NEVER, distinct
 
 _CHUNK = 1 << 20
+_OVERTAKING_SCAN = 8
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,11 @@ def closed_forms(case: Case, elsewhere: Mask, split: Numbers) -> ClosedForms:
 
     - No q: each search meets ``page == tree_page`` in unstable_tree_search_insert() or can't be
       merged. The first item stays in the unstable tree, N-1 are volatile. No folio is split.
-    - First item can't be merged: it is the tree item in every scan, each attempt to merge with it
-      fails in try_to_merge_two_pages(). One unshared, N-1 volatile. The scanned page was a KSM
-      page by then: break_cow() repairs one mapping, and other mappings of the frame keep a KSM
+    - First item can't be merged, and break_cow() makes those that fail as new (7.3), so that
+      smart_scan lets them meet in scan 8, which skips the first: see ``_overtaken``.
+    - First item can't be merged otherwise: it is the tree item in every scan, each attempt to merge
+      with it fails in try_to_merge_two_pages(). One unshared, N-1 volatile. The scanned page was a
+      KSM page by then: break_cow() repairs one mapping, and other mappings of the frame keep a KSM
       page without stable node, which never merges (page_address_in_vma() fails).
     - N <= max_page_sharing: q meets the first item and becomes the KSM page (two items of one
       unsplit folio only split it, and merge in the next scan); the stable node has room for all,
@@ -91,6 +94,7 @@ def closed_forms(case: Case, elsewhere: Mask, split: Numbers) -> ClosedForms:
     kind[crowded] = _Kind.OPEN
     alone = _all_distinct(case, crowded)
     kind[alone] = _Kind.CROWDED
+    overtaken, meeting_frame = _overtaken(case, kind)
 
     if (facts.folio >= 0).any():
         _note_splits(case, m, kind, split)
@@ -104,6 +108,7 @@ def closed_forms(case: Case, elsewhere: Mask, split: Numbers) -> ClosedForms:
     met, joined = np.flatnonzero(kind == _Kind.FITS), np.flatnonzero(kind == _Kind.ONE_NODE)
     ksm_frame[met] = case.frame_of_row[m.second[met]]
     ksm_frame[joined] = m.node_frame[joined]
+    ksm_frame[overtaken] = meeting_frame
     solved = take(ksm_frame, contents.of_frame)
     np.copyto(stable_frame, solved, where=(solved >= 0) & ~facts.blocked & (facts.items > 0))
     on_node = np.flatnonzero(facts.on_node > 0)
@@ -112,13 +117,14 @@ def closed_forms(case: Case, elsewhere: Mask, split: Numbers) -> ClosedForms:
 
     first_blocked = np.flatnonzero(kind == _Kind.FIRST_BLOCKED)
     lonely = kind == _Kind.LONELY
+    scans = 3 if waits or _has_stragglers(case, m, met) else 2
     return ClosedForms(
         stable_frame=stable_frame,
         unshared=np.concatenate([m.first[lonely], m.first[first_blocked], left_over]),
         copied=_repaired(case, m, first_blocked),
         split=split,
         open=kind == _Kind.OPEN,
-        scans=3 if waits or _has_stragglers(case, m, met) else 2,
+        scans=_OVERTAKING_SCAN if len(overtaken) else scans,
     )
 
 
@@ -127,12 +133,13 @@ class _Kind(enum.IntEnum):
 
     ELSEWHERE = 0  # no items, or solved by other rules
     LONELY = 1  # no q
-    FIRST_BLOCKED = 2
-    FITS = 3  # N <= max_page_sharing
-    CROWDED = 4  # N > max_page_sharing
-    AT_REST = 5  # all on stable nodes
-    ONE_NODE = 6  # with room
-    OPEN = 7
+    FIRST_BLOCKED = 2  # for ever
+    OVERTAKEN = 3  # the first is blocked, others meet
+    FITS = 4  # N <= max_page_sharing
+    CROWDED = 5  # N > max_page_sharing
+    AT_REST = 6  # all on stable nodes
+    ONE_NODE = 7  # with room
+    OPEN = 8
 
 
 def _kinds(case: Case, m: _Meeting, elsewhere: Mask) -> npt.NDArray[np.uint8]:
@@ -201,11 +208,41 @@ def _all_distinct(case: Case, chosen: Ints) -> Ints:
     return chosen[~mixed]
 
 
+def _overtaken(case: Case, kind: npt.NDArray[np.uint8]) -> tuple[Ints, Ints]:
+    """Contents whose blocked first item is overtaken, and the frame that the others map in the end.
+
+    The blocked items are processed in scans 2, 3, 4, 6, 9. The others, made as new in scans 2, 4
+    and 6, have their checksum stored in 3, 5 and 7, and look for a partner in 4, 6 and 8: then they
+    find each other. They need a frame each, whose other mappings break_cow() would leave a KSM page
+    without node, and one more place in the node, for which the blocked ones try from then on.
+    Sets the kind of these contents, and of those that need the simulation.
+    """
+    rules, facts = case.rules, case.facts
+    chosen = np.flatnonzero(kind == _Kind.FIRST_BLOCKED)
+    if not len(chosen) or not (rules.break_cow_forgets and rules.smart_scan):
+        return chosen[:0], chosen[:0]
+    frame, begin, of = case.contents.frames_of(chosen)
+    used = facts.items[frame] > 0
+    free = used & ~facts.blocked[frame]
+    count = np.add.reduceat(free, begin, dtype=np.int64)
+    shared = free & ((facts.items[frame] > 1) | (facts.mapcount[frame] > 1))
+    never_skipped = used & facts.blocked[frame] & facts.ksm[frame]
+    odd = np.logical_or.reduceat(shared | never_skipped, begin)
+    simple = ~odd & (count < rules.max_page_sharing)
+    kind[chosen[count >= 2]] = _Kind.OPEN
+    overtaken = chosen[(count >= 2) & simple]
+    kind[overtaken] = _Kind.OVERTAKEN
+    rank = np.cumsum(free) - np.append(0, np.cumsum(count))[:-1][of]
+    second = free & (rank == 2) & (kind[chosen[of]] == _Kind.OVERTAKEN)
+    return overtaken, frame[second]
+
+
 def _note_splits(case: Case, m: _Meeting, kind: npt.NDArray[np.uint8], split: Numbers) -> None:
     facts, of_frame = case.facts, case.contents.of_frame
     large = np.flatnonzero((facts.folio >= 0) & facts.known & (facts.items > 0) & ~facts.blocked)
     of_large = kind[of_frame[large]]
-    prepared = large[(of_large == _Kind.FITS) | (of_large == _Kind.FIRST_BLOCKED)]
+    in_scan_2 = (_Kind.FITS, _Kind.FIRST_BLOCKED, _Kind.OVERTAKEN)
+    prepared = large[np.isin(of_large, in_scan_2)]
     split[prepared] = facts.first[prepared]
     met = np.flatnonzero(kind == _Kind.FITS)
     met = met[facts.folio[m.first_frame[met]] >= 0]

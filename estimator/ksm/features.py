@@ -25,6 +25,9 @@ class KernelSource(Protocol):
     def has_constant(self, name: str) -> bool | None:
         """Whether there is the enumerator ``name``."""
 
+    def has_member(self, struct: str, member: str) -> bool | None:
+        """Whether the struct ``struct`` has ``member``."""
+
     def function_parameters(self, name: str) -> int | None:
         """How many parameters the function ``name`` has; None also if there is none."""
 
@@ -98,6 +101,8 @@ _FOLIO_WALK = Change(lambda s: s.has_function("folio_walk_start"), ((6, 12),))
 # follow_page() refuses PROT_NONE entries: since 474098edac26, until it did so with
 # FOLL_HONOR_NUMA_FAULT only, which KSM does not set (d74943a2f3cd)
 _REFUSES_PROT_NONE = Change(_refuses_prot_none, ((6, 1),), until=(6, 5))
+# remembers the page of the mapping of a merged item where age and checksum stand before
+_FORGETS = Change(lambda s: s.has_member("ksm_rmap_item", "linear_page_index"), ((7, 3),))
 
 FEATURES = (
     Feature(
@@ -121,6 +126,11 @@ FEATURES = (
         "split_maps_zero_page",
         "what becomes of zero-filled pieces of huge pages",
         lambda has: has(_SPLIT_TO_ZERO),
+    ),
+    Feature(  # an item whose merge was undone starts again, as if it were new
+        "break_cow_forgets",
+        "whether a page that can't be merged keeps others from it for ever",
+        lambda has: has(_FORGETS),
     ),
     Feature(
         "scans_prot_none",

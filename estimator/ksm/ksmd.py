@@ -52,6 +52,7 @@ class Frames:
 
     ``other_mappings``: of a frame_id, how many mappings it has besides the items.
     ``nodes``: the KSM frames of stable nodes, a list per content, in the kernel's order of search.
+    ``orphans``: KSM frames without stable node.
     ``pinned_folios``: can't be split. ``splits``: (row, folio) in order of row: contents outside
     the simulation split this folio when the second full scan is at ``row``. ``closed_trees``:
     contents whose searches of the unstable tree give up at its root.
@@ -61,6 +62,7 @@ class Frames:
     nodes: dict[int, list[int]]
     pinned_folios: frozenset[int]
     splits: Sequence[tuple[int, int]]
+    orphans: frozenset[int] = frozenset()
     closed_trees: frozenset[int] = frozenset()
 
 
@@ -84,6 +86,18 @@ class Simulation:
 
 
 MAPPED, ON_NODE, ZERO_PAGE, SPLIT_AWAY = range(4)
+SKIPPING_SCANS = 9
+"""With smart_scan an old item is processed in one scan of so many."""
+
+
+def is_processed(visits: int) -> bool:
+    """Whether should_skip_rmap_item() lets an item through at its visit number ``visits``, from 1.
+
+    By skip_age() that is at 1, 2, 3, 4, 6, 9, 14, 23 and every ninth from then on.
+    """
+    if visits < 14:
+        return visits in (1, 2, 3, 4, 6, 9)
+    return (visits - 14) % SKIPPING_SCANS == 0
 
 
 class Ksmd:
@@ -94,6 +108,8 @@ class Ksmd:
     ``open_nodes``: nodes of a content with less than max_page_sharing items, in the order of
     search. ``tree``: the item in the unstable tree, per content. ``active``: the contents that
     changed in the latest scan. ``simple`` (bool per item): it can be merged and does not vanish.
+    ``undone``: items that break_cow() made as new, and the scan in which it did; only where
+    ``rules.break_cow_forgets``. Then ``scans`` counts all, else those that smart_scan lets through.
     """
 
     def __init__(self, items: Items, frames: Frames, rules: Rules) -> None:
@@ -123,6 +139,7 @@ class Ksmd:
         if rules.split_maps_zero_page:
             self.zero_contents = set(items.content[items.zero].tolist())
         self.active: set[int] = set()
+        self.undone: dict[int, int] = {}
         self.current_row = -1
         self.scans = 1
         self.at_rest = 2
@@ -137,7 +154,7 @@ class Ksmd:
         for frame_id, count in frames.other_mappings.items():
             self.mapped[self.numbers[frame_id]] += count
         self.node_len = [-1] * len(ids)
-        self.orphan = [False] * len(ids)
+        self.orphan = [frame_id in frames.orphans for frame_id in self.frame_ids]
         self.folio = [-1] * len(ids)
         self.copies: list[int] = []  # the item for which each further frame was made
         self.simple = ~(items.blocked | items.opaque | items.on_node)
@@ -161,7 +178,7 @@ class Ksmd:
 
     def visit(self, item: int) -> None:
         """cmp_and_merge_page() of a page that did not change."""
-        if self.where[item] != MAPPED or self.append_forked(item):
+        if self.where[item] != MAPPED or self.append_forked(item) or not self.is_due(item):
             return
         self.current_row = self.row[item]
         zero_page = self.zero[item] and self.rules.use_zero_pages
@@ -173,6 +190,24 @@ class Ksmd:
         if zero_page and not checksum_first and self.merge_with_zero_page(item):
             return
         self.search_unstable_tree(item)
+
+    def is_due(self, item: int) -> bool:
+        """Whether cmp_and_merge_page() looks for a partner in this scan.
+
+        Not at the first visit, which stores the checksum, nor when should_skip_rmap_item() says
+        so, which never skips KSM pages.
+        """
+        if not self.rules.break_cow_forgets:
+            return True
+        visits = self.scans - self.undone.get(item, 0)
+        if visits == 1:
+            return False
+        return not self.rules.smart_scan or self.orphan[self.frame[item]] or is_processed(visits)
+
+    def in_step(self) -> bool:
+        """Whether this scan processes the items that were there from the first scan on."""
+        rules = self.rules
+        return not (rules.break_cow_forgets and rules.smart_scan) or is_processed(self.scans)
 
     def append_forked(self, item: int) -> bool:
         """stable_tree_search(), "ksm page forked": joins its node, whatever the limit."""
@@ -246,8 +281,11 @@ class Ksmd:
     def break_cow(self, item: int) -> None:
         """The item gets a page of its own; who else maps the frame keeps a KSM page without node.
 
-        Nothing changes for the model if nobody else does.
+        Nothing else changes for the model if nobody else does. Since the age and the checksum of
+        an item share their place with what break_cow() resets (7.3), the item is as new.
         """
+        if self.rules.break_cow_forgets:
+            self.undone[item] = self.scans
         frame = self.frame[item]
         if self.mapped[frame] == 1:
             return

@@ -63,6 +63,7 @@ def items_of(
         nodes=nodes,
         pinned_folios=frozenset(facts.folio[frame[facts.pinned[frame]]].tolist()),
         splits=list(zip(when[early].tolist(), folio[early].tolist(), strict=True)),
+        orphans=frozenset(frame[facts.ksm[frame] & ~facts.node[frame]].tolist()),
         closed_trees=frozenset(np.flatnonzero(closed_trees[numbers]).tolist()),
     )
     return items, state

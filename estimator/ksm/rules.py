@@ -27,6 +27,7 @@ class Rules:
     counts_zero_pages: bool
     checksum_before_stable_tree: bool
     split_maps_zero_page: bool
+    break_cow_forgets: bool
     scans_prot_none: bool
     prot_none_blocks_tree: bool
     rmap_item_bytes: int
@@ -64,6 +65,7 @@ class Rules:
                 counts_zero_pages=bool(features["counts_zero_pages"]),
                 checksum_before_stable_tree=bool(features["checksum_before_stable_tree"]),
                 split_maps_zero_page=bool(features["split_maps_zero_page"]),
+                break_cow_forgets=bool(features["break_cow_forgets"]),
                 scans_prot_none=bool(features["scans_prot_none"]),
                 prot_none_blocks_tree=bool(features["prot_none_blocks_tree"]),
                 rmap_item_bytes=int(sizes["ksm_rmap_item"]),

@@ -8,11 +8,11 @@ does at each item is said in ``ksmd.py``; here is in which order, and what can b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import numpy as np
 
-from estimator.ksm.ksmd import MAPPED, ON_NODE, Frames, Items, Ksmd, Simulation
+from estimator.ksm.ksmd import MAPPED, ON_NODE, SKIPPING_SCANS, Frames, Items, Ksmd, Simulation
 from estimator.ksm.rules import Rules
 
 
@@ -28,12 +28,33 @@ def simulate(items: Items, frames: Frames, rules: Rules) -> Simulation:
     if frames.nodes:
         first_scan(ksmd, together)
     splits = frames.splits
-    while scan(ksmd, together, splits) - ksmd.zero_contents:
+    at_rest, latest = False, ksmd.scans
+    while not at_rest:
+        if scan(ksmd, together, splits) - ksmd.zero_contents:
+            latest = ksmd.scans
         splits = ()
         together = [item for item in together if ksmd.where[item] == MAPPED]
-    for content in sorted(ksmd.active):
+        at_rest = _is_at_rest(ksmd, latest, _undone_contents(ksmd) - ksmd.zero_contents)
+    for content in sorted((ksmd.active | _undone_contents(ksmd)) & ksmd.zero_contents):
         finish(ksmd, content, [item for item in together if ksmd.content[item] == content])
     return ksmd.result(items)
+
+
+def _undone_contents(ksmd: Ksmd) -> set[int]:
+    """The contents of items that break_cow() made as new, and that still are where they were."""
+    return {ksmd.content[item] for item in ksmd.undone if ksmd.where[item] == MAPPED}
+
+
+def _is_at_rest(ksmd: Ksmd, latest: int, undone: Set[int]) -> bool:
+    """Whether nothing changes any more after this scan; scan ``latest`` changed something.
+
+    One scan that processes all items tells. Those that break_cow() made as new, of the contents
+    ``undone``, are out of step: they and the others must have had their turns.
+    """
+    enough_scans = 1
+    if undone:
+        enough_scans = 2 * SKIPPING_SCANS if ksmd.rules.smart_scan else 2
+    return ksmd.scans - latest >= enough_scans and ksmd.in_step()
 
 
 def first_scan(ksmd: Ksmd, items: Iterable[int]) -> None:
@@ -54,6 +75,8 @@ def scan(ksmd: Ksmd, items: Sequence[int], splits: Sequence[tuple[int, int]] = (
     """One full scan over ``items``. Returns the contents that it changed."""
     ksmd.scans += 1
     ksmd.active = set()
+    if not (ksmd.in_step() or ksmd.undone):
+        return ksmd.active
     ksmd.tree = [-1] * len(ksmd.tree)
     pending = list(reversed(splits))
     run_ends = _runs(ksmd, items)
@@ -83,8 +106,8 @@ def finish(ksmd: Ksmd, content: int, items: list[int]) -> None:
     run_ends = _runs(ksmd, items)
     place = 0
     passed: list[int] = []
-    changed = True
-    while changed:
+    at_rest, latest = False, scans
+    while not at_rest:
         ksmd.scans += 1
         ksmd.active = set()
         ksmd.tree[content] = -1
@@ -108,9 +131,10 @@ def finish(ksmd: Ksmd, content: int, items: list[int]) -> None:
             if not over and run_ends[place - 1] > place:
                 place += _join_run(ksmd, items, place, run_ends[place - 1])
         passed.extend(again)
-        changed = bool(ksmd.active)
-        if changed:
-            ksmd.at_rest = max(ksmd.at_rest, ksmd.scans)
+        if ksmd.active:
+            latest = ksmd.scans
+            ksmd.at_rest = max(ksmd.at_rest, latest)
+        at_rest = _is_at_rest(ksmd, latest, _undone_contents(ksmd) & {content})
     ksmd.scans = scans
 
 
@@ -135,6 +159,8 @@ def _runs(ksmd: Ksmd, items: Sequence[int]) -> list[int]:
 def _join_run(ksmd: Ksmd, items: Sequence[int], begin: int, end: int) -> int:
     """Let simple items join the stable node that has room. Returns how many do."""
     content = ksmd.content[items[begin]]
+    if ksmd.undone or not ksmd.in_step():
+        return 0
     if ksmd.rules.use_zero_pages and ksmd.zero[items[begin]]:
         return 0
     node = ksmd.open_node(content)

@@ -92,6 +92,9 @@ class RunningKernel:
     def has_constant(self, name: str) -> None:
         """Stands in no file."""
 
+    def has_member(self, struct: str, member: str) -> None:
+        """Stands in no file."""
+
     def function_parameters(self, name: str) -> None:
         """Stands in no file."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +42,22 @@ def from_format_1(snapshot: Snapshot) -> Snapshot:
     not_known = (order < 0) & (snapshot.info.get("source", {}).get("kind") == "procfs")
     return replace(
         snapshot,
+        info=_with_features(snapshot.info),
         frames=frames.assign(flags=flags & ~_KSM, kind=kind)[SCHEMAS["frames"].names],
         mappings=mappings.assign(page_index=mappings["page_index"].to_numpy(np.uint64)),
         processes=processes.assign(scan_order=pd.arrays.IntegerArray(order, not_known)),
     )
+
+
+def _with_features(info: dict[str, Any]) -> dict[str, Any]:
+    """``info`` with the features that were not asked for yet, where its kernel is too old for them.
+
+    Of a newer one they stay unknown: ``Rules`` then asks for a new snapshot.
+    """
+    features, release = info.get("features"), str(info.get("kernel", {}).get("release"))
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    if not isinstance(features, Mapping) or not numbers:
+        return info
+    if (int(numbers[1]), int(numbers[2])) >= (7, 3):
+        return info
+    return info | {"features": {"break_cow_forgets": False} | dict(features)}
