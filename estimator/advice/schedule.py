@@ -12,15 +12,13 @@ from dataclasses import dataclass
 
 from estimator.advice.attribution import scanned_pages
 from estimator.errors import CannotAnswerError
+from estimator.ksm.ksmd import SKIPPING_SCANS
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot
 
 TARGET_SCAN_SECONDS = 150.0
 ADVISOR_TARGET_SECONDS = 200
 """The kernel's default of advisor_target_scan_time."""
-
-_SKIPPING_SCANS = 9
-"""At rest smart_scan processes an unmerged page in one scan of so many."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def pages_at_rest(merged_pages: int, unmerged_pages: int, smart_scan: bool) -> i
 
     smart_scan skips an unmerged page in 8 scans of 9; merged pages are never skipped.
     """
-    return merged_pages + (unmerged_pages // _SKIPPING_SCANS if smart_scan else unmerged_pages)
+    return merged_pages + (unmerged_pages // SKIPPING_SCANS if smart_scan else unmerged_pages)
 
 
 @dataclass(frozen=True)

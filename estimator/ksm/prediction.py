@@ -101,6 +101,7 @@ class Prediction:
         With smart_scan a page that did not merge is skipped in most scans, and a skipped page is
         taken out of the unstable tree (should_skip_rmap_item() in mm/ksm.c). So unshared pages
         show as volatile after any scan but the 2nd, 3rd, 4th, 6th, 9th, 14th, 23rd, 32nd ...
+        Those that break_cow() made as new (7.3) are out of step with the rest.
         """
         names = ("pages_unshared", "pages_volatile")
         readings = [{name: self.counters[name] for name in names}]
