@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import faulthandler
 import os
 import signal
 
@@ -59,6 +60,7 @@ def test_a_worker_that_the_kernel_killed_is_no_bug(
     number: signal.Signals, kind: type[Exception], message: str
 ) -> None:
     def killed() -> None:
+        faulthandler.disable()  # pytest's: it would show the stack of this process
         os.kill(os.getpid(), number)
 
     with pytest.raises(kind, match=message), forked(1, killed):
