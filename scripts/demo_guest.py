@@ -14,8 +14,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.lab.apt import LabError
 from tests.lab.guest import Guest
-from tests.lab.kernels import LabError, cache_directory, ensure_tools, fetch_kernel
+from tests.lab.kernels import cache_directory, ensure_tools, fetch_kernel
 from tests.lab.programs import build
 from tests.lab.truth import State, report, settle
 from tests.lab.workload import Session

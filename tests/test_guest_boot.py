@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.lab.apt import LabError
 from tests.lab.guest import BOOTS, Guest
-from tests.lab.kernels import LabError
 
 
 def guest(monkeypatch: pytest.MonkeyPatch, failures: list[str]) -> tuple[Guest, list[str]]:

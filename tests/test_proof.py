@@ -12,8 +12,8 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot.snapshot import Snapshot
 from tests.lab import proof
+from tests.lab.apt import LabError
 from tests.lab.compare import counter_numbers, process_numbers, vma_numbers
-from tests.lab.kernels import LabError
 from tests.lab.proof_page import page
 from tests.lab.truth import State, Truth
 from tests.lab.verdict import Verdict, inherited_counters

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from tests.lab import dumps
-from tests.lab.kernels import Kernel, LabError, ensure_tools, fetch_kernel
+from tests.lab.apt import LabError
+from tests.lab.kernels import Kernel, ensure_tools, fetch_kernel
 from tests.lab.workload import LabResult, Workload, run_workload
 
 RunWorkload = Callable[[Workload, str], LabResult]

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.lab import makedumpfile
+from tests.lab.apt import LabError
 from tests.lab.guest import Guest
 from tests.lab.initramfs import build_initramfs
-from tests.lab.kernels import Kernel, LabError
+from tests.lab.kernels import Kernel
 from tests.lab.programs import build
 from tests.lab.workload import Session, Workload
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
 import zipfile
 from pathlib import Path
 
-from tests.lab.kernels import APT_DOWNLOAD, Kernel, LabError, cache_directory, locked, say
+from tests.lab.apt import Apt, LabError, run, unpack
+from tests.lab.kernels import Kernel, cache_directory, locked, say
 
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = "3.11"
@@ -78,14 +78,14 @@ def _unpack_debian(directory: Path, requirements: list[str]) -> None:
     root = directory / "root"
     for name in ("debs", "root/proc", "root/sys", "root/dev", "root/tmp", "root/symbols"):
         (directory / name).mkdir(parents=True)
-    _run([*APT_DOWNLOAD, *PACKAGES], directory / "debs")
+    Apt().download(*PACKAGES, into=directory / "debs")
     for package in sorted((directory / "debs").glob("*.deb")):
-        _run(["dpkg-deb", "-x", str(package), str(root)], directory)
+        unpack(package, root)
     say("downloading Python packages")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     pip += ["--target", str(root / SITE_PACKAGES), "--python-version", PYTHON, "--no-compile"]
     pip += ["--only-binary", ":all:", "--platform", "manylinux_2_28_x86_64"]
-    _run([*pip, "--platform", "manylinux2014_x86_64", *requirements], directory)
+    run([*pip, "--platform", "manylinux2014_x86_64", *requirements], cwd=directory)
     for tests in (root / SITE_PACKAGES).glob("*/tests"):
         shutil.rmtree(tests)
 
@@ -99,11 +99,5 @@ def _make_image(root: Path, image: Path) -> None:
     mke2fs = shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if mke2fs is None:
         raise LabError("there is no mke2fs; install e2fsprogs")
-    _run([mke2fs, "-q", "-t", "ext4", "-d", str(root), str(temporary), f"{size}M"], root)
+    run([mke2fs, "-q", "-t", "ext4", "-d", str(root), str(temporary), f"{size}M"])
     temporary.rename(image)
-
-
-def _run(command: list[str], directory: Path) -> None:
-    done = subprocess.run(command, cwd=directory, stdout=sys.stderr, check=False)
-    if done.returncode:
-        raise LabError(f"failed with status {done.returncode}: {' '.join(command)}")

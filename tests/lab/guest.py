@@ -17,8 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.lab.apt import LabError
 from tests.lab.initramfs import build_initramfs
-from tests.lab.kernels import Kernel, LabError, say
+from tests.lab.kernels import Kernel, say
 
 MODULES = ("virtio_pci", "virtio_console", "qemu_fw_cfg")  # the last: vmcoreinfo for dumps
 BOOT_SECONDS = 60.0

@@ -9,7 +9,8 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tests.lab.kernels import Kernel, LabError
+from tests.lab.apt import LabError
+from tests.lab.kernels import Kernel
 
 INIT = """#!/bin/busybox sh
 /bin/busybox mkdir -p /bin /sbin /proc /sys /tmp

@@ -12,7 +12,6 @@ import functools
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,18 +19,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.lab.apt import Apt, LabError, compare_versions, run, unpack, unpack_file
+
 SERIES = ("6.12", "6.1")
-APT_DOWNLOAD = ("apt-get", "-o", "APT::Sandbox::User=root", "download")
+"""What all tests and the proof run on."""
+ELSEWHERE = {
+    "5.10": ("debian-security", "bullseye-security"),
+    "7.2": ("debian", "sid"),
+    "7.3": ("debian", "trixie-backports"),
+}
+"""Archive and suite of series that the machine's own suites lack."""
 
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "busybox": "busybox-static",
     "gcc": "gcc",
 }
-
-
-class LabError(Exception):
-    """The lab can't do what was asked; the message says why and what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,11 @@ def ensure_tools() -> None:
             raise LabError(
                 f"missing: {' '.join(missing)}; run: apt-get install {' '.join(missing)}"
             )
-        _update_package_lists()
+        Apt().update()
         say(f"installing {' '.join(missing)}")
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
-        _run(command, environment=environment)
+        run(command, environment=environment)
 
 
 def fetch_kernel(series: str) -> Kernel:
@@ -108,92 +111,73 @@ def fetch_kernel(series: str) -> Kernel:
 def _fetch(series: str, directory: Path) -> None:
     if not shutil.which("apt-get"):
         raise LabError("kernels come as Debian packages, and there is no apt-get here")
-    package, version = _newest_package(series)
-    release = package.removeprefix("linux-image-")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temp:
         temporary = Path(temp)
+        apt = Apt()
+        if series in ELSEWHERE:
+            apt = Apt.of_suite(*ELSEWHERE[series], temporary / "apt")
+        release, symbols = _download_newest(apt, series, temporary)
         entry = temporary / "entry"
         entry.mkdir()
-        for name in (package, f"{package}-dbg"):
-            say(f"downloading {name} {version}")
-            _run([*APT_DOWNLOAD, f"{name}={version}"], cwd=temporary)
-        image, symbols = (
-            next(temporary.glob(f"{name}_*.deb")) for name in (package, f"{package}-dbg")
-        )
         say("unpacking the kernel")
-        _run(["dpkg-deb", "-x", str(image), str(temporary / "image")])
-        (temporary / "image" / "boot" / f"vmlinuz-{release}").rename(entry / "vmlinuz")
-        (temporary / "image" / "lib" / "modules" / release).rename(entry / "modules")
+        for package in temporary.glob("*.deb"):
+            if package != symbols:
+                unpack(package, temporary / "image")
+        modules = next((temporary / "image").glob(f"**/lib/modules/{release}"))
+        image = temporary / "image" / "boot" / f"vmlinuz-{release}"
+        if not image.exists():  # since 6.19
+            image = modules / "vmlinuz"
+        image.rename(entry / "vmlinuz")
+        modules.rename(entry / "modules")
         say("unpacking the debug symbols")
-        _unpack_file(symbols, f"./usr/lib/debug/boot/vmlinux-{release}", entry / "vmlinux")
+        unpack_file(symbols, f"./usr/lib/debug/boot/vmlinux-{release}", entry / "vmlinux")
         (entry / "release").write_text(f"{release}\n")
         entry.rename(directory)
     say(f"{release} is ready after {time.monotonic() - started:.0f} s")
 
 
-def _newest_package(series: str) -> tuple[str, str]:
-    """Name and version of the newest image whose -dbg package exists with the same version."""
-    found = _candidates(series)
+def _download_newest(apt: Apt, series: str, into: Path) -> tuple[str, Path]:
+    """The newest kernel that all packages can be had of: its release, the package of symbols.
+
+    Lists name packages that are not there any more, or not yet.
+    """
+    for release, version in _newest_first(apt, series):
+        symbols = f"linux-image-{release}-dbg"
+        try:
+            for name in (symbols, *_image_packages(apt, release)):
+                say(f"downloading {name} {version}")
+                apt.download(f"{name}={version}", into=into)
+            return release, next(into.glob(f"{symbols}_*.deb"))
+        except LabError as error:
+            say(str(error))
+            for package in into.glob("*.deb"):
+                package.unlink()
+    raise LabError(f"no kernel of {series} can be downloaded")
+
+
+def _newest_first(apt: Apt, series: str) -> list[tuple[str, str]]:
+    """Release and version of cloud kernels whose symbols have the same version."""
+    found = _candidates(apt, series)
     if not found:
-        _update_package_lists()
-        found = _candidates(series)
+        apt.update()
+        found = _candidates(apt, series)
     if not found:
         raise LabError(f"no linux-image-{series}.*-cloud-amd64 with -dbg among the known packages")
-    return max(found, key=lambda candidate: functools.cmp_to_key(_compare_versions)(candidate[1]))
+    version = functools.cmp_to_key(compare_versions)
+    return sorted(found, key=lambda candidate: version(candidate[1]), reverse=True)
 
 
-def _candidates(series: str) -> list[tuple[str, str]]:
+def _candidates(apt: Apt, series: str) -> list[tuple[str, str]]:
     pattern = rf"^linux-image-{re.escape(series)}\..*-cloud-amd64-dbg$"
-    lines = _output(["apt-cache", "search", "--names-only", pattern]).splitlines()
-    symbols = [line.split()[0] for line in lines]
     return [
-        (name, version)
-        for name in (package.removesuffix("-dbg") for package in symbols)
-        for version in _versions(name) & _versions(f"{name}-dbg")
+        (image.removeprefix("linux-image-"), version)
+        for image in (symbols.removesuffix("-dbg") for symbols in apt.names(pattern))
+        for version in apt.versions(image) & apt.versions(f"{image}-dbg")
     ]
 
 
-def _versions(package: str) -> set[str]:
-    """The versions of ``package`` that can be downloaded."""
-    lines = _output(["apt-cache", "madison", package]).splitlines()
-    return {line.split("|")[1].strip() for line in lines if "Packages" in line}
-
-
-def _compare_versions(left: str, right: str) -> int:
-    if left == right:
-        return 0
-    command = ["dpkg", "--compare-versions", left, "gt", right]
-    return 1 if subprocess.run(command, check=False).returncode == 0 else -1
-
-
-def _update_package_lists() -> None:
-    if os.geteuid() != 0:
-        raise LabError("the package lists are missing or too old; run: apt-get update")
-    say("updating the package lists")
-    _run(["apt-get", "update", "-qq"])
-
-
-def _unpack_file(package: Path, member: str, destination: Path) -> None:
-    """Copy one file of a Debian package to ``destination`` without unpacking the others."""
-    archive = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE)
-    with destination.open("wb") as file:
-        tar = ["tar", "-x", "-O", "--occurrence=1", "-f", "-", member]
-        status = subprocess.run(tar, stdin=archive.stdout, stdout=file, check=False).returncode
-    archive.kill()
-    archive.wait()
-    if status:
-        raise LabError(f"{package.name} has no {member}")
-
-
-def _run(
-    command: list[str], *, cwd: Path | None = None, environment: dict[str, str] | None = None
-) -> None:
-    """Run ``command`` with its output on stderr."""
-    status = subprocess.run(command, cwd=cwd, env=environment, stdout=sys.stderr, check=False)
-    if status.returncode:
-        raise LabError(f"failed with status {status.returncode}: {' '.join(command)}")
-
-
-def _output(command: list[str]) -> str:
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+def _image_packages(apt: Apt, release: str) -> tuple[str, ...]:
+    """The packages with the image and its modules: one, but for kernels since 6.19."""
+    parts = (f"linux-binary-{release}", f"linux-modules-{release}")
+    return parts if apt.names(f"^{re.escape(parts[0])}$") else (f"linux-image-{release}",)

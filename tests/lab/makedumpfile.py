@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from tests.lab.kernels import APT_DOWNLOAD, LabError, cache_directory, locked
+from tests.lab.apt import Apt, LabError, unpack
+from tests.lab.kernels import cache_directory, locked
 
 PACKAGES = ("makedumpfile", "liblzo2-2", "libdw1", "libelf1", "zlib1g", "libbz2-1.0", "liblzma5")
 C_LIBRARY = (Path("/lib64/ld-linux-x86-64.so.2"), Path("/lib/x86_64-linux-gnu/libc.so.6"))
@@ -30,12 +31,9 @@ def fetch_makedumpfile() -> Path:
 
 def _unpack(temporary: Path, entry: Path) -> None:
     entry.mkdir()
-    command = [*APT_DOWNLOAD, *PACKAGES]
-    done = subprocess.run(command, cwd=temporary, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LabError(f"makedumpfile can't be downloaded: {done.stderr}")
+    Apt().download(*PACKAGES, into=temporary)
     for package in temporary.glob("*.deb"):
-        subprocess.run(["dpkg-deb", "-x", package, temporary / "root"], check=True)
+        unpack(package, temporary / "root")
     (temporary / "root/usr/bin/makedumpfile").rename(entry / "makedumpfile")
     for library in (temporary / "root").rglob("lib*.so*"):
         (entry / library.name).write_bytes(library.read_bytes())

@@ -6,7 +6,8 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from tests.lab.kernels import LabError, cache_directory, locked
+from tests.lab.apt import LabError
+from tests.lab.kernels import cache_directory, locked
 
 SOURCES = Path(__file__).parent
 PROGRAMS = {

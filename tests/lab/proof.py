@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from tests.lab.kernels import SERIES, LabError, ensure_tools, fetch_kernel, say
+from tests.lab.apt import LabError
+from tests.lab.kernels import SERIES, ensure_tools, fetch_kernel, say
 from tests.lab.proof_page import page
 from tests.lab.verdict import Verdict, judge
 from tests.lab.workload import Workload, run_workload
