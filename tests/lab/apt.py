@@ -76,15 +76,18 @@ def unpack(package: Path, into: Path) -> None:
 
 
 def unpack_file(package: Path, member: str, destination: Path) -> None:
-    """Copy one file of a Debian package to ``destination`` without unpacking the others."""
+    """Copy one file of a Debian package to ``destination`` without unpacking the others.
+
+    Raises LabError if it is not there, or a link.
+    """
     archive = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE)
     with destination.open("wb") as file:
         tar = ["tar", "-x", "-O", "--occurrence=1", "-f", "-", member]
         status = subprocess.run(tar, stdin=archive.stdout, stdout=file, check=False).returncode
     archive.kill()
     archive.wait()
-    if status:
-        raise LabError(f"{package.name} has no {member}")
+    if status or not destination.stat().st_size:
+        raise LabError(f"{package.name} has no file {member}")
 
 
 def run(

@@ -131,7 +131,11 @@ def _fetch(series: str, directory: Path) -> None:
         image.rename(entry / "vmlinuz")
         modules.rename(entry / "modules")
         say("unpacking the debug symbols")
-        unpack_file(symbols, f"./usr/lib/debug/boot/vmlinux-{release}", entry / "vmlinux")
+        try:
+            member = f"./usr/lib/debug/lib/modules/{release}/vmlinux"  # by 7.2
+            unpack_file(symbols, member, entry / "vmlinux")
+        except LabError:
+            unpack_file(symbols, f"./usr/lib/debug/boot/vmlinux-{release}", entry / "vmlinux")
         (entry / "release").write_text(f"{release}\n")
         entry.rename(directory)
     say(f"{release} is ready after {time.monotonic() - started:.0f} s")
