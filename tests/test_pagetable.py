@@ -77,7 +77,7 @@ class Tables:
 class FakeMemory:
     """Reads the frames of ``Tables``; what is lost comes as rubbish that is said to be unknown."""
 
-    direct_map = 0
+    direct_map, page_bytes = 0, 4096
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables

@@ -15,9 +15,9 @@ Columns = dict[str, npt.NDArray[Any]]
 
 FRAME_FACTS = {
     "ok": np.bool_,
-    "kind": np.uint8,
     "hash": np.uint64,
     "unknown": np.uint8,
+    "kind": np.uint8,
     "flags": np.uint32,
     "order": np.uint8,
     "head_pfn": np.uint64,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,7 +59,10 @@ def collect_core(
     from estimator.kernel.core import open_core
 
     with open_core(core, symbols, architecture) as target:
-        return collect(target, seed=seed, progress=progress)
+        snapshot = collect(target, seed=seed, progress=progress)
+    del target
+    gc.collect()  # drgn's types refer to each other: only so its Program goes, and closes its files
+    return snapshot
 
 
 def collect_program(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import socket
@@ -75,6 +76,7 @@ def open_qemu(address: str, symbols: Sequence[Path] = ()) -> Target:
     Raises TargetError (no socket, monitor in use, not a Linux guest with vmcoreinfo),
     NoDebugInfoError, CannotAnswerError.
     """
+    gc.collect()  # a Program of before that is garbage by now still holds the monitor
     monitor = _connect(address)
     prog = Program()
     try:
