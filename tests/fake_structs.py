@@ -84,6 +84,13 @@ STRUCTS_6_1 = STRUCTS | {
 for _renamed in ("ksm_mm_slot", "ksm_stable_node", "ksm_rmap_item"):
     del STRUCTS_6_1[_renamed]
 
+# 5.10: a folio is a compound page; the second and the third struct page hold what is said of it
+STRUCTS_5_10 = STRUCTS_6_1 | {
+    "page": STRUCTS["page"] + " compound_order:u8@17 compound_mapcount:atomic@20 "
+    "hpage_pinned_refcount:atomic@16"
+}
+del STRUCTS_5_10["folio"]
+
 PAGE_FLAGS = {
     name: bit
     for bit, name in enumerate(

@@ -20,11 +20,13 @@ def program(
     variables: Mapping[str, int] = {},
     constants: Mapping[str, int] = {},
     pointers: Mapping[str, str] = {},
+    objects: Mapping[str, str] = {},
     release: str = "6.12.1",
 ) -> Program:
     """A Program with ``structs`` (tag: bytes, layout) and ``variables`` by address.
 
-    These are unsigned long, or point to the struct (tag) that ``pointers`` names.
+    These are unsigned long, or point to the struct (tag) that ``pointers`` names, or are the one
+    that ``objects`` names.
     """
     prog = Program(Platform(Architecture.X86_64))
     prog.register_type_finder("small", _types(structs), enable_index=0)
@@ -38,6 +40,8 @@ def program(
         if name in variables and drgn.FindObjectFlags.VARIABLE in flags:
             tag = pointers.get(name)
             type_ = prog.pointer_type(prog.type(f"struct {tag}")) if tag else word
+            if name in objects:
+                type_ = prog.type(f"struct {objects[name]}")
             return Object(prog, type_, address=variables[name])
         if name in constants and drgn.FindObjectFlags.CONSTANT in flags:
             return Object(prog, word, value=constants[name])

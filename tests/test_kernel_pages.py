@@ -14,7 +14,7 @@ from estimator.kernel.page_array import PageArray
 from estimator.kernel.page_contents import read_frames
 from estimator.snapshot.flags import FrameFlag, FrameKind, Unknown
 from tests.fake_kernel import DIRECT_MAP, FakeKernel, Fields, page_at
-from tests.fake_structs import CONSTANTS, STRUCTS, STRUCTS_6_1
+from tests.fake_structs import CONSTANTS, STRUCTS, STRUCTS_5_10, STRUCTS_6_1
 
 ANON, KSM = 1, 3  # in the low bits of page.mapping
 ANON_VMA = 0xFFFF_8880_1234_5600
@@ -133,6 +133,54 @@ def test_mapcounts_before_the_folio_had_a_count(double_map: bool) -> None:
     found = facts(kernel, 32, 33, 36)
     assert [f["mapcount"] for f in found] == [2, 5, 1]
     assert [f["folio_mapcount"] for f in found] == [2 + 3, 2 + 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("entire", "double_map", "small", "counts", "total"),
+    [
+        (1, False, (0, 0, 0, 0), [1, 1, 1, 1], 1),  # mapped whole
+        (0, False, (1, 0, 2, 0), [1, 0, 2, 0], 3),  # by page table entries alone
+        (1, True, (1, 1, 3, 1), [1, 1, 3, 1], 3),  # both: each page counts one too many
+    ],
+)
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_compound_page_before_there_were_folios(
+    entire: int,
+    double_map: bool,
+    small: tuple[int, ...],
+    counts: list[int],
+    total: int,
+    pinned: bool,
+) -> None:
+    kernel = FakeKernel(STRUCTS_5_10)
+    head: Fields = {"mapping": ANON_VMA | ANON, "_refcount.counter": 9}
+    kernel.page(32, ("head", "lru", "swapbacked"), head)
+    for pfn in range(33, 36):
+        kernel.page(pfn, (), {"compound_head": page_at(32) | 1})
+    kernel.set("page", page_at(33), {"compound_order": 2, "compound_mapcount.counter": entire - 1})
+    if double_map:
+        kernel.set("page", page_at(33), {"flags": 1 << CONSTANTS["PG_double_map"]})
+    kernel.set("page", page_at(34), {"hpage_pinned_refcount.counter": int(pinned)})
+    for pfn, count in enumerate(small, 32):
+        kernel.set("page", page_at(pfn), {"_mapcount.counter": count - 1})
+    found = facts(kernel, 32, 33, 34, 35)
+    assert [f["mapcount"] for f in found] == counts
+    assert [f["folio_mapcount"] for f in found] == [total] * 4
+    for fact in found:
+        assert (fact["head_pfn"], fact["order"], fact["refcount"]) == (32, 2, 9)
+        assert fact["kind"] == FrameKind.ANONYMOUS
+        assert bool(fact["flags"] & FrameFlag.PINNED) == pinned
+        assert fact["flags"] & FrameFlag.LARGE
+
+
+def test_a_compound_page_of_two_has_no_count_of_pins() -> None:
+    """What would be its third struct page is that of another frame."""
+    kernel = FakeKernel(STRUCTS_5_10)
+    kernel.page(32, ("head",))
+    kernel.page(33, (), {"compound_head": page_at(32) | 1})
+    kernel.set("page", page_at(33), {"compound_order": 1, "compound_mapcount.counter": -1})
+    kernel.page(34, (), {"hpage_pinned_refcount.counter": 1})
+    assert not facts(kernel, 32)[0]["flags"] & FrameFlag.PINNED
 
 
 def test_an_impossible_order_is_damage() -> None:

@@ -34,10 +34,13 @@ FOLIO: Layout = {
 
 def kernel(which: int, *lacking: str, release: str = "6.12.1") -> Program:
     """A kernel with the newest (0) or oldest (-1) of all alternatives, without ``lacking``."""
-    structs: dict[str, tuple[int, Layout]] = {}
-    for need in requirements._NEEDS:
+    members: dict[str, list[str]] = {}
+    folio = requirements._FOLIO if which == 0 else requirements._COMPOUND_PAGE
+    for need in (*requirements._NEEDS, folio, requirements._MM_SLOT):
         tag = need.types[which].removeprefix("struct ")
-        paths = [paths[which] for paths in need.members]
+        members.setdefault(tag, []).extend(paths[which] for paths in need.members)
+    structs: dict[str, tuple[int, Layout]] = {}
+    for tag, paths in members.items():
         layout = {path: (8 * n, "u64") for n, path in enumerate(paths) if path not in lacking}
         if tag not in lacking:
             structs[tag] = (8 * len(paths), layout)
@@ -45,7 +48,8 @@ def kernel(which: int, *lacking: str, release: str = "6.12.1") -> Program:
     variables = dict.fromkeys([*names, "ksm_mm_head"], BASE)
     for name in lacking:
         variables.pop(name, None)
-    return program(structs, variables, release=release)
+    slot = requirements._MM_SLOT.types[which].removeprefix("struct ")
+    return program(structs, variables, objects={"ksm_mm_head": slot}, release=release)
 
 
 @pytest.mark.parametrize("which", [0, -1])
@@ -56,7 +60,8 @@ def test_a_kernel_that_has_all_is_supported(which: int) -> None:
 @pytest.mark.parametrize(
     ("lacking", "words"),
     [
-        ("folio", "no `struct folio`"),
+        ("_pincount.counter", "no `_pincount.counter` in `struct folio`"),
+        ("slot.mm_node", "no `slot.mm_node` or `mm_list` in `struct ksm_mm_slot`"),
         ("mapping", "no `mapping` in `struct page`, no `mapping` in `struct folio`"),
         ("vm_flags", "no `vm_flags` or `__vm_flags` in `struct vm_area_struct`"),
         ("ksm_stable_node", "no `struct ksm_stable_node` or `struct stable_node`"),
@@ -68,7 +73,7 @@ def test_what_a_kernel_lacks_is_named(lacking: str, words: str) -> None:
     with pytest.raises(CannotAnswerError) as caught:
         require_ksm(kernel(0, lacking, release="5.10.0-39-amd64"))
     assert caught.value.message == (
-        f"this kernel (5.10.0-39-amd64) has {words}: not supported yet; supported are 6.1 to 6.12"
+        f"this kernel (5.10.0-39-amd64) has {words}: not supported yet; supported are 5.10 to 7.3"
     )
     assert caught.value.exit_code == 5
 

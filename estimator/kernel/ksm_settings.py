@@ -69,8 +69,8 @@ def _read(prog: Program, variables: dict[str, str]) -> dict[str, int]:
 
 def struct_sizes(prog: Program) -> dict[str, int]:
     """``info["sizes"]``: bytes of the structs that KSM allocates; named so since 6.1."""
-    sizes = {}
-    for name in ("rmap_item", "stable_node", "mm_slot"):
+    sizes = {"ksm_mm_slot": drgn.sizeof(prog["ksm_mm_head"])}  # struct mm_slot may be another's
+    for name in ("rmap_item", "stable_node"):
         type_ = first_type(prog, f"struct ksm_{name}", f"struct {name}")
         sizes[f"ksm_{name}"] = drgn.sizeof(prog.type(type_))
     return sizes

@@ -57,23 +57,23 @@ def struct_dtype(
     )
 
 
-def has_member(prog: Program, name: str, path: str) -> bool:
+def has_member(prog: Program, name: str | drgn.Type, path: str) -> bool:
     """Whether the C type ``name`` exists in this kernel and has the member ``path``."""
     try:
-        return member(prog.type(name), path) is not None
+        return member(_type(prog, name), path) is not None
     except LookupError:
         return False
 
 
-def offset(prog: Program, name: str, path: str) -> int:
+def offset(prog: Program, name: str | drgn.Type, path: str) -> int:
     """Byte offset of the member ``path`` in the C type ``name``. Raises LookupError if absent."""
-    found = member(prog.type(name), path)
+    found = member(_type(prog, name), path)
     if found is None:
         raise LookupError(f"{name} has no member {path}")
     return found[1]
 
 
-def first_member(prog: Program, name: str, *paths: str) -> str:
+def first_member(prog: Program, name: str | drgn.Type, *paths: str) -> str:
     """The first of ``paths`` that the C type ``name`` has: kernels rename, newest name first.
 
     Raises LookupError if it has none.
@@ -82,6 +82,10 @@ def first_member(prog: Program, name: str, *paths: str) -> str:
         if has_member(prog, name, path):
             return path
     raise LookupError(f"{name} has none of the members {', '.join(paths)}")
+
+
+def _type(prog: Program, name: str | drgn.Type) -> drgn.Type:
+    return prog.type(name) if isinstance(name, str) else name
 
 
 def _dtype(type_: drgn.Type, length: int | None) -> np.dtype[Any]:

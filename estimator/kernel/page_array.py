@@ -16,7 +16,7 @@ from drgn import Program
 
 from estimator.arrays import Bytes, Ints, Mask, Words
 from estimator.kernel.arch import BITS_PER_LEVEL
-from estimator.kernel.layout import first_member, has_member, struct_dtype
+from estimator.kernel.layout import first_member, has_member, has_type, struct_dtype
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.intervals import runs
 from estimator.snapshot.flags import FrameFlag, FrameKind
@@ -200,7 +200,7 @@ class PageArray:
         flags = flags[word_of]
         flags[folio.large] |= np.uint32(FrameFlag.LARGE)
         pinned = folio.refcount >= _PIN_BIAS  # folio_maybe_dma_pinned()
-        pinned[folio.large] = folio.structs["pincount"] > 0
+        pinned[folio.large] = (folio.structs["pincount"] > 0) & (folio.order[folio.large] > 1)
         flags[pinned] |= np.uint32(FrameFlag.PINNED)
         return flags
 
@@ -314,6 +314,8 @@ def tail_word_is_mask(prog: Program, page_bytes: int) -> bool:
 
 def _folio_dtype(prog: Program) -> np.dtype[Any]:
     type_ = "struct folio"
+    if not has_type(prog, type_):
+        return _compound_page_dtype(prog)
     members = {
         "flags": first_member(prog, type_, "flags.f", "flags"),
         "mapping": "mapping",
@@ -329,6 +331,36 @@ def _folio_dtype(prog: Program) -> np.dtype[Any]:
     if has_member(prog, type_, "_large_mapcount.counter"):
         members["large_mapcount"] = "_large_mapcount.counter"
     return struct_dtype(prog, type_, members)
+
+
+def _compound_page_dtype(prog: Program) -> np.dtype[Any]:
+    """What a folio is before 5.16: the first three struct pages of a compound page.
+
+    ``pincount`` is in the third, which only an order above 1 has (47e29d32afba, 5.7).
+    """
+    places = {
+        "flags": (0, first_member(prog, "struct page", "flags.f", "flags")),
+        "mapping": (0, "mapping"),
+        "refcount": (0, "_refcount.counter"),
+        "second_flags": (1, "flags"),
+        "order": (1, "compound_order"),
+        "entire_mapcount": (1, "compound_mapcount.counter"),
+        "pincount": (2, "hpage_pinned_refcount.counter"),
+    }
+    dtypes = {n: struct_dtype(prog, "struct page", {n: path}) for n, (_, path) in places.items()}
+    size = dtypes["flags"].itemsize
+    found = [dtypes[name].fields[name] for name in places]  # type: ignore[index]
+    return np.dtype(
+        {
+            "names": list(places),
+            "formats": [field[0] for field in found],
+            "offsets": [
+                page * size + field[1]
+                for (page, _), field in zip(places.values(), found, strict=True)
+            ],
+            "itemsize": 3 * size,
+        }
+    )
 
 
 def _bit(prog: Program, name: str) -> int:

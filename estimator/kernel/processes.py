@@ -15,7 +15,6 @@ from estimator.arrays import Mask, Words
 from estimator.kernel.failures import skip_unreadable
 from estimator.kernel.layout import (
     first_member,
-    first_type,
     has_function,
     has_member,
     offset,
@@ -166,7 +165,7 @@ def _mm_of_a_thread(prog: Program, memory: Memory, dtype: Any, signal: int) -> i
 
 def _ksm_mm_list(prog: Program) -> list[int]:
     """The mms on ksmd's list from head.next on: the order of a full scan (struct ksm_scan)."""
-    slot = first_type(prog, "struct ksm_mm_slot", "struct mm_slot")
+    slot = prog["ksm_mm_head"].type_  # until 6.0, khugepaged has another struct mm_slot
     link = first_member(prog, slot, "slot.mm_node", "mm_list")
     pointer = first_member(prog, slot, "slot.mm", "mm")
     link_offset, mm_offset = offset(prog, slot, link), offset(prog, slot, pointer)

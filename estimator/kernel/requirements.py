@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drgn import Architecture, Program
+from drgn import Architecture, Program, Type
 
 from estimator.errors import CannotAnswerError
 from estimator.kernel.layout import has_member, has_type, has_variable
 from estimator.kernel.symbols import kernel_release
 
-SUPPORTED = "6.1 to 6.12"
+SUPPORTED = "5.10 to 7.3"
 
 ZERO_PFN = ("zero_page_pfn", "zero_pfn")  # renamed by 7.2, where zero_pfn is a function
 _VARIABLES = (
@@ -51,15 +51,6 @@ _NEEDS = (
         "compound_info|compound_head",
         "_mapcount.counter",
         "_refcount.counter",
-    ),
-    _need(  # 5.16+
-        "folio",
-        "flags.f|flags",
-        "mapping",
-        "_refcount.counter",
-        "_flags_1",
-        "_entire_mapcount.counter|_total_mapcount.counter",
-        "_pincount.counter",
     ),
     _need(
         "mm_struct",
@@ -105,7 +96,6 @@ _NEEDS = (
     _need("inode", "i_flags"),
     _need("dentry", "d_parent"),
     _need("kernfs_node", "__parent|parent"),
-    _need("ksm_mm_slot|mm_slot", "slot.mm_node|mm_list", "slot.mm|mm"),
     _need("ksm_rmap_item|rmap_item", "mm", "address", "oldchecksum", "hlist.next"),
     _need(
         "ksm_stable_node|stable_node",
@@ -118,6 +108,19 @@ _NEEDS = (
         "rmap_hlist_len",
     ),
 )
+_FOLIO = _need(
+    "folio",
+    "flags.f|flags",
+    "mapping",
+    "_refcount.counter",
+    "_flags_1",
+    "_entire_mapcount.counter|_total_mapcount.counter",
+    "_pincount.counter",
+)
+_COMPOUND_PAGE = _need(  # until 5.15
+    "page", "compound_order", "compound_mapcount.counter", "hpage_pinned_refcount.counter"
+)
+_MM_SLOT = _need("ksm_mm_slot|mm_slot", "slot.mm_node|mm_list", "slot.mm|mm")
 
 
 def require_ksm(prog: Program) -> None:
@@ -142,22 +145,29 @@ def require_ksm(prog: Program) -> None:
 def missing(prog: Program) -> list[str]:
     """What the reader needs and this kernel lacks, in words; empty if nothing."""
     lacking = []
-    for need in _NEEDS:
+    folio = _FOLIO if has_type(prog, _FOLIO.types[0]) else _COMPOUND_PAGE
+    for need in (*_NEEDS, folio):
         type_ = next((name for name in need.types if has_type(prog, name)), None)
         if type_ is None:
             lacking.append(_either(need.types))
-            continue
-        lacking += [
-            f"{_either(paths)} in `{type_}`"
-            for paths in need.members
-            if not any(has_member(prog, type_, path) for path in paths)
-        ]
+        else:
+            lacking += _missing_members(prog, need, prog.type(type_))
+    # by a variable of the type: until 6.0 another struct has its name
+    lacking += _missing_members(prog, _MM_SLOT, prog["ksm_mm_head"].type_)
     lacking += [
         f"variable {_either(names)}"
         for names in _VARIABLES
         if not any(has_variable(prog, name) for name in names)
     ]
     return lacking
+
+
+def _missing_members(prog: Program, need: Need, type_: Type) -> list[str]:
+    return [
+        f"{_either(paths)} in `{type_.type_name()}`"
+        for paths in need.members
+        if not any(has_member(prog, type_, path) for path in paths)
+    ]
 
 
 def _either(names: tuple[str, ...]) -> str:
