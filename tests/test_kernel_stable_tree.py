@@ -124,6 +124,17 @@ def test_ages_where_the_kernel_has_them() -> None:
         assert trees.read().items["age"].tolist() == [age]
 
 
+def test_the_index_of_a_page_is_no_age_and_no_checksum() -> None:
+    """7.3: linear_page_index stands in their place."""
+    tag = "ksm_rmap_item"
+    trees = Trees(STRUCTS | {tag: f"{STRUCTS[tag]} linear_page_index:u64@40"})
+    item = trees.item(MMS[0], 0x5000, checksum=7)
+    trees.kernel.set(trees.item_tag, item, {"linear_page_index": 0x3_0000_0005})
+    trees.root(trees.node(1, [item]))
+    items = trees.read().items
+    assert items[["address", "age", "checksum"]].to_numpy().tolist() == [[0x5000, 0, 0]]
+
+
 def test_a_node_whose_frame_is_another_page_now_is_not_live() -> None:
     trees = Trees()
     below = trees.node(2)

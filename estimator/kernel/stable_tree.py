@@ -193,14 +193,15 @@ def _item_table(
     order, shift = np.argsort(mms), np.uint64(page_shift)
     row, known = find(mms[order], items["mm"])
     items = items[known]
-    age = items["age"] if "age" in (items.dtype.names or ()) else np.zeros(len(items), np.uint8)
+    kept = items.dtype.names or ()
+    none = np.zeros(len(items), np.uint32)
     return pd.DataFrame(
         {
             "node_id": node[known].astype(np.uint32),
             "mm_id": order[row].astype(np.uint32),
             "address": items["address"] >> shift << shift,
-            "age": age,
-            "checksum": items["oldchecksum"],
+            "age": items["age"] if "age" in kept else none.astype(np.uint8),
+            "checksum": items["checksum"] if "checksum" in kept else none,
         }
     )
 
@@ -213,8 +214,13 @@ def _node_dtype(prog: Program, type_: str) -> np.dtype[Any]:
 
 
 def _item_dtype(prog: Program, type_: str) -> np.dtype[Any]:
-    members = {"mm": "mm", "address": "address", "oldchecksum": "oldchecksum"}
-    members["next"] = "hlist.next"
-    if has_member(prog, type_, "age"):  # 6.7+, 5e924ff54d08
-        members["age"] = "age"
+    """Checksum and age only where the item of a stable node has them.
+
+    Since 7.3 ``linear_page_index`` has their place there.
+    """
+    members = {"mm": "mm", "address": "address", "next": "hlist.next"}
+    if not has_member(prog, type_, "linear_page_index"):
+        members["checksum"] = "oldchecksum"
+        if has_member(prog, type_, "age"):  # 6.7+, 5e924ff54d08
+            members["age"] = "age"
     return struct_dtype(prog, type_, members)

@@ -86,7 +86,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("node", U16),  # NUMA node of the tree
         ("live", pa.bool_()),  # the frame still points back at the stable node
         (
-            "items",
+            "items",  # age and checksum: 0 where the kernel keeps none
             pa.list_(pa.struct([("mm_id", U32), ("address", U64), ("age", U8), ("checksum", U32)])),
         ),
     ),
