@@ -21,8 +21,12 @@ from pathlib import Path
 
 from tests.lab.apt import Apt, LabError, compare_versions, run, unpack, unpack_file
 
-SERIES = ("6.12", "6.1")
-"""What all tests and the proof run on."""
+SERIES = ("7.3", "7.2", "6.12", "6.1", "5.10")
+"""All kernels of the lab, newest first."""
+RECENT = SERIES[:3]
+"""Those with PR_SET_MEMORY_MERGE, smart_scan and folios of any size."""
+IN_PART = ("7.2", "5.10")
+"""Those on which a third of the workloads run as tests; the proof runs all."""
 ELSEWHERE = {
     "5.10": ("debian-security", "bullseye-security"),
     "7.2": ("debian", "sid"),

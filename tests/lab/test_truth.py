@@ -7,6 +7,7 @@ import pytest
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from tests.lab.conftest import RunWorkload
+from tests.lab.kernels import IN_PART
 from tests.lab.verdict import COUNTERS_INHERITED, FORKED_AFTER_MERGING, judge
 from tests.lab.workload import Workload
 from tests.lab.workloads import WORKLOADS, find
@@ -18,9 +19,10 @@ ELSEWHERE = ("opt-in-after", "writers")
 
 CASES = [
     pytest.param(workload, series, id=f"{workload.name}-{series}")
-    for workload in WORKLOADS
+    for number, workload in enumerate(WORKLOADS)
     for series in workload.series
     if workload.name not in ELSEWHERE and not workload.name.startswith("saving-")
+    if series not in IN_PART or number % 3 == 0
 ]
 
 

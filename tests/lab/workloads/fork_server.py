@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.lab.kernels import RECENT, SERIES
 from tests.lab.workload import Workload
 
 WORKERS = 12
@@ -37,6 +38,6 @@ MADVISE = CONTROLLER.format(
 )
 
 WORKLOADS = (
-    Workload("fork-server", (PRCTL,), series=("6.12",), memory_mib=768, thp="always"),
-    Workload("fork-server", (MADVISE,), series=("6.1",), memory_mib=768, thp="always"),
+    Workload("fork-server", (PRCTL,), series=RECENT, memory_mib=768, thp="always"),
+    Workload("fork-server", (MADVISE,), series=SERIES[3:], memory_mib=768, thp="always"),
 )

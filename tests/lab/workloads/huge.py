@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.lab.kernels import RECENT
 from tests.lab.workload import Workload
 
 PARTIAL_MUNMAP = """
@@ -101,6 +102,6 @@ WORKLOADS = (
     Workload("huge-forked-zeroes", (huge(10, forks=3), small_zeroes(2)), min_scans=8),
     Workload("huge-zero-orphans", (huge(1), small_zeroes(2, forks=2)), min_scans=8),
     Workload("huge-whole-zero", (huge(512), huge(511), huge(1)), min_scans=10),
-    Workload("medium-zeroes", (MEDIUM,) * 2, series=("6.12",), settings=MEDIUM_SIZE, min_scans=14),
-    Workload("medium-duplicates", (MEDIUM_DUPLICATES,) * 2, series=("6.12",), settings=MEDIUM_SIZE),
+    Workload("medium-zeroes", (MEDIUM,) * 2, series=RECENT, settings=MEDIUM_SIZE, min_scans=14),
+    Workload("medium-duplicates", (MEDIUM_DUPLICATES,) * 2, series=RECENT, settings=MEDIUM_SIZE),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.lab.kernels import RECENT
 from tests.lab.workload import Workload
 
 KINDS = """
@@ -96,10 +97,8 @@ WORKLOADS = (
     Workload("four-level-page-tables", (IDENTICAL, ADVISED), cpu="max,la57=off", settings=HUGETLB),
     Workload("partial", (PARTIAL,) * 3),
     Workload("kinds-madvise", (ADVISED,) * 3, settings=HUGETLB),
-    Workload("kinds-prctl", (f"merge-any 1\n{KINDS}",) * 3, series=("6.12",), settings=HUGETLB),
-    Workload(
-        "kinds-prctl-late", (f"{KINDS}\nmerge-any 1",) * 3, series=("6.12",), settings=HUGETLB
-    ),
+    Workload("kinds-prctl", (f"merge-any 1\n{KINDS}",) * 3, series=RECENT, settings=HUGETLB),
+    Workload("kinds-prctl-late", (f"{KINDS}\nmerge-any 1",) * 3, series=RECENT, settings=HUGETLB),
     Workload("prot-none", (PROT_NONE,) * 2),
     Workload(
         "swapped",

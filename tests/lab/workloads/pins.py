@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.lab.kernels import RECENT
 from tests.lab.workload import Workload
 
 
@@ -41,5 +42,13 @@ WORKLOADS = (
     Workload("pinned-io-uring", five("register")),
     Workload("pinned-orphans", (holder("pin data"), holder(forks=2), holder(), holder())),
     Workload("pinned-last-of-many", (*(holder(),) * 4, holder("pin data"), holder(forks=3))),
+    Workload("pinned-smart-scan", five("pin"), series=RECENT, ksm={"smart_scan": 1}, min_scans=15),
+    Workload(
+        "pinned-orphans-smart-scan",
+        (holder("pin data"), holder(forks=2), holder(), holder()),
+        series=RECENT,
+        ksm={"smart_scan": 1},
+        min_scans=15,
+    ),
     Workload("pinned-huge", (f"{PINNED_HUGE}\npin data[100]", PINNED_HUGE, PINNED_HUGE)),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.lab.kernels import RECENT
 from tests.lab.truth import KSM
 from tests.lab.workload import Session, Workload
 
@@ -133,8 +134,8 @@ WORKLOADS = (
     ),
     Workload("merged-then-changed", (CHANGES, DATA, DATA), before_dump=merged_then_changed),
     Workload("half-done", (DATA,) * 4, before_dump=in_the_first_scans),
-    Workload("smart-scan", (DATA,) * 2, series=("6.12",), ksm={"smart_scan": 1}, min_scans=10),
-    Workload("opt-in-after", (LATE,) * 3, series=("6.12",), after_dump=opt_in),
+    Workload("smart-scan", (DATA,) * 2, series=RECENT, ksm={"smart_scan": 1}, min_scans=10),
+    Workload("opt-in-after", (LATE,) * 3, series=RECENT, after_dump=opt_in),
     Workload(
         "writers",
         (WRITER,) * 2,
