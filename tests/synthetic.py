@@ -47,6 +47,7 @@ class Frame:
 
     content: int | None
     pins: int = 0  # references of the folio besides mappings
+    batches: int | None = None  # references of per-CPU batches, among ``pins``
     node: int = 0
     flags: int = FrameFlag.LRU | FrameFlag.SWAPBACKED
     kind: int = FrameKind.ANONYMOUS
@@ -298,6 +299,7 @@ def _frame_table(frames: list[Frame], mapped: list[Frame], number: dict[int, int
             "mapcount": mapcount.astype(np.int32),
             "refcount": (folio_mapcount + swapcache + pins).astype(np.int32),
             "folio_mapcount": folio_mapcount,
+            "batch_references": pd.array([f.batches for f in frames], dtype="UInt8"),
         }
     )
 

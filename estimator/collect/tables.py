@@ -11,7 +11,7 @@ from estimator.arrays import Words, move_up
 from estimator.collect.hashing import zero_hash
 from estimator.collect.mappings import Columns, Mapped, distinct, look_up, rows_of
 from estimator.snapshot.flags import FrameFlag, Unknown
-from estimator.snapshot.schema import SCHEMAS
+from estimator.snapshot.schema import SCHEMAS, not_known_batches
 
 _NO_FRAME = np.uint32(0xFFFF_FFFF)
 
@@ -48,6 +48,7 @@ def make_tables(
     zero = hashed & (frames["hash"] == zero_hash(seed, page_bytes))
     frames["flags"][zero] |= np.uint32(FrameFlag.ZERO)
     frames["hash"] = pd.arrays.IntegerArray(frames["hash"], ~hashed)
+    frames["batch_references"] = not_known_batches(len(frames["pfn"]))
     in_order = {name: frames[name] for name in SCHEMAS["frames"].names}
     return pd.DataFrame(mappings, copy=False), pd.DataFrame(in_order, copy=False)
 

@@ -118,6 +118,7 @@ class _Collector:
         from estimator.kernel.clock import uptime_seconds
         from estimator.kernel.cmdlines import read_cmdlines
         from estimator.kernel.cross_checks import anonymous_pages
+        from estimator.kernel.lru_batches import read_batches
         from estimator.kernel.page_array import PageArray
         from estimator.kernel.processes import read_processes, still_there
         from estimator.kernel.stable_tree import read_stable_tree
@@ -147,6 +148,7 @@ class _Collector:
             _ = spaces.table  # which is kept
 
         facts = self._frames(pages, pfns, describe)
+        batches = read_batches(self._prog, self._memory, pages)
         changed = 0
         if self._target.running:
             mapped, pfns, facts, changed = settle(
@@ -165,6 +167,8 @@ class _Collector:
         mappings, frames = make_tables(
             vma_table, mapped, pfns, facts, self._seed, self._memory.page_bytes
         )
+        held = batches.of(frames["pfn"].to_numpy())
+        frames["batch_references"] = pd.arrays.IntegerArray(held, np.zeros(len(held), np.bool_))
         tree = read_stable_tree(self._prog, self._memory, pages, mms.addresses)
         nodes = tree.nodes
         nodes.insert(3, "frame_id", _frame_ids(frames["pfn"].to_numpy(), nodes["pfn"].to_numpy()))
@@ -180,6 +184,11 @@ class _Collector:
             self._info(unknown, taken_at_seconds),
             *(mms.table, vma_table, mappings, frames, nodes, tree.items),
         )
+        if batches.unreadable:
+            snapshot.info["source"]["warnings"].append(
+                f"{batches.unreadable} per-CPU batches of pages could not be read: "
+                "what is in them looks pinned"
+            )
         if self._target.kind == "core":  # what runs contradicts itself all the time
             self._cross_check(snapshot, mms, tree)
         return snapshot

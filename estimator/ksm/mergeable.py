@@ -13,9 +13,12 @@ from estimator.snapshot.flags import FrameFlag, MappingFlag
 def pinned_frames(frames: pd.DataFrame) -> Mask:
     """Bool per frame: it, or its folio, has references besides its mappings and the swap cache.
 
-    A reference more on a page that is not on an LRU list is a per-CPU batch, which ksmd drains at
-    the start of every full scan (lru_add_drain_all() in scan_get_next_rmap_item()). Sources:
-    write_protect_page() in mm/ksm.c, can_split_folio() in mm/huge_memory.c.
+    Those of per-CPU batches are none: ksmd drains them at the start of every full scan
+    (lru_add_drain_all() in scan_get_next_rmap_item()). Where the snapshot does not know them, a
+    reference more on a page that is not on an LRU list is taken for one. Nor is the reference that
+    goes with a lock, which somebody holds for a moment (kdamond: damon_folio_mkold() in
+    mm/damon/ops-common.c). Sources: write_protect_page() in mm/ksm.c, can_split_folio() in
+    mm/huge_memory.c.
     """
     flags = frames["flags"].to_numpy()
     large = (flags & FrameFlag.LARGE) != 0
@@ -25,8 +28,13 @@ def pinned_frames(frames: pd.DataFrame) -> Mask:
     if swapcache.any():
         pages = np.left_shift(1, frames["order"].to_numpy()[swapcache].astype(np.int32))
         extra[swapcache] -= np.where(large[swapcache], pages, 1)
-    in_lru_batch = (extra == 1) & ((flags & FrameFlag.LRU) == 0)
-    pinned: Mask = (extra != 0) & ~in_lru_batch
+    batches = frames["batch_references"]
+    known = batches.notna().to_numpy()
+    held = batches.to_numpy(dtype=np.int32, na_value=0)
+    extra -= np.minimum(held, np.maximum(extra, 0))
+    in_lru_batch = ~known & ((flags & FrameFlag.LRU) == 0)
+    in_somebodys_hands = (flags & FrameFlag.LOCKED) != 0
+    pinned: Mask = (extra != 0) & ~((extra == 1) & (in_lru_batch | in_somebodys_hands))
     return pinned
 
 

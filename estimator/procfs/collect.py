@@ -60,6 +60,7 @@ _NOT_KNOWN = {
     "mappings.flags": "WRITABLE, DIRTY and MERGED are not set; PROT_NONE only by mprotect()",
     "frames.flags": "PINNED and ANON_EXCLUSIVE are not set",
     "frames.refcount": "-1",
+    "frames.batch_references": "null",
     "frames.folio_mapcount": "-1 for large folios",
     "stable_nodes": "none: where KSM has merged already is only seen as the kind KSM of frames",
     "features": "by the kernel's release, where no file says it",

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from estimator.snapshot.flags import FrameKind
-from estimator.snapshot.schema import I32, SCHEMAS, U32
+from estimator.snapshot.schema import I32, SCHEMAS, U32, not_known_batches
 from estimator.snapshot.snapshot import Snapshot
 
 _KSM = np.uint32(2)  # PageKsm(), a bit of ``frames.flags``
@@ -20,6 +20,7 @@ _OTHER = {
     ("processes", "scan_order"): pa.field("scan_order", I32, nullable=False),
     ("mappings", "page_index"): pa.field("page_index", U32, nullable=False),
     ("frames", "kind"): None,
+    ("frames", "batch_references"): None,
 }
 
 FORMAT_1_SCHEMAS: dict[str, pa.Schema] = {
@@ -40,10 +41,13 @@ def from_format_1(snapshot: Snapshot) -> Snapshot:
     kind = np.where(flags & _KSM, FrameKind.KSM, FrameKind.ANONYMOUS).astype(np.uint8)
     order = processes["scan_order"].to_numpy()
     not_known = (order < 0) & (snapshot.info.get("source", {}).get("kind") == "procfs")
+    frames = frames.assign(
+        flags=flags & ~_KSM, kind=kind, batch_references=not_known_batches(len(frames))
+    )
     return replace(
         snapshot,
         info=_with_features(snapshot.info),
-        frames=frames.assign(flags=flags & ~_KSM, kind=kind)[SCHEMAS["frames"].names],
+        frames=frames[SCHEMAS["frames"].names],
         mappings=mappings.assign(page_index=mappings["page_index"].to_numpy(np.uint64)),
         processes=processes.assign(scan_order=pd.arrays.IntegerArray(order, not_known)),
     )

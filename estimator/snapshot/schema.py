@@ -2,15 +2,17 @@
 
 Columns that are not named here are passed over: a later version may add some, for who asks for
 them, without a new format. Names are kept for ``frames.near_hash`` (u64: of the page without its
-first and last 64 bytes), ``frames.piece_hashes`` (lists of u64: of the 4 KiB pieces of a larger
-page) and ``frames.batch_references`` (u8: references held by per-CPU batches, which are no pins).
+first and last 64 bytes) and ``frames.piece_hashes`` (lists of u64: of the 4 KiB pieces of a larger
+page).
 
-Format 1 had ``mappings.page_index`` as u32, no ``frames.kind``, and -1 as the ``scan_order`` of
-every process where it was not known.
+Format 1 had ``mappings.page_index`` as u32, neither ``frames.kind`` nor
+``frames.batch_references``, and -1 as the ``scan_order`` of every process where it was not known.
 """
 
 from __future__ import annotations
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 FORMAT_VERSION = 2
@@ -77,6 +79,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("mapcount", I32),  # mappings of this page, system-wide
         ("refcount", I32),  # of the folio
         ("folio_mapcount", I32),  # mappings of all pages of the folio
+        ("batch_references", U8, True),  # of refcount, held by per-CPU batches; null: not known
     ),
     "stable_nodes": _schema(
         ("node_id", U32),  # row number, in the kernel's order of search
@@ -91,3 +94,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         ),
     ),
 }
+
+
+def not_known_batches(frames: int) -> pd.arrays.IntegerArray:
+    """``frames.batch_references`` where nothing is known of them, u8 (n,), all null."""
+    return pd.arrays.IntegerArray(np.zeros(frames, np.uint8), np.ones(frames, np.bool_))
