@@ -16,7 +16,7 @@ def guest(monkeypatch: pytest.MonkeyPatch, failures: list[str]) -> tuple[Guest, 
     made = Guest.__new__(Guest)
     made.kernel = SimpleNamespace(release="6.12")  # type: ignore[assignment]
 
-    def boot(_: Guest) -> None:
+    def boot(_: Guest, seconds: float) -> None:
         done.append("boot")
         if failures:
             raise LabError(failures.pop(0))
@@ -27,8 +27,9 @@ def guest(monkeypatch: pytest.MonkeyPatch, failures: list[str]) -> tuple[Guest, 
     return made, done
 
 
-def test_a_lost_code_patch_is_booted_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, done = guest(monkeypatch, ["QEMU ended\nOops: int3: 0000 [#1]"])
+@pytest.mark.parametrize("lost", ["QEMU ended\nOops: int3: 0000 [#1]", "timeout during 'boot'"])
+def test_what_emulation_loses_is_booted_again(monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+    made, done = guest(monkeypatch, [lost])
     with made:
         assert done == ["boot", "stop", "boot"]
     assert done[-1] == "close"

@@ -295,7 +295,14 @@ static void run(int line, int end)
 			op_pin(find(a));
 		else if (!strcmp(op, "register"))
 			op_register(find(a));
-		else if (!strcmp(op, "lock")) {
+		else if (!strcmp(op, "cpu")) {
+			cpu_set_t only;
+
+			CPU_ZERO(&only);
+			CPU_SET(atoi(a), &only);
+			if (sched_setaffinity(0, sizeof(only), &only))
+				die("sched_setaffinity");
+		} else if (!strcmp(op, "lock")) {
 			if (mlock(find(a).start, find(a).pages * PAGE))
 				die("mlock");
 		} else if (!strcmp(op, "unmap")) {

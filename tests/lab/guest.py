@@ -80,7 +80,7 @@ class Guest:
         try:
             for attempt in range(1, BOOTS + 1):
                 try:
-                    self._boot()
+                    self._boot(BOOT_SECONDS if attempt == BOOTS else BOOT_SECONDS / 2)
                     break
                 except LabError as error:
                     lost = next((sign for sign in LOST_AT_BOOT if sign in str(error)), None)
@@ -93,14 +93,14 @@ class Guest:
             raise
         return self
 
-    def _boot(self) -> None:
+    def _boot(self, seconds: float) -> None:
         with (self._directory / "qemu.log").open("wb") as log:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self._shell = socket.socket(socket.AF_UNIX)
         self._qmp = socket.socket(socket.AF_UNIX)
-        deadline = time.monotonic() + BOOT_SECONDS
+        deadline = time.monotonic() + seconds
         self._connect(self._qmp, "qmp", deadline)
         self._connect(self._shell, "shell", deadline)
         self._qmp_reader = self._qmp.makefile("rb")

@@ -158,6 +158,7 @@ void op_advise(struct region r, const char *advice)
 		{ "hugepage", MADV_HUGEPAGE },     { "nohugepage", MADV_NOHUGEPAGE },
 		{ "pageout", MADV_PAGEOUT },       { "free", MADV_FREE },
 		{ "dontneed", MADV_DONTNEED },     { "collapse", MADV_COLLAPSE },
+		{ "cold", MADV_COLD },
 		{ "wipeonfork", MADV_WIPEONFORK }, { "dontfork", MADV_DONTFORK },
 	};
 

@@ -10,11 +10,12 @@ it in pages: ``data``, ``data[10:20]``, ``data[10:]``, ``data[5]``.
 - ``thin R``: keep three bytes in eight, so that it compresses; what was equal stays equal
 - ``read R``; ``unmap R``; ``lock R`` (mlock); ``node R NODE`` (mbind)
 - ``protect R none|read|write``
-- ``advise R ADVICE``: mergeable, unmergeable, hugepage, nohugepage, pageout, free, dontneed ...
+- ``advise R ADVICE``: mergeable, unmergeable, hugepage, nohugepage, pageout, cold, free, ...
 - ``merge-any 0|1``: prctl(PR_SET_MEMORY_MERGE)
 - ``stripes R``: every second page becomes a VMA of its own
 - ``pin R`` (vmsplice to a pipe), ``register R`` (io_uring buffer)
 - ``rewrite R MILLISECONDS``: change all pages for ever; the process does not stop
+- ``cpu N``: run on this CPU only
 - ``fork N`` ... ``end``: N children, one after the other, each executes the block and stops
 - ``threads N``; ``share-mm`` (CLONE_VM); ``vfork``; ``drop-leader``; ``exec``; ``comm NAME``
 - ``stop``: like the end of a script, but ``Session.go`` lets the process go on from here

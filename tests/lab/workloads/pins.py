@@ -37,7 +37,21 @@ def five(operation: str) -> tuple[str, ...]:
     )
 
 
+def batched(*operations: str) -> str:
+    """Pages that the batches of CPU 1 hold when the memory is frozen: the rest runs on CPU 0."""
+    return "\n".join(
+        ("cpu 1", "map data 100", "fill data list 1", "advise data mergeable", *operations)
+    )
+
+
+BATCHED = (
+    batched(),
+    batched("lock data[90:]"),
+    batched("advise data[20:30] free", "advise data[40:50] cold"),
+)
+
 WORKLOADS = (
+    Workload("batched", BATCHED, commands=("taskset -p 1 $$",)),
     Workload("pinned-pipe", five("pin")),
     Workload("pinned-io-uring", five("register")),
     Workload("pinned-orphans", (holder("pin data"), holder(forks=2), holder(), holder())),
