@@ -25,6 +25,7 @@ KERNELS = {
         "scans_prot_none": True,
         "prot_none_blocks_tree": True,
         "advisor": False,
+        "khugepaged_any_order": False,
     },
     "6.12": {
         "merge_any_prctl": True,
@@ -36,9 +37,10 @@ KERNELS = {
         "prot_none_blocks_tree": False,
         "break_cow_forgets": False,
         "advisor": True,
+        "khugepaged_any_order": False,
     },
 }
-KERNELS["7.3"] = KERNELS["6.12"] | {"break_cow_forgets": True}
+KERNELS["7.3"] = KERNELS["6.12"] | {"break_cow_forgets": True, "khugepaged_any_order": True}
 
 
 @dataclass(eq=False)
@@ -120,6 +122,7 @@ class System:
         } | ksm
         self.release = kernel
         self.thp_enabled = "never"
+        self.thp_orders: dict[str, int] | None = None
         self._unique = 1 << 40
 
     def __repr__(self) -> str:
@@ -198,6 +201,7 @@ class System:
                 "sizes": {"ksm_rmap_item": 64, "ksm_stable_node": 64, "ksm_mm_slot": 48},
                 "features": self.features,
                 "thp_enabled": self.thp_enabled,
+                "thp_orders": self.thp_orders,
                 "hash": {"name": "test", "seed": 0},
                 "source": {"kind": "core", "path": "vmcore", "format": "elf", "warnings": []},
                 "unknown": {},

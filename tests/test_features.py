@@ -20,6 +20,7 @@ from tests.synthetic import System, small
 PRCTL, WALK, FOLIO = "ksm_enable_merge_any", "ksm_next_page_pmd_entry", "folio_walk_start"
 FIRST, SPLIT = "try_to_merge_with_zero_page", "try_to_map_unused_to_zeropage"
 ZERO, SMART, ADVISOR = "ksm_zero_pages", "ksm_smart_scan", "ksm_advisor"
+ORDERS = "anon_hpage_enabled"
 INDEX = "struct ksm_rmap_item.linear_page_index"
 INLINED = (FIRST, SPLIT)  # kallsyms need not have them
 UNTIL_6_11 = [PRCTL, ZERO, SMART, ADVISOR]
@@ -44,8 +45,8 @@ KERNELS: list[tuple[str, list[str], int | None, bool, bool]] = [
     ("6.12.0", SINCE_6_12, 2, True, False),
     ("6.12.117+deb12-cloud-amd64", [*SINCE_6_12, WALK], 2, True, False),
     ("6.18.2", [*SINCE_6_12, WALK], 2, True, False),
-    ("7.2.13", [*SINCE_6_12, WALK], 2, True, False),
-    ("7.3.4", [*SINCE_6_12, WALK, INDEX], 2, True, False),
+    ("7.2.13", [*SINCE_6_12, WALK, ORDERS], 2, True, False),
+    ("7.3.4", [*SINCE_6_12, WALK, ORDERS, INDEX], 2, True, False),
 ]
 
 

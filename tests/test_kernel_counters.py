@@ -14,7 +14,13 @@ from estimator.kernel.cross_checks import (
     contradictions,
     missing_anonymous_pages,
 )
-from estimator.kernel.ksm_settings import features, read_settings, struct_sizes, thp_enabled
+from estimator.kernel.ksm_settings import (
+    features,
+    read_settings,
+    struct_sizes,
+    thp_enabled,
+    thp_orders,
+)
 from estimator.kernel.stable_tree import StableTree
 from estimator.snapshot.flags import FrameKind
 from tests.fake_processes import FakeProcesses
@@ -205,6 +211,14 @@ def test_features_by_what_the_kernel_has() -> None:
     found = features(kernel.prog)
     assert found["smart_scan"]
     assert found["advisor"]
+
+
+def test_orders_of_anonymous_folios() -> None:
+    kernel = FakeProcesses()
+    assert thp_orders(kernel.prog) is None
+    for name, mask in (("always", 1 << 4), ("madvise", 0), ("inherit", 1 << 9)):
+        kernel.integer(f"huge_anon_orders_{name}", mask)
+    assert thp_orders(kernel.prog) == {"always": 1 << 4, "madvise": 0, "inherit": 1 << 9}
 
 
 @pytest.mark.parametrize(

@@ -403,6 +403,30 @@ def test_khugepaged_matters_under_madvise_only_where_it_was_asked_for() -> None:
     assert "khugepaged" in " ".join(predict(system.snapshot(), ENABLED).warnings)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "of_all", "orders", "collapses"),
+    [
+        ("6.12", "always", {"inherit": 1 << 9}, True),
+        ("6.12", "never", {"inherit": 1 << 9}, False),
+        ("6.12", "always", {"inherit": 1 << 4}, False),  # huge pages themselves are off
+        ("6.12", "never", {"always": 1 << 9}, True),
+        ("6.12", "never", {"always": 1 << 4}, False),
+        ("7.3", "never", {"always": 1 << 4}, True),
+        ("7.3", "never", {"always": 1 << 1}, False),
+        ("7.3", "madvise", {"inherit": 1 << 4}, False),  # nobody asked for them
+    ],
+)
+def test_khugepaged_goes_by_the_sizes_that_are_enabled(
+    kernel: str, of_all: str, orders: dict[str, int], collapses: bool
+) -> None:
+    system = System(kernel)
+    system.process(*small(7))
+    system.thp_enabled = of_all
+    system.thp_orders = {"always": 0, "madvise": 0, "inherit": 0} | orders
+    warnings = " ".join(predict(system.snapshot(), ENABLED).warnings)
+    assert ("khugepaged" in warnings) == collapses
+
+
 @pytest.mark.parametrize("rows_at_once", [1, 2, 3, 4096])
 def test_json_as_text_says_the_same(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(as_json, "_ROWS_AT_ONCE", rows_at_once)

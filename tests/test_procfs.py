@@ -805,6 +805,17 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def test_orders_of_anonymous_folios(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(settings, "_THP", tmp_path / "enabled")
+    assert settings.thp_orders() is None
+    modes = {64: "[always] inherit madvise never", 128: "always inherit madvise [never]"}
+    modes |= {2048: "always [inherit] madvise never", 1024: "always inherit [madvise] never"}
+    for kib, text in modes.items():
+        (tmp_path / f"hugepages-{kib}kB").mkdir()
+        (tmp_path / f"hugepages-{kib}kB/enabled").write_text(f"{text}\n")
+    assert settings.thp_orders() == {"always": 1 << 4, "madvise": 1 << 8, "inherit": 1 << 9}
+
+
 @pytest.mark.parametrize(("second_merged", "told"), [(0, True), (2, True), (1, False)])
 def test_smaps_says_which_frames_are_merged(second_merged: int, told: bool) -> None:
     """All anonymous pages have KPF_KSM; smaps says: all of the first VMA are merged."""

@@ -296,6 +296,7 @@ class _Collector:
             "sizes": settings.struct_sizes(prog),
             "features": settings.features(prog),
             "thp_enabled": settings.thp_enabled(prog),
+            "thp_orders": settings.thp_orders(prog),
             "unknown": unknown,
         }
 

@@ -81,6 +81,18 @@ def features(prog: Program) -> dict[str, bool]:
     return features_of(DebugInformation(prog), kernel_release(prog))
 
 
+def thp_orders(prog: Program) -> dict[str, int] | None:
+    """``info["thp_orders"]``: the orders (bit n: order n) of anonymous folios by their mode.
+
+    As in /sys/kernel/mm/transparent_hugepage/hugepages-*kB/enabled; None before 6.8
+    (3485b88390b0), where the one mode of all is that of huge pages.
+    """
+    modes = {mode: f"huge_anon_orders_{mode}" for mode in ("always", "madvise", "inherit")}
+    with skip_unreadable(LookupError):
+        return {mode: int(prog[name]) for mode, name in modes.items()}
+    return None
+
+
 class DebugInformation:
     """What a kernel was built from (``KernelSource``), by its debug information."""
 

@@ -16,6 +16,8 @@ from estimator.ksm.prediction import Outcome
 from estimator.ksm.vm_flags import VALUES
 from estimator.snapshot.flags import MappingFlag
 
+_LEAST_ORDER = 2  # KHUGEPAGED_MIN_MTHP_ORDER
+
 
 @dataclass(frozen=True)
 class Told:
@@ -138,7 +140,7 @@ def _order(case: Case, policy: Policy, fate: Fate) -> str | None:
 
 
 def _khugepaged(case: Case) -> str | None:
-    setting = case.snapshot.info.get("thp_enabled")
+    setting = _collapses(case)
     flags = case.snapshot.vmas["vm_flags"].to_numpy()[case.candidates.vmas]
     if setting == "always" or (setting == "madvise" and (flags & VALUES["hugepage"]).any()):
         return (
@@ -147,6 +149,26 @@ def _khugepaged(case: Case) -> str | None:
             "without khugepaged."
         )
     return None
+
+
+def _collapses(case: Case) -> str | None:
+    """For whom khugepaged collapses anonymous pages: "always", "madvise", or "never".
+
+    hugepage_pmd_enabled() and anon_hpage_enabled() in mm/khugepaged.c, thp_vma_allowable_order().
+    """
+    info = case.snapshot.info
+    of_all, modes = info.get("thp_enabled"), info.get("thp_orders")
+    if modes is None:
+        return of_all
+    huge_page_order = case.rules.page_bytes.bit_length() - 4  # entries of a page table
+    wanted = 1 << huge_page_order
+    if info["features"].get("khugepaged_any_order"):
+        wanted |= wanted - (1 << _LEAST_ORDER)
+    for mode in ("always", "madvise"):
+        orders = modes[mode] | (modes["inherit"] if of_all == mode else 0)
+        if orders & wanted:
+            return mode
+    return "never"
 
 
 def _no_prctl(case: Case, policy: Policy) -> str | None:

@@ -103,6 +103,9 @@ _FOLIO_WALK = Change(lambda s: s.has_function("folio_walk_start"), ((6, 12),))
 _REFUSES_PROT_NONE = Change(_refuses_prot_none, ((6, 1),), until=(6, 5))
 # remembers the page of the mapping of a merged item where age and checksum stand before
 _FORGETS = Change(lambda s: s.has_member("ksm_rmap_item", "linear_page_index"), ((7, 3),))
+# khugepaged collapses to anonymous folios of any order from 2 on that is enabled, before to huge
+# pages only
+_ANY_ORDER = Change(lambda s: s.has_function("anon_hpage_enabled"), ((7, 2),))
 
 FEATURES = (
     Feature(
@@ -117,6 +120,7 @@ FEATURES = (
     ),
     Feature("smart_scan", "what pages_unshared shows at rest", lambda has: has(_SMART_SCAN)),
     Feature("advisor", "", lambda has: has(_ADVISOR)),
+    Feature("khugepaged_any_order", "", lambda has: has(_ANY_ORDER)),
     Feature(
         "checksum_before_stable_tree",
         "the order in which pages join stable nodes",

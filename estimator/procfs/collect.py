@@ -26,6 +26,7 @@ from estimator.procfs.ksm_settings import (
     read_settings,
     struct_sizes,
     thp_enabled,
+    thp_orders,
     upstream_release,
 )
 from estimator.procfs.page_contents import forget_what_moved, look_at
@@ -154,6 +155,7 @@ def collect_procfs(
         "sizes": sizes,
         "features": features(upstream_release()),
         "thp_enabled": thp_enabled(),
+        "thp_orders": thp_orders(),
         "unknown": {
             "processes": lost + int(np.count_nonzero(~there)),
             "vmas": 0,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from estimator.ksm.features import features_of
+from estimator.procfs.page_size import PAGE_BYTES
 
 _KSM = Path("/sys/kernel/mm/ksm")
 _THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -127,3 +128,15 @@ def thp_enabled() -> str:
         return _THP.read_text().partition("[")[2].partition("]")[0]
     except OSError:
         return "never"
+
+
+def thp_orders() -> dict[str, int] | None:
+    """``info["thp_orders"]``; None before 6.8."""
+    orders = {"always": 0, "madvise": 0, "inherit": 0}
+    files = sorted(_THP.parent.glob("hugepages-*kB/enabled"))
+    for file in files:
+        kib = int(file.parent.name.removeprefix("hugepages-").removesuffix("kB"))
+        mode = file.read_text().partition("[")[2].partition("]")[0]
+        if mode in orders:
+            orders[mode] |= (kib << 10) // PAGE_BYTES
+    return orders if files else None
