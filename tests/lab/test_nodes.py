@@ -51,8 +51,12 @@ def test_procfs_and_the_kernel_agree_on_the_node_of_each_frame(series: str, tmp_
     assert int(size, 16) == BLOCK_MIB << 20
     assert found.count("/node") == 2
     live, procfs = (nodes_by_frame(snapshots[name]) for name in ("live", "procfs"))
-    assert procfs == live
-    assert len(live) >= sum(PAGES)
+    both = live.keys() & procfs.keys()
+    assert {pfn: live[pfn] for pfn in both} == {pfn: procfs[pfn] for pfn in both}
+    for name, nodes in (("live", live), ("procfs", procfs)):  # compaction may move a few meanwhile
+        counted = sum(snapshots[name].info["unknown"].values())
+        assert len(nodes) + counted >= sum(PAGES)
+        assert counted < sum(PAGES) // 100
     assert set(live.values()) == {0, 1}
 
 
