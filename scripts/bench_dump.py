@@ -138,14 +138,14 @@ def _collect_and_predict(core: list[str], snapshot: Path) -> float:
 
 _START_UP = """
 import sys
-from estimator import one_run
+from estimator.cli import one_run
 one_run.prepare()
 from pathlib import Path
 import estimator.kernel.collect, estimator.collect.hashing
 import estimator.ksm.predict, estimator.collect.workers
 import estimator.kernel.page_array, estimator.kernel.vma_names, estimator.kernel.pagetable
 import estimator.kernel.processes, estimator.kernel.ksm_settings, estimator.kernel.stable_tree
-from estimator.kernel.target import open_core
+from estimator.kernel.core import open_core
 open_core(Path(sys.argv[1]), [Path(sys.argv[2])])
 one_run.leave(0)
 """

@@ -229,7 +229,7 @@ class Guest:
         tails = []
         for name in ("qemu.log", "console"):
             with contextlib.suppress(OSError):
-                tail = (self._directory / name).read_text(errors="replace")[-4000:]
+                tail = (self._directory / name).read_text(errors="replace")[-16000:]
                 tails.append(f"--- {name}\n{tail}")
         return LabError("\n".join([f"{self.kernel.release}: {message}", *tails]))
 
