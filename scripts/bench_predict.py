@@ -12,6 +12,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from estimator.ksm.features import FEATURES
 from estimator.snapshot.flags import FrameFlag, FrameKind
 from estimator.snapshot.schema import FORMAT_VERSION, SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
@@ -116,6 +117,15 @@ def _table(name: str, columns: Mapping[str, object], rows: int) -> pd.DataFrame:
     return table
 
 
+_OF_6_12 = (
+    "merge_any_prctl",
+    "counts_zero_pages",
+    "smart_scan",
+    "advisor",
+    "checksum_before_stable_tree",
+    "split_maps_zero_page",
+    "scans_prot_none",
+)
 _INFO = {
     "format_version": FORMAT_VERSION,
     "kernel": {"release": "synthetic", "machine": "x86_64", "page_size": 4096, "build_id": None},
@@ -134,16 +144,7 @@ _INFO = {
         "counters": {},
     },
     "sizes": {"ksm_rmap_item": 64, "ksm_stable_node": 64, "ksm_mm_slot": 48},
-    "features": {
-        "merge_any_prctl": True,
-        "counts_zero_pages": True,
-        "smart_scan": True,
-        "advisor": True,
-        "checksum_before_stable_tree": True,
-        "split_maps_zero_page": True,
-        "scans_prot_none": True,
-        "prot_none_blocks_tree": False,
-    },
+    "features": {feature.name: feature.name in _OF_6_12 for feature in FEATURES},
     "thp_enabled": "never",
     "unknown": {},
 }

@@ -1,4 +1,4 @@
-"""The programs that scripts/bench gives to other processes as text import what exists."""
+"""What scripts/bench stands on: programs given to other processes as text, a snapshot made up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from importlib import import_module
 
 import pytest
 
+from estimator.ksm.predict import predict
+from estimator.snapshot.checks import check_snapshot
 from scripts import bench_compressed, bench_dump, bench_procfs
+from scripts.bench_predict import synthetic
 
 PROGRAMS = [
     (module.__name__, name, text)
@@ -32,3 +35,10 @@ def test_what_they_import_exists(module: str, name: str, text: str) -> None:
                 found = import_module(statement.module)
                 if not hasattr(found, alias.name):
                     import_module(f"{statement.module}.{alias.name}")
+
+
+def test_its_snapshot_is_sound_and_can_be_predicted() -> None:
+    snapshot = synthetic(30_000)
+    check_snapshot("bench.ksm", snapshot)
+    prediction = predict(snapshot)
+    assert prediction.counters["pages_shared"] > 0
