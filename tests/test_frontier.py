@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +14,7 @@ from estimator.advice.frontier import Patterns, Peeling, frontier, patterns, sma
 from estimator.advice.plan import restrict
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
+from estimator.ksm.prediction import Prediction
 from estimator.snapshot.flags import MappingFlag
 from estimator.snapshot.snapshot import Snapshot
 from tests.synthetic import Frame, System, small
@@ -108,27 +111,35 @@ def test_the_smallest_set_reaches_the_share_and_holds_nothing_needless(
     assert all(saved(frames, chosen - {p}) < saved(frames, chosen) for p in chosen)
 
 
-def points(snapshot: Snapshot, policy: Policy = ENABLED) -> list[tuple[int, int]]:
+def points(snapshot: Snapshot) -> list[tuple[int, int]]:
     """Every point of the frontier, processes as pieces: saved_pages, and what the model frees."""
-    prediction = predict(snapshot, policy)
+    prediction = predict(snapshot, ENABLED)
     processes = len(snapshot.processes)
-    piece_of_vma = snapshot.vmas["mm_id"].to_numpy().astype(np.int64)
-    found = patterns(snapshot, prediction, piece_of_vma)
-    steps = frontier(found, np.ones(processes, np.int64))
+    steps, piece_of_vma = steps_of(snapshot, prediction)
     freed = []
     for k in range(1, processes + 1):
         chosen = np.isin(piece_of_vma, steps["piece"].iloc[:k])
-        part = predict(restrict(snapshot, chosen), policy) if k < processes else prediction
+        part = predict(restrict(snapshot, chosen), ENABLED) if k < processes else prediction
         freed.append(part.physical["frames_freed"])
     return list(zip(steps["saved_pages"].tolist(), freed, strict=True))
+
+
+def steps_of(
+    snapshot: Snapshot, prediction: Prediction
+) -> tuple[pd.DataFrame, npt.NDArray[np.int64]]:
+    """The frontier, processes as pieces; and the piece of each VMA."""
+    piece_of_vma = snapshot.vmas["mm_id"].to_numpy().astype(np.int64)
+    found = patterns(snapshot, prediction, piece_of_vma)
+    return frontier(found, np.ones(len(snapshot.processes), np.int64)), piece_of_vma
 
 
 @given(worn(), st.sampled_from([None, 2, 300]))
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_frontier_ends_with_what_the_model_frees(snapshot: Snapshot, limit: int | None) -> None:
     """Whatever is split, copied, kept by others, changing or unmerged before (another limit)."""
-    saved, freed = points(snapshot, Policy(scope="enabled", max_page_sharing=limit))[-1]
-    assert saved == freed
+    prediction = predict(snapshot, Policy(scope="enabled", max_page_sharing=limit))
+    steps, _ = steps_of(snapshot, prediction)
+    assert steps["saved_pages"].iloc[-1] == prediction.physical["frames_freed"]
 
 
 @st.composite
