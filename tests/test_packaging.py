@@ -75,6 +75,7 @@ def test_wheel_is_complete(built: Path) -> None:
     assert said["Version"] == __version__
     assert said["License-Expression"] == "MIT"
     assert said.get_all("License-File") == ["LICENSE"]
+    assert "https://docs.kernel.org/" in said["Project-URL"]
 
 
 def test_source_distribution_is_complete(built: Path) -> None:
