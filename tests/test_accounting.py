@@ -140,6 +140,7 @@ def test_changing_zero_pieces_are_volatile_and_not_freed() -> None:
     snapshot.info["passes"] = {"count": 2}
     prediction = predict(snapshot, ENABLED)
     assert prediction.outcome[:6].tolist() == [Outcome.VOLATILE] * 2 + [Outcome.SPLIT_AWAY] * 4
+    assert prediction.vmas["split_away_pages"].tolist() == [4, 0]
     assert freed(prediction) == 4 + 1
     assert credited(snapshot, prediction) == pytest.approx(5)
 
