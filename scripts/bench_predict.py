@@ -12,12 +12,12 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from estimator.ksm.features import FEATURES
 from estimator.snapshot.flags import FrameFlag, FrameKind
 from estimator.snapshot.schema import FORMAT_VERSION, SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
 from scripts.bench_measure import best, peak_bytes, run
+from tests.synthetic import KERNELS
 
 _MILLION = 1_000_000
 _PROCESSES = 100
@@ -117,15 +117,6 @@ def _table(name: str, columns: Mapping[str, object], rows: int) -> pd.DataFrame:
     return table
 
 
-_OF_6_12 = (
-    "merge_any_prctl",
-    "counts_zero_pages",
-    "smart_scan",
-    "advisor",
-    "checksum_before_stable_tree",
-    "split_maps_zero_page",
-    "scans_prot_none",
-)
 _INFO = {
     "format_version": FORMAT_VERSION,
     "kernel": {"release": "synthetic", "machine": "x86_64", "page_size": 4096, "build_id": None},
@@ -144,7 +135,7 @@ _INFO = {
         "counters": {},
     },
     "sizes": {"ksm_rmap_item": 64, "ksm_stable_node": 64, "ksm_mm_slot": 48},
-    "features": {feature.name: feature.name in _OF_6_12 for feature in FEATURES},
+    "features": dict(KERNELS["6.12"]),
     "thp_enabled": "never",
     "unknown": {},
 }

@@ -163,13 +163,13 @@ def plain_systems(draw: st.DrawFn, *, shared: bool) -> Snapshot:
 
 
 @given(plain_systems(shared=False))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_point_is_what_the_model_frees(snapshot: Snapshot) -> None:
     assert all(saved == freed for saved, freed in points(snapshot))
 
 
 @given(plain_systems(shared=True))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_point_promises_more_where_frames_are_shared(snapshot: Snapshot) -> None:
     """Of the first two frames of a content ksmd keeps the second (``closed_forms``).
 

@@ -786,7 +786,7 @@ def hashing_workers_of(pid: int) -> list[int]:
     looks: list[list[int]] = [[]]
 
     def still_the_same() -> bool:
-        time.sleep(0.5)
+        time.sleep(1.0)
         looks.append(workers_of(pid))
         return all(look == looks[-1] != [] for look in looks[-4:])
 
