@@ -45,7 +45,7 @@ def state(snapshot: Snapshot, *, sharing: int = 2, merging: int = 2, ksm_kb: int
         "vmas": [],
     }
     names = {name: str(value) for name, value in ksm.items()}
-    return State(names, [other, *processes], {}, 1000, 0)
+    return State(names, [other, *processes], {"nr_slab_reclaimable": 0}, 1000, 0, 0)
 
 
 def verdict(**after: int) -> Verdict:

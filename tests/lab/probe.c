@@ -111,6 +111,20 @@ static void report_free(void)
 	printf("\"free_pages\":%ld,\"per_cpu_free_pages\":%ld", buddy, per_cpu);
 }
 
+/* Bytes of slabs that no object is in: SLUB keeps partly filled and some empty slabs. */
+static void report_slabs(void)
+{
+	static char text[1 << 16];
+	char *line, *save;
+	long active, total, size, unused = 0;
+
+	slurp("/proc/slabinfo", text, sizeof(text));
+	for (line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		if (sscanf(line, "%*s %ld %ld %ld", &active, &total, &size) == 3)
+			unused += (total - active) * size;
+	printf(",\"slab_unused_bytes\":%ld", unused);
+}
+
 static void report_vmas(const char *task)
 {
 	char name[64], line[512], *rest;
@@ -289,6 +303,7 @@ int main(int argc, char **argv)
 	if (argc == 2 && !strcmp(argv[1], "report")) {
 		printf("{");
 		report_free();
+		report_slabs();
 		printf(",");
 		report_ksm();
 		printf(",\"vmstat\":");

@@ -22,9 +22,9 @@ workloads do is in `tests/lab/workloads/`.
 SAVINGS = """\
 ### Memory given back
 
-Frames that the prediction says become free, what KSM allocates for itself, and how many free pages
-more the guest had when ksmd was at rest. The guest's number includes whatever its other processes
-did in between.
+Frames that the prediction says become free, what KSM allocates for itself, and how many pages more
+the guest had when ksmd was at rest: free, in inodes and dentries that it can drop, or in slabs
+without an object. The guest's number includes whatever its other processes did in between.
 
 """
 

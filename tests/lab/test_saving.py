@@ -12,11 +12,11 @@ from tests.lab.workloads.savings import HUGE_PAGES, PROCESSES, WORKLOADS, ZERO_P
 
 pytestmark = pytest.mark.lab
 
-# Pages that the guest has less than KSM gives back: page tables, slabs and per-CPU caches that its
-# other processes and the kernel fill between the two reports. It was 85 to 130 for savings of 6,700
-# to 15,900 pages with 20,000 to 72,000 rmap_items, so it does not grow with what KSM does.
-OTHERS_PAGES = 200
-MOST = 0.05  # of the saving: so much of it would be noticed if it were wrong
+# Pages that the guest has less than KSM gives back: page tables, and security blobs of the inodes
+# that the report itself makes. It was 13 to 35 for savings of 6,700 to 15,900 pages with 20,000 to
+# 72,000 rmap_items on 6.1, 6.12 and 7.3, so it does not grow with what KSM does.
+OTHERS_PAGES = 64
+MOST = 0.01  # of the saving: so much of it would be noticed if it were wrong
 
 CASES = [
     pytest.param(workload, series, id=f"{workload.name}-{series}")

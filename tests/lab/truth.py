@@ -21,7 +21,8 @@ class State:
     ``ksm``: the files of /sys/kernel/mm/ksm. ``processes``: all that have memory, each with pid,
     ppid, comm, state, ksm_merging_pages, ksm_stat (as far as the kernel has them) and ``vmas``
     (start, end, name, flags; Rss, Anonymous, AnonHugePages, Swap, KSM of smaps in ``*_kb``).
-    ``free_pages`` are those of the buddy lists, ``per_cpu_free_pages`` those of the per-CPU lists.
+    ``free_pages`` are those of the buddy lists, ``per_cpu_free_pages`` those of the per-CPU lists;
+    ``slab_unused_bytes`` are in slabs, but in no object.
     """
 
     ksm: dict[str, str]
@@ -29,6 +30,7 @@ class State:
     vmstat: dict[str, int]
     free_pages: int
     per_cpu_free_pages: int
+    slab_unused_bytes: int
 
     def counter(self, name: str) -> int | None:
         """A counter of /sys/kernel/mm/ksm; None if this kernel does not have it."""
