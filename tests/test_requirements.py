@@ -52,6 +52,12 @@ def kernel(which: int, *lacking: str, release: str = "6.12.1") -> Program:
     return program(structs, variables, objects={"ksm_mm_head": slot}, release=release)
 
 
+def test_what_is_needed_is_written_with_bars() -> None:
+    assert requirements._need("new|old", "a.b|a", "c") == requirements.Need(
+        ("struct new", "struct old"), (("a.b", "a"), ("c",))
+    )
+
+
 @pytest.mark.parametrize("which", [0, -1])
 def test_a_kernel_that_has_all_is_supported(which: int) -> None:
     require_ksm(kernel(which))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -58,7 +60,7 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
     coverage = coverage_of(case, fate, sharing, told.compared_pages)
     unmapped = unmapped_pieces(case)
     freed = freed_frames(case, fate, unmapped)
-    cgroups = per_mm.groupby("cgroup", sort=True)[[*_SUMS, "ksm_process_profit"]].sum()
+    columns = {name: per_mm[name].to_numpy() for name in (*_SUMS, "ksm_process_profit")}
     return Prediction(
         policy=policy,
         kernel=dict(case.snapshot.info["kernel"]),
@@ -75,7 +77,7 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
         vmas=vmas[case.candidates.mms[processes_of(vmas)]].reset_index(drop=True)
         if len(processes)
         else vmas,
-        cgroups=cgroups.reset_index(),
+        cgroups=_sums(per_mm["cgroup"], "cgroup", columns),
         excluded=_excluded(case),
         outcome=fate.outcome,
         stable_node=fate.stable_frame,
@@ -167,5 +169,18 @@ def _excluded(case: Case) -> pd.DataFrame:
     reason = case.candidates.excluded_by
     shut = np.flatnonzero(pd.notna(reason))
     pages = np.diff(case.candidates.vma_starts)[shut]
-    table = pd.DataFrame({"excluded_by": reason[shut], "vmas": 1, "anonymous_pages": pages})
-    return table.groupby("excluded_by", sort=True).sum().reset_index()
+    columns = {"vmas": np.ones_like(pages), "anonymous_pages": pages}
+    return _sums(pd.Series(reason[shut]), "excluded_by", columns)
+
+
+def _sums(keys: pd.Series, name: str, columns: Mapping[str, Ints]) -> pd.DataFrame:
+    """The sums of ``columns`` by key, in the order of the keys: a groupby() that costs less.
+
+    Rows without a key are left out.
+    """
+    number, names = pd.factorize(keys, sort=True)
+    sums = {
+        column: np.bincount(number + 1, values, len(names) + 1)[1:].astype(np.int64)
+        for column, values in columns.items()
+    }
+    return pd.DataFrame({name: names, **sums})
