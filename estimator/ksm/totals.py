@@ -144,11 +144,9 @@ def _per_vma(case: Case, values: npt.NDArray[np.uint8], kinds: int) -> Ints:
 
 
 def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:
-    rules, processes = case.rules, case.snapshot.processes
+    rules, processes, mm = case.rules, case.snapshot.processes, processes_of(vmas)
     sums = {
-        name: np.bincount(processes_of(vmas), vmas[name].to_numpy(), len(processes)).astype(
-            np.int64
-        )
+        name: np.bincount(mm, vmas[name].to_numpy(), len(processes)).astype(np.int64)
         for name in _SUMS
     }
     profit = (sums["ksm_merging_pages"] + sums["ksm_zero_pages"]) * rules.page_bytes - sums[
