@@ -385,46 +385,12 @@ def test_snapshots_hashed_differently_can_not_be_compared() -> None:
 
 def test_warnings_tell_what_can_go_wrong() -> None:
     system = System("6.1", max_page_sharing=2)
-    system.thp_enabled = "always"
     system.fork(system.process(*small(7), listed=False), 3)
     system.process(*small(7), listed=False)
     texts = " ".join(predict(system.snapshot(), Policy(scope="all")).warnings)
-    assert "khugepaged" in texts
     assert "1 contents on 5 pages depend on the order" in texts
     assert "another order" in texts
     assert "no prctl" in texts
-
-
-def test_khugepaged_matters_under_madvise_only_where_it_was_asked_for() -> None:
-    system = two_cgroups()
-    system.thp_enabled = "madvise"
-    assert "khugepaged" not in " ".join(predict(system.snapshot(), ENABLED).warnings)
-    system.processes[0].vmas[0].vm_flags = 0x20000000
-    assert "khugepaged" in " ".join(predict(system.snapshot(), ENABLED).warnings)
-
-
-@pytest.mark.parametrize(
-    ("kernel", "of_all", "orders", "collapses"),
-    [
-        ("6.12", "always", {"inherit": 1 << 9}, True),
-        ("6.12", "never", {"inherit": 1 << 9}, False),
-        ("6.12", "always", {"inherit": 1 << 4}, False),  # huge pages themselves are off
-        ("6.12", "never", {"always": 1 << 9}, True),
-        ("6.12", "never", {"always": 1 << 4}, False),
-        ("7.3", "never", {"always": 1 << 4}, True),
-        ("7.3", "never", {"always": 1 << 1}, False),
-        ("7.3", "madvise", {"inherit": 1 << 4}, False),  # nobody asked for them
-    ],
-)
-def test_khugepaged_goes_by_the_sizes_that_are_enabled(
-    kernel: str, of_all: str, orders: dict[str, int], collapses: bool
-) -> None:
-    system = System(kernel)
-    system.process(*small(7))
-    system.thp_enabled = of_all
-    system.thp_orders = {"always": 0, "madvise": 0, "inherit": 0} | orders
-    warnings = " ".join(predict(system.snapshot(), ENABLED).warnings)
-    assert ("khugepaged" in warnings) == collapses
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 3, 4096])

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -752,43 +752,58 @@ runpy.run_module("estimator", run_name="__main__")
 
 
 @needs_pfns
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_an_interrupt_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
-    with (
-        on_command(50_000) as (pids, _),  # 205 MB: at 1 MB/s it never ends by itself
-        subprocess.Popen(
-            [sys.executable, "-c", COLLECT_ONE, str(pids[0]), str(tmp_path / "x.ksm")],
-            cwd=REPOSITORY,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as process,
-    ):
+def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
+    with ExitStack() as stack:  # side by side: most of the time of each is waiting
+        # 205 MB: at 1 MB/s it never ends by itself
+        pids, _ = stack.enter_context(on_command(50_000))
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", COLLECT_ONE, str(pids[0]), str(tmp_path / number.name)],
+                    cwd=REPOSITORY,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    start_new_session=True,
+                )
+            )
+            for number in numbers
+        ]
         try:
-            workers = hashing_workers_of(process.pid)
-            assert len(workers) == min(2, len(os.sched_getaffinity(0))) - 1
-            for pid in (process.pid, *workers):  # it lets all others go first
+            workers = hashing_workers_of([process.pid for process in processes])
+            expected = min(2, len(os.sched_getaffinity(0))) - 1
+            assert [len(own) for own in workers] == [expected] * len(processes)
+            for pid in (
+                *(process.pid for process in processes),
+                *itertools.chain.from_iterable(workers),
+            ):
+                # it lets all others go first
                 assert os.getpriority(os.PRIO_PROCESS, pid) >= 10
                 assert ctypes.CDLL(None).syscall(IOPRIO_GET, 1, pid) >> 13 == IOPRIO_CLASS_IDLE
-            process.send_signal(number)
-            _, stderr = process.communicate(timeout=HANGS_SECONDS)
+            for process, number in zip(processes, numbers, strict=True):
+                process.send_signal(number)
+            stderr = [process.communicate(timeout=HANGS_SECONDS)[1] for process in processes]
         finally:
-            process.kill()
-    if number != signal.SIGKILL:
-        assert process.returncode == 130
-        assert stderr == "ksm-estimator: interrupted\n"
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+            for process in processes:
+                process.kill()
+    assert [process.returncode for process in processes] == [130, 130, 130, -signal.SIGKILL]
+    assert stderr[:3] == ["ksm-estimator: interrupted\n"] * 3
+    wait_until(
+        lambda: (
+            not any(Path(f"/proc/{pid}").exists() for pid in itertools.chain.from_iterable(workers))
+        )
+    )
     assert list(tmp_path.iterdir()) == []
 
 
-def hashing_workers_of(pid: int) -> list[int]:
-    """The workers once they hash, as slowly as they were told to: those before end soon."""
-    looks: list[list[int]] = [[]]
+def hashing_workers_of(pids: list[int]) -> list[list[int]]:
+    """Of each its workers once they hash, as slowly as they were told to: those before end soon."""
+    looks: list[list[list[int]]] = [[[]]]
 
     def still_the_same() -> bool:
         time.sleep(1.0)
-        looks.append(workers_of(pid))
-        return all(look == looks[-1] != [] for look in looks[-4:])
+        looks.append([workers_of(pid) for pid in pids])
+        return all(looks[-1]) and all(look == looks[-1] for look in looks[-4:])
 
     wait_until(still_the_same)
     return looks[-1]

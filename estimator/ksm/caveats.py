@@ -11,12 +11,10 @@ from estimator.ksm.case import Case
 from estimator.ksm.coverage import Coverage
 from estimator.ksm.fate import Fate
 from estimator.ksm.frames import distinct
+from estimator.ksm.khugepaged import Bounds
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
-from estimator.ksm.vm_flags import VALUES
 from estimator.snapshot.flags import MappingFlag
-
-_LEAST_ORDER = 2  # KHUGEPAGED_MIN_MTHP_ORDER
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,14 @@ class Told:
     starts_over: bool = False
 
 
-def warnings(case: Case, policy: Policy, fate: Fate, coverage: Coverage, told: Told) -> list[str]:
+def warnings(
+    case: Case,
+    policy: Policy,
+    fate: Fate,
+    coverage: Coverage,
+    khugepaged: Bounds | None,
+    told: Told,
+) -> list[str]:
     """The warnings that apply, most important first."""
     found = [
         *case.snapshot.info.get("source", {}).get("warnings", ()),
@@ -39,7 +44,7 @@ def warnings(case: Case, policy: Policy, fate: Fate, coverage: Coverage, told: T
         _starts_over(told),
         _prot_none(case),
         _order(case, policy, fate),
-        _khugepaged(case),
+        str(khugepaged) if khugepaged else None,
         _no_prctl(case, policy),
         _uncounted_zero_pages(case, fate),
         _changing(case, coverage, told),
@@ -137,38 +142,6 @@ def _order(case: Case, policy: Policy, fate: Fate) -> str | None:
             "and pages_volatile by these pages."
         )
     return text.rstrip()
-
-
-def _khugepaged(case: Case) -> str | None:
-    setting = _collapses(case)
-    flags = case.snapshot.vmas["vm_flags"].to_numpy()[case.candidates.vmas]
-    if setting == "always" or (setting == "madvise" and (flags & VALUES["hugepage"]).any()):
-        return (
-            f"Transparent huge pages are enabled ({setting}): khugepaged may collapse again what "
-            "ksmd has split, and there is no strict state at rest then. The numbers are those "
-            "without khugepaged."
-        )
-    return None
-
-
-def _collapses(case: Case) -> str | None:
-    """For whom khugepaged collapses anonymous pages: "always", "madvise", or "never".
-
-    hugepage_pmd_enabled() and anon_hpage_enabled() in mm/khugepaged.c, thp_vma_allowable_order().
-    """
-    info = case.snapshot.info
-    of_all, modes = info.get("thp_enabled"), info.get("thp_orders")
-    if modes is None:
-        return of_all
-    huge_page_order = case.rules.page_bytes.bit_length() - 4  # entries of a page table
-    wanted = 1 << huge_page_order
-    if info["features"].get("khugepaged_any_order"):
-        wanted |= wanted - (1 << _LEAST_ORDER)
-    for mode in ("always", "madvise"):
-        orders = modes[mode] | (modes["inherit"] if of_all == mode else 0)
-        if orders & wanted:
-            return mode
-    return "never"
 
 
 def _no_prctl(case: Case, policy: Policy) -> str | None:

@@ -17,6 +17,7 @@ from estimator.ksm.policy import Policy
 
 if TYPE_CHECKING:
     from estimator.ksm.coverage import Coverage
+    from estimator.ksm.khugepaged import Bounds
 
 
 class Outcome(enum.IntEnum):
@@ -41,6 +42,7 @@ class Prediction:
     ``frames_freed``, ``bytes_saved``, the overhead in bytes, and ``net_bytes_saved`` (less
     rmap_items, stable nodes, chains and mm slots that are not there yet). ``scans``: full scans
     until the counters stay the same. ``smart_scan``: the kernel skips pages that did not merge.
+    ``khugepaged``: what pages_sharing can be where it collapses pages again; None: it can't.
 
     ``processes``: one row per selected mm: mm_id, pid, comm, cgroup, uid, ksm_rmap_items,
     ksm_merging_pages, ksm_zero_pages, pages_unshared, pages_volatile, smaps_ksm_pages,
@@ -65,6 +67,7 @@ class Prediction:
     coverage: Coverage
     scans: int
     smart_scan: bool
+    khugepaged: Bounds | None
     warnings: list[str]
     processes: pd.DataFrame
     vmas: pd.DataFrame

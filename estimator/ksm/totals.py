@@ -20,6 +20,7 @@ from estimator.ksm.case import Case
 from estimator.ksm.caveats import Told, warnings
 from estimator.ksm.coverage import coverage_of
 from estimator.ksm.fate import Fate
+from estimator.ksm.khugepaged import sharing_bounds
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.identity import origin
@@ -58,6 +59,7 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
         ),
     }
     coverage = coverage_of(case, fate, sharing, told.compared_pages)
+    khugepaged = sharing_bounds(case, fate, sharing)
     unmapped = unmapped_pieces(case)
     freed = freed_frames(case, fate, unmapped)
     columns = {name: per_mm[name].to_numpy() for name in (*_SUMS, "ksm_process_profit")}
@@ -72,7 +74,8 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
         coverage=coverage,
         scans=fate.scans,
         smart_scan=rules.smart_scan,
-        warnings=warnings(case, policy, fate, coverage, told),
+        khugepaged=khugepaged,
+        warnings=warnings(case, policy, fate, coverage, khugepaged, told),
         processes=per_mm,
         vmas=vmas[case.candidates.mms[processes_of(vmas)]].reset_index(drop=True)
         if len(processes)

@@ -115,6 +115,7 @@ def _values(prediction: Prediction) -> dict[str, Any]:
         "physical": prediction.physical,
         "scans": prediction.scans,
         "smart_scan": prediction.smart_scan,
+        "khugepaged": dataclasses.asdict(prediction.khugepaged) if prediction.khugepaged else None,
         "unmerged_readings": prediction.unmerged_readings(),
     }
 

@@ -26,6 +26,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "actor.h"
@@ -246,6 +247,15 @@ static void op_rewrite(struct region r, long pause_milliseconds)
 	}
 }
 
+/* Use the CPU for so long, and no memory of a region. */
+static void op_burn(long milliseconds)
+{
+	clock_t end = clock() + milliseconds * (CLOCKS_PER_SEC / 1000);
+
+	while (clock() < end)
+		;
+}
+
 /* ---- scripts ---- */
 
 /* Run the lines from "line" up to "end". Memory on the stack lives as long as this function. */
@@ -295,6 +305,8 @@ static void run(int line, int end)
 			op_pin(find(a));
 		else if (!strcmp(op, "register"))
 			op_register(find(a));
+		else if (!strcmp(op, "burn"))
+			op_burn(atol(a));
 		else if (!strcmp(op, "cpu")) {
 			cpu_set_t only;
 

@@ -12,6 +12,7 @@ from tests.lab.guest import Guest
 
 KSM = "/sys/kernel/mm/ksm"
 SETTLE_SECONDS = 300.0
+STABLE_SCANS = 3
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ def report(guest: Guest) -> State:
     return State(**json.loads(guest.run("probe report")))
 
 
-def settle(guest: Guest, *, min_scans: int, stable_scans: int = 3) -> list[dict[str, int]]:
+def settle(
+    guest: Guest, *, min_scans: int, stable_scans: int = STABLE_SCANS
+) -> list[dict[str, int]]:
     """Let ksmd run until its counters stay the same; the counters each time it was stopped."""
     max_scans = 20 * (min_scans + stable_scans)
     lines = guest.run(

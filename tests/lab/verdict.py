@@ -11,6 +11,7 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot
+from tests.lab.apt import LabError
 from tests.lab.compare import (
     Numbers,
     counter_numbers,
@@ -93,6 +94,10 @@ def judge(result: LabResult) -> Verdict:
             f"{len(inherited)} children also count for ever what their parent had when it forked: "
             "this kernel's fork copies the per-process counters; compared with that added"
         )
+    if workload.khugepaged:
+        bounds = bound_numbers(prediction, truth)
+        notes.append(_about_khugepaged(prediction, truth, [true for _, true in bounds.values()]))
+        return Verdict(workload, snapshot, prediction, truth, bounds, {}, {}, tuple(notes))
     if truth.after.counter("smart_scan"):
         notes.append("smart_scan: only the sum of unshared and volatile is fixed, and compared")
     return Verdict(
@@ -104,6 +109,34 @@ def judge(result: LabResult) -> Verdict:
         process_numbers(prediction, truth.after, snapshot, inherited),
         vma_numbers(prediction, truth.after, snapshot),
         tuple(notes),
+    )
+
+
+def bound_numbers(prediction: Prediction, truth: Truth) -> Numbers:
+    """pages_sharing at every stop of ksmd since it has come round: the nearest number inside the
+    bounds of the prediction, and the true one."""
+    bounds = prediction.khugepaged
+    if bounds is None:
+        raise LabError("khugepaged runs, and the prediction has no bounds")
+    least, most = bounds.least_pages_sharing, bounds.most_pages_sharing
+    return {
+        f"pages_sharing after {state['full_scans']} scans": (
+            min(max(state["pages_sharing"], least), most),
+            state["pages_sharing"],
+        )
+        for state in truth.history[3:]
+    }
+
+
+def _about_khugepaged(prediction: Prediction, truth: Truth, seen: list[int]) -> str:
+    collapses = truth.after.vmstat["thp_collapse_alloc"] - truth.before.vmstat["thp_collapse_alloc"]
+    bounds = prediction.khugepaged
+    assert bounds is not None
+    return (
+        f"khugepaged ran and collapsed {collapses} blocks; pages_sharing was {min(seen):,} to "
+        f"{max(seen):,} at {len(seen)} stops of ksmd, the bounds are "
+        f"{bounds.least_pages_sharing:,} and {bounds.most_pages_sharing:,}, and only they are "
+        "compared"
     )
 
 

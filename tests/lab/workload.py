@@ -15,7 +15,7 @@ it in pages: ``data``, ``data[10:20]``, ``data[10:]``, ``data[5]``.
 - ``stripes R``: every second page becomes a VMA of its own
 - ``pin R`` (vmsplice to a pipe), ``register R`` (io_uring buffer)
 - ``rewrite R MILLISECONDS``: change all pages for ever; the process does not stop
-- ``cpu N``: run on this CPU only
+- ``cpu N``: run on this CPU only; ``burn MILLISECONDS``: use it for so long
 - ``fork N`` ... ``end``: N children, one after the other, each executes the block and stops
 - ``threads N``; ``share-mm`` (CLONE_VM); ``vfork``; ``drop-leader``; ``exec``; ``comm NAME``
 - ``stop``: like the end of a script, but ``Session.go`` lets the process go on from here
@@ -34,7 +34,7 @@ from pathlib import Path
 from tests.lab.guest import Guest
 from tests.lab.kernels import SERIES, Kernel
 from tests.lab.programs import build
-from tests.lab.truth import KSM, Truth, report, settle
+from tests.lab.truth import KSM, STABLE_SCANS, Truth, report, settle
 
 THP = "/sys/kernel/mm/transparent_hugepage"
 NEVER_MILLISECONDS = 4_000_000_000
@@ -45,7 +45,9 @@ class Workload:
     """Processes, and the settings of their guest.
 
     ``scripts``: one process each. ``ksm``: files of /sys/kernel/mm/ksm, set before they start.
-    ``thp``: the mode of transparent huge pages. ``settings``: further files of the guest to write;
+    ``thp``: the mode of transparent huge pages. ``numa_balancing``: pages of processes that run on
+    another node become PROT_NONE. ``khugepaged``: it runs, and ksmd does not come to rest but stops
+    after ``min_scans``. ``settings``: further files of the guest to write;
     ``modules`` are loaded before, ``commands`` executed after that.
     ``min_scans``: full scans ksmd needs at least to come to rest. ``before_dump`` and
     ``after_dump``: what else happens, with ksmd off before and after. A second dump can be taken
@@ -63,6 +65,8 @@ class Workload:
     settings: Mapping[str, str] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    numa_balancing: bool = False
+    khugepaged: bool = False
     min_scans: int = 4
     before_dump: Callable[[Session], None] | None = None
     after_dump: Callable[[Session], None] | None = None
@@ -79,9 +83,9 @@ class Session:
 
     def set_up(self) -> None:
         """Apply the settings of the workload; ksmd stays off."""
-        khugepaged = f"{THP}/khugepaged"
+        khugepaged, on = f"{THP}/khugepaged", self.workload.khugepaged
         settings = {
-            f"{khugepaged}/scan_sleep_millisecs": NEVER_MILLISECONDS,
+            f"{khugepaged}/scan_sleep_millisecs": 100 if on else NEVER_MILLISECONDS,
             f"{THP}/enabled": self.workload.thp,
             f"{KSM}/pages_to_scan": 1_000_000_000,
             f"{KSM}/sleep_millisecs": 20,
@@ -137,7 +141,7 @@ def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
         cpu=workload.cpu,
         modules=workload.modules,
         files={f"/bin/{name}": build(name) for name in ("actor", "probe")},
-        arguments=("numa_balancing=disable",),
+        arguments=(f"numa_balancing={'enable' if workload.numa_balancing else 'disable'}",),
     ) as guest:
         session = Session(guest, workload)
         session.set_up()
@@ -154,6 +158,7 @@ def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
             guest.dump(second_vmcore)
         if workload.after_dump:
             workload.after_dump(session)
-        history = settle(guest, min_scans=workload.min_scans)
+        stable_scans = 0 if workload.khugepaged else STABLE_SCANS
+        history = settle(guest, min_scans=workload.min_scans, stable_scans=stable_scans)
         truth = Truth(kernel.release, before, report(guest), history, session.actors)
     return LabResult(workload, kernel, vmcore, second_vmcore, truth)

@@ -7,6 +7,7 @@ from tests.lab.workloads import (
     fork_server,
     forks,
     huge,
+    khugepaged,
     memory,
     numa,
     pins,
@@ -18,7 +19,20 @@ from tests.lab.workloads import (
 )
 
 SUBJECTS = (
-    *(fork_server, memory, sharing, forks, pins, zero, huge, numa, processes, states, savings),
+    *(
+        fork_server,
+        memory,
+        sharing,
+        forks,
+        pins,
+        zero,
+        huge,
+        khugepaged,
+        numa,
+        processes,
+        states,
+        savings,
+    ),
 )
 WORKLOADS: tuple[Workload, ...] = tuple(
     workload for subject in SUBJECTS for workload in subject.WORKLOADS

@@ -1,0 +1,43 @@
+"""khugepaged beside ksmd: no state at rest, but bounds of pages_sharing."""
+
+from __future__ import annotations
+
+from tests.lab.workload import THP, Workload
+
+DATA = """
+    map data 2048
+    fill data[:1000] list 1
+    fill data[1024:1536] own 2
+    fill data[1536:1700] same 9
+    fill data[1800:1810] zero
+    map far 1024
+    fill far[:100] list 1
+    fill far[600:700] own 5
+    map small 100               # too small for a huge page: khugepaged leaves it alone
+    fill small list 3
+    map closed 512
+    advise closed nohugepage
+    fill closed[:300] list 4
+    advise data mergeable
+    advise far mergeable
+    advise small mergeable
+    advise closed mergeable
+"""
+
+FORKS = f"""
+    {DATA}
+    fork 2                      # pages shared by fork merge once khugepaged has copied them
+    end
+"""
+
+WORKLOADS = (
+    Workload(
+        "khugepaged",
+        (DATA, FORKS, DATA),
+        memory_mib=512,
+        thp="always",
+        settings={f"{THP}/khugepaged/pages_to_scan": "100000"},
+        khugepaged=True,
+        min_scans=40,
+    ),
+)
