@@ -67,7 +67,14 @@ def test_tasks_without_an_mm_of_their_own() -> None:
     assert mms.table["pid"].tolist() == [1]
     assert mms.table["sharing_pids"].tolist() == [[]]
     assert mms.unreadable == 0
-    kernel.task(5, 0)
+    assert not mms.damon_runs
+    kernel.task(5, mm, {"comm": b"kdamond.0"})  # no thread of the kernel's
+    assert not kernel.read_mms().damon_runs
+    kernel.task(6, 0, {"comm": b"kdamond.1", "flags": KTHREAD})
+    mms = kernel.read_mms()
+    assert mms.damon_runs
+    assert mms.keep(np.array([True])).damon_runs
+    kernel.task(7, 0)
     assert kernel.read_mms().unreadable == 1
 
 

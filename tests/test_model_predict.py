@@ -390,6 +390,10 @@ def test_warnings_tell_what_can_go_wrong() -> None:
     texts = " ".join(predict(system.snapshot(), Policy(scope="all")).warnings)
     assert "1 contents on 5 pages depend on the order" in texts
     assert "another order" in texts
+    assert "DAMON" not in texts
+    snapshot = system.snapshot()
+    snapshot.info["damon_runs"] = True
+    assert "DAMON is running" in " ".join(predict(snapshot, ENABLED).warnings)
     assert "no prctl" in texts
 
 

@@ -433,6 +433,16 @@ def test_processes_that_can_not_be_read_are_counted(
     assert lost == 2
 
 
+def test_a_thread_of_damon_is_seen(proc: Path) -> None:
+    for pid, comm in ((7, "systemd"), (8, "kdamon")):
+        (proc / str(pid)).mkdir()
+        (proc / str(pid) / "comm").write_text(f"{comm}\n")
+    (proc / "9").mkdir()
+    assert not processes.damon_runs()
+    (proc / "9" / "comm").write_text("kdamond.0\n")
+    assert processes.damon_runs()
+
+
 @pytest.mark.parametrize("name", ["stat", "smaps", "pagemap"])
 def test_too_many_open_files_do_not_make_a_process_vanish(
     name: str, proc: Path, monkeypatch: pytest.MonkeyPatch

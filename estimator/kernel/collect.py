@@ -181,7 +181,7 @@ class _Collector:
             "stable_nodes": tree.unreadable,
         }
         snapshot = Snapshot(
-            self._info(unknown, taken_at_seconds),
+            self._info(unknown, taken_at_seconds, mms.damon_runs),
             *(mms.table, vma_table, mappings, frames, nodes, tree.items),
         )
         if batches.unreadable:
@@ -261,7 +261,9 @@ class _Collector:
             read(self._progress)
         return columns
 
-    def _info(self, unknown: dict[str, int], uptime_seconds: float | None) -> dict[str, Any]:
+    def _info(
+        self, unknown: dict[str, int], uptime_seconds: float | None, damon_runs: bool
+    ) -> dict[str, Any]:
         from estimator.kernel import ksm_settings as settings
         from estimator.kernel.identity import boot_id, host
         from estimator.kernel.symbols import kernel_release
@@ -297,6 +299,7 @@ class _Collector:
             "features": settings.features(prog),
             "thp_enabled": settings.thp_enabled(prog),
             "thp_orders": settings.thp_orders(prog),
+            "damon_runs": damon_runs,
             "unknown": unknown,
         }
 

@@ -24,6 +24,7 @@ from estimator.kernel.memory import Memory
 from estimator.kernel.paths import Paths
 
 _PF_EXITING, _PF_KTHREAD = 0x4, 0x0020_0000  # include/linux/sched.h
+_KDAMOND = "kdamond."  # __damon_start() in mm/damon/core.c
 _MMF_VM_MERGE_ANY = 30  # include/linux/sched/coredump.h; 29 in 6.4-6.6
 _DEFAULT_PRIO, _MAX_PRIO = 120, 140
 _MAX_POLICY = 256
@@ -60,20 +61,21 @@ class Mms:
     """``table``: rows of ``processes.parquet``, without cmdline. ``structs``: the mm_structs.
 
     ``addresses``: u64, where the mm_structs are. ``unreadable``: tasks and mms not read, or left
-    out since.
+    out since. ``damon_runs``: there is a kernel thread of DAMON.
     """
 
     table: pd.DataFrame
     structs: Any
     addresses: Words
     unreadable: int
+    damon_runs: bool
 
     def keep(self, rows: Mask) -> Mms:
         """The mms where ``rows`` is true, numbered anew."""
         table = self.table[rows].reset_index(drop=True)
         table["mm_id"] = np.arange(len(table), dtype=np.uint32)
         unreadable = self.unreadable + int(np.count_nonzero(~rows))
-        return Mms(table, self.structs[rows], self.addresses[rows], unreadable)
+        return Mms(table, self.structs[rows], self.addresses[rows], unreadable, self.damon_runs)
 
 
 def read_processes(prog: Program, memory: Memory) -> Mms:
@@ -81,21 +83,27 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
 
     Threads and CLONE_VM processes share one mm: it is one row. Kernel threads have none.
     """
-    owners, tasks, unreadable = _owners(prog, memory)
+    tasks, unreadable = _leaders(prog, memory)
+    is_thread_of_kernel = tasks["flags"] & _PF_KTHREAD != 0
+    kernel_threads, tasks = tasks[is_thread_of_kernel], tasks[~is_thread_of_kernel]
+    damon_runs = any(_comm(name).startswith(_KDAMOND) for name in kernel_threads["comm"])
+    owners, lost = _owners(prog, memory, tasks)
+    unreadable += lost
     order = {mm: place for place, mm in enumerate(_ksm_mm_list(prog))}
     dtype = _mm_dtype(prog)
     addresses = np.array([*order, *(mm for mm in owners if mm not in order)], np.uint64)
     structs, ok = memory.structs(addresses, dtype)
     alive = ok & _in_use(memory, structs)
     addresses, structs = addresses[alive], structs[alive]
+    unreadable += int((~ok).sum())
     if not len(structs):
-        return Mms(pd.DataFrame(), structs, addresses, unreadable + int((~ok).sum()))
+        return Mms(pd.DataFrame(), structs, addresses, unreadable, damon_runs)
     table = _table(prog, addresses.tolist(), structs, order, owners, tasks)
     place = table["scan_order"].where(table["scan_order"] >= 0, len(order))
     sorted_rows = np.lexsort((table["pid"], table["start_time_ns"], place))
     table = table.iloc[sorted_rows].reset_index(drop=True)
     table.insert(0, "mm_id", np.arange(len(table), dtype=np.uint32))
-    return Mms(table, structs[sorted_rows], addresses[sorted_rows], unreadable + int((~ok).sum()))
+    return Mms(table, structs[sorted_rows], addresses[sorted_rows], unreadable, damon_runs)
 
 
 def still_there(prog: Program, memory: Memory, mms: Mms) -> Mask:
@@ -123,25 +131,29 @@ def _in_use(memory: Memory, structs: Any) -> Mask:
     return in_use & not_below
 
 
-def _owners(prog: Program, memory: Memory) -> tuple[dict[int, Owner], Any, int]:
-    """Who uses which mm, the thread group leaders, and how many tasks are lost."""
+def _leaders(prog: Program, memory: Memory) -> tuple[Any, int]:
+    """The thread group leaders, those of the kernel too, and how many are lost."""
     dtype = _task_dtype(prog)
     init_task = prog["init_task"]
     tasks_offset = offset(prog, "struct task_struct", "tasks")
     head = init_task.tasks.address_of_().value_()
     leaders = _list(prog, head) - np.uint64(tasks_offset)
     tasks, ok = memory.structs(leaders, dtype)
-    owners: dict[int, Owner] = {}
-    lost = 0
     ok &= (tasks["pid"] > 0) & (tasks["pid"] < _LONGEST_LIST)
     ok &= (tasks["static_prio"] >= 0) & (tasks["static_prio"] < _MAX_PRIO)
     ok &= tasks["policy"] < _MAX_POLICY
-    tasks = tasks[ok & (tasks["flags"] & _PF_KTHREAD == 0)]
+    return tasks[ok], int((~ok).sum())
+
+
+def _owners(prog: Program, memory: Memory, tasks: Any) -> tuple[dict[int, Owner], int]:
+    """Who of the leaders ``tasks`` uses which mm, and how many are lost."""
+    owners: dict[int, Owner] = {}
+    lost = 0
     uids = _numbers(prog, memory, tasks["cred"], "struct cred", "uid.val")
     threads_of = _numbers(prog, memory, tasks["signal"], "struct signal_struct", "nr_threads")
     pids, mms, signals = (tasks[name].tolist() for name in ("pid", "mm", "signal"))
     for task, (pid, uid, threads) in enumerate(zip(pids, uids, threads_of, strict=True)):
-        mm = mms[task] or _mm_of_a_thread(prog, memory, dtype, signals[task])
+        mm = mms[task] or _mm_of_a_thread(prog, memory, tasks.dtype, signals[task])
         if not mm:
             lost += not tasks["flags"][task] & _PF_EXITING  # else a zombie
             continue
@@ -150,7 +162,7 @@ def _owners(prog: Program, memory: Memory) -> tuple[dict[int, Owner], Any, int]:
             owners[mm].sharing_pids.append(pid)
         else:
             owners[mm] = Owner(task, uid, threads)
-    return owners, tasks, lost + int((~ok).sum())
+    return owners, lost
 
 
 def _mm_of_a_thread(prog: Program, memory: Memory, dtype: Any, signal: int) -> int:

@@ -43,6 +43,7 @@ def warnings(
         _unknown(coverage),
         _starts_over(told),
         _prot_none(case),
+        _damon(case),
         _order(case, policy, fate),
         str(khugepaged) if khugepaged else None,
         _no_prctl(case, policy),
@@ -121,6 +122,16 @@ def _prot_none(case: Case) -> str | None:
         f"{pages} candidate pages are PROT_NONE (mprotect or NUMA balancing). This kernel's ksmd "
         "can't see through them in its search tree: one of them can keep other pages from merging, "
         "which depends on the bytes of the pages and is not predicted except for the first page."
+    )
+
+
+def _damon(case: Case) -> str | None:
+    if not case.snapshot.info.get("damon_runs"):
+        return None
+    return (
+        "DAMON is running: for a moment it holds each folio that it looks at. Held and locked, a "
+        "folio is not taken for pinned here; held without a lock, as older kernels do, it is. What "
+        "ksmd itself finds held it leaves out in that scan."
     )
 
 

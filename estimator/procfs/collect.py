@@ -36,6 +36,7 @@ from estimator.procfs.pagemap import PageMaps, own_pfn
 from estimator.procfs.processes import (
     PROC,
     capabilities,
+    damon_runs,
     is_listed,
     numbered,
     process_table,
@@ -156,6 +157,7 @@ def collect_procfs(
         "features": features(upstream_release()),
         "thp_enabled": thp_enabled(),
         "thp_orders": thp_orders(),
+        "damon_runs": damon_runs(),
         "unknown": {
             "processes": lost + int(np.count_nonzero(~there)),
             "vmas": 0,

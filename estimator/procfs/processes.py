@@ -68,6 +68,15 @@ def read_processes() -> tuple[list[Process], int]:
     return _one_per_mm(found), lost
 
 
+def damon_runs() -> bool:
+    """Whether there is a thread of DAMON: __damon_start() in mm/damon/core.c names it."""
+    for comm in PROC.glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            if comm.read_bytes().startswith(b"kdamond."):
+                return True
+    return False
+
+
 def _process(pid: int) -> Process:
     text = (PROC / str(pid) / "stat").read_bytes().decode(errors="replace")
     comm, _, rest = text.partition("(")[2].rpartition(")")

@@ -132,6 +132,8 @@ def _about_khugepaged(prediction: Prediction, truth: Truth, seen: list[int]) -> 
     collapses = truth.after.vmstat["thp_collapse_alloc"] - truth.before.vmstat["thp_collapse_alloc"]
     bounds = prediction.khugepaged
     assert bounds is not None
+    if not collapses:
+        raise LabError("khugepaged collapsed nothing")
     return (
         f"khugepaged ran and collapsed {collapses} blocks; pages_sharing was {min(seen):,} to "
         f"{max(seen):,} at {len(seen)} stops of ksmd, the bounds are "

@@ -50,8 +50,59 @@ BATCHED = (
     batched("advise data[20:30] free", "advise data[40:50] cold"),
 )
 
+MUCH_FORKED = """
+    map data 1024
+    advise data hugepage
+    fill data list 1
+    fill data[500:] own 2
+    advise data mergeable
+    fork 20
+    end
+"""
+CONTEXT = "/sys/kernel/mm/damon/admin/kdamonds/0/contexts/0"
+
+
+# The kernel's own DAMON (DAMON_STAT, 6.17) has to end first; then at a thousand folios per
+# millisecond, if it can.
+WITHOUT_DAMON_STAT = ("echo N > /sys/module/damon_stat/parameters/enabled",)
+FAST = (
+    f"echo 1000 > {CONTEXT}/monitoring_attrs/intervals/sample_us",
+    f"echo 10000 > {CONTEXT}/monitoring_attrs/intervals/aggr_us",
+    f"echo 2000 > {CONTEXT}/monitoring_attrs/nr_regions/max",
+    f"echo 1000 > {CONTEXT}/monitoring_attrs/nr_regions/min",
+)
+
+
+def damon(*attributes: str) -> tuple[str, ...]:
+    """DAMON looks at all of the physical memory: it holds a folio while it walks its mappings."""
+    return (
+        "echo 1 > /sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds",
+        f"echo 1 > {CONTEXT.removesuffix('/0')}/nr_contexts",
+        f"echo paddr > {CONTEXT}/operations",
+        *attributes,
+        f"echo 1 > {CONTEXT}/targets/nr_targets",
+        f"echo 1 > {CONTEXT}/targets/0/regions/nr_regions",
+        f"echo $((1 << 20)) > {CONTEXT}/targets/0/regions/0/start",
+        f"echo $((512 << 20)) > {CONTEXT}/targets/0/regions/0/end",
+        "echo on > /sys/kernel/mm/damon/admin/kdamonds/0/state",
+    )
+
+
 WORKLOADS = (
     Workload("batched", BATCHED, commands=("taskset -p 1 $$",)),
+    *(
+        Workload(
+            "damon",
+            (MUCH_FORKED, holder(), MUCH_FORKED, holder()),
+            series=series,
+            memory_mib=512,
+            commands=commands,
+        )
+        for series, commands in (
+            (RECENT[:2], (*WITHOUT_DAMON_STAT, *damon(*FAST))),
+            (RECENT[2:], damon()),  # it does not lock what it holds: that looks like a pin
+        )
+    ),
     Workload("pinned-pipe", five("pin")),
     Workload("pinned-io-uring", five("register")),
     Workload("pinned-orphans", (holder("pin data"), holder(forks=2), holder(), holder())),
