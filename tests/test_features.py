@@ -30,7 +30,9 @@ SINCE_6_12 = [*UNTIL_6_11, FIRST, SPLIT, FOLIO]
 KERNELS: list[tuple[str, list[str], int | None, bool, bool]] = [
     ("5.10.100", [], None, True, False),
     ("5.10.251", [WALK], None, True, False),
-    ("5.15.0-91", [], None, True, False),
+    ("4.18.0-553.el8_10.x86_64", [], None, True, False),  # RHEL 8
+    ("5.14.0-70.13.1.el9_0.x86_64", [], None, True, False),  # RHEL 9.0
+    ("5.15.0-91-generic", [], None, True, False),  # Ubuntu 22.04
     ("5.15.200", [WALK], None, True, False),
     ("6.0.12", [], None, True, False),
     ("6.1.0-18-amd64", [], 1, False, False),
@@ -40,10 +42,12 @@ KERNELS: list[tuple[str, list[str], int | None, bool, bool]] = [
     ("6.5.0", [PRCTL], 2, True, False),
     ("6.6.14", [PRCTL, ZERO], 2, True, False),
     ("6.6.140", [PRCTL, ZERO, WALK], 2, True, False),
+    ("6.8.0-31-generic", UNTIL_6_11, 2, True, False),  # Ubuntu 24.04
     ("6.8.12", UNTIL_6_11, 2, True, False),
     ("6.11.9", [*UNTIL_6_11, FIRST], 2, True, False),
     ("6.12.0", SINCE_6_12, 2, True, False),
     ("6.12.117+deb12-cloud-amd64", [*SINCE_6_12, WALK], 2, True, False),
+    ("6.14.0-24-generic", SINCE_6_12, 2, True, False),  # Ubuntu 25.04
     ("6.18.2", [*SINCE_6_12, WALK], 2, True, False),
     ("7.2.13", [*SINCE_6_12, WALK, ORDERS], 2, True, False),
     ("7.3.4", [*SINCE_6_12, WALK, ORDERS, INDEX], 2, True, False),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.conftest import lab_kernel
+from tests.lab.kernels import SERIES
 from tests.lab.workload import LabResult, Workload, run_workload
 
 pytestmark = pytest.mark.lab
@@ -20,11 +21,22 @@ pytestmark = pytest.mark.lab
 SMALL = Workload("small", ("map a 50\nfill a same 1\nadvise a mergeable",), memory_mib=128)
 
 
+def dump_of(series: str, directory: Path) -> Iterator[LabResult]:
+    yield run_workload(SMALL, lab_kernel(series), directory / "vmcore")
+    shutil.rmtree(directory)
+
+
 @pytest.fixture(scope="module")
 def dumped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabResult]:
-    directory = tmp_path_factory.mktemp("dump")
-    yield run_workload(SMALL, lab_kernel("6.12"), directory / "vmcore")
-    shutil.rmtree(directory)
+    yield from dump_of("6.12", tmp_path_factory.mktemp("dump"))
+
+
+@pytest.fixture(scope="module", params=SERIES)
+def of_each(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LabResult]:
+    """A small dump of every kernel."""
+    yield from dump_of(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -88,12 +100,12 @@ def test_no_symbols(tmp_path: Path, dumped: LabResult) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_symbols_of_another_build(tmp_path: Path, dumped: LabResult) -> None:
-    other = lab_kernel("6.1").vmlinux
+def test_symbols_of_another_build(tmp_path: Path, of_each: LabResult) -> None:
+    other = lab_kernel(SERIES[SERIES.index(of_each.kernel.series) - 1]).vmlinux
     result = run(
-        "collect", "--core", dumped.vmcore, "--symbols", other, "-o", "out.ksm", cwd=tmp_path
+        "collect", "--core", of_each.vmcore, "--symbols", other, "-o", "out.ksm", cwd=tmp_path
     )
-    fails(result, 4, str(other), "not the vmlinux", dumped.kernel.release)
+    fails(result, 4, str(other), "not the vmlinux", of_each.kernel.release)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,13 +123,13 @@ def test_output_exists(tmp_path: Path, dumped: LabResult) -> None:
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
-def test_truncated(tmp_path: Path, dumped: LabResult, share: float) -> None:
+def test_truncated(tmp_path: Path, of_each: LabResult, share: float) -> None:
     """Cut short, a dump gives no answer, or one that says how much of it is missing."""
     cut = tmp_path / "vmcore"
-    shutil.copyfile(dumped.vmcore, cut)
+    shutil.copyfile(of_each.vmcore, cut)
     os.truncate(cut, int(cut.stat().st_size * share))
     result = run(
-        "run", "--core", "vmcore", "--symbols", dumped.vmlinux, "-o", "o.ksm", cwd=tmp_path
+        "run", "--core", "vmcore", "--symbols", of_each.vmlinux, "-o", "o.ksm", cwd=tmp_path
     )
     assert result.returncode in (3, 6), result.stderr
     if result.returncode == 3:
