@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +19,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from estimator.cli import main
+from estimator.cli import interrupts, main
+from estimator.cli.interrupts import raise_on_signals
 from estimator.cli.source import Source
 from estimator.errors import TargetError
 from estimator.snapshot import store
@@ -221,6 +224,34 @@ def test_an_answer_that_fails_is_told_though_the_snapshot_could_not_be_kept(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130
+
+
+@pytest.mark.parametrize("error", [ImportError("numpy failed to import"), TargetError("damaged")])
+def test_what_is_made_of_an_interrupt_is_an_interrupt(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A signal in the middle of an import, say: C code makes another exception of it."""
+
+    def interrupt(*_: Any) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        raise error
+
+    monkeypatch.setattr(interrupts, "_received", [])
+    monkeypatch.setattr(Source, "check", interrupt)
+    monkeypatch.setattr(sys, "argv", ["ksm-estimator", "run", "--procfs"])
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    raise_on_signals()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "ksm-estimator: interrupted\n"
 
 
 def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

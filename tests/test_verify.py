@@ -52,6 +52,7 @@ def machine(root: Path, boot: str = BOOT, host: str = "example", release: str = 
 def test_prediction_beside_reality(tmp_path: Path) -> None:
     settings = {"run": 1, "full_scans": 10, "max_page_sharing": 128, "advisor_mode": "[none] x"}
     counters = {"pages_shared": 3, "pages_sharing": 2, "pages_unshared": 0, "pages_scanned": 1000}
+    counters["pages_volatile"] = 4
     stat = {"ksm_rmap_items": 3, "ksm_merging_pages": 2, "ksm_merge_any:": 1}
     root = running(
         tmp_path,
@@ -66,6 +67,7 @@ def test_prediction_beside_reality(tmp_path: Path) -> None:
     assert list(table.loc["pages_shared", side_by_side]) == [3, 3, 0]
     assert list(table.loc["pages_sharing", side_by_side]) == [3, 2, -1]
     assert table["real"].isna()["general_profit"]
+    assert table["real"]["ksm_rmap_items"] == 3 + 2 + 0 + 4
     assert verification.gone == 1  # pid 11 is another program now
     processes = verification.processes.set_index("counter")["difference"]
     assert processes.to_dict() == {"ksm_rmap_items": 0, "ksm_merging_pages": -1}

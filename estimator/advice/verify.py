@@ -32,6 +32,8 @@ class Verification:
 
 
 _PER_PROCESS = ["ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages", "ksm_process_profit"]
+# pages_volatile_show() in mm/ksm.c: what remains of all rmap_items
+_OF_ALL_ITEMS = {"pages_shared", "pages_sharing", "pages_unshared", "pages_volatile"}
 _SETTINGS = ["max_page_sharing", "use_zero_pages", "merge_across_nodes"]
 
 
@@ -47,8 +49,8 @@ def verify(prediction: Prediction, reality: Reality) -> Verification:
             hint="run verify on the system that the snapshot was taken of",
         )
     real = dict(reality.ksm)
-    if "ksm_rmap_items" not in real and reality.processes:
-        real["ksm_rmap_items"] = sum(p.ksm_stat.get("ksm_rmap_items", 0) for p in reality.processes)
+    if real.keys() >= _OF_ALL_ITEMS:
+        real["ksm_rmap_items"] = sum(real[name] for name in _OF_ALL_ITEMS)
     names = list(prediction.counters)
     counters = pd.DataFrame(
         {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -16,6 +15,7 @@ import click
 from estimator._version import __version__
 from estimator.cli import one_run
 from estimator.cli.answers import advise, compare, report, require_coverage, verify
+from estimator.cli.interrupts import interrupted, raise_on_signals
 from estimator.cli.options import min_coverage_option, options, policy_options
 from estimator.cli.source import Source, source_options
 from estimator.cli.streams import standard_streams
@@ -186,7 +186,7 @@ def main() -> None:
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except EstimatorError as error:
-        _fail(str(error), error.exit_code, debug)
+        _fail_unless_interrupted(str(error), error.exit_code, debug)
     except click.UsageError as error:
         text = io.StringIO()
         error.show(text)
@@ -200,7 +200,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
-        _fail(f"internal error: {type(error).__name__}: {error}; see it with --debug", 1, debug)
+        told = f"internal error: {type(error).__name__}: {error}; see it with --debug"
+        _fail_unless_interrupted(told, 1, debug)
 
 
 def _complete(instruction: str) -> int:
@@ -214,16 +215,19 @@ def entry() -> NoReturn:
     """What the shell runs: ``main``, in a process of its own."""
     one_run.prepare()
     standard_streams()
-    for name in ("SIGTERM", "SIGHUP"):  # as Ctrl-C: nothing half-written is left
-        number = getattr(signal, name, None)  # not every system has both
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
-            signal.signal(number, signal.default_int_handler)
+    raise_on_signals()
     code = 0
     try:
         main()
     except SystemExit as done:
         code = int(done.code or 0)
     one_run.leave(code)
+
+
+def _fail_unless_interrupted(message: str, exit_code: int, debug: bool) -> None:
+    if interrupted():
+        _fail("interrupted", EXIT_INTERRUPTED)
+    _fail(message, exit_code, debug)
 
 
 def _fail(message: str, exit_code: int, debug: bool = False) -> None:

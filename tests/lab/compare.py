@@ -60,9 +60,9 @@ def process_numbers(
     return found
 
 
-def process_counters(process: Mapping[str, Any]) -> dict[str, int]:
+def process_counters(process: dict[str, Any]) -> dict[str, int]:
     """The counters of one process, as far as the kernel has them."""
-    known = process["ksm_stat"] | {"ksm_merging_pages": process["ksm_merging_pages"]}
+    known = process | process["ksm_stat"]
     return {name: known[name] for name in PROCESS_COUNTERS if name in known}
 
 

@@ -169,8 +169,8 @@ static bool has_memory(const char *task)
 {
 	char name[64], text[64];
 
-	snprintf(name, sizeof(name), "%s/ksm_merging_pages", task);
-	return slurp(name, text, sizeof(text)) && *text;
+	snprintf(name, sizeof(name), "%s/statm", task);
+	return slurp(name, text, sizeof(text)) && atol(text) > 0;
 }
 
 /*

@@ -15,6 +15,7 @@ from estimator.procfs.ksm_counters import read_reality
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
 from tests.lab.conftest import RunWorkload
+from tests.lab.kernels import SERIES
 from tests.lab.truth import State
 from tests.lab.workload import LabResult
 from tests.lab.workloads.fork_server import WORKLOADS
@@ -39,12 +40,13 @@ def lay_out(state: State, root: Path) -> Path:
         place = root / "proc" / str(process["pid"])
         place.mkdir(parents=True)
         (place / "comm").write_text(f"{process['comm']}\n")
-        lines = (f"{name} {value}\n" for name, value in process["ksm_stat"].items())
-        (place / "ksm_stat").write_text("".join(lines))
+        lines = [f"{name} {value}\n" for name, value in process["ksm_stat"].items()]
+        if lines:
+            (place / "ksm_stat").write_text("".join(lines))
     return root
 
 
-@pytest.mark.parametrize("series", ["6.12", "6.1"])
+@pytest.mark.parametrize("series", SERIES)
 def test_verify_finds_no_difference(series: str, shared_lab: RunWorkload, tmp_path: Path) -> None:
     result, snapshot = fork_server(shared_lab, series)
     prediction = predict(snapshot, Policy(scope="enabled"))
@@ -52,7 +54,7 @@ def test_verify_finds_no_difference(series: str, shared_lab: RunWorkload, tmp_pa
     known = found.counters.dropna()
     assert {"pages_shared", "pages_sharing", "pages_unshared"} <= set(known["counter"])
     assert known["difference"].tolist() == [0] * len(known)
-    assert len(found.processes) >= 12
+    assert len(found.processes) >= 12 or series == "5.10"  # it has no counters of processes
     assert not found.processes["difference"].any()
     assert found.gone == 0
 

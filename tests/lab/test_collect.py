@@ -22,6 +22,7 @@ from estimator.snapshot.schema import SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
 from tests.lab.conftest import lab_kernel
+from tests.lab.kernels import SERIES
 from tests.lab.workload import LabResult, run_workload
 from tests.lab.workloads.fork_server import WORKLOADS
 
@@ -34,7 +35,7 @@ COUNTERS = {
 }
 
 
-@pytest.fixture(scope="module", params=["6.12", "6.1"])
+@pytest.fixture(scope="module", params=SERIES)
 def dumped(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LabResult]:

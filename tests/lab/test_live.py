@@ -19,6 +19,7 @@ from estimator.snapshot.store import open_snapshot
 from tests.lab.compare import counter_numbers, process_numbers, unequal
 from tests.lab.conftest import lab_kernel
 from tests.lab.debian import PYTHON
+from tests.lab.kernels import SERIES
 from tests.lab.running import DEBIAN, Running, running
 from tests.lab.test_qemu import MIXED
 from tests.lab.truth import report, settle
@@ -34,7 +35,7 @@ PAGE_KB = 4
 SAME_FLAGS = int(FrameFlag.ZERO | FrameFlag.LARGE | FrameFlag.SWAPBACKED)
 
 
-@pytest.fixture(scope="module", params=["6.12", "6.1"])
+@pytest.fixture(scope="module", params=SERIES)
 def system(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:

@@ -26,7 +26,7 @@ from tests.lab.workload import LabResult, Workload
 # In these processes fork after ksmd has merged their pages.
 FORKED_AFTER_MERGING = ("merged-then-forked", "merged-then-joined")
 # Kernels whose fork does not clear the KSM counters in the copy of the mm.
-COUNTERS_INHERITED = ("6.1", "5.10")
+COUNTERS_INHERITED = ("6.1",)
 
 
 @dataclass(frozen=True)

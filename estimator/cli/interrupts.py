@@ -1,0 +1,28 @@
+"""Signals that end us: as Ctrl-C, so that nothing half-written is left."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any, NoReturn
+
+_received: list[int] = []
+
+
+def raise_on_signals() -> None:
+    """SIGINT, SIGTERM and SIGHUP become KeyboardInterrupt, unless somebody ignores them (nohup)."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # not every system has all
+        if number is None:
+            continue
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _raise)
+
+
+def interrupted() -> bool:
+    """Whether one came. C code makes other exceptions of it (an import that failed, say)."""
+    return bool(_received)
+
+
+def _raise(number: int, frame: Any) -> NoReturn:
+    _received.append(number)
+    raise KeyboardInterrupt
