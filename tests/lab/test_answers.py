@@ -15,7 +15,7 @@ from estimator.procfs.ksm_counters import read_reality
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
 from tests.lab.conftest import RunWorkload
-from tests.lab.kernels import SERIES
+from tests.lab.kernels import IN_FULL
 from tests.lab.truth import State
 from tests.lab.workload import LabResult
 from tests.lab.workloads.fork_server import WORKLOADS
@@ -46,7 +46,7 @@ def lay_out(state: State, root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("series", SERIES)
+@pytest.mark.parametrize("series", IN_FULL)
 def test_verify_finds_no_difference(series: str, shared_lab: RunWorkload, tmp_path: Path) -> None:
     result, snapshot = fork_server(shared_lab, series)
     prediction = predict(snapshot, Policy(scope="enabled"))

@@ -13,7 +13,7 @@ from estimator.kernel.collect import collect
 from estimator.kernel.running import open_qemu
 from estimator.snapshot.snapshot import Snapshot
 from tests.lab.conftest import lab_kernel
-from tests.lab.kernels import SERIES
+from tests.lab.kernels import IN_FULL
 from tests.lab.running import running
 from tests.lab.test_replaced_words import check_rows
 from tests.lab.workload import Workload
@@ -27,7 +27,7 @@ BASE = 0x2000_0000_0000
 FROZEN = Workload("frozen", ("comm frozen\nmap data 3000\nfill data own 1\nfork 2\nend",))
 
 
-@pytest.mark.parametrize("series", SERIES)
+@pytest.mark.parametrize("series", IN_FULL)
 def test_what_moves_is_no_harm_to_what_holds_still(series: str, tmp_path: Path) -> None:
     kernel = lab_kernel(series)
     with running(FROZEN, kernel, tmp_path, programs=["churn"]) as guest:

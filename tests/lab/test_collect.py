@@ -22,7 +22,7 @@ from estimator.snapshot.schema import SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
 from tests.lab.conftest import lab_kernel
-from tests.lab.kernels import SERIES
+from tests.lab.kernels import IN_FULL
 from tests.lab.workload import LabResult, run_workload
 from tests.lab.workloads.fork_server import WORKLOADS
 
@@ -35,7 +35,7 @@ COUNTERS = {
 }
 
 
-@pytest.fixture(scope="module", params=SERIES)
+@pytest.fixture(scope="module", params=IN_FULL)
 def dumped(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LabResult]:

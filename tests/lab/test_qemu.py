@@ -21,7 +21,7 @@ from estimator.kernel.session import from_program
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot.store import open_snapshot
-from tests.lab.kernels import SERIES, ensure_tools, fetch_kernel
+from tests.lab.kernels import IN_FULL, ensure_tools, fetch_kernel
 from tests.lab.running import Running, running
 from tests.lab.workload import Workload
 
@@ -56,7 +56,7 @@ MIXED = Workload(
 TABLES = ("processes", "vmas", "mappings", "frames", "stable_nodes", "stable_items")
 
 
-@pytest.fixture(scope="module", params=SERIES)
+@pytest.fixture(scope="module", params=IN_FULL)
 def system(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:

@@ -34,7 +34,7 @@ from estimator.kernel.vmas import read_vmas
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot, write_snapshot
 from tests.lab.conftest import lab_kernel
-from tests.lab.kernels import SERIES
+from tests.lab.kernels import IN_FULL
 from tests.lab.running import running
 from tests.lab.test_qemu import MIXED
 
@@ -75,7 +75,7 @@ class Image:
         return self.bytes[start : start + count].tobytes()
 
 
-@pytest.fixture(scope="module", params=SERIES)
+@pytest.fixture(scope="module", params=IN_FULL)
 def image(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Image:
     directory = tmp_path_factory.mktemp("damage")
     kernel = lab_kernel(request.param)
