@@ -57,7 +57,7 @@ STRUCTS = {
     "file": "f_path:path f_inode:*inode",
     "cpumask": "bits:ulong[1]",
     "trace_print_flags": "mask:u64 name:*char",
-    "new_utsname": "nodename:char[8]",
+    "new_utsname": "nodename:char[8] version:char[24]",
     "uts_namespace": "name:new_utsname",
     "tk_read_base": "base:u64 xtime_nsec:u64 shift:u32",
     "timekeeper": "tkr_mono:tk_read_base offs_real:u64 offs_boot:u64 offs_tai:u64",

@@ -18,11 +18,12 @@ from estimator.snapshot.flags import MappingFlag
 from tests.synthetic import System, small
 
 PRCTL, WALK, FOLIO = "ksm_enable_merge_any", "ksm_next_page_pmd_entry", "folio_walk_start"
-FIRST, SPLIT = "try_to_merge_with_zero_page", "try_to_map_unused_to_zeropage"
+FIRST = "try_to_merge_with_zero_page"
+SPLIT = "struct rmap_walk_arg.map_unused_to_zeropage"
 ZERO, SMART, ADVISOR = "ksm_zero_pages", "ksm_smart_scan", "ksm_advisor"
 ORDERS = "anon_hpage_enabled"
 INDEX = "struct ksm_rmap_item.linear_page_index"
-INLINED = (FIRST, SPLIT)  # kallsyms need not have them
+INLINED = (FIRST, ORDERS)  # kallsyms need not have them, nor BTF
 UNTIL_6_11 = [PRCTL, ZERO, SMART, ADVISOR]
 SINCE_6_12 = [*UNTIL_6_11, FIRST, SPLIT, FOLIO]
 
@@ -55,22 +56,27 @@ KERNELS: list[tuple[str, list[str], int | None, bool, bool]] = [
 
 
 def by_debug_information(
-    monkeypatch: pytest.MonkeyPatch, release: str, names: list[str], parameters: int | None
-) -> dict[str, bool]:
-    functions: dict[str, int] = dict.fromkeys(names, 0)
-    if parameters is not None:
+    monkeypatch: pytest.MonkeyPatch,
+    release: str,
+    names: list[str],
+    parameters: int | None,
+    own: bool = False,
+) -> dict[str, Any]:
+    functions: dict[str, int] = {name: 0 for name in names if not own or name not in INLINED}
+    if parameters is not None and not own:
         functions["gup_can_follow_protnone"] = parameters
 
     def function(name: str) -> Any:
         count = functions[name]
-        return SimpleNamespace(type_=SimpleNamespace(parameters=[None] * count))
+        return SimpleNamespace(type_=SimpleNamespace(parameters=[None] * count, is_variadic=False))
 
     prog = SimpleNamespace(
         function=function,
         variable=dict.fromkeys(names).__getitem__,
         constant=dict.fromkeys(["FOLL_HONOR_NUMA_FAULT"] * (parameters == 2)).__getitem__,
+        enabled_type_finders=lambda: ["btf"] * own,
     )
-    monkeypatch.setattr(of_debug_information, "kernel_release", lambda prog: release)
+    monkeypatch.setattr(of_debug_information, "upstream_release", lambda prog: release)
     monkeypatch.setattr(
         of_debug_information, "has_member", lambda prog, struct, path: f"{struct}.{path}" in names
     )
@@ -79,7 +85,7 @@ def by_debug_information(
 
 def by_files(
     monkeypatch: pytest.MonkeyPatch, where: Path, release: str, names: list[str], kallsyms: bool
-) -> dict[str, bool]:
+) -> dict[str, Any]:
     ksm = where / "ksm"
     ksm.mkdir(exist_ok=True)
     for variable, file in of_files._FILES.items():
@@ -104,7 +110,9 @@ def test_readers_agree(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = by_debug_information(monkeypatch, release, names, parameters)
+    seen = by_debug_information(monkeypatch, release, names, parameters)
+    assert seen["features_by_release"] == []
+    found = seen["features"]
     assert (found["scans_prot_none"], found["prot_none_blocks_tree"]) == (scanned, blocks)
     assert found["merge_any_prctl"] == (PRCTL in names)
     assert found["counts_zero_pages"] == (ZERO in names)
@@ -112,11 +120,20 @@ def test_readers_agree(
     assert found["advisor"] == (ADVISOR in names)
     assert found["checksum_before_stable_tree"] == (FIRST in names)
     assert found["split_maps_zero_page"] == (SPLIT in names)
+    own = by_debug_information(monkeypatch, release, names, parameters, own=True)
+    assert own["features"] == found
+    assert "checksum_before_stable_tree" in own["features_by_release"]
+    assert "break_cow_forgets" not in own["features_by_release"]
     for kallsyms in (False, True):
-        assert by_files(monkeypatch, tmp_path, release, names, kallsyms) == found
+        files = by_files(monkeypatch, tmp_path, release, names, kallsyms)
+        assert files["features"] == found
+        assert ("merge_any_prctl" in files["features_by_release"]) == (
+            not kallsyms or PRCTL not in names
+        )
     monkeypatch.setattr(of_files, "_KSM", tmp_path / "none")  # the release alone
     monkeypatch.setattr(of_files, "_KALLSYMS", tmp_path / "none")
-    assert of_files.features(release) == found
+    alone = of_files.features(release)
+    assert alone == {"features": found, "features_by_release": sorted(found)}
 
 
 def test_what_a_distribution_backported_goes_before_its_release(
@@ -124,8 +141,8 @@ def test_what_a_distribution_backported_goes_before_its_release(
 ) -> None:
     """RHEL 9: 5.14 by name, with the mm of a later kernel."""
     names, release = [PRCTL, ZERO, WALK], "5.14.0-503.el9.x86_64"
-    debug = by_debug_information(monkeypatch, release, names, 1)
-    files = by_files(monkeypatch, tmp_path, release, names, kallsyms=True)
+    debug = by_debug_information(monkeypatch, release, names, 1)["features"]
+    files = by_files(monkeypatch, tmp_path, release, names, kallsyms=True)["features"]
     assert debug["merge_any_prctl"]
     assert debug["counts_zero_pages"]
     assert debug["prot_none_blocks_tree"]
@@ -143,7 +160,7 @@ def test_prot_none_pages_are_candidates_where_the_kernel_scans_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     system = System()
-    system.features = by_debug_information(monkeypatch, release, names, parameters)
+    system.features = by_debug_information(monkeypatch, release, names, parameters)["features"]
     for _ in range(2):
         system.process(*small(*range(10)), flags=MappingFlag.PROT_NONE)
     found = predict(system.snapshot(), Policy(scope="enabled"))

@@ -93,7 +93,7 @@ def test_swap_types_behind_the_areas_are_migration_and_the_like(
 ) -> None:
     space = Space()
     if areas is not None:
-        space.kernel.array("swap_info", [0] * areas)
+        space.kernel.integer("nr_swapfiles", areas)
     for page, type_ in enumerate((0, 27, 30)):
         space.map(page, swap_entry(type_))
     counts = space.walk().counts

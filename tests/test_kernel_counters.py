@@ -190,7 +190,7 @@ def test_pages_without_access(
 ) -> None:
     kernel = FakeProcesses(functions=functions)
     kernel.text("UTS_RELEASE", release)
-    found = features(kernel.prog)
+    found = features(kernel.prog)["features"]
     assert (found["scans_prot_none"], found["prot_none_blocks_tree"]) == (scans, blocks)
 
 
@@ -199,7 +199,7 @@ def test_features_by_what_the_kernel_has() -> None:
         functions={"ksm_enable_merge_any", "try_to_merge_with_zero_page", "folio_walk_start"}
     )
     kernel.integer("ksm_zero_pages", 0)
-    found = features(kernel.prog)
+    found = features(kernel.prog)["features"]
     assert found["merge_any_prctl"]
     assert found["counts_zero_pages"]
     assert found["checksum_before_stable_tree"]
@@ -208,7 +208,7 @@ def test_features_by_what_the_kernel_has() -> None:
     assert not found["split_maps_zero_page"]
     kernel.integer("ksm_smart_scan", 0)
     kernel.integer("ksm_advisor", 0)
-    found = features(kernel.prog)
+    found = features(kernel.prog)["features"]
     assert found["smart_scan"]
     assert found["advisor"]
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 from drgn import Program
 
-from estimator.kernel import symbols
-from estimator.kernel.symbols import looked_for
+from estimator.kernel import symbol_hints as symbols
+from estimator.kernel.symbol_hints import looked_for
 
 
 @pytest.mark.parametrize(

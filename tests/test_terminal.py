@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from estimator.kernel.symbols import hint_elsewhere, hint_here
+from estimator.kernel.symbol_hints import hint_elsewhere, hint_here
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.report.html import fragment
@@ -140,7 +140,7 @@ def test_no_command_for_what_is_no_release(
     release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "os-release").write_text("ID=debian\n")
-    monkeypatch.setattr("estimator.kernel.symbols._OS_RELEASE", tmp_path / "os-release")
+    monkeypatch.setattr("estimator.kernel.symbol_hints._OS_RELEASE", tmp_path / "os-release")
     for hint in (hint_here(release), hint_elsewhere(release)):
         assert "linux-image" not in hint
         assert "kernel-core" not in hint

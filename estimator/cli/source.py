@@ -152,7 +152,8 @@ _options = options(
         multiple=True,
         type=click.Path(path_type=Path),
         metavar="VMLINUX",
-        help="Its vmlinux with debug information; else looked for by build-id, also by debuginfod.",
+        help="Its vmlinux with debug information, or btf for what the kernel carries itself; "
+        "without this option, what is there.",
     ),
     click.option(
         "--architecture",

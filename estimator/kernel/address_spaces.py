@@ -106,7 +106,9 @@ class _EntryCounts:
     def __init__(self, prog: Any, vma_id: npt.NDArray[np.uint32]) -> None:
         self._vma_id = vma_id
         self._zero_pfn = np.uint64(int(first_variable(prog, *ZERO_PFN)))
-        self._swap_types = np.uint64(len(prog["swap_info"]) if "swap_info" in prog else 0)
+        # behind the types of swap areas are migration entries and the like
+        areas = int(prog["nr_swapfiles"]) if "nr_swapfiles" in prog else 0
+        self._swap_types = np.uint64(areas)
         self.swap, self.zero, self.ksm_zero = np.zeros((3, len(vma_id)), np.int64)
         self.nonpresent = np.zeros(len(vma_id), np.int64)
 

@@ -21,9 +21,11 @@ from estimator.kernel.page_array import PageArray
 from estimator.kernel.page_contents import read_frames
 from estimator.kernel.processes import Mms, read_processes
 from estimator.kernel.requirements import require_ksm
-from estimator.kernel.symbols import kernel_build_id, kernel_release, load_symbols, looked_for
+from estimator.kernel.symbol_hints import looked_for
+from estimator.kernel.symbols import load_symbols, say_symbols
 from estimator.kernel.target import Target
 from estimator.kernel.vmas import Vmas, read_vmas, vm_flag_values
+from estimator.kernel.vmcoreinfo import kernel_build_id, kernel_release
 from estimator.snapshot.flags import Unknown
 
 _MIB = 1 << 20
@@ -95,7 +97,7 @@ def _symbols(dump: DumpFile, prog: Program, symbols: Sequence[Path], findings: F
             findings.add("looked for", text, status="warn")
         raise
     target = with_memory(prog, dump)
-    findings.add("symbols", f"{prog.main_module().debug_file_path} fits")
+    findings.add("symbols", say_symbols(prog))
     require_ksm(prog)
     return target
 

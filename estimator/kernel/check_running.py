@@ -12,8 +12,9 @@ from estimator.errors import TargetError
 from estimator.kernel.check_core import ask_memory
 from estimator.kernel.requirements import require_ksm
 from estimator.kernel.running import kcore_refused, lockdown, open_live, open_qemu
-from estimator.kernel.symbols import kernel_release
+from estimator.kernel.symbols import say_symbols
 from estimator.kernel.target import Target
+from estimator.kernel.vmcoreinfo import kernel_release
 
 
 def check_live(symbols: Sequence[Path]) -> Findings:
@@ -46,6 +47,7 @@ def check_qemu(address: str, symbols: Sequence[Path]) -> Findings:
 def _guest(address: str, symbols: Sequence[Path], findings: Findings) -> Target:
     target = open_qemu(address, symbols)
     findings.add("guest", f"{kernel_release(target.prog)} behind {address}")
+    findings.add("symbols", say_symbols(target.prog))
     for warning in target.warnings:
         findings.add("guest", warning, status="warn")
     require_ksm(target.prog)
@@ -65,6 +67,6 @@ def _rights(findings: Findings) -> bool:
 
 def _open(symbols: Sequence[Path], findings: Findings) -> Target:
     target = open_live(symbols)
-    findings.add("symbols", f"{target.prog.main_module().debug_file_path} fits")
+    findings.add("symbols", say_symbols(target.prog))
     require_ksm(target.prog)
     return target

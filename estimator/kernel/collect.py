@@ -266,10 +266,10 @@ class _Collector:
     ) -> dict[str, Any]:
         from estimator.kernel import ksm_settings as settings
         from estimator.kernel.identity import boot_id, host
-        from estimator.kernel.symbols import kernel_release
+        from estimator.kernel.symbols import source_of_symbols
+        from estimator.kernel.vmcoreinfo import kernel_build_id, kernel_release
 
         prog = self._prog
-        build_id = prog.main_module().build_id
         return {
             "format_version": FORMAT_VERSION,
             "program_version": __version__,
@@ -277,7 +277,7 @@ class _Collector:
                 "release": kernel_release(prog),
                 "machine": prog.platform.arch.name.lower() if prog.platform else "unknown",
                 "page_size": self._memory.page_bytes,
-                "build_id": build_id.hex() if build_id else None,
+                "build_id": kernel_build_id(prog),
                 "uptime_seconds": uptime_seconds,
             },
             "source": {
@@ -296,7 +296,8 @@ class _Collector:
             "hash": about_hash(self._seed),
             "ksm": settings.read_settings(prog),
             "sizes": settings.struct_sizes(prog),
-            "features": settings.features(prog),
+            **settings.features(prog),
+            "symbols": source_of_symbols(prog),
             "thp_enabled": settings.thp_enabled(prog),
             "thp_orders": settings.thp_orders(prog),
             "damon_runs": damon_runs,

@@ -11,7 +11,7 @@ from drgn import ObjectNotFoundError, Program
 from estimator.collect.limits import is_own_limit, own_limits
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.kernel.memory import READ_ERRORS
-from estimator.kernel.symbols import kernel_release
+from estimator.kernel.vmcoreinfo import kernel_release
 
 
 class skip_unreadable:

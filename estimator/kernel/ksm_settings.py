@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import drgn
 from drgn import Program
 
+from estimator.kernel.carried import carries_symbols
 from estimator.kernel.failures import skip_unreadable
 from estimator.kernel.layout import first_type, has_function, has_member, has_variable
-from estimator.kernel.symbols import kernel_release
-from estimator.ksm.features import features_of
+from estimator.kernel.vmcoreinfo import kernel_release
+from estimator.ksm.features import about_features
 
 # sysfs file in /sys/kernel/mm/ksm: variable in mm/ksm.c
 _TUNABLES = {
@@ -76,9 +78,15 @@ def struct_sizes(prog: Program) -> dict[str, int]:
     return sizes
 
 
-def features(prog: Program) -> dict[str, bool]:
-    """``info["features"]`` (see ``estimator.ksm.features``), by debug information."""
-    return features_of(DebugInformation(prog), kernel_release(prog))
+def features(prog: Program) -> dict[str, Any]:
+    """``info["features"]`` and ``info["features_by_release"]`` (``estimator.ksm.features``)."""
+    return about_features(BuiltFrom(prog), upstream_release(prog))
+
+
+def upstream_release(prog: Program) -> str:
+    """The release of kernel.org behind this kernel, which Debian names in ``uname -v``."""
+    debian = re.search(rb"Debian (\d+\.\d+\.\d+)", prog["init_uts_ns"].name.version.string_())
+    return debian[1].decode() if debian else kernel_release(prog)
 
 
 def thp_orders(prog: Program) -> dict[str, int] | None:
@@ -93,15 +101,16 @@ def thp_orders(prog: Program) -> dict[str, int] | None:
     return None
 
 
-class DebugInformation:
-    """What a kernel was built from (``KernelSource``), by its debug information."""
+class BuiltFrom:
+    """What a kernel was built from (``KernelSource``), by its types and symbols."""
 
     def __init__(self, prog: Program) -> None:
         self._prog = prog
+        self._sees_inlined = not carries_symbols(prog)
 
-    def has_function(self, name: str) -> bool:
-        """Inlined ones are there too."""
-        return has_function(self._prog, name)
+    def has_function(self, name: str) -> bool | None:
+        """Inlined ones are in debug information too, but not in what the kernel carries."""
+        return has_function(self._prog, name) or (False if self._sees_inlined else None)
 
     def has_variable(self, name: str) -> bool:
         """Also static ones."""
@@ -120,11 +129,12 @@ class DebugInformation:
         return has_member(self._prog, f"struct {struct}", member)
 
     def function_parameters(self, name: str) -> int | None:
-        """None if there is no such function."""
+        """None if there is no such function, or its type is not known."""
         try:
-            return len(self._prog.function(name).type_.parameters)
+            type_ = self._prog.function(name).type_
         except LookupError:
             return None
+        return None if type_.is_variadic and not type_.parameters else len(type_.parameters)
 
 
 def thp_enabled(prog: Program) -> str:

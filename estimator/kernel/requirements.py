@@ -11,7 +11,7 @@ from drgn import Architecture, Program, Type
 
 from estimator.errors import CannotAnswerError
 from estimator.kernel.layout import has_member, has_type, has_variable
-from estimator.kernel.symbols import kernel_release
+from estimator.kernel.vmcoreinfo import kernel_release
 
 SUPPORTED = "5.10 to 7.3"
 

@@ -15,8 +15,10 @@ from drgn import FaultError, Program, ProgramFlags
 from estimator.collect.limits import own_limits
 from estimator.errors import CannotAnswerError, NoDebugInfoError, ResourceError, TargetError
 from estimator.kernel.memory.running import RunningMemory
-from estimator.kernel.symbols import hint_here, kernel_release, load_symbols
+from estimator.kernel.symbol_hints import hint_here
+from estimator.kernel.symbols import load_symbols
 from estimator.kernel.target import Target
+from estimator.kernel.vmcoreinfo import kernel_release
 
 KCORE = Path("/proc/kcore")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drgn import ModuleFileStatus, Program, ProgramFlags
+from drgn import Program, ProgramFlags
 
-from estimator.errors import NoDebugInfoError, TargetError
+from estimator.errors import TargetError
 from estimator.kernel.core import refuse_incomplete, with_memory
 from estimator.kernel.dump.split import inspect_dump
-from estimator.kernel.symbols import hint_elsewhere, kernel_release
+from estimator.kernel.symbols import knows_symbols, load_symbols
 from estimator.kernel.target import Target
 
 
 def from_program(prog: Program) -> Target:
-    """The target of a drgn Program that has one, with symbols loaded: inside drgn itself.
+    """The target of a drgn Program that has one: inside drgn itself.
 
-    Raises the errors of ``open_core``.
+    Symbols are loaded if it has none. Raises the errors of ``open_core``.
     """
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError(
             "this drgn session does not look at a Linux kernel", hint="drgn -c VMCORE"
         )
-    if prog.main_module().debug_file_status != ModuleFileStatus.HAVE:
-        release = kernel_release(prog)
-        raise NoDebugInfoError(
-            f"this drgn session has no debug information of kernel {release}",
-            hint=f"{hint_elsewhere(release)}, or name the file with drgn -s VMLINUX",
-        )
+    if not knows_symbols(prog):
+        load_symbols(prog, ())
     path = prog.core_dump_path
     if path is None or prog.flags & ProgramFlags.IS_LIVE:
         from estimator.kernel.memory.running import RunningMemory

@@ -240,9 +240,10 @@ def vm_flag_values(prog: Program) -> dict[str, int]:
     values = dict(vm_flags.VALUES)
     with skip_unreadable(LookupError):
         for entry in prog["vmaflag_names"]:
-            if entry.name.value_():
-                name = entry.name.string_().decode(errors="replace")
-                values[name] = int(entry.mask.value_())
+            if not entry.name.value_():
+                break
+            name = entry.name.string_().decode(errors="replace")
+            values[name] = int(entry.mask.value_())
     return values
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 Version = tuple[int, ...]
 
@@ -74,8 +74,15 @@ class Feature:
 def _refuses_prot_none(source: KernelSource) -> bool | None:
     if source.has_constant("FOLL_HONOR_NUMA_FAULT"):
         return False
+    if source.has_function("gup_can_follow_protnone") is False:
+        return False
     parameters = source.function_parameters("gup_can_follow_protnone")
     return None if parameters is None else parameters == 1
+
+
+def _splits_to_zero(source: KernelSource) -> bool | None:
+    seen = source.has_member("rmap_walk_arg", "map_unused_to_zeropage")
+    return source.has_function("try_to_map_unused_to_zeropage") if seen is None else seen
 
 
 # PR_SET_MEMORY_MERGE (d7597f59d1d3)
@@ -90,7 +97,7 @@ _ADVISOR = Change(lambda s: s.has_variable("ksm_advisor"), ((6, 8),))
 # function of its own
 _CHECKSUM_FIRST = Change(lambda s: s.has_function("try_to_merge_with_zero_page"), ((6, 11),))
 # splitting a folio maps its zero-filled subpages to the zero page (b1f202060afe, mm/migrate.c)
-_SPLIT_TO_ZERO = Change(lambda s: s.has_function("try_to_map_unused_to_zeropage"), ((6, 12),))
+_SPLIT_TO_ZERO = Change(_splits_to_zero, ((6, 12),))
 # the scan has a walker of its own. 5.10, 5.15 and 6.6 have it in stable releases too: there it
 # decides nothing, since follow_page() refuses nothing
 _RANGE_WALK = Change(
@@ -149,13 +156,24 @@ FEATURES = (
 )
 
 
-def features_of(source: KernelSource, release: str) -> dict[str, bool]:
-    """``info["features"]`` of the kernel ``release`` (of kernel.org, if that is known)."""
-    version = version_of(release)
-    return {
-        feature.name: feature.rule(lambda change: change.made(source, version))
-        for feature in FEATURES
-    }
+def about_features(source: KernelSource, release: str) -> dict[str, Any]:
+    """``info["features"]`` and ``info["features_by_release"]`` of the kernel ``release``.
+
+    ``release``: of kernel.org, if that is known. The second are the features that rest on it, since
+    what would show them can't be seen: a change of a later kernel that a distribution took in would
+    go unnoticed.
+    """
+    version, unseen = version_of(release), set()
+
+    def has(change: Change) -> bool:
+        if change.seen(source) is None:
+            unseen.add(feature.name)
+        return change.made(source, version)
+
+    features = {}
+    for feature in FEATURES:
+        features[feature.name] = feature.rule(has)
+    return {"features": features, "features_by_release": sorted(unseen)}
 
 
 def version_of(release: str) -> Version:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from estimator.ksm.features import features_of
+from estimator.ksm.features import about_features
 from estimator.procfs.page_size import PAGE_BYTES
 
 _KSM = Path("/sys/kernel/mm/ksm")
@@ -69,12 +69,12 @@ def struct_sizes() -> tuple[dict[str, int], list[str]]:
     return sizes, assumed
 
 
-def features(release: str) -> dict[str, bool]:
+def features(release: str) -> dict[str, Any]:
     """``info["features"]`` (see ``estimator.ksm.features``), by sysfs, kallsyms and release.
 
-    ``release``: ``upstream_release``.
+    And ``info["features_by_release"]``: those that only ``release`` tells (``upstream_release``).
     """
-    return features_of(RunningKernel(), release)
+    return about_features(RunningKernel(), release)
 
 
 class RunningKernel:

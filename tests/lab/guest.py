@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import select
@@ -28,12 +29,39 @@ LOST_AT_BOOT = ("Oops: int3", "timeout during 'boot'")
 COMMAND_SECONDS = 60.0
 
 
+class States:
+    """Guests that have just booted, in files: booting again takes most of a workload's time.
+
+    Of this process only: the next one's kernels lie elsewhere in memory again.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._directory = tempfile.TemporaryDirectory(prefix="ksm-lab-states.")
+        self._paths: dict[str, Path] = {}  # the one used last is the last
+
+    def get(self, key: str) -> Path | None:
+        """The file of a guest with that command line."""
+        path = self._paths.pop(key, None)
+        if path is not None:
+            self._paths[key] = path
+        return path
+
+    def add(self, key: str) -> Path:
+        """Where to save one; what was not used for longest goes."""
+        if len(self._paths) >= self._most:
+            self._paths.pop(next(iter(self._paths))).unlink()
+        self._paths[key] = Path(self._directory.name) / f"{len(self._paths)}-{time.monotonic_ns()}"
+        return self._paths[key]
+
+
 class Guest:
     """A running guest, killed when its context ends.
 
     ``memory_mib`` is divided evenly among ``nodes`` NUMA nodes. ``modules`` are loaded at boot
     (after those that control and dump need). ``files`` appear in the guest:
     {path in guest: source}. ``arguments`` go to the kernel's command line, ``qemu`` to QEMU's.
+    ``states``: guests that booted before, of which one like this is taken up where it stood.
     """
 
     def __init__(
@@ -47,8 +75,10 @@ class Guest:
         files: Mapping[str, Path] | None = None,
         arguments: Sequence[str] = (),
         qemu: Sequence[str] = (),
+        states: States | None = None,
     ) -> None:
         self.kernel = kernel
+        self._states = states
         self._directory = Path(tempfile.mkdtemp(prefix="ksm-lab."))
         initramfs = self._directory / "initramfs"
         build_initramfs(kernel, initramfs, modules=(*MODULES, *modules), files=files or {})
@@ -78,6 +108,8 @@ class Guest:
         never fires, and it hangs: boot again.
         """
         try:
+            if self._resume():
+                return self
             for attempt in range(1, BOOTS + 1):
                 try:
                     self._boot(BOOT_SECONDS if attempt == BOOTS else BOOT_SECONDS / 2)
@@ -88,15 +120,47 @@ class Guest:
                         raise
                     say(f"{self.kernel.release}: emulation went wrong at boot ({lost}), again")
                     self._stop()
+            if self._states is not None:
+                self._save(self._states.add(self._key()))
         except BaseException:
             self.close()
             raise
         return self
 
-    def _boot(self, seconds: float) -> None:
+    def _key(self) -> str:
+        command = shlex.join(self._command).replace(str(self._directory), "")
+        initramfs = hashlib.sha256((self._directory / "initramfs").read_bytes())
+        return f"{command} {initramfs.hexdigest()}"
+
+    def _resume(self) -> bool:
+        """Whether a guest that booted before could be taken up."""
+        state = self._states.get(self._key()) if self._states is not None else None
+        if state is None:
+            return False
+        try:
+            self._boot(BOOT_SECONDS / 2, "-incoming", f"exec:cat {shlex.quote(str(state))}")
+        except LabError as error:
+            say(f"{self.kernel.release}: a saved guest could not be taken up: {error}")
+            self._stop()
+            return False
+        return True
+
+    def _save(self, path: Path) -> None:
+        """Save the guest as it is; it runs on."""
+        self.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
+        self.qmp("migrate", uri=f"exec:cat > {shlex.quote(str(path))}")
+        deadline = time.monotonic() + COMMAND_SECONDS
+        while (status := self.qmp("query-migrate").get("status")) != "completed":
+            if status in ("failed", "cancelled"):
+                raise self._error("the guest could not be saved")
+            self._check(deadline, "saving the guest")
+            time.sleep(0.05)
+        self.qmp("cont")
+
+    def _boot(self, seconds: float, *more: str) -> None:
         with (self._directory / "qemu.log").open("wb") as log:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*self._command, *more], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self._shell = socket.socket(socket.AF_UNIX)
         self._qmp = socket.socket(socket.AF_UNIX)

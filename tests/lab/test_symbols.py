@@ -1,9 +1,10 @@
-"""A kernel's vmlinux is found by build-id: in the usual places, and by debuginfod."""
+"""Symbols by build-id, in the usual places and by debuginfod, where the kernel has none itself."""
 
 from __future__ import annotations
 
 import http.server
 import json
+import mmap
 import os
 import shutil
 import subprocess
@@ -75,8 +76,20 @@ def cache(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def build_id(moment: Path) -> str:
-    _, found = findings("--core", moment / "elf", environment=without_servers())
+def core(moment: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A dump that does not say where the kernel's own symbols are."""
+    path = tmp_path_factory.mktemp("symbols") / "elf"
+    shutil.copyfile(moment / "elf", path)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
+        at = data.find(b"SYMBOL(kallsyms_names)")
+        data[at : at + 6] = b"LYMBOS"
+    yield path
+    path.unlink()
+
+
+@pytest.fixture(scope="module")
+def build_id(core: Path) -> str:
+    _, found = findings("--core", core, environment=without_servers())
     facts = next(finding["facts"] for finding in found if finding["subject"] == "kernel")
     assert facts["release"] == lab_kernel(SERIES).release
     return facts["build_id"]
@@ -91,27 +104,27 @@ def run(core: Path, environment: Mapping[str, str]) -> subprocess.CompletedProce
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_debuginfod(moment: Path, build_id: str, cache: Path) -> None:
+def test_debuginfod(core: Path, build_id: str, cache: Path) -> None:
     vmlinux = lab_kernel(SERIES).vmlinux
     with debuginfod({build_id: vmlinux}) as server:
-        done = run(moment / "elf", server.environment(cache))
+        done = run(core, server.environment(cache))
         assert (done.returncode, done.stderr) == (0, "")
-        code, found = findings("--core", moment / "elf", environment=server.environment(cache))
+        code, found = findings("--core", core, environment=server.environment(cache))
     assert server.asked == [f"/buildid/{build_id}/debuginfo"]  # once: then it is in the cache
-    expected = predict(collect_core(moment / "elf", [vmlinux]), Policy())
+    expected = predict(collect_core(core, [vmlinux]), Policy())
     assert json.loads(done.stdout)["counters"] == expected.counters
     assert code == 0
     assert f"{cache / build_id}/debuginfo fits" in [finding["text"] for finding in found]
 
 
-def test_no_server_is_named(moment: Path, build_id: str) -> None:
-    done = run(moment / "elf", without_servers())
+def test_no_server_is_named(core: Path, build_id: str) -> None:
+    done = run(core, without_servers())
     assert (done.returncode, done.stdout) == (4, "")
     assert f"no debug information found for kernel {lab_kernel(SERIES).release}" in done.stderr
     assert f"(build-id {build_id})" in done.stderr
     assert "--symbols VMLINUX" in done.stderr
     assert "DEBUGINFOD_URLS" in done.stderr
-    code, found = findings("--core", moment / "elf", environment=without_servers())
+    code, found = findings("--core", core, environment=without_servers())
     assert code == 4
     looked_for = [finding["text"] for finding in found if finding["subject"] == "looked for"]
     assert (
@@ -120,17 +133,17 @@ def test_no_server_is_named(moment: Path, build_id: str) -> None:
     assert "no debuginfod server: DEBUGINFOD_URLS is not set" in looked_for
 
 
-def test_a_server_without_this_kernel(moment: Path, build_id: str, cache: Path) -> None:
+def test_a_server_without_this_kernel(core: Path, build_id: str, cache: Path) -> None:
     with debuginfod({}) as server:
-        code, found = findings("--core", moment / "elf", environment=server.environment(cache))
+        code, found = findings("--core", core, environment=server.environment(cache))
     assert server.asked == [f"/buildid/{build_id}/debuginfo"]
     assert code == 4
     assert f"{server.url} has none, or does not answer" in [finding["text"] for finding in found]
 
 
-def test_a_server_with_another_kernel(moment: Path, build_id: str, cache: Path) -> None:
+def test_a_server_with_another_kernel(core: Path, build_id: str, cache: Path) -> None:
     with debuginfod({build_id: lab_kernel("6.1").vmlinux}) as server:
-        done = run(moment / "elf", server.environment(cache))
+        done = run(core, server.environment(cache))
     assert (done.returncode, done.stdout) == (4, "")
     assert f"found by build-id {build_id}, but is of another" in done.stderr
 
@@ -159,19 +172,19 @@ def check_with(core: Path, vmlinux: Path, mount: str, place: str) -> tuple[int, 
 
 
 @pytest.mark.parametrize(("mount", "place"), PLACES)
-def test_usual_places(mount: str, place: str, moment: Path, build_id: str) -> None:
+def test_usual_places(mount: str, place: str, core: Path, build_id: str) -> None:
     kernel = lab_kernel(SERIES)
     place = place.format(release=kernel.release, first=build_id[:2], rest=build_id[2:])
-    code, output = check_with(moment / "elf", kernel.vmlinux, mount, place)
+    code, output = check_with(core, kernel.vmlinux, mount, place)
     assert code == 0
     assert "fits" in output
 
 
 @pytest.mark.parametrize(("mount", "place"), PLACES)
 def test_another_vmlinux_in_a_usual_place(
-    mount: str, place: str, moment: Path, build_id: str
+    mount: str, place: str, core: Path, build_id: str
 ) -> None:
     place = place.format(release=lab_kernel(SERIES).release, first=build_id[:2], rest=build_id[2:])
-    code, output = check_with(moment / "elf", lab_kernel("6.1").vmlinux, mount, place)
+    code, output = check_with(core, lab_kernel("6.1").vmlinux, mount, place)
     assert code == 4
     assert f"{place} is there, but does not fit" in output

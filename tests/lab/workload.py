@@ -26,12 +26,13 @@ next one starts, so that the order on ksmd's list is known.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.lab.guest import Guest
+from tests.lab.guest import Guest, States
 from tests.lab.kernels import SERIES, Kernel
 from tests.lab.programs import build
 from tests.lab.truth import KSM, STABLE_SCANS, Truth, report, settle
@@ -132,6 +133,11 @@ class LabResult:
         return self.kernel.vmlinux
 
 
+@functools.cache
+def _states() -> States:
+    return States(most=10)
+
+
 def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
     """Boot a guest, start the workload, dump its memory to ``vmcore``, then let ksmd run."""
     with Guest(
@@ -142,6 +148,7 @@ def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
         modules=workload.modules,
         files={f"/bin/{name}": build(name) for name in ("actor", "probe")},
         arguments=(f"numa_balancing={'enable' if workload.numa_balancing else 'disable'}",),
+        states=_states(),
     ) as guest:
         session = Session(guest, workload)
         session.set_up()
