@@ -1,4 +1,4 @@
-"""The C types of the variables that are read, for kernels whose types are BTF: it has few variables.
+"""The C types of the variables that are read: BTF has those of few variables.
 
 As they are declared in the kernel's source; debug information of all kernels of the lab agrees.
 """
