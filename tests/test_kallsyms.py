@@ -82,7 +82,7 @@ def test_nothing_is_longer_than_up_to_the_next_symbol() -> None:
     assert found.most_bytes("none") == 0
 
 
-@pytest.mark.parametrize("count", [1, 255, 256, 257, 600])
+@pytest.mark.parametrize("count", [257, 512, 600])
 @pytest.mark.parametrize("encoding", ["absolute", "relative"])
 def test_found_where_nothing_says_where_it_is(encoding: str, count: int) -> None:
     symbols = without_addresses_below(NO_LONG_NAME[1:], encoding)[:count]

@@ -14,7 +14,7 @@ from estimator.snapshot.snapshot import Snapshot
 from tests.lab import proof
 from tests.lab.apt import LabError
 from tests.lab.compare import counter_numbers, process_numbers, vma_numbers
-from tests.lab.proof_page import page
+from tests.lab.proof_page import KERNELS_BEGIN, KERNELS_END, kernels, page, put_into
 from tests.lab.truth import State, Truth
 from tests.lab.verdict import Verdict, inherited_counters
 from tests.lab.workload import Workload
@@ -126,3 +126,16 @@ def test_the_command_fails_if_a_guest_does(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(sys, "argv", ["proof", "--subject", "numa", "--out", str(tmp_path / "p")])
     assert proof.main() == 1
     assert "no such guest" in (tmp_path / "p").read_text()
+
+
+def test_the_table_of_kernels_takes_the_place_of_the_last_one() -> None:
+    found = verdict()
+    table = kernels([("Pairs.", [found]), ("More pairs.", [found])])
+    row = f"| 6.12.1 | 1 | {2 * found.compared} | 0 |"
+    assert row in table.splitlines()
+    wrong = verdict(sharing=3, ksm_kb=4)
+    assert f"| {wrong.compared} | {len(wrong.differences)} |" in kernels([("Pairs.", [wrong])])
+    document = f"before\n{KERNELS_BEGIN}\nold\n{KERNELS_END}\nafter\n"
+    expected = f"before\n{KERNELS_BEGIN}\n{table}{KERNELS_END}\nafter\n"
+    assert put_into(document, table) == expected
+    assert put_into(expected, table) == expected

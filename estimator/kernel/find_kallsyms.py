@@ -1,8 +1,9 @@
 """Where kallsyms is in a kernel that does not say it: before 6.0, VMCOREINFO lacks its addresses.
 
 The tables are found by what only they contain. They lie one after the other, each at a multiple of
-8, as scripts/kallsyms.c write_src() has put them from 4.20 until 6.3: ``kallsyms_offsets``,
-``_relative_base``, ``_num_syms``, ``_names``, ``_markers``, ``_token_table``, ``_token_index``.
+8 (by 7.2: of 4), as scripts/kallsyms.c write_src() puts them since 4.20: ``kallsyms_num_syms``,
+``_names``, ``_markers``, ``_token_table``, ``_token_index``; and ``_offsets`` with
+``_relative_base`` before these, or behind them since 6.4 (the latter until 6.19).
 """
 
 from __future__ import annotations
@@ -13,28 +14,41 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from drgn import FaultError, Program
 
+from estimator.arrays import Ints
+
 _SEARCHED_BYTES = 64 << 20  # of the kernel's image, from _stext on
 _PIECE_BYTES = 64 << 10  # memory that was freed, as between text and data, can't be read
 _TOKENS = 256
-_FIRST_DIGIT = ord("0")
-_DIGITS = b"".join(b"%d\0" % digit for digit in range(10))  # they stand for themselves
+_MOST_TOKEN_BYTES = 1 << 16
+_RUN_WORDS = 1 << 21  # looked through at a time
 _NAMES_PER_MARKER = 256
+_MOST_MARKERS_BYTES = 4 << 20
+_SURELY_MARKERS = 16
 _LONGEST_NAME = 128
 
 
-def find_tables(prog: Program, stext: int) -> Mapping[str, int]:
-    """The addresses of the tables by name; empty if they are not found.
+def find_tables(prog: Program, stext: int) -> Iterator[Mapping[str, int]]:
+    """The addresses of the tables by name, in the orders in which they may lie.
 
     ``stext``: the address of _stext.
     """
     for start, data in _image(prog, stext):
-        at = data.find(_DIGITS)
-        while at >= 0:
-            found = _tables_around(data, at)
-            if found:
-                return {f"kallsyms_{name}": start + offset for name, offset in found.items()}
-            at = data.find(_DIGITS, at + 1)
-    return {}
+        for token_index in _ascending(data):
+            for found in _tables_around(data, token_index):
+                yield {f"kallsyms_{name}": start + offset for name, offset in found.items()}
+
+
+def _ascending(data: bytes) -> Iterator[int]:
+    """Offsets of what may be ``kallsyms_token_index``: as many u16 from 0 on, each more."""
+    words = np.frombuffer(data[: len(data) & ~1], "<u2")
+    for first in range(0, len(words), _RUN_WORDS):
+        piece = words[first : first + _RUN_WORDS + _TOKENS]
+        breaks = np.flatnonzero(piece[1:] <= piece[:-1])
+        breaks = np.concatenate(([-1], breaks, [len(piece) - 1]))
+        long = np.flatnonzero(np.diff(breaks) >= _TOKENS)
+        for at in (breaks[long] + 1).tolist():
+            if piece[at] == 0:
+                yield 2 * (first + at)
 
 
 def _image(prog: Program, stext: int) -> Iterator[tuple[int, bytes]]:
@@ -52,68 +66,85 @@ def _image(prog: Program, stext: int) -> Iterator[tuple[int, bytes]]:
         yield start, b"".join(pieces)
 
 
-def _tables_around(data: bytes, digits: int) -> dict[str, int] | None:
-    """Offsets of all tables if the token table has its digits at ``digits``; None if it has not."""
-    token_table = digits - 1
-    for _ in range(_FIRST_DIGIT):
-        token_table = data.rfind(b"\0", 0, token_table)
-    token_table += 1
-    places, end = [], token_table
-    for _ in range(_TOKENS):
-        places.append(end - token_table)
-        end = data.find(b"\0", end) + 1
-    token_index = _aligned(end)
-    expected = np.array(places, "<u2" if places[-1] < 1 << 16 else "<u4").tobytes()
-    while token_table % 8 and data[token_table : token_table + 1] == b"\0":
-        token_table += 1
-    if data[token_index : token_index + len(expected)] != expected:
-        return None
-    markers = _markers(data, token_table)
-    names = _names(data, markers, (token_table - markers) // 4)
-    if names is None:
-        return None
-    num_syms = names - 8
-    count = struct.unpack_from("<I", data, num_syms)[0]
-    relative_base = num_syms - 8
-    return {
-        "offsets": relative_base - _aligned(4 * count),
-        "relative_base": relative_base,
+def _tables_around(data: bytes, token_index: int) -> list[dict[str, int]]:
+    """Offsets of all tables, if tokens are before ``token_index`` as it says; else nothing."""
+    index = np.frombuffer(data, "<u2", _TOKENS, token_index)
+    token_table = _token_table(data, token_index, index.astype(np.int64))
+    if token_table is None:
+        return []
+    found = _names(data, token_table)
+    if found is None:
+        return []
+    num_syms, names = found
+    offsets_bytes = _aligned(4 * struct.unpack_from("<I", data, num_syms)[0])
+    tables = {
         "num_syms": num_syms,
         "names": names,
         "token_table": token_table,
         "token_index": token_index,
     }
+    before, behind = num_syms - 8, token_index + index.nbytes
+    return [
+        {**tables, "offsets": behind, "relative_base": behind + offsets_bytes},
+        {**tables, "offsets": before - offsets_bytes, "relative_base": before},
+    ]
+
+
+def _token_table(data: bytes, token_index: int, index: Ints) -> int | None:
+    """Where the tokens begin: each ends with a zero, where ``index`` (i64) says."""
+    last = data[max(0, token_index - _MOST_TOKEN_BYTES) : token_index].rstrip(b"\0")
+    end = token_index - min(token_index, _MOST_TOKEN_BYTES) + len(last) + 1
+    last_token = data.rfind(b"\0", 0, end - 1) + 1
+    token_table = last_token - int(index[-1])
+    if token_table < 4:
+        return None
+    before = np.frombuffer(data, np.uint8)[token_table + index[1:] - 1]
+    return token_table if token_table % 4 == 0 and not before.any() else None
 
 
 def _aligned(offset: int) -> int:
     return -(-offset // 8) * 8
 
 
-def _markers(data: bytes, end: int) -> int:
-    """Where the markers begin that end at ``end``: ascending u32, the first is 0."""
-    words = np.frombuffer(data[end % 4 : end], "<u4")
-    last = len(words) - 1 - int(words[-1] == 0)
-    zeros = np.flatnonzero(words[:last] == 0)
-    return end - 4 * (len(words) - int(zeros[-1])) if len(zeros) else 0
+def _markers(data: bytes, end: int) -> tuple[int, list[int]]:
+    """The markers, and where they begin: the last ascending u32 from 0 on before ``end``.
+
+    Between them and ``end`` only ``kallsyms_seqs_of_names`` may be (6.2+, 60443c88f3a8).
+    """
+    start = max(end % 4, end - _MOST_MARKERS_BYTES)
+    words = np.frombuffer(data[start:end], "<u4").astype(np.int64)
+    steps = np.diff(words, append=0)
+    breaks = np.flatnonzero((steps <= 0) | (steps > _NAMES_PER_MARKER * _LONGEST_NAME)) + 1
+    for first, last in zip(breaks[-2::-1].tolist(), breaks[:0:-1].tolist(), strict=True):
+        near = last >= len(words) - 1
+        if words[first] == 0 and (last - first >= _SURELY_MARKERS or (near and last - first > 1)):
+            return start + 4 * first, words[first:last].tolist()
+    return end, [0]
 
 
-def _names(data: bytes, markers: int, most_markers: int) -> int | None:
-    """Where the names begin that end before ``markers``: each of these tells where 256 more do."""
-    marks = np.frombuffer(data[markers : markers + 4 * most_markers], "<u4").tolist()
-    while len(marks) > 1 and marks[-1] == 0:
-        marks.pop()
+def _names(data: bytes, token_table: int) -> tuple[int, int] | None:
+    """Where their number stands and the names begin; each marker tells where 256 more begin."""
+    markers, marks = _markers(data, token_table)
     counts = range(_NAMES_PER_MARKER * (len(marks) - 1) + 1, _NAMES_PER_MARKER * len(marks) + 1)
-    latest = (markers - marks[-1]) & ~7
-    for names in range(latest, latest - _NAMES_PER_MARKER * _LONGEST_NAME, -8):
-        if names < 8 or struct.unpack_from("<Q", data, names - 8)[0] not in counts:
-            continue
-        if len(marks) < 2 or _length(data, names, _NAMES_PER_MARKER) == marks[1]:
-            return names
+    latest = (markers - marks[-1]) & ~3
+    for names in range(latest, max(8, latest - _NAMES_PER_MARKER * _LONGEST_NAME), -4):
+        low, high = struct.unpack_from("<II", data, names - 8)
+        for count, num_syms in ((low, names - 8), (high, names - 4)):
+            if count in counts and 0 <= markers - names - _length(data, names, count, markers) < 8:
+                return num_syms, names
     return None
 
 
-def _length(data: bytes, start: int, count: int) -> int:
+def _length(data: bytes, start: int, count: int, end: int) -> int:
+    """How long ``count`` names are; or more than up to ``end``."""
     at = start
     for _ in range(count):
-        at += 1 + data[at]
+        if at >= end:
+            return end - start + 1
+        length = data[at]
+        at += 1
+        if length & 0x80:  # 6.1+
+            length = length & 0x7F | data[at] << 7
+            at += 1
+        at += length
     return at - start

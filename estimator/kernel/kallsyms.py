@@ -24,6 +24,7 @@ _TABLES = (
     "kallsyms_token_index",
     "kallsyms_offsets",
 )
+_WHERE_KNOWN = ("_stext", "init_uts_ns", "swapper_pg_dir")  # to VMCOREINFO too
 _TOKENS = 256
 _LONGEST_TOKEN = 512
 _MOST_SYMBOLS = 1 << 23
@@ -96,17 +97,26 @@ def read_kallsyms(prog: Program) -> Kallsyms:
     Raises NoDebugInfoError if they are not found, TargetError if they are damaged.
     """
     told = vmcoreinfo.symbols(prog)
-    try:
-        if not told.keys() >= {*_TABLES} and "_stext" in told:  # until 5.19: f09bddbd8661
-            told |= find_tables(prog, told["_stext"])
-        if not told.keys() >= {*_TABLES}:
-            raise NoDebugInfoError("its own symbol table was not found")
+    if told.keys() >= {*_TABLES, "_stext"}:
         return _read(prog, told)
+    damage: Exception | None = None
+    if "_stext" in told:  # until 5.19: f09bddbd8661
+        for tables in find_tables(prog, told["_stext"]):
+            try:
+                return _read(prog, {**told, **tables})
+            except TargetError as error:
+                damage = error
+    raise damage or NoDebugInfoError("the kernel's own symbol table was not found")
+
+
+def _read(prog: Program, told: Mapping[str, int]) -> Kallsyms:
+    try:
+        return _read_tables(prog, told)
     except (FaultError, IndexError, ValueError) as error:
         raise TargetError(f"the kernel's own symbol table is damaged: {error}") from error
 
 
-def _read(prog: Program, told: Mapping[str, int]) -> Kallsyms:
+def _read_tables(prog: Program, told: Mapping[str, int]) -> Kallsyms:
     count = prog.read_u32(told["kallsyms_num_syms"])
     if not 0 < count < _MOST_SYMBOLS:
         raise ValueError(f"{count} symbols")
@@ -159,7 +169,7 @@ def _walk(packed: bytes, count: int) -> tuple[list[int], npt.NDArray[np.int64]]:
 def _addresses(
     prog: Program, told: Mapping[str, int], offsets: npt.NDArray[np.int32], names: Names
 ) -> Words:
-    """Which of the encodings it is shows in _stext, of which VMCOREINFO tells the address."""
+    """Which of the encodings it is shows in the symbols whose address VMCOREINFO tells too."""
     wide = offsets.astype(np.int64)
     place = told["kallsyms_offsets"] + 4 * np.arange(len(offsets), dtype=np.uint64)
     encodings = [place + wide.view(np.uint64)]  # 7.0+, a081b5789255d
@@ -167,10 +177,11 @@ def _addresses(
         base = np.uint64(prog.read_u64(told["kallsyms_relative_base"]))
         unsigned = offsets.view(np.uint32).astype(np.uint64)
         # until 6.14 with CONFIG_KALLSYMS_ABSOLUTE_PERCPU: per-CPU variables are not relative
-        absolute = np.where(offsets < 0, base - np.uint64(1) - wide.view(np.uint64), unsigned)
-        encodings = [base + unsigned, absolute]
-    found = names.find("_stext")
+        absolute = np.where(offsets < 0, base + ~wide.view(np.uint64), unsigned)
+        encodings += [base + unsigned, absolute]
+    found = {name: names.find(name) for name in _WHERE_KNOWN if name in told}
+    rows = {name: row[0] for name, row in found.items() if row}
     for addresses in encodings:
-        if found and int(addresses[found[0]]) == told["_stext"]:
+        if rows and all(int(addresses[row]) == told[name] for name, row in rows.items()):
             return addresses
-    raise ValueError("none of its encodings gives the address of _stext")
+    raise ValueError("none of its encodings gives the addresses that VMCOREINFO tells")

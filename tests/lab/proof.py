@@ -15,12 +15,13 @@ from types import ModuleType
 
 from tests.lab.apt import LabError
 from tests.lab.kernels import SERIES, ensure_tools, fetch_kernel, say
-from tests.lab.proof_page import page
+from tests.lab.proof_page import kernels, page, put_into
 from tests.lab.verdict import Verdict, judge
 from tests.lab.workload import Workload, run_workload
 from tests.lab.workloads import SUBJECTS
 
-PAGE = Path(__file__).parents[2] / "docs" / "prediction-and-truth.md"
+ROOT = Path(__file__).parents[2]
+PAGE, README = ROOT / "docs" / "prediction-and-truth.md", ROOT / "README.md"
 
 Subject = tuple[str, Sequence[Verdict]]  # what it is about, its workloads on each kernel
 
@@ -74,6 +75,8 @@ def main() -> int:
     )
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text(page(subjects, failures))
+    if arguments.out == PAGE:
+        README.write_text(put_into(README.read_text(), kernels(subjects)))
     say(f"{arguments.out}: {len(failures)} failures")
     return 1 if failures else 0
 

@@ -19,6 +19,8 @@ ksm_zero_pages of every process of the guest (*processes*) and the `KSM:` line i
 workloads do is in `tests/lab/workloads/`.
 """
 
+KERNELS_BEGIN, KERNELS_END = "<!-- proof: kernels -->", "<!-- end -->"
+
 SAVINGS = """\
 ### Memory given back
 
@@ -34,9 +36,7 @@ def page(subjects: Iterable[tuple[str, Sequence[Verdict]]], failures: Sequence[s
     subjects = list(subjects)
     verdicts = [verdict for _, found in subjects for verdict in found]
     releases = dict.fromkeys(verdict.truth.release for verdict in verdicts)
-    numbers = sum(
-        len(verdict.counters) + len(verdict.processes) + len(verdict.vmas) for verdict in verdicts
-    )
+    numbers = sum(verdict.compared for verdict in verdicts)
     parts = [
         INTRODUCTION,
         f"Kernels: {', '.join(releases)}. {len(verdicts)} runs, {numbers:,} numbers compared, "
@@ -57,6 +57,30 @@ def page(subjects: Iterable[tuple[str, Sequence[Verdict]]], failures: Sequence[s
         if large:
             parts.append(SAVINGS + _savings(large))
     return "\n".join(parts)
+
+
+def kernels(subjects: Iterable[tuple[str, Sequence[Verdict]]]) -> str:
+    """What was proven on each kernel, as a table."""
+    of_release: dict[str, list[Verdict]] = {}
+    for verdict in (verdict for _, found in subjects for verdict in found):
+        of_release.setdefault(verdict.truth.release, []).append(verdict)
+    rows = [
+        [
+            release,
+            str(len({verdict.workload.name for verdict in found})),
+            f"{sum(verdict.compared for verdict in found):,}",
+            str(sum(len(verdict.differences) for verdict in found)),
+        ]
+        for release, found in of_release.items()
+    ]
+    return _markdown(["kernel", "workloads", "numbers compared", "of them differ"], rows, text=1)
+
+
+def put_into(document: str, table: str) -> str:
+    """``document`` with ``table`` between the lines that mark its place."""
+    before, _, rest = document.partition(KERNELS_BEGIN)
+    _, _, after = rest.partition(KERNELS_END)
+    return f"{before}{KERNELS_BEGIN}\n{table}{KERNELS_END}{after}"
 
 
 def _table(verdicts: Sequence[Verdict]) -> str:
@@ -103,6 +127,6 @@ def _short(verdict: Verdict) -> str:
     return ".".join(verdict.truth.release.split(".")[:2])
 
 
-def _markdown(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [names, ["---"] * 2 + ["---:"] * (len(names) - 2), *rows]
+def _markdown(names: Sequence[str], rows: Iterable[Sequence[str]], text: int = 2) -> str:
+    lines = [names, ["---"] * text + ["---:"] * (len(names) - text), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -49,6 +49,11 @@ class Verdict:
         return unequal(self.counters | self.processes | self.vmas)
 
     @property
+    def compared(self) -> int:
+        """How many numbers were."""
+        return len(self.counters) + len(self.processes) + len(self.vmas)
+
+    @property
     def difference(self) -> int:
         """By how much they differ in sum."""
         return sum(abs(ours - true) for ours, true in self.differences.values())
