@@ -62,7 +62,7 @@ def main() -> None:
         vmcore = Path(scratch) / "vmcore"
         guest.dump(vmcore)
         step("predicting from the vmcore alone")
-        predicted = predict(vmcore, kernel.vmlinux, out / "fork-server.ksm")
+        predicted = predict(vmcore, out / "fork-server.ksm")
         step("turning KSM on in the guest, until its counters stay the same")
         settle(guest, min_scans=workload.min_scans)
         truth = report(guest)
@@ -75,10 +75,10 @@ def main() -> None:
     sys.exit(0 if exact else 1)
 
 
-def predict(vmcore: Path, vmlinux: Path, snapshot: Path) -> dict[str, int]:
+def predict(vmcore: Path, snapshot: Path) -> dict[str, int]:
     """Run the command on the dump as a user would; the counters that it predicts."""
     shutil.rmtree(snapshot, ignore_errors=True)
-    command = ["ksm-estimator", "run", "--core", str(vmcore), "--symbols", str(vmlinux)]
+    command = ["ksm-estimator", "run", "--core", str(vmcore)]
     command += ["-o", str(snapshot), "--scope", "enabled"]
     console.print(f"$ {' '.join(command)}", style="cyan", soft_wrap=True)
     subprocess.run(command, check=True)

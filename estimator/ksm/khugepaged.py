@@ -52,7 +52,7 @@ class Bounds:
             f"Transparent huge pages are enabled ({self.mode}): khugepaged may collapse again what "
             "ksmd has merged or split, and there is no strict state at rest then. The numbers are "
             "those without khugepaged; with it, pages_sharing moves between "
-            f"{self.least_pages_sharing} and {self.most_pages_sharing}."
+            f"{self.least_pages_sharing:,} and {self.most_pages_sharing:,}."
         )
 
 
