@@ -46,9 +46,10 @@ def check_core(
     dump = findings.ask("dump", lambda: _dump(paths, findings))
     if dump is None:
         return findings
-    prog = findings.ask("kernel", lambda: _kernel(dump, architecture, findings))
-    if prog is None:
+    opened = findings.ask("kernel", lambda: _kernel(dump, architecture, findings))
+    if opened is None:
         return findings
+    prog, dump = opened
     target = findings.ask("symbols", lambda: _symbols(dump, prog, symbols, findings))
     if target is not None:
         with target:
@@ -80,13 +81,17 @@ def _dump(paths: Sequence[Path], findings: Findings) -> DumpFile:
     return dump
 
 
-def _kernel(dump: DumpFile, architecture: str | None, findings: Findings) -> Program:
-    prog = open_program(dump, architecture)
+def _kernel(
+    dump: DumpFile, architecture: str | None, findings: Findings
+) -> tuple[Program, DumpFile]:
+    prog, found = open_program(dump, architecture)
     release, build_id = kernel_release(prog), kernel_build_id(prog)
     findings.add(
         "kernel", f"{release}, build-id {build_id or 'unknown'}", release=release, build_id=build_id
     )
-    return prog
+    if found.vmcoreinfo_address is not None:
+        findings.add("kernel", dump_warnings(found)[-1], status="warn")
+    return prog, found
 
 
 def _symbols(dump: DumpFile, prog: Program, symbols: Sequence[Path], findings: Findings) -> Target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from drgn import Architecture, Platform, Program, ProgramFlags
 from estimator.collect.limits import own_limits
 from estimator.errors import BETTER_DUMP, CannotAnswerError, ResourceError, TargetError
 from estimator.kernel.dump.file import DumpFile
+from estimator.kernel.dump.find_vmcoreinfo import find_vmcoreinfo
 from estimator.kernel.dump.kdump_headers import KdumpPages
 from estimator.kernel.dump.split import inspect_dump, open_parts, refuse_missing_parts
 from estimator.kernel.failures import reading
@@ -34,29 +36,44 @@ def open_core(
     """
     dump = inspect_dump([core] if isinstance(core, Path) else core)
     refuse_incomplete(dump)
-    prog = open_program(dump, architecture)
+    prog, dump = open_program(dump, architecture)
     load_symbols(prog, symbols)
     return with_memory(prog, dump)
 
 
-def open_program(dump: DumpFile, architecture: str | None = None) -> Program:
-    """The dump as a drgn Program without symbols. Raises TargetError."""
+def open_program(dump: DumpFile, architecture: str | None = None) -> tuple[Program, DumpFile]:
+    """The dump as a drgn Program without symbols; and with what was found in it meanwhile.
+
+    Raises TargetError.
+    """
     platform = _platform(dump, architecture)
     try:
         with own_limits():
             if dump.parts:
-                return open_parts(dump.parts, platform)
-            prog = Program(platform)
-            prog.set_core_dump(dump.path)
+                return open_parts(dump.parts, platform), dump
+            prog = _opened(dump, platform, None)
     except ResourceError:
         raise
     except Exception as error:  # drgn has no narrower class for what libkdumpfile says
-        raise _why_not_opened(dump, platform, error) from error
-    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        if dump.format != "elf" or dump.cut:
+            raise _why_not_opened(dump, platform, error) from error
+        prog = None  # so for QEMU's dumps without a VMCOREINFO note
+    if prog is not None and prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        return prog, dump
+    found = find_vmcoreinfo(dump) if dump.format == "elf" else None
+    if found is None:
         raise TargetError(
-            f"{dump.name} is a core dump without a Linux kernel in it (no VMCOREINFO note)",
+            f"{dump.name} is a core dump without a Linux kernel in it (no VMCOREINFO, neither as a "
+            "note nor in memory)",
             hint="is it the core of a user process? From QEMU, add -device vmcoreinfo",
         )
+    prog = _opened(dump, platform, found.text)
+    return prog, dataclasses.replace(dump, vmcoreinfo_address=found.address)
+
+
+def _opened(dump: DumpFile, platform: Platform | None, vmcoreinfo: bytes | None) -> Program:
+    prog = Program(platform, vmcoreinfo=vmcoreinfo)
+    prog.set_core_dump(dump.path)
     return prog
 
 
@@ -128,4 +145,9 @@ def dump_warnings(dump: DumpFile) -> tuple[str, ...]:
             warnings.append(file.cut)
         if file.kdump is not None and file.kdump.incomplete:
             warnings.append(f"{file.path} says that makedumpfile could not write all of it")
+    if dump.vmcoreinfo_address is not None:
+        warnings.append(
+            "the VMCOREINFO note was missing; found in memory, at physical "
+            f"{dump.vmcoreinfo_address:#x}"
+        )
     return tuple(warnings)

@@ -55,6 +55,7 @@ class DumpFile:
     ``paddr``. ``kdump``: the headers of a kdump file. ``missing_bytes``: how much shorter the file
     is than its headers say, at least. ``cut``: what is wrong with the end of the file, or "".
     ``parts``: the files of a split dump, by PFN; ``path`` and ``kdump`` are of the first one then.
+    ``vmcoreinfo_address``: where VMCOREINFO was found in memory, if there was no note of it.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class DumpFile:
     missing_bytes: int = 0
     cut: str = ""
     parts: tuple[DumpFile, ...] = ()
+    vmcoreinfo_address: int | None = None
 
     @property
     def name(self) -> str:
