@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from estimator.kernel.symbols import OWN
 from tests.lab.apt import Apt, LabError, compare_versions, run, unpack, unpack_file
 
 SERIES = ("7.3", "7.2", "6.12", "6.1", "5.10")
@@ -27,7 +28,10 @@ RECENT = SERIES[:3]
 """Those with PR_SET_MEMORY_MERGE, smart_scan and folios of any size."""
 IN_FULL = ("7.3", "6.12", "6.1")
 """Those on which all tests run; a third of the workloads runs on the others too."""
+WITHOUT_SYMBOLS = ("6.18", "6.17", "6.16")
+"""Of these there is no package of debug symbols; on them too, prediction must equal ksmd."""
 ELSEWHERE = {
+    **dict.fromkeys(WITHOUT_SYMBOLS, ("debian", "trixie-backports")),
     "5.10": ("debian-security", "bullseye-security"),
     "7.2": ("debian", "sid"),
     "7.3": ("debian", "trixie-backports"),
@@ -56,8 +60,9 @@ class Kernel:
 
     @property
     def vmlinux(self) -> Path:
-        """The debug symbols."""
-        return self.directory / "vmlinux"
+        """The debug symbols; OWN if there are none."""
+        path = self.directory / "vmlinux"
+        return path if path.exists() else OWN
 
     @property
     def modules(self) -> Path:
@@ -134,29 +139,33 @@ def _fetch(series: str, directory: Path) -> None:
             image = modules / "vmlinuz"
         image.rename(entry / "vmlinuz")
         modules.rename(entry / "modules")
-        say("unpacking the debug symbols")
-        try:
-            member = f"./usr/lib/debug/lib/modules/{release}/vmlinux"  # by 7.2
-            unpack_file(symbols, member, entry / "vmlinux")
-        except LabError:
-            unpack_file(symbols, f"./usr/lib/debug/boot/vmlinux-{release}", entry / "vmlinux")
+        if symbols:
+            _unpack_symbols(symbols, release, entry / "vmlinux")
         (entry / "release").write_text(f"{release}\n")
         entry.rename(directory)
     say(f"{release} is ready after {time.monotonic() - started:.0f} s")
 
 
-def _download_newest(apt: Apt, series: str, into: Path) -> tuple[str, Path]:
+def _unpack_symbols(package: Path, release: str, vmlinux: Path) -> None:
+    say("unpacking the debug symbols")
+    try:
+        unpack_file(package, f"./usr/lib/debug/lib/modules/{release}/vmlinux", vmlinux)  # by 7.2
+    except LabError:
+        unpack_file(package, f"./usr/lib/debug/boot/vmlinux-{release}", vmlinux)
+
+
+def _download_newest(apt: Apt, series: str, into: Path) -> tuple[str, Path | None]:
     """The newest kernel that all packages can be had of: its release, the package of symbols.
 
     Lists name packages that are not there any more, or not yet.
     """
     for release, version in _newest_first(apt, series):
-        symbols = f"linux-image-{release}-dbg"
+        symbols = [] if series in WITHOUT_SYMBOLS else [f"linux-image-{release}-dbg"]
         try:
-            for name in (symbols, *_image_packages(apt, release)):
+            for name in (*symbols, *_image_packages(apt, release)):
                 say(f"downloading {name} {version}")
                 apt.download(f"{name}={version}", into=into)
-            return release, next(into.glob(f"{symbols}_*.deb"))
+            return release, next(into.glob(f"{symbols[0]}_*.deb")) if symbols else None
         except LabError as error:
             say(str(error))
             for package in into.glob("*.deb"):
@@ -165,7 +174,7 @@ def _download_newest(apt: Apt, series: str, into: Path) -> tuple[str, Path]:
 
 
 def _newest_first(apt: Apt, series: str) -> list[tuple[str, str]]:
-    """Release and version of cloud kernels whose symbols have the same version."""
+    """Release and version of cloud kernels; their symbols, if there are any, have the same."""
     found = _candidates(apt, series)
     if not found:
         apt.update()
@@ -177,10 +186,13 @@ def _newest_first(apt: Apt, series: str) -> list[tuple[str, str]]:
 
 
 def _candidates(apt: Apt, series: str) -> list[tuple[str, str]]:
-    pattern = rf"^linux-image-{re.escape(series)}\..*-cloud-amd64-dbg$"
+    pattern = rf"^linux-image-{re.escape(series)}\..*-cloud-amd64"
+    if series in WITHOUT_SYMBOLS:
+        images = apt.names(f"{pattern}$")
+        return [(i.removeprefix("linux-image-"), v) for i in images for v in apt.versions(i)]
     return [
         (image.removeprefix("linux-image-"), version)
-        for image in (symbols.removesuffix("-dbg") for symbols in apt.names(pattern))
+        for image in (symbols.removesuffix("-dbg") for symbols in apt.names(f"{pattern}-dbg$"))
         for version in apt.versions(image) & apt.versions(f"{image}-dbg")
     ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +18,15 @@ from estimator.kernel.symbols import OWN
 from estimator.kernel.target import Target
 from estimator.kernel.variables import TYPES
 from estimator.snapshot.snapshot import Snapshot
-from tests.lab.conftest import lab_kernel
-from tests.lab.kernels import SERIES
+from tests.lab.conftest import RunWorkload, lab_kernel
+from tests.lab.kernels import SERIES, WITHOUT_SYMBOLS
+from tests.lab.verdict import judge
 from tests.lab.workload import run_workload
-from tests.lab.workloads.states import WORKLOADS
+from tests.lab.workloads import find
 
 pytestmark = pytest.mark.lab
 
-MERGED = next(workload for workload in WORKLOADS if workload.name == "merged-before")
+MERGED = find("merged-before", "6.12")
 TABLES = ("processes", "vmas", "mappings", "frames", "stable_nodes", "stable_items")
 OF_THE_MOMENT = ("collected_at", "collect_seconds")
 OF_THE_SYMBOLS = ("symbols", "features_by_release")
@@ -63,6 +66,30 @@ def test_the_snapshot_is_the_same_to_the_bit(dump: tuple[str, Path]) -> None:
     assert (ours.info["symbols"], theirs.info["symbols"]) == ("BTF", "debug information")
     assert theirs.info["features_by_release"] == []
     assert set(ours.info["features_by_release"]) - {"prot_none_blocks_tree"} <= INLINED
+
+
+def test_a_dump_without_the_note_gives_the_same(dump: tuple[str, Path], tmp_path: Path) -> None:
+    _, vmcore = dump
+    twin = Path(shutil.copyfile(vmcore, tmp_path / "twin"))
+    with twin.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
+        at = data.find(b"VMCOREINFO\0")
+        data[at : at + 1] = b"X"
+    ours, theirs = snapshot_with(twin, OWN), snapshot_with(vmcore, OWN)
+    twin.unlink()
+    for name in TABLES:
+        pd.testing.assert_frame_equal(getattr(ours, name), getattr(theirs, name))
+    (warning,) = ours.info["source"]["warnings"]
+    assert "the VMCOREINFO note was missing; found in memory, at physical 0x" in warning
+
+
+@pytest.mark.parametrize("name", ["partial", "huge-duplicates", "pinned-pipe", "merged-before"])
+@pytest.mark.parametrize("series", WITHOUT_SYMBOLS)
+def test_prediction_equals_ksmd_where_there_are_no_symbols(
+    name: str, series: str, lab: RunWorkload
+) -> None:
+    verdict = judge(lab(find(name, "6.12"), series))
+    assert verdict.snapshot.info["symbols"] == "BTF"
+    assert verdict.differences == {}
 
 
 def test_variables_are_declared_as_debug_information_says(

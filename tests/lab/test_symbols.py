@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import mmap
 import os
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ import pytest
 from estimator.kernel.collect import collect_core
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from tests.lab.conftest import findings, lab_kernel
+from tests.lab.conftest import findings, lab_kernel, without_own_symbols
 from tests.lab.dumps import SERIES
 
 pytestmark = pytest.mark.lab
@@ -79,11 +78,7 @@ def cache(tmp_path: Path) -> Iterator[Path]:
 def core(moment: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A dump that does not say where the kernel's own symbols are."""
     path = tmp_path_factory.mktemp("symbols") / "elf"
-    shutil.copyfile(moment / "elf", path)
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
-        at = data.find(b"SYMBOL(kallsyms_names)")
-        data[at : at + 6] = b"LYMBOS"
-    yield path
+    yield without_own_symbols(moment / "elf", path)
     path.unlink()
 
 
