@@ -119,6 +119,7 @@ class _Collector:
         from estimator.kernel.cmdlines import read_cmdlines
         from estimator.kernel.cross_checks import anonymous_pages
         from estimator.kernel.lru_batches import read_batches
+        from estimator.kernel.mapcounts import derive_mapcounts
         from estimator.kernel.page_array import PageArray
         from estimator.kernel.processes import read_processes, still_there
         from estimator.kernel.stable_tree import read_stable_tree
@@ -167,6 +168,7 @@ class _Collector:
         mappings, frames = make_tables(
             vma_table, mapped, pfns, facts, self._seed, self._memory.page_bytes
         )
+        derived = derive_mapcounts(mappings, frames)
         held = batches.of(frames["pfn"].to_numpy())
         frames["batch_references"] = pd.arrays.IntegerArray(held, np.zeros(len(held), np.bool_))
         tree = read_stable_tree(self._prog, self._memory, pages, mms.addresses)
@@ -184,6 +186,11 @@ class _Collector:
             self._info(unknown, taken_at_seconds, mms.damon_runs),
             *(mms.table, vma_table, mappings, frames, nodes, tree.items),
         )
+        if derived:
+            snapshot.info["source"]["warnings"].append(
+                f"this kernel does not count the mappings of {derived:,} pages of large folios "
+                "(CONFIG_NO_PAGE_MAPCOUNT): those that were found are taken for all"
+            )
         if batches.unreadable:
             snapshot.info["source"]["warnings"].append(
                 f"{batches.unreadable} per-CPU batches of pages could not be read: "
