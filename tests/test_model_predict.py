@@ -397,6 +397,29 @@ def test_warnings_tell_what_can_go_wrong() -> None:
     assert "no prctl" in texts
 
 
+@pytest.mark.parametrize(
+    ("release", "by_release", "said"),
+    [
+        ("5.14.0-503.el9.x86_64", ["checksum_before_stable_tree", "advisor"], True),
+        ("6.4.0-150600.23-default", ["checksum_before_stable_tree"], True),
+        ("5.14.0-503.el9.x86_64", ["advisor"], False),
+        ("5.14.0-503.el9.x86_64", [], False),
+        ("6.12.9", ["checksum_before_stable_tree"], False),
+    ],
+)
+def test_a_release_that_says_less_than_the_kernel_has_is_named(
+    release: str, by_release: list[str], said: bool
+) -> None:
+    system = System()
+    system.process(*small(1))
+    snapshot = system.snapshot()
+    snapshot.info["kernel"]["release"] = release
+    snapshot.info["features_by_release"] = by_release
+    texts = " ".join(predict(snapshot, ENABLED).warnings)
+    told = f"Only the release ({release}) tells the order in which pages join stable nodes; but"
+    assert (told in texts) == said
+
+
 @pytest.mark.parametrize("rows_at_once", [1, 2, 3, 4096])
 def test_json_as_text_says_the_same(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(as_json, "_ROWS_AT_ONCE", rows_at_once)

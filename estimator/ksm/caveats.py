@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +11,14 @@ from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.case import Case
 from estimator.ksm.coverage import Coverage
 from estimator.ksm.fate import Fate
+from estimator.ksm.features import FEATURES
 from estimator.ksm.frames import distinct
 from estimator.ksm.khugepaged import Bounds
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
 from estimator.snapshot.flags import MappingFlag
+
+_TAKES_IN_LATER_CHANGES = re.compile(r"\.el\d|-default$")  # RHEL and its kin, SUSE
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ def warnings(
         _lost(case),
         _unknown(coverage),
         _starts_over(told),
+        _by_release(case),
         _prot_none(case),
         _damon(case),
         _order(case, policy, fate),
@@ -51,6 +56,20 @@ def warnings(
         _changing(case, coverage, told),
     ]
     return [text for text in found if text]
+
+
+def _by_release(case: Case) -> str | None:
+    """What only the release tells of a kernel that has more than its release says."""
+    info = case.snapshot.info
+    release = info.get("kernel", {}).get("release", "")
+    by_release = info.get("features_by_release", ())
+    told = [feature.answer for feature in FEATURES if feature.name in by_release and feature.answer]
+    if not told or not _TAKES_IN_LATER_CHANGES.search(release):
+        return None
+    return (
+        f"Only the release ({release}) tells {', '.join(told)}; but its distribution takes in "
+        "changes of later kernels. With debug symbols (--symbols VMLINUX) it can be seen."
+    )
 
 
 def _lost(case: Case) -> str | None:
