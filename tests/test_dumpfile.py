@@ -130,7 +130,7 @@ def test_flattened_kdump(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"#!/bin/sh\n", "is no crash dump"),
-        (gzip.compress(kdump()), "is packed as a whole; unpack it: gunzip .*vmcore"),
+        (gzip.compress(kdump()), r"is packed as a whole \(gzip\); try: gunzip .*vmcore"),
         (lzma.compress(kdump()), "unxz"),
         (bz2.compress(kdump()), "bunzip2"),
         (pa.compress(kdump(), "zstd", asbytes=True), "unzstd"),
@@ -281,3 +281,34 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
         assert done.returncode == 3
         assert message in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("head", "what", "command"),
+    [
+        (b"LibvirtQemudSave", "virsh save", "virsh restore --paused '{}'"),
+        (b"LibvirtQemudPart", "cut off", "virsh dump --memory-only"),
+        (b"QEVM\0\0\0\3", "migration stream", "-incoming \"exec:cat '{}'\""),
+        (struct.pack("<I", 0xBED0BED0), "VMware", "vmss2core -N6 '{}'"),
+        (struct.pack("<I", 0xBED2BED2), "VMware", "vmss2core -N6 '{}'"),
+        (struct.pack("<I", 0xBED3BED3), "VMware", "vmss2core -N6 '{}'"),
+        (struct.pack("<I", 0xBAD1BAD1), "VMware", "vmss2core -N6 '{}'"),
+        (struct.pack("<II", 0x75646173, 0x0000706D), "sadump", "makedumpfile -l -d 23"),
+        (b"ProblemType: KernelCrash\n", "apport", "apport-unpack '{}'"),
+        (struct.pack("<I", 0x4C694D45), "LiME", "kdump"),
+        (struct.pack("<I", 0x4C4D5641), "AVML", "kdump"),
+        (b"070701", "initramfs", "vmcore"),
+        (struct.pack("<I", 0x73717368), "squashfs", "vmcore"),
+        (b"PAGEDU64", "Windows", "vmcore"),
+        (b"!<arch>\ndebian-binary", "package", "vmcore"),
+        (struct.pack("<I", 0x184D2204), "(lz4)", "unlz4 '{}'"),
+        (struct.pack("<I", 0x184C2102), "(lz4)", "unlz4 '{}'"),
+    ],
+)
+def test_what_else_it_is(head: bytes, what: str, command: str, tmp_path: Path) -> None:
+    path = tmp_path / "my dump"
+    path.write_bytes(head + bytes(1000))
+    with pytest.raises(TargetError) as raised:
+        inspect(path)
+    assert what in raised.value.message
+    assert command.format(path) in str(raised.value.hint)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from estimator.collect.limits import own_limits
 from estimator.errors import TargetError
+from estimator.kernel.dump.foreign import refuse_foreign
 from estimator.kernel.dump.kdump_headers import (
     FLAT_SIGNATURE,
     SIGNATURE,
@@ -38,12 +39,6 @@ _PT_LOAD = 1
 _PN_XNUM = 0xFFFF
 _MOST_HEADERS = 1_000_000
 _MOST_BYTES = 1 << 52  # of physical memory
-_UNPACK = {
-    b"\x1f\x8b": "gunzip",
-    b"BZh": "bunzip2",
-    b"\xfd7zXZ": "unxz",
-    b"\x28\xb5\x2f\xfd": "unzstd",
-}
 
 
 @dataclass(frozen=True)
@@ -112,9 +107,7 @@ def _inspect(path: Path, file: BinaryIO, size: int) -> DumpFile:
         return DumpFile(path, "kdump", size, no_loads, header, *_cut(path, size, missing))
     if not head:
         raise TargetError(f"{path} is empty")
-    for magic, tool in _UNPACK.items():
-        if head.startswith(magic):
-            raise TargetError(f"{path} is packed as a whole", hint=f"unpack it: {tool} {path}")
+    refuse_foreign(path, head)
     raise TargetError(
         f"{path} is no crash dump: neither an ELF core nor a makedumpfile dump",
         hint="a vmcore is made by kdump, virsh dump --memory-only or QEMU's dump-guest-memory",
