@@ -21,6 +21,7 @@ from drgn import (
     TypeKind,
     TypeKindSet,
     TypeMember,
+    TypeParameter,
 )
 
 from estimator.kernel.memory import Memory
@@ -284,7 +285,9 @@ class FakeKernel:
             )
             return Object(prog, enum, self._constants[name])
         if flags & FindObjectFlags.FUNCTION and name in self._functions:
-            return Object(prog, prog.function_type(prog.void_type(), ()), address=_KERNEL_HALF)
+            parameter = TypeParameter(prog.type("unsigned int"), "flags")
+            type_ = prog.function_type(prog.void_type(), (parameter,))
+            return Object(prog, type_, address=_KERNEL_HALF)
         return None
 
 

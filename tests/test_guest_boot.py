@@ -14,6 +14,7 @@ def guest(monkeypatch: pytest.MonkeyPatch, failures: list[str]) -> tuple[Guest, 
     """A guest whose first boots fail with these messages; and what was done with it."""
     done: list[str] = []
     made = Guest.__new__(Guest)
+    made._states = None
     made.kernel = SimpleNamespace(release="6.12")  # type: ignore[assignment]
 
     def boot(_: Guest, seconds: float) -> None:

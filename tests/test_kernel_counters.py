@@ -179,8 +179,9 @@ def test_sizes_of_what_ksm_allocates(structs: Mapping[str, str]) -> None:
 @pytest.mark.parametrize(
     ("release", "functions", "scans", "blocks"),
     [
-        (b"6.1.50", (), False, False),
-        (b"6.1.161", ("ksm_next_page_pmd_entry",), True, True),
+        (b"6.0.19", (), True, False),
+        (b"6.1.50", ("gup_can_follow_protnone",), False, False),
+        (b"6.1.161", ("gup_can_follow_protnone", "ksm_next_page_pmd_entry"), True, True),
         (b"6.12.40", ("folio_walk_start",), True, False),
         (b"6.18.0", ("ksm_next_page_pmd_entry", "folio_walk_start"), True, False),
     ],

@@ -97,6 +97,7 @@ WORKLOADS = (
             series=series,
             memory_mib=512,
             commands=commands,
+            min_scans=40,  # in each of them some folio is held, and what it blocks has to wait
         )
         for series, commands in (
             (RECENT[:2], (*WITHOUT_DAMON_STAT, *damon(*FAST))),
