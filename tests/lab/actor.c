@@ -299,6 +299,8 @@ static void run(int line, int end)
 			op_thin(find(a));
 		else if (!strcmp(op, "read"))
 			op_read(find(a));
+		else if (!strcmp(op, "touch"))
+			op_touch(find(a));
 		else if (!strcmp(op, "stripes"))
 			op_stripes(find(a));
 		else if (!strcmp(op, "pin"))

@@ -25,6 +25,7 @@ void op_map(char *name, long pages, const char *kind, char *memory);
 void op_fill(struct region r, const char *content, uint64_t seed);
 void op_thin(struct region r);
 void op_read(struct region r);
+void op_touch(struct region r);
 void op_advise(struct region r, const char *advice);
 void op_protect(struct region r, const char *mode);
 void op_stripes(struct region r);

@@ -48,6 +48,7 @@ BATCHED = (
     batched(),
     batched("lock data[90:]"),
     batched("advise data[20:30] free", "advise data[40:50] cold"),
+    batched("touch data[5:15]"),
 )
 
 MUCH_FORKED = """
