@@ -8,7 +8,8 @@ it in pages: ``data``, ``data[10:20]``, ``data[10:]``, ``data[5]``.
 - ``fill R CONTENT [SEED]``: zero; same (one content for all pages); list (a content per page, the
   same in every process); own (a content per page that no other process has)
 - ``thin R``: keep three bytes in eight, so that it compresses; what was equal stays equal
-- ``read R``; ``touch R`` (as a debugger reads); ``unmap R``; ``lock R`` (mlock); ``node R NODE`` (mbind)
+- ``read R``; ``touch R`` (as a debugger reads); ``unmap R``; ``lock R`` (mlock)
+- ``node R NODE`` (mbind)
 - ``protect R none|read|write``
 - ``advise R ADVICE``: mergeable, unmergeable, hugepage, nohugepage, pageout, cold, free, ...
 - ``merge-any 0|1``: prctl(PR_SET_MEMORY_MERGE)
