@@ -118,6 +118,7 @@ class _Collector:
         from estimator.kernel.clock import uptime_seconds
         from estimator.kernel.cmdlines import read_cmdlines
         from estimator.kernel.cross_checks import anonymous_pages
+        from estimator.kernel.layout import has_member
         from estimator.kernel.lru_batches import read_batches
         from estimator.kernel.mapcounts import derive_mapcounts
         from estimator.kernel.page_array import PageArray
@@ -168,7 +169,9 @@ class _Collector:
         mappings, frames = make_tables(
             vma_table, mapped, pfns, facts, self._seed, self._memory.page_bytes
         )
-        derived = derive_mapcounts(mappings, frames)
+        derived = 0
+        if has_member(self._prog, "struct folio", "_mm_id_mapcount"):  # 6.15+, as the option
+            derived = derive_mapcounts(mappings, frames)
         held = batches.of(frames["pfn"].to_numpy())
         frames["batch_references"] = pd.arrays.IntegerArray(held, np.zeros(len(held), np.bool_))
         tree = read_stable_tree(self._prog, self._memory, pages, mms.addresses)

@@ -25,6 +25,7 @@ _NAMES_PER_MARKER = 256
 _MOST_MARKERS_BYTES = 4 << 20
 _SURELY_MARKERS = 16
 _LONGEST_NAME = 128
+_LONG = 0x80  # the length goes on in the next byte (6.1+, 73bbb94466fd)
 
 
 def find_tables(prog: Program, stext: int) -> Iterator[Mapping[str, int]]:
@@ -130,21 +131,34 @@ def _names(data: bytes, token_table: int) -> tuple[int, int] | None:
     for names in range(latest, max(8, latest - _NAMES_PER_MARKER * _LONGEST_NAME), -4):
         low, high = struct.unpack_from("<II", data, names - 8)
         for count, num_syms in ((low, names - 8), (high, names - 4)):
-            if count in counts and 0 <= markers - names - _length(data, names, count, markers) < 8:
+            if count in counts and _end_there(data[names:markers], count):
                 return num_syms, names
     return None
 
 
-def _length(data: bytes, start: int, count: int, end: int) -> int:
-    """How long ``count`` names are; or more than up to ``end``."""
-    at = start
+def _end_there(packed: bytes, count: int) -> bool:
+    """Whether ``count`` names fill ``packed``, but for what aligns the table behind it."""
+    try:
+        return len(packed) - walk_names(packed, count)[0][-1] < 8
+    except IndexError:
+        return False
+
+
+def walk_names(packed: bytes, count: int) -> tuple[list[int], Ints]:
+    """Where each name's length stands, and the end of all; and where each name begins (i64).
+
+    Raises IndexError if ``packed`` ends before.
+    """
+    heads, starts, at = [], [], 0
     for _ in range(count):
-        if at >= end:
-            return end - start + 1
-        length = data[at]
+        heads.append(at)
+        length = packed[at]
         at += 1
-        if length & 0x80:  # 6.1+
-            length = length & 0x7F | data[at] << 7
+        if length & _LONG:
+            length = length & ~_LONG | packed[at] << 7
             at += 1
+        starts.append(at)
         at += length
-    return at - start
+    if at > len(packed):
+        raise IndexError("names end behind their table")
+    return [*heads, at], np.array(starts)

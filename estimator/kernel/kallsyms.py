@@ -15,7 +15,7 @@ from drgn import FaultError, Program
 from estimator.arrays import Words
 from estimator.errors import NoDebugInfoError, TargetError
 from estimator.kernel import vmcoreinfo
-from estimator.kernel.find_kallsyms import find_tables
+from estimator.kernel.find_kallsyms import find_tables, walk_names
 
 _TABLES = (
     "kallsyms_num_syms",
@@ -29,7 +29,6 @@ _TOKENS = 256
 _LONGEST_TOKEN = 512
 _MOST_SYMBOLS = 1 << 23
 _NAME_BYTES = (16, 32, 64)  # packed, on average, at most
-_LONG = 0x80  # the length goes on in the next byte (6.1+, 73bbb94466fd)
 # a number for each letter: names of other letters than the one looked for have other sums
 _LETTERS = np.random.default_rng(0).integers(1 << 63, size=256, dtype=np.uint64)
 
@@ -43,7 +42,7 @@ class Names:
 
     def __init__(self, packed: bytes, count: int, tokens: list[bytes]) -> None:
         self._packed, self._tokens = packed, tokens
-        self._heads, lengths_end = _walk(packed, count)
+        self._heads, lengths_end = walk_names(packed, count)
         token_sums = np.array([_sum(token) for token in tokens], np.uint64)
         used = np.frombuffer(packed, np.uint8, self._heads[-1])
         sums = token_sums[used]
@@ -144,26 +143,6 @@ def _tokens(prog: Program, told: Mapping[str, int]) -> list[bytes]:
 
 def _sum(text: bytes) -> np.uint64:
     return np.add.reduce(_LETTERS[np.frombuffer(text, np.uint8)])
-
-
-def _walk(packed: bytes, count: int) -> tuple[list[int], npt.NDArray[np.int64]]:
-    """Where each name's length stands, and the end of all; and where each name begins.
-
-    Raises IndexError if ``packed`` ends before.
-    """
-    heads, starts, at = [], [], 0
-    for _ in range(count):
-        heads.append(at)
-        length = packed[at]
-        at += 1
-        if length & _LONG:
-            length = length & ~_LONG | packed[at] << 7
-            at += 1
-        starts.append(at)
-        at += length
-    if at > len(packed):
-        raise IndexError("names are longer than usual")
-    return [*heads, at], np.array(starts)
 
 
 def _addresses(

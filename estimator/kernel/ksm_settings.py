@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import drgn
@@ -12,7 +11,7 @@ from estimator.kernel.carried import carries_symbols
 from estimator.kernel.failures import skip_unreadable
 from estimator.kernel.layout import first_type, has_function, has_member, has_variable
 from estimator.kernel.vmcoreinfo import kernel_release
-from estimator.ksm.features import about_features
+from estimator.ksm.features import about_features, debian_release
 
 # sysfs file in /sys/kernel/mm/ksm: variable in mm/ksm.c
 _TUNABLES = {
@@ -85,8 +84,8 @@ def features(prog: Program) -> dict[str, Any]:
 
 def upstream_release(prog: Program) -> str:
     """The release of kernel.org behind this kernel, which Debian names in ``uname -v``."""
-    debian = re.search(rb"Debian (\d+\.\d+\.\d+)", prog["init_uts_ns"].name.version.string_())
-    return debian[1].decode() if debian else kernel_release(prog)
+    version: bytes = prog["init_uts_ns"].name.version.string_()
+    return debian_release(version.decode(errors="replace")) or kernel_release(prog)
 
 
 def thp_orders(prog: Program) -> dict[str, int] | None:

@@ -176,6 +176,12 @@ def about_features(source: KernelSource, release: str) -> dict[str, Any]:
     return {"features": features, "features_by_release": sorted(unseen)}
 
 
+def debian_release(version: str) -> str | None:
+    """The release of kernel.org that Debian names in ``uname -v``; None if it is not Debian's."""
+    found = re.search(r"Debian (\d+\.\d+\.\d+)", version)
+    return found[1] if found else None
+
+
 def version_of(release: str) -> Version:
     """(6, 12, 117) of "6.12.117+deb12-cloud-amd64"."""
     numbers = re.match(r"\d+(\.\d+)*", release)

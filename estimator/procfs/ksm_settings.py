@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from estimator.ksm.features import about_features
+from estimator.ksm.features import about_features, debian_release
 from estimator.procfs.page_size import PAGE_BYTES
 
 _KSM = Path("/sys/kernel/mm/ksm")
@@ -114,9 +114,9 @@ def upstream_release() -> str:
 
     Debian says it in ``uname -v``, Ubuntu in /proc/version_signature.
     """
-    debian = re.search(r"Debian (\d+\.\d+\.\d+)", platform.version())
+    debian = debian_release(platform.version())
     if debian:
-        return debian[1]
+        return debian
     with contextlib.suppress(OSError, IndexError):
         return _UBUNTU.read_text().split()[2]
     return platform.release()
