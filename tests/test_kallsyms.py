@@ -98,6 +98,10 @@ def test_not_found() -> None:
     kernel.write(kernel.places["kallsyms_token_index"], b"\1")
     with pytest.raises(NoDebugInfoError, match="symbol table was not found"):
         kernel.read()
+    kernel = Symbolic(NO_LONG_NAME, "absolute", told=False)
+    kernel.write(kernel.places["kallsyms_token_table"] + 4, b"x")  # behind the first token
+    with pytest.raises(NoDebugInfoError, match="symbol table was not found"):
+        kernel.read()
     kernel.text("VMCOREINFO", b"OSRELEASE=5.10.0\n")
     with pytest.raises(NoDebugInfoError, match="symbol table was not found"):
         kernel.read()

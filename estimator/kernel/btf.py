@@ -82,7 +82,7 @@ class Btf:
         self._kind = (info >> 24 & 0x7F).astype(np.uint8)
         self._name = self._words[self._at]
         self._built: dict[int, drgn.Type] = {0: prog.void_type()}
-        self._building: list[int] = []
+        self._depth = 0  # of types that are being built
         self._offsets: dict[str, int | None] = {}
 
     def find(self, kinds: object, name: str) -> drgn.Type | None:
@@ -153,13 +153,13 @@ class Btf:
             return self._built[number]
         if number > len(self._at):
             raise BtfError(f"BTF refers to a type {number}, but has {len(self._at)}")
-        if number in self._building or len(self._building) > _LONGEST_CHAIN:
+        if self._depth > _LONGEST_CHAIN:
             raise BtfError(f"the BTF type {number} refers to itself")
-        self._building.append(number)
+        self._depth += 1
         try:
             self._built[number] = self._build(number)
         finally:
-            self._building.pop()
+            self._depth -= 1
         return self._built[number]
 
     def _build(self, number: int) -> drgn.Type:
