@@ -96,7 +96,8 @@ def test_a_batch_that_can_not_be_is_counted() -> None:
         (1, None, 0, True),  # where nobody read the batches
         (1, None, FrameFlag.LRU, False),
         (1, 0, FrameFlag.LRU | FrameFlag.LOCKED, True),
-        (2, 0, FrameFlag.LRU | FrameFlag.LOCKED, False),
+        (2, 0, FrameFlag.LRU | FrameFlag.LOCKED, True),  # kdamond's, while it walks the mappings
+        (3, 0, FrameFlag.LRU | FrameFlag.LOCKED, False),
         (0, 1, FrameFlag.LRU, True),  # drained between two looks
     ],
 )

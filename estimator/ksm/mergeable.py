@@ -9,15 +9,17 @@ import pandas as pd
 from estimator.arrays import Mask
 from estimator.snapshot.flags import FrameFlag, MappingFlag
 
+_REFERENCES_OF_KDAMOND = 2
+
 
 def pinned_frames(frames: pd.DataFrame) -> Mask:
     """Bool per frame: it, or its folio, has references besides its mappings and the swap cache.
 
     Those of per-CPU batches are none: ksmd drains them at the start of every full scan
     (lru_add_drain_all() in scan_get_next_rmap_item()). Where the snapshot does not know them, a
-    reference more on a page that is not on an LRU list is taken for one. Nor is the reference that
-    goes with a lock, which somebody holds for a moment (kdamond: damon_folio_mkold() in
-    mm/damon/ops-common.c). Sources: write_protect_page() in mm/ksm.c, can_split_folio() in
+    reference more on a page that is not on an LRU list is taken for one. Nor are the one or two that
+    go with a lock, which somebody holds for a moment (kdamond: damon_pa_mkold() in
+    mm/damon/paddr.c, and once more damon_pmdp_mkold() in ops-common.c on the way). Sources: write_protect_page() in mm/ksm.c, can_split_folio() in
     mm/huge_memory.c.
     """
     flags = frames["flags"].to_numpy()
@@ -34,7 +36,10 @@ def pinned_frames(frames: pd.DataFrame) -> Mask:
     extra -= np.minimum(held, np.maximum(extra, 0))
     in_lru_batch = ~known & ((flags & FrameFlag.LRU) == 0)
     in_somebodys_hands = (flags & FrameFlag.LOCKED) != 0
-    pinned: Mask = (extra != 0) & ~((extra == 1) & (in_lru_batch | in_somebodys_hands))
+    passing = ((extra == 1) & in_lru_batch) | (
+        (extra >= 1) & (extra <= _REFERENCES_OF_KDAMOND) & in_somebodys_hands
+    )
+    pinned: Mask = (extra != 0) & ~passing
     return pinned
 
 
