@@ -17,10 +17,10 @@ def pinned_frames(frames: pd.DataFrame) -> Mask:
 
     Those of per-CPU batches are none: ksmd drains them at the start of every full scan
     (lru_add_drain_all() in scan_get_next_rmap_item()). Where the snapshot does not know them, a
-    reference more on a page that is not on an LRU list is taken for one. Nor are the one or two that
-    go with a lock, which somebody holds for a moment (kdamond: damon_pa_mkold() in
-    mm/damon/paddr.c, and once more damon_pmdp_mkold() in ops-common.c on the way). Sources: write_protect_page() in mm/ksm.c, can_split_folio() in
-    mm/huge_memory.c.
+    reference more on a page that is not on an LRU list is taken for one. Nor are the one or two
+    that go with a lock, which somebody holds for a moment (kdamond: damon_pa_mkold() in
+    mm/damon/paddr.c, and once more damon_pmdp_mkold() in ops-common.c on the way). Sources:
+    write_protect_page() in mm/ksm.c, can_split_folio() in mm/huge_memory.c.
     """
     flags = frames["flags"].to_numpy()
     large = (flags & FrameFlag.LARGE) != 0
