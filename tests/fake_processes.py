@@ -98,6 +98,7 @@ class FakeProcesses(FakeKernel):
         usual: Fields = {
             "pid": pid,
             "mm": mm,
+            "__state": 0,
             "static_prio": 120,
             "comm": b"task%d\0" % pid,
             "signal": signal,

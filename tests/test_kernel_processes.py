@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from estimator.kernel.processes import reread_roots, still_there
+from estimator.kernel.processes import Damon, reread_roots, still_there
 from tests.fake_kernel import DIRECT_MAP
 from tests.fake_processes import FakeProcesses
 from tests.fake_structs import STRUCTS, STRUCTS_6_1
@@ -67,13 +67,16 @@ def test_tasks_without_an_mm_of_their_own() -> None:
     assert mms.table["pid"].tolist() == [1]
     assert mms.table["sharing_pids"].tolist() == [[]]
     assert mms.unreadable == 0
-    assert not mms.damon_runs
+    assert not mms.damon.runs
     kernel.task(5, mm, {"comm": b"kdamond.0"})  # no thread of the kernel's
-    assert not kernel.read_mms().damon_runs
+    assert not kernel.read_mms().damon.runs
     kernel.task(6, 0, {"comm": b"kdamond.1", "flags": KTHREAD})
     mms = kernel.read_mms()
-    assert mms.damon_runs
-    assert mms.keep(np.array([True])).damon_runs
+    assert mms.damon.runs
+    assert mms.keep(np.array([True])).damon == Damon(runs=True, awake=1)
+    kernel.task(8, 0, {"comm": b"kdamond.2", "flags": KTHREAD, "__state": 0x402})  # TASK_IDLE
+    kernel.task(9, 0, {"comm": b"kworker", "flags": KTHREAD})
+    assert kernel.read_mms().damon.awake == 1
     kernel.task(7, 0)
     assert kernel.read_mms().unreadable == 1
 

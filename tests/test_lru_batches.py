@@ -86,6 +86,32 @@ def test_a_batch_that_can_not_be_is_counted() -> None:
 
 
 @pytest.mark.parametrize(
+    ("held", "pins", "flags", "awake", "merge"),
+    [
+        (1, 1, 0, 0, False),
+        (1, 1, 0, 1, True),
+        (1, 2, 0, 1, True),
+        (1, 3, 0, 1, False),
+        (1, 1, FrameFlag.PINNED, 1, False),
+        (2, 1, 0, 1, False),  # one of them is somebody else's: which, nobody knows
+        (2, 1, 0, 2, True),
+    ],
+)
+def test_what_damon_holds_while_it_is_awake_is_not_pinned(
+    held: int, pins: int, flags: int, awake: int, merge: bool
+) -> None:
+    system = System()
+    for content in range(held):
+        for _ in range(2):
+            system.process(*small(content + 1, flags=flags | FrameFlag.LRU))
+        system.process(*small(content + 1, pins=pins, flags=flags | FrameFlag.LRU))
+    snapshot = system.snapshot()
+    snapshot.info["damon_awake"] = awake
+    found = predict(snapshot, Policy(scope="enabled"))
+    assert (found.counters["pages_sharing"] == 2 * held) == merge
+
+
+@pytest.mark.parametrize(
     ("pins", "batches", "flags", "merge"),
     [
         (1, 1, FrameFlag.LRU, True),

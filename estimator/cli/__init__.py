@@ -173,8 +173,10 @@ for command in (report, advise, compare, verify):
 def main() -> None:
     """The command line: failures become one line on stderr and an exit code (SystemExit)."""
     debug = "--debug" in sys.argv[1:]
-    if not debug:  # what drgn has to say is in our own errors
-        logging.getLogger("drgn").addHandler(logging.NullHandler())
+    if not debug:  # what drgn has to say is in our own errors; a download shows its progress
+        quiet = logging.StreamHandler(sys.stderr)
+        quiet.setLevel(logging.CRITICAL + 1)
+        logging.getLogger("drgn").addHandler(quiet)
     try:
         if instruction := os.environ.get(_COMPLETE):
             sys.exit(_complete(instruction))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from estimator.kernel.address_spaces import AddressSpaces
     from estimator.kernel.page_array import PageArray
-    from estimator.kernel.processes import Mms
+    from estimator.kernel.processes import Damon, Mms
     from estimator.kernel.stable_tree import StableTree
     from estimator.kernel.target import Target
 
@@ -186,7 +186,7 @@ class _Collector:
             "stable_nodes": tree.unreadable,
         }
         snapshot = Snapshot(
-            self._info(unknown, taken_at_seconds, mms.damon_runs),
+            self._info(unknown, taken_at_seconds, mms.damon),
             *(mms.table, vma_table, mappings, frames, nodes, tree.items),
         )
         if derived:
@@ -272,7 +272,7 @@ class _Collector:
         return columns
 
     def _info(
-        self, unknown: dict[str, int], uptime_seconds: float | None, damon_runs: bool
+        self, unknown: dict[str, int], uptime_seconds: float | None, damon: Damon
     ) -> dict[str, Any]:
         from estimator.kernel import ksm_settings as settings
         from estimator.kernel.identity import boot_id, host
@@ -310,7 +310,8 @@ class _Collector:
             "symbols": source_of_symbols(prog),
             "thp_enabled": settings.thp_enabled(prog),
             "thp_orders": settings.thp_orders(prog),
-            "damon_runs": damon_runs,
+            "damon_runs": damon.runs,
+            "damon_awake": damon.awake,
             "unknown": unknown,
         }
 

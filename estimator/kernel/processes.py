@@ -24,6 +24,7 @@ from estimator.kernel.memory import Memory
 from estimator.kernel.paths import Paths
 
 _PF_EXITING, _PF_KTHREAD = 0x4, 0x0020_0000  # include/linux/sched.h
+_TASK_NOLOAD = 0x400  # of TASK_IDLE
 _KDAMOND = "kdamond."  # __damon_start() in mm/damon/core.c
 _MMF_VM_MERGE_ANY = 30  # include/linux/sched/coredump.h; 29 in 6.4-6.6
 _DEFAULT_PRIO, _MAX_PRIO = 120, 140
@@ -57,25 +58,33 @@ _NOBODY = Owner(task=-1, uid=0, threads=0)
 
 
 @dataclass(frozen=True)
+class Damon:
+    """``runs``: it has a kernel thread. ``awake``: how many of them may hold a folio just now."""
+
+    runs: bool
+    awake: int
+
+
+@dataclass(frozen=True)
 class Mms:
     """``table``: rows of ``processes.parquet``, without cmdline. ``structs``: the mm_structs.
 
     ``addresses``: u64, where the mm_structs are. ``unreadable``: tasks and mms not read, or left
-    out since. ``damon_runs``: there is a kernel thread of DAMON.
+    out since.
     """
 
     table: pd.DataFrame
     structs: Any
     addresses: Words
     unreadable: int
-    damon_runs: bool
+    damon: Damon
 
     def keep(self, rows: Mask) -> Mms:
         """The mms where ``rows`` is true, numbered anew."""
         table = self.table[rows].reset_index(drop=True)
         table["mm_id"] = np.arange(len(table), dtype=np.uint32)
         unreadable = self.unreadable + int(np.count_nonzero(~rows))
-        return Mms(table, self.structs[rows], self.addresses[rows], unreadable, self.damon_runs)
+        return Mms(table, self.structs[rows], self.addresses[rows], unreadable, self.damon)
 
 
 def read_processes(prog: Program, memory: Memory) -> Mms:
@@ -86,7 +95,7 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
     tasks, unreadable = _leaders(prog, memory)
     is_thread_of_kernel = tasks["flags"] & _PF_KTHREAD != 0
     kernel_threads, tasks = tasks[is_thread_of_kernel], tasks[~is_thread_of_kernel]
-    damon_runs = any(_comm(name).startswith(_KDAMOND) for name in kernel_threads["comm"])
+    damon = _damon(kernel_threads)
     owners, lost = _owners(prog, memory, tasks)
     unreadable += lost
     order = {mm: place for place, mm in enumerate(_ksm_mm_list(prog))}
@@ -97,13 +106,20 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
     addresses, structs = addresses[alive], structs[alive]
     unreadable += int((~ok).sum())
     if not len(structs):
-        return Mms(pd.DataFrame(), structs, addresses, unreadable, damon_runs)
+        return Mms(pd.DataFrame(), structs, addresses, unreadable, damon)
     table = _table(prog, addresses.tolist(), structs, order, owners, tasks)
     place = table["scan_order"].where(table["scan_order"] >= 0, len(order))
     sorted_rows = np.lexsort((table["pid"], table["start_time_ns"], place))
     table = table.iloc[sorted_rows].reset_index(drop=True)
     table.insert(0, "mm_id", np.arange(len(table), dtype=np.uint32))
-    return Mms(table, structs[sorted_rows], addresses[sorted_rows], unreadable, damon_runs)
+    return Mms(table, structs[sorted_rows], addresses[sorted_rows], unreadable, damon)
+
+
+def _damon(kernel_threads: Any) -> Damon:
+    """Between two looks it sleeps as TASK_IDLE (5.16+): kdamond_usleep() in mm/damon/core.c."""
+    ours = [_comm(name).startswith(_KDAMOND) for name in kernel_threads["comm"]]
+    awake = (kernel_threads["state"][ours] & _TASK_NOLOAD) == 0
+    return Damon(any(ours), int(np.count_nonzero(awake)))
 
 
 def still_there(prog: Program, memory: Memory, mms: Mms) -> Mask:
@@ -298,8 +314,10 @@ def _numbers(prog: Program, memory: Memory, structs: Words, type_: str, path: st
 
 def _task_dtype(prog: Program) -> Any:
     names = ("pid", "comm", "flags", "mm", "signal", "cred", "cgroups", "policy", "static_prio")
-    members = {name: name for name in names} | {"start_time": "start_time"}
-    return struct_dtype(prog, "struct task_struct", members)
+    type_ = "struct task_struct"
+    members = {name: name for name in (*names, "start_time")}
+    members["state"] = first_member(prog, type_, "__state", "state")  # 5.14, 2f064a59a11f
+    return struct_dtype(prog, type_, members)
 
 
 def _mm_dtype(prog: Program) -> Any:

@@ -77,6 +77,7 @@ _NEEDS = (
     ),
     _need(
         "task_struct",
+        "__state|state",
         "tasks",
         "thread_node",
         "pid",

@@ -20,14 +20,59 @@ _SERVER_OF = {
     "centos": "https://debuginfod.centos.org",
     "arch": "https://debuginfod.archlinux.org",
 }
-_PACKAGE_OF = {
-    "debian": "apt-get install linux-image-{release}-dbg",
-    "ubuntu": "apt-get install ubuntu-dbgsym-keyring, add http://ddebs.ubuntu.com to the package "
-    "sources, apt-get install linux-image-{release}-dbgsym",
-    "fedora": "dnf debuginfo-install kernel-core-{release}",
-    "centos": "dnf debuginfo-install kernel-core-{release}",
-    "rhel": "dnf debuginfo-install kernel-core-{release}",
-}
+_OF_SUSE = "zypper --plus-content debug install kernel-{variant}-debuginfo, of version {version}"
+# what a release looks like: whose kernel that is, and the command for its debug information
+_PACKAGE_OF: tuple[tuple[str, str, str], ...] = (
+    (
+        r"(?P<version>.+)\+(?P<variant>16k|64k|rt|rt-64k)",
+        "Fedora or RHEL",
+        "dnf install --enablerepo='*debug*' kernel-{variant}-debuginfo-{version}",
+    ),
+    (
+        r".+\.el\d+uek\.\w+",
+        "Oracle Linux",
+        "dnf install --enablerepo='*debug*' kernel-uek-debuginfo-{release}",
+    ),
+    (
+        r".+\.(el\d|fc\d|amzn\d).*\.(x86_64|aarch64)",
+        "Fedora, RHEL or Amazon Linux",
+        "dnf install --enablerepo='*debug*' kernel-debuginfo-{release}",
+    ),
+    (
+        r".+\.azl\d+",
+        "Azure Linux",
+        "tdnf install azurelinux-repos-debug, then tdnf install kernel-debuginfo-{release}",
+    ),
+    (
+        r".+\.cm\d+",
+        "CBL-Mariner",
+        "tdnf install mariner-repos-debug, then tdnf install kernel-debuginfo-{release}",
+    ),
+    (r"(?P<version>[\d.]+-[\d.]+)-(?P<variant>default)", "SUSE", _OF_SUSE),
+    (r"(?P<version>[\d.]+-\d+(\.\d+)+)-(?P<variant>azure|rt|64kb)", "SUSE", _OF_SUSE),
+    (
+        r"(6\.([5-9]|\d\d)|[7-9]\.\d+)\.\d+-\d+-pve",
+        "Proxmox",
+        "apt-get install proxmox-kernel-{release}-dbgsym",
+    ),
+    (
+        r".+-\d+-(generic|lowlatency|aws|azure|gcp|gke|gkeop|ibm|intel|kvm|nvidia|oem|oracle|raspi"
+        r"|realtime)(-\w+)*",
+        "Ubuntu",
+        "apt-get install ubuntu-dbgsym-keyring, add http://ddebs.ubuntu.com to the package "
+        "sources, apt-get install linux-image-{release}-dbgsym",
+    ),
+    (
+        r".+-(amd64|arm64|arm64-16k|686|686-pae|armmp|armmp-lpae|ppc64el|s390x|riscv64|loong64)",
+        "Debian",
+        "apt-get install linux-image-{release}-dbg",
+    ),
+    (
+        r".+-(arch|zen|hardened|lts)\d*-\d+|.+-\d+-(lts|zen|hardened)",
+        "Arch",
+        "export DEBUGINFOD_URLS=https://debuginfod.archlinux.org",
+    ),
+)
 # where drgn looks, and what is not found by build-id alone
 _USUAL_PLACES = (
     "/usr/lib/debug/boot/vmlinux-{release}",
@@ -38,7 +83,7 @@ _USUAL_PLACES = (
     "/usr/lib/debug/.build-id/{first}/{rest}.debug",
 )
 
-_SAFE_RELEASE = re.compile(r"[A-Za-z0-9._+~-]+")  # what a package can be named after
+_SAFE_RELEASE = re.compile(r"[A-Za-z0-9._+~-]+")  # what a command can name
 
 
 def looked_for(prog: Program, symbols: Sequence[Path]) -> Iterator[str]:
@@ -65,33 +110,41 @@ def debuginfod_servers() -> list[str]:
 
 def hint_here(release: str) -> str:
     """The commands that get the symbols of this machine's kernel ``release``."""
-    ids = _distribution()
-    name = next((name for name in ids if name in _PACKAGE_OF or name in _SERVER_OF), None)
-    ways = []
-    if name in _PACKAGE_OF and _SAFE_RELEASE.fullmatch(release):
-        ways.append(_PACKAGE_OF[name].format(release=release))
-    server = _SERVER_OF.get(name or "", "https://debuginfod.elfutils.org")
-    ways.append(f"export DEBUGINFOD_URLS={server}")
-    ways.append("--symbols VMLINUX if you built it yourself")
-    return "; or ".join([*ways, "collect --procfs needs none"])
+    name = next((name for name in _distribution() if name in _SERVER_OF), "")
+    server = _SERVER_OF.get(name, "https://debuginfod.elfutils.org")
+    package = _package_of(release)
+    ways = [
+        *([package[1]] if package else []),
+        f"export DEBUGINFOD_URLS={server}",
+        "--symbols VMLINUX if you built it yourself",
+        "collect --procfs needs none",
+    ]
+    return "; or ".join(dict.fromkeys(ways))
 
 
 def hint_elsewhere(release: str) -> str:
     """What to install for the kernel ``release`` of some machine, by the form of its name.
 
-    The name is what the dump says: one that is more than a name is put into no command.
+    The name is what the dump says: one that is more than a name is put into no command, and one of
+    a form that is not known gets none.
     """
     if not _SAFE_RELEASE.fullmatch(release):
         return "get the vmlinux with debug information of that build"
-    if "amd64" in release or "deb" in release:
-        return f"on Debian: apt-get install linux-image-{release}-dbg"
-    if ".el" in release or ".fc" in release:
-        return f"on Fedora or RHEL: dnf debuginfo-install kernel-core-{release}"
-    if release.endswith(("-generic", "-aws", "-azure", "-gcp")):
-        return f"on Ubuntu: apt-get install linux-image-{release}-dbgsym"
-    if "-arch" in release:
-        return f"on Arch: export DEBUGINFOD_URLS={_SERVER_OF['arch']}"
+    package = _package_of(release)
+    if package:
+        return f"on {package[0]}: {package[1]}"
     return f"get the vmlinux with debug information of {release}"
+
+
+def _package_of(release: str) -> tuple[str, str] | None:
+    """Whose kernel ``release`` is, and what to type for it; None if that is not known."""
+    if not _SAFE_RELEASE.fullmatch(release):
+        return None
+    for pattern, name, command in _PACKAGE_OF:
+        found = re.fullmatch(pattern, release)
+        if found:
+            return name, command.format(release=release, **found.groupdict())
+    return None
 
 
 def _distribution() -> list[str]:

@@ -148,9 +148,9 @@ def _damon(case: Case) -> str | None:
     if not case.snapshot.info.get("damon_runs"):
         return None
     return (
-        "DAMON is running: for a moment it holds each folio that it looks at. Held and locked, a "
-        "folio is not taken for pinned here; held without a lock, as older kernels do, it is. What "
-        "ksmd itself finds held it leaves out in that scan."
+        "DAMON is running: for a moment it holds each folio that it looks at. Where it was "
+        "awake, as many folios as it has threads, and those that are locked, are not taken for "
+        "pinned here. What ksmd itself finds held it leaves out in that scan."
     )
 
 

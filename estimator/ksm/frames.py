@@ -79,7 +79,7 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         head = frames["head_pfn"].to_numpy()[large]
         folio[large] = np.cumsum(np.append(True, head[1:] != head[:-1]), dtype=np.int32) - 1
 
-    pinned = pinned_frames(frames)
+    pinned = pinned_frames(frames, snapshot.info.get("damon_awake", 0))
     orphan = ksm & ~node
     exclusive = (flags & FrameFlag.ANON_EXCLUSIVE) != 0
     blocked = orphan | (pinned & (large | exclusive))

@@ -12,15 +12,19 @@ from estimator.snapshot.flags import FrameFlag, MappingFlag
 _REFERENCES_OF_KDAMOND = 2
 
 
-def pinned_frames(frames: pd.DataFrame) -> Mask:
+def pinned_frames(frames: pd.DataFrame, damon_awake: int) -> Mask:
     """Bool per frame: it, or its folio, has references besides its mappings and the swap cache.
 
-    Those of per-CPU batches are none: ksmd drains them at the start of every full scan
+    ``damon_awake``: how many threads of DAMON were not asleep.
+
+    References of per-CPU batches do not count: ksmd drains them at the start of every full scan
     (lru_add_drain_all() in scan_get_next_rmap_item()). Where the snapshot does not know them, a
-    reference more on a page that is not on an LRU list is taken for one. Nor are the one or two
-    that go with a lock, which somebody holds for a moment (kdamond: damon_pa_mkold() in
-    mm/damon/paddr.c, and once more damon_pmdp_mkold() in ops-common.c on the way). Sources:
-    write_protect_page() in mm/ksm.c, can_split_folio() in mm/huge_memory.c.
+    reference more on a page that is not on an LRU list is taken for one. Nor do the one or two that
+    go with a lock, which somebody holds for a moment, or that kdamond has while it looks at a folio
+    (damon_pa_mkold() in mm/damon/paddr.c; once more damon_pmdp_mkold() in ops-common.c on the way):
+    it holds the lock in part of that time only, so as many folios as it has threads awake may be
+    held so without one. Sources: write_protect_page() in mm/ksm.c, can_split_folio() in
+    mm/huge_memory.c.
     """
     flags = frames["flags"].to_numpy()
     large = (flags & FrameFlag.LARGE) != 0
@@ -36,9 +40,12 @@ def pinned_frames(frames: pd.DataFrame) -> Mask:
     extra -= np.minimum(held, np.maximum(extra, 0))
     in_lru_batch = ~known & ((flags & FrameFlag.LRU) == 0)
     in_somebodys_hands = (flags & FrameFlag.LOCKED) != 0
-    passing = ((extra == 1) & in_lru_batch) | (
-        (extra >= 1) & (extra <= _REFERENCES_OF_KDAMOND) & in_somebodys_hands
-    )
+    one_or_two = (extra >= 1) & (extra <= _REFERENCES_OF_KDAMOND)
+    passing = ((extra == 1) & in_lru_batch) | (one_or_two & in_somebodys_hands)
+    if damon_awake:
+        seen = one_or_two & ~passing & ((flags & FrameFlag.PINNED) == 0)
+        if len(np.unique(frames["head_pfn"].to_numpy()[seen])) <= damon_awake:
+            passing |= seen
     pinned: Mask = (extra != 0) & ~passing
     return pinned
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import http.server
 import json
 import os
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,8 +42,9 @@ class Debuginfod:
 
 
 @contextmanager
-def debuginfod(files: Mapping[str, Path]) -> Iterator[Debuginfod]:
-    """A debuginfod server with debug information: {build-id: file}."""
+def debuginfod(files: Mapping[str, Path], hang: bool = False) -> Iterator[Debuginfod]:
+    """A debuginfod server with debug information, {build-id: file}. ``hang``: half-way."""
+    done = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -49,7 +55,11 @@ def debuginfod(files: Mapping[str, Path]) -> Iterator[Debuginfod]:
                     self.send_header("Content-Length", str(path.stat().st_size))
                     self.end_headers()
                     with path.open("rb") as file:
-                        shutil.copyfileobj(file, self.wfile)
+                        if hang:
+                            self.wfile.write(file.read(1 << 20))
+                            done.wait()
+                        else:
+                            shutil.copyfileobj(file, self.wfile)
                     return
             self.send_error(404)
 
@@ -63,6 +73,7 @@ def debuginfod(files: Mapping[str, Path]) -> Iterator[Debuginfod]:
         try:
             yield server
         finally:
+            done.set()
             listener.shutdown()
             thread.join()
 
@@ -141,6 +152,35 @@ def test_a_server_with_another_kernel(core: Path, build_id: str, cache: Path) ->
         done = run(core, server.environment(cache))
     assert (done.returncode, done.stdout) == (4, "")
     assert f"found by build-id {build_id}, but is of another" in done.stderr
+
+
+def test_a_download_shows_how_far_it_is_and_can_be_interrupted(
+    core: Path, build_id: str, cache: Path
+) -> None:
+    """On a terminal; nothing of it stays that could be taken for an answer of the server."""
+    terminal, ours = os.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, "-m", "estimator", "run", "--core", str(core)]
+    with (
+        debuginfod({build_id: lab_kernel(SERIES).vmlinux}, hang=True) as server,
+        subprocess.Popen(
+            command, env=server.environment(cache), stdout=subprocess.DEVNULL, stderr=ours
+        ) as process,
+    ):
+        os.close(ours)
+        shown = b""
+        while b"MiB)" not in shown:  # how much there is so far
+            shown += os.read(terminal, 4096)
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # how a terminal ends
+            while data := os.read(terminal, 4096):
+                shown += data
+        assert process.wait() == 130
+    os.close(terminal)
+    assert b"Downloading kernel debug info" in shown
+    assert shown.endswith(b"ksm-estimator: interrupted\r\n")
+    with debuginfod({build_id: lab_kernel(SERIES).vmlinux}) as server:
+        assert run(core, server.environment(cache)).returncode == 0
 
 
 PLACES = (
