@@ -150,7 +150,8 @@ def _damon(case: Case) -> str | None:
     return (
         "DAMON is running: for a moment it holds each folio that it looks at. Where it was "
         "awake, as many folios as it has threads, and those that are locked, are not taken for "
-        "pinned here. What ksmd itself finds held it leaves out in that scan."
+        "pinned here. What ksmd itself finds held it leaves out in that scan; of a page that fork "
+        "shares, some mappings even for ever."
     )
 
 

@@ -51,7 +51,8 @@ class Workload:
     ``thp``: the mode of transparent huge pages. ``numa_balancing``: pages of processes that run on
     another node become PROT_NONE. ``khugepaged``: it runs, and ksmd does not come to rest but stops
     after ``min_scans``. ``settings``: further files of the guest to write;
-    ``modules`` are loaded before, ``commands`` executed after that.
+    ``modules`` are loaded before, ``commands`` executed after that; ``commands_after_dump`` before
+    ksmd runs.
     ``min_scans``: full scans ksmd needs at least to come to rest. ``before_dump`` and
     ``after_dump``: what else happens, with ksmd off before and after. A second dump can be taken
     some seconds after the first, of processes that don't stop.
@@ -71,6 +72,7 @@ class Workload:
     numa_balancing: bool = False
     khugepaged: bool = False
     min_scans: int = 4
+    commands_after_dump: tuple[str, ...] = ()
     before_dump: Callable[[Session], None] | None = None
     after_dump: Callable[[Session], None] | None = None
     second_dump_after_seconds: float | None = None
@@ -167,6 +169,8 @@ def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
             guest.dump(second_vmcore)
         if workload.after_dump:
             workload.after_dump(session)
+        for command in workload.commands_after_dump:
+            guest.run(command)
         stable_scans = 0 if workload.khugepaged else STABLE_SCANS
         for _ in range(_PATIENCE):
             history = settle(guest, min_scans=workload.min_scans, stable_scans=stable_scans)
