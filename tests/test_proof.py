@@ -70,7 +70,7 @@ def verdict(**after: int) -> Verdict:
 def test_equal() -> None:
     found = verdict()
     assert found.differences == {}
-    text = page([("Pairs.", [found])], [])
+    text = page([("Pairs.", [found])], [], "abc1234")
     assert "| pairs | 6.12 | 2 / 2 | 2 / 2 | 0 / 0 | 0 / 0 | 0 / – |" in text
     assert "0 of them differ" in text
 
@@ -89,7 +89,7 @@ def test_a_difference_is_seen(after: dict[str, int], what: dict[str, tuple[int, 
     found = verdict(**after)
     assert found.differences == what
     assert found.difference == 2
-    assert "2 of them differ" in page([("Pairs.", [found])], [])
+    assert "2 of them differ" in page([("Pairs.", [found])], [], "abc1234")
 
 
 def test_a_difference_in_a_vma_is_seen() -> None:
@@ -106,13 +106,16 @@ def test_children_inherit_what_their_parent_had_at_the_dump() -> None:
     assert inherited_counters(truth) == {101: {"ksm_rmap_items": 2, "ksm_merging_pages": 2}}
 
 
+PLACE = ("--commit", "abc1234", "--subject", "numa", "--out")
+
+
 @pytest.mark.parametrize("after", [{}, {"sharing": 3}])
 def test_the_command_fails_if_something_differs(
     after: dict[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(proof, "ensure_tools", lambda: None)
     monkeypatch.setattr(proof, "prove", lambda workload, series: verdict(**after))
-    monkeypatch.setattr(sys, "argv", ["proof", "--subject", "numa", "--out", str(tmp_path / "p")])
+    monkeypatch.setattr(sys, "argv", ["proof", *PLACE, str(tmp_path / "p")])
     assert proof.main() == (1 if after else 0)
     assert ("**Failed:**" in (tmp_path / "p").read_text()) == bool(after)
 
@@ -123,7 +126,7 @@ def test_the_command_fails_if_a_guest_does(monkeypatch: pytest.MonkeyPatch, tmp_
 
     monkeypatch.setattr(proof, "ensure_tools", lambda: None)
     monkeypatch.setattr(proof, "prove", prove)
-    monkeypatch.setattr(sys, "argv", ["proof", "--subject", "numa", "--out", str(tmp_path / "p")])
+    monkeypatch.setattr(sys, "argv", ["proof", *PLACE, str(tmp_path / "p")])
     assert proof.main() == 1
     assert "no such guest" in (tmp_path / "p").read_text()
 

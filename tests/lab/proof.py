@@ -1,4 +1,4 @@
-"""Write the page of predictions and truths: ``python -m tests.lab.proof [--subject S] [--out F]``.
+"""Write the page of predictions and truths, for `scripts/proof`.
 
 Runs every workload on every kernel it applies to, and fails if a single number differs.
 """
@@ -65,6 +65,7 @@ def main() -> int:
     names = [module.__name__.rpartition(".")[2] for module in SUBJECTS]
     parser.add_argument("--subject", action="append", choices=names, help="only this one")
     parser.add_argument("--out", type=Path, default=PAGE, help=f"the page (default {PAGE.name})")
+    parser.add_argument("--commit", required=True, help="what is proven, for the page")
     arguments = parser.parse_args()
     if arguments.subject and arguments.out == PAGE:
         parser.error("a page of some subjects needs --out: the published one is about all")
@@ -74,7 +75,7 @@ def main() -> int:
         module for module, name in zip(SUBJECTS, names, strict=True) if name in chosen
     )
     arguments.out.parent.mkdir(exist_ok=True)
-    arguments.out.write_text(page(subjects, failures))
+    arguments.out.write_text(page(subjects, failures, arguments.commit))
     if arguments.out == PAGE:
         README.write_text(put_into(README.read_text(), kernels(subjects)))
     say(f"{arguments.out}: {len(failures)} failures")

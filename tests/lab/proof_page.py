@@ -31,8 +31,10 @@ without an object. The guest's number includes whatever its other processes did 
 """
 
 
-def page(subjects: Iterable[tuple[str, Sequence[Verdict]]], failures: Sequence[str]) -> str:
-    """The page about ``subjects``; failures, if there are any, come first."""
+def page(
+    subjects: Iterable[tuple[str, Sequence[Verdict]]], failures: Sequence[str], commit: str
+) -> str:
+    """The page about ``subjects``, made at ``commit``; failures, if there are any, come first."""
     subjects = list(subjects)
     verdicts = [verdict for _, found in subjects for verdict in found]
     releases = dict.fromkeys(verdict.truth.release for verdict in verdicts)
@@ -40,7 +42,8 @@ def page(subjects: Iterable[tuple[str, Sequence[Verdict]]], failures: Sequence[s
     parts = [
         INTRODUCTION,
         f"Kernels: {', '.join(releases)}. {len(verdicts)} runs, {numbers:,} numbers compared, "
-        f"{sum(len(verdict.differences) for verdict in verdicts)} of them differ.\n",
+        f"{sum(len(verdict.differences) for verdict in verdicts)} of them differ. "
+        f"At commit {commit}.\n",
     ]
     if failures:
         parts.append("**Failed:**\n\n" + "\n".join(f"- {text}" for text in failures) + "\n")
