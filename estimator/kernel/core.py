@@ -11,16 +11,18 @@ from drgn import Architecture, Platform, Program, ProgramFlags
 from estimator.collect.limits import own_limits
 from estimator.errors import BETTER_DUMP, CannotAnswerError, ResourceError, TargetError
 from estimator.kernel.dump.file import DumpFile
-from estimator.kernel.dump.find_vmcoreinfo import find_vmcoreinfo
 from estimator.kernel.dump.kdump_headers import KdumpPages
 from estimator.kernel.dump.split import inspect_dump, open_parts, refuse_missing_parts
 from estimator.kernel.failures import reading
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.elf import MappedElf
 from estimator.kernel.memory.kdump import Kdump
+from estimator.kernel.missing_note import find_note, note_fits
 from estimator.kernel.symbols import load_symbols
 from estimator.kernel.target import Target
+from estimator.kernel.vmcoreinfo import kernel_release
 
+_LACKS_NOTE = "linux.vmcoreinfo.raw is not set"  # libkdumpfile
 ARCHITECTURES = {"x86_64": Architecture.X86_64, "aarch64": Architecture.AARCH64}
 
 
@@ -55,20 +57,35 @@ def open_program(dump: DumpFile, architecture: str | None = None) -> tuple[Progr
     except ResourceError:
         raise
     except Exception as error:  # drgn has no narrower class for what libkdumpfile says
-        if dump.format != "elf" or dump.cut:
+        if dump.cut or not (dump.format == "elf" or _LACKS_NOTE in str(error)):
             raise _why_not_opened(dump, platform, error) from error
         prog = None  # so for QEMU's dumps without a VMCOREINFO note
-    if prog is not None and prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+    has_note = prog is not None and bool(prog.flags & ProgramFlags.IS_LINUX_KERNEL)
+    if prog is not None and has_note and (dump.cut or note_fits(prog)):
         return prog, dump
-    found = find_vmcoreinfo(dump) if dump.format == "elf" else None
+    with own_limits():
+        found = find_note(dump, platform)
     if found is None:
-        raise TargetError(
-            f"{dump.name} is a core dump without a Linux kernel in it (no VMCOREINFO, neither as a "
-            "note nor in memory)",
-            hint="is it the core of a user process? From QEMU, add -device vmcoreinfo",
-        )
+        raise _without_kernel(dump, prog if has_note else None)
     prog = _opened(dump, platform, found.text)
-    return prog, dataclasses.replace(dump, vmcoreinfo_address=found.address)
+    return prog, dataclasses.replace(
+        dump, vmcoreinfo_address=found.address, wrong_vmcoreinfo=has_note
+    )
+
+
+def _without_kernel(dump: DumpFile, prog: Program | None) -> TargetError:
+    """``prog``: where there is a VMCOREINFO note, which does not fit."""
+    if prog is not None:
+        return TargetError(
+            f"the VMCOREINFO note of {dump.name} does not fit its memory: where it leads to is no "
+            f"kernel {kernel_release(prog)}, and no other VMCOREINFO is in memory",
+            hint="the dump is damaged, or the note is of another kernel: take it again",
+        )
+    return TargetError(
+        f"{dump.name} is a core dump without a Linux kernel in it (no VMCOREINFO, neither as a "
+        "note nor in memory)",
+        hint="is it the core of a user process? From QEMU, add -device vmcoreinfo",
+    )
 
 
 def _opened(dump: DumpFile, platform: Platform | None, vmcoreinfo: bytes | None) -> Program:
@@ -146,8 +163,8 @@ def dump_warnings(dump: DumpFile) -> tuple[str, ...]:
         if file.kdump is not None and file.kdump.incomplete:
             warnings.append(f"{file.path} says that makedumpfile could not write all of it")
     if dump.vmcoreinfo_address is not None:
+        note = "does not fit the memory" if dump.wrong_vmcoreinfo else "was missing"
         warnings.append(
-            "the VMCOREINFO note was missing; found in memory, at physical "
-            f"{dump.vmcoreinfo_address:#x}"
+            f"the VMCOREINFO note {note}; found in memory, at physical {dump.vmcoreinfo_address:#x}"
         )
     return tuple(warnings)

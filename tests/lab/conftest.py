@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import mmap
 import os
 import platform
 import shutil
@@ -95,14 +94,3 @@ def shared_lab() -> Iterator[RunWorkload]:
             return results[key]
 
         yield run
-
-
-def without_own_symbols(core: Path, copy: Path) -> Path:
-    """``copy`` of the ELF dump ``core`` whose kernel describes itself no more."""
-    shutil.copyfile(core, copy)
-    with copy.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
-        for name in (b"_stext", b"kallsyms_names"):
-            at = data.find(b"SYMBOL(%s)" % name)
-            if at >= 0:
-                data[at : at + 6] = b"LYMBOS"
-    return copy

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.conftest import lab_kernel, without_own_symbols
+from tests.lab.conftest import lab_kernel
 from tests.lab.kernels import SERIES
+from tests.lab.spoiled import without_own_symbols
 from tests.lab.workload import LabResult, Workload, run_workload
 
 pytestmark = pytest.mark.lab

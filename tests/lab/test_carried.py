@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import drgn
@@ -20,6 +18,7 @@ from estimator.kernel.variables import TYPES
 from estimator.snapshot.snapshot import Snapshot
 from tests.lab.conftest import RunWorkload, lab_kernel
 from tests.lab.kernels import SERIES, WITHOUT_SYMBOLS
+from tests.lab.spoiled import with_wrong_note, without_note
 from tests.lab.verdict import judge
 from tests.lab.workload import run_workload
 from tests.lab.workloads import find
@@ -68,18 +67,20 @@ def test_the_snapshot_is_the_same_to_the_bit(dump: tuple[str, Path]) -> None:
     assert set(ours.info["features_by_release"]) - {"prot_none_blocks_tree"} <= INLINED
 
 
-def test_a_dump_without_the_note_gives_the_same(dump: tuple[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "said"), [(without_note, "was missing"), (with_wrong_note, "does not fit the memory")]
+)
+def test_a_dump_without_a_right_note_gives_the_same(
+    spoil: Callable[[Path, Path], Path], said: str, dump: tuple[str, Path], tmp_path: Path
+) -> None:
     _, vmcore = dump
-    twin = Path(shutil.copyfile(vmcore, tmp_path / "twin"))
-    with twin.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
-        at = data.find(b"VMCOREINFO\0")
-        data[at : at + 1] = b"X"
+    twin = spoil(vmcore, tmp_path / "twin")
     ours, theirs = snapshot_with(twin, OWN), snapshot_with(vmcore, OWN)
     twin.unlink()
     for name in TABLES:
         pd.testing.assert_frame_equal(getattr(ours, name), getattr(theirs, name))
     (warning,) = ours.info["source"]["warnings"]
-    assert "the VMCOREINFO note was missing; found in memory, at physical 0x" in warning
+    assert f"the VMCOREINFO note {said}; found in memory, at physical 0x" in warning
 
 
 @pytest.mark.parametrize("name", ["partial", "huge-duplicates", "pinned-pipe", "merged-before"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from tests.lab.conftest import findings, lab_kernel
 from tests.lab.dumps import SERIES
 from tests.lab.makedumpfile import makedumpfile, rearrange
 from tests.lab.recompress import FLAGS, recompress
+from tests.lab.spoiled import with_wrong_note, without_note
 
 pytestmark = pytest.mark.lab
 
@@ -78,6 +79,31 @@ def assert_same(found: Snapshot, expected: Snapshot) -> None:
 @pytest.mark.parametrize("name", ["elf-paging", "kdump-zlib"])
 def test_dump_by_qemu(name: str, moment: Path, from_elf: Snapshot) -> None:
     assert_same(snapshot_of(moment / name), from_elf)
+
+
+def test_a_flattened_dump_with_a_wrong_note(
+    moment: Path, from_elf: Snapshot, tmp_path: Path
+) -> None:
+    found = snapshot_of(with_wrong_note(moment / "kdump-zlib", tmp_path / "vmcore"))
+    assert_same(found, from_elf)
+    assert "note does not fit the memory; found in memory" in found.info["source"]["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"), [(without_note, "was missing"), (with_wrong_note, "does not fit")]
+)
+@pytest.mark.parametrize("name", ["zlib-1", "lzo-23"])
+def test_a_kdump_file_without_a_right_note(
+    name: str,
+    spoil: Callable[[Path, Path], Path],
+    said: str,
+    crashed: Path,
+    from_plain: Snapshot,
+    tmp_path: Path,
+) -> None:
+    found = snapshot_of(spoil(crashed / name, tmp_path / "vmcore"))
+    assert_same(found, from_plain)
+    assert f"the VMCOREINFO note {said}" in found.info["source"]["warnings"][0]
 
 
 @pytest.mark.parametrize(("cpu", "levels"), [("max", 5), ("max,la57=off", 4)])

@@ -24,8 +24,9 @@ import pytest
 from estimator.kernel.collect import collect_core
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from tests.lab.conftest import findings, lab_kernel, without_own_symbols
+from tests.lab.conftest import findings, lab_kernel
 from tests.lab.dumps import SERIES
+from tests.lab.spoiled import without_own_symbols
 
 pytestmark = pytest.mark.lab
 

@@ -50,7 +50,8 @@ class DumpFile:
     ``paddr``. ``kdump``: the headers of a kdump file. ``missing_bytes``: how much shorter the file
     is than its headers say, at least. ``cut``: what is wrong with the end of the file, or "".
     ``parts``: the files of a split dump, by PFN; ``path`` and ``kdump`` are of the first one then.
-    ``vmcoreinfo_address``: where VMCOREINFO was found in memory, if there was no note of it.
+    ``vmcoreinfo_address``: where VMCOREINFO was found in memory, if there was no note of it, or a
+    wrong one (``wrong_vmcoreinfo``).
     """
 
     path: Path
@@ -62,6 +63,7 @@ class DumpFile:
     cut: str = ""
     parts: tuple[DumpFile, ...] = ()
     vmcoreinfo_address: int | None = None
+    wrong_vmcoreinfo: bool = False
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -237,6 +238,18 @@ class KdumpPages:
             end = int((last["offset"] + last["size"])[plausible].max(initial=end))
         return max(0, end - self._file.size)
 
+    def pfns_of_size(self, least: int, most: int) -> Iterator[int]:
+        """The pages that take ``least`` to ``most`` bytes in the file, ascending."""
+        number = 0
+        for start in range(0, len(self._bitmap), _BLOCK_WORDS):
+            words = self._bitmap[start : start + _BLOCK_WORDS]
+            bits = np.unpackbits(words.view(np.uint8), bitorder="little")
+            pfns = np.flatnonzero(bits) + start * 64
+            table = self._describe(np.arange(number, number + len(pfns)), cut=True)
+            number += len(pfns)
+            fitting = (table["size"] >= least) & (table["size"] <= most)
+            yield from pfns[: len(table)][fitting].tolist()
+
     def holds(self, pfns: Words) -> npt.NDArray[np.bool_]:
         """Which of ``pfns`` this file of a split dump is for."""
         return (self._start_pfn <= pfns) & (pfns < self._end_pfn)
@@ -292,8 +305,9 @@ class KdumpPages:
         found[rows[damaged]] = Unknown.UNREADABLE
         return found
 
-    def _describe(self, number: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
+    def _describe(self, number: npt.NDArray[np.int64], cut: bool = False) -> npt.NDArray[np.void]:
+        """The page descriptors; ``cut``: leave out those behind the end of the file."""
         behind = self._file[self._descriptors :]
         table = behind[: behind.size // _PAGE_DESC.itemsize * _PAGE_DESC.itemsize].view(_PAGE_DESC)
-        found: npt.NDArray[np.void] = table[number]
+        found: npt.NDArray[np.void] = table[number[number < len(table)] if cut else number]
         return found
