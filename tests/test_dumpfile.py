@@ -96,6 +96,41 @@ def test_damaged_page_descriptor(tmp_path: Path) -> None:
     ]
 
 
+def test_pages_by_their_size_in_the_file(tmp_path: Path) -> None:
+    content = bytearray(kdump())
+    for number, size in ((0, 5000), (1, 50), (7, 51)):
+        struct.pack_into("<I", content, 4 * BLOCK + 24 * number + 8, size)
+    dump = written(tmp_path / "vmcore", bytes(content))
+    assert dump.kdump is not None
+    pages = KdumpPages(dump.path, dump.kdump)
+    assert list(pages.pfns_of_size(51, 100)) == [DUMPED[0] + 2 * n for n in range(2, 400)]
+    assert list(pages.pfns_of_size(50, 99)) == [DUMPED[1], DUMPED[7]]
+    cut = written(tmp_path / "cut", bytes(content[: 4 * BLOCK + 24 * 10 + 1]))
+    assert cut.kdump is not None
+    found = list(KdumpPages(cut.path, cut.kdump).pfns_of_size(1, 100))
+    assert found == [DUMPED[n] for n in range(1, 10)]
+
+
+@pytest.mark.parametrize("frames", [8192 * 32, 8192 * 32 + 1, 700_000])
+def test_pages_by_their_size_across_blocks(frames: int, tmp_path: Path) -> None:
+    numbers = np.random.default_rng(frames)
+    bitmap = numbers.integers(0, 2, frames).astype(np.uint8)
+    packed = np.packbits(bitmap, bitorder="little").tobytes()
+    packed = packed.ljust(-(-len(packed) // BLOCK) * BLOCK, b"\0")
+    header = KdumpHeader(
+        1, False, 0, frames, frames, b"", "x86_64", "none", False, BLOCK, len(packed), len(packed)
+    )
+    descriptors = np.zeros(
+        int(bitmap.sum()), [("offset", "<u8"), ("size", "<u4"), ("rest", "u1", 12)]
+    )
+    sizes = numbers.integers(0, 4096, len(descriptors))
+    descriptors["size"] = sizes
+    path = tmp_path / "vmcore"
+    path.write_bytes(packed * 2 + descriptors.tobytes())
+    expected = np.flatnonzero(bitmap)[(sizes >= 512) & (sizes <= 3584)]
+    assert list(KdumpPages(path, header).pfns_of_size(512, 3584)) == expected.tolist()
+
+
 @pytest.mark.parametrize("level", [0, 1, 2, 4, 16, 17, 23])
 def test_levels_with_user_pages(level: int, tmp_path: Path) -> None:
     dump = written(tmp_path / "vmcore", kdump(level))

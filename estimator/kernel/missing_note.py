@@ -25,6 +25,7 @@ NUMBER(phys_base)=0
 NUMBER(pgtable_l5_enabled)=0
 """
 """What libkdumpfile must be told before it reads physical memory, which depends on none of it."""
+_FRAMES_OF_A_BYTE = 4  # at most, by the two bitmaps
 _SMALLEST, _LARGEST = 512, 3584  # bytes that the page is compressed to, by any of the methods
 
 
@@ -66,7 +67,7 @@ def find_note(dump: DumpFile, platform: Platform | None) -> FoundVmcoreinfo | No
     if dump.format == "kdump":
         pfns = KdumpPages(dump.path, dump.kdump).pfns_of_size(_SMALLEST, _LARGEST)
     else:
-        pfns = iter(range(dump.kdump.max_mapnr))
+        pfns = iter(range(min(dump.kdump.max_mapnr, _FRAMES_OF_A_BYTE * dump.size_bytes)))
     for pfn in pfns:
         page = read(pfn * page_bytes, page_bytes)
         found = starts_vmcoreinfo(page, pfn * page_bytes)
