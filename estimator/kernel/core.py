@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from drgn import Architecture, Platform, Program, ProgramFlags
+from drgn import Architecture, BadDataError, Platform, Program, ProgramFlags
 
 from estimator.collect.limits import own_limits
 from estimator.errors import BETTER_DUMP, CannotAnswerError, ResourceError, TargetError
@@ -67,7 +67,13 @@ def open_program(dump: DumpFile, architecture: str | None = None) -> tuple[Progr
         found = find_note(dump, platform)
     if found is None:
         raise _without_kernel(dump, prog if has_note else None)
-    prog = _opened(dump, platform, found.text)
+    try:
+        prog = _opened(dump, platform, found.text)
+    except BadDataError as error:
+        raise TargetError(
+            f"{dump.name} is damaged: VMCOREINFO, found at physical {found.address:#x}, can't be "
+            f"used: {one_line(error)}"
+        ) from error
     return prog, dataclasses.replace(
         dump, vmcoreinfo_address=found.address, wrong_vmcoreinfo=has_note
     )

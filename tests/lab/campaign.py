@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import mmap
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import sys
@@ -25,6 +27,7 @@ from typing import Any
 from estimator.errors import EstimatorError
 from estimator.kernel.collect import collect
 from estimator.kernel.core import open_core
+from estimator.kernel.symbols import OWN
 from estimator.kernel.target import Target
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
@@ -32,11 +35,14 @@ from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
 from tests.lab.damage import Ranges, applied, cut, damage, places
 from tests.lab.kernels import SERIES, ensure_tools, fetch_kernel, say
+from tests.lab.spoiled import without_note
 
 CASE_SECONDS = 60.0
 MEMORY_BYTES = 6 << 30
 CUTS_PERCENT = (90, 50, 10)
 REOPENED_ONE_IN = 8  # cases on headers or another format: symbols are loaded anew for each
+CARRIED = ("BTF", "kallsyms", "VMCOREINFO")  # what is read where there are no symbols
+WITHOUT_NOTE = "elf-without-note"
 GOOD = ("same", "told", "refused")
 
 
@@ -122,7 +128,7 @@ class Judge:
         file, ranges, target = self._dumps.elf, self._places, None
         if numbers.randrange(REOPENED_ONE_IN):
             what = numbers.choice([name for name in ranges if name != "headers"])
-            target = self._target
+            target = None if what.startswith(CARRIED) else self._target
         else:
             file = numbers.choice((file, *self._dumps.others))
             ranges = self._places if file == self._dumps.elf else _parts(file)
@@ -130,8 +136,9 @@ class Judge:
         change = damage(file, ranges, what, numbers)
         case = f"{file.name}: {change.text}"
         results.send(case)
+        symbols = OWN if what.startswith(CARRIED) else self._dumps.vmlinux
         with applied(file, change):
-            results.send(self._run(case, file, target))
+            results.send(self._run(case, file, target, symbols))
 
     def cut(self, file: Path, percent: int, results: Connection) -> None:
         """Cut a file and see."""
@@ -139,12 +146,12 @@ class Judge:
         results.send(case)
         shorter = self._directory / file.name
         cut(file, shorter, percent)
-        results.send(self._run(case, shorter, None))
+        results.send(self._run(case, shorter, None, self._dumps.vmlinux))
         shorter.unlink()
 
-    def _run(self, case: str, file: Path, target: Target | None) -> Outcome:
+    def _run(self, case: str, file: Path, target: Target | None, symbols: Path) -> Outcome:
         try:
-            snapshot = collect(target or open_core(file, [self._dumps.vmlinux]))
+            snapshot = collect(target or open_core(file, [symbols]))
             write_snapshot(snapshot, self._directory / "case.ksm")
             numbers = _numbers(snapshot)
         except EstimatorError as error:
@@ -173,8 +180,15 @@ def _told(snapshot: Snapshot) -> list[str]:
 
 
 def _parts(file: Path) -> Ranges:
-    """Of a kdump or flattened file: its head, with all that describes pages, and the rest."""
+    """Of a kdump or flattened file: its head, with all that describes pages, and the rest.
+
+    Of an ELF dump without the note: where VMCOREINFO is found instead.
+    """
     size = file.stat().st_size
+    if file.name == WITHOUT_NOTE:
+        with file.open("rb") as dump, mmap.mmap(dump.fileno(), 0, prot=mmap.PROT_READ) as data:
+            pages = [found.start() for found in re.finditer(b"OSRELEASE=", data)]
+        return {"VMCOREINFO": [(page, 3072) for page in pages]}
     return {"headers": [(0, 3 * 4096)], "bitmaps": [(3 * 4096, 1 << 20)], "pages": [(0, size - 8)]}
 
 
@@ -194,7 +208,11 @@ def main() -> None:
         directory = Path(temporary)
         dump_from_qemu(kernel, directory)
         makedumpfile("-l -d 1", directory / "elf-for-makedumpfile", directory / "lzo")
-        others = (directory / "lzo", directory / "kdump-zlib")
+        others = (
+            directory / "lzo",
+            directory / "kdump-zlib",
+            without_note(directory / "elf", directory / WITHOUT_NOTE),
+        )
         dumps = Dumps(directory / "elf", others, kernel.vmlinux)
         outcomes = campaign(dumps, arguments.cases, arguments.seed)
     for outcome in outcomes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,14 @@ _STRUCTS = {  # what is read, by a field that only it has
     "oldchecksum": "rmap_items",
 }
 
+KALLSYMS = {  # of its tables, as many bytes as are read at least
+    "kallsyms_names": 1 << 20,
+    "kallsyms_markers": 1 << 10,
+    "kallsyms_token_table": 512,
+    "kallsyms_token_index": 512,
+    "kallsyms_offsets": 1 << 18,
+}
+
 Ranges = dict[str, list[tuple[int, int]]]  # what -> [(offset in the file, bytes)]
 
 
@@ -55,14 +64,19 @@ class Spy(MappedElf):
         return super().structs(addresses, dtype)
 
     def virtual_run(self, address: int, data: Bytes) -> bool:
-        kernel = self.prog["init_mm"].address_of_()
-        for page in range(address & -PAGE_SIZE, address + data.size, PAGE_SIZE):
-            try:
-                physical = follow_phys(kernel, page).value_()
-            except FaultError:
-                continue
-            self.note("struct pages", np.array([physical], np.uint64), PAGE_SIZE)
+        self.note_virtual("struct pages", address & -PAGE_SIZE, data.size)
         return super().virtual_run(address, data)
+
+    def note_virtual(self, what: str, address: int, size: int) -> None:
+        """Note ``size`` bytes from the kernel address ``address`` on, page by page."""
+        kernel = self.prog["init_mm"].address_of_()
+        end = address + size
+        while address < end:
+            length = min(end, (address | (PAGE_SIZE - 1)) + 1) - address
+            with contextlib.suppress(FaultError):
+                physical = follow_phys(kernel, address).value_()
+                self.note(what, np.array([physical], np.uint64), length)
+            address += length
 
     def note(self, what: str, physical: Words, size: int) -> None:
         """Note ``size`` bytes at each of the addresses ``physical``."""
@@ -79,8 +93,22 @@ def places(elf: Path, vmlinux: Path) -> Ranges:
     collect(Target(target.prog, spy, "core", str(elf), "elf"))
     for what, addresses, type_ in _path_nodes(target.prog):
         spy.note(what, addresses - np.uint64(spy.direct_map), sizeof(target.prog.type(type_)))
+    for what, start, end in _carried(target.prog):
+        spy.note_virtual(what, start, end - start)
     found = {what: sorted(set(ranges)) for what, ranges in spy.read.items() if ranges}
     return found | {"headers": [(0, int(dump.loads["offset"].min()))]}
+
+
+def _carried(prog: Program) -> Iterator[tuple[str, int, int]]:
+    """What the kernel carries of its own types and symbols: what, its addresses from, to."""
+    start, end = (prog.symbol(name).address for name in ("__start_BTF", "__stop_BTF"))
+    strings = start + int.from_bytes(prog.read(start + 16, 4), "little")  # str_off of its header
+    yield "BTF header", start, start + 24
+    yield "BTF types", start + 24, strings
+    yield "BTF strings", strings, end
+    for name in KALLSYMS:
+        address = prog.symbol(name).address
+        yield name, address, address + KALLSYMS[name]
 
 
 def _path_nodes(prog: Program) -> Iterator[tuple[str, Words, str]]:

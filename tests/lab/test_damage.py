@@ -15,10 +15,11 @@ from estimator.kernel.collect import collect
 from estimator.kernel.core import open_core
 from estimator.kernel.memory.elf import MappedElf
 from estimator.snapshot.flags import FrameFlag, FrameKind
-from tests.lab.campaign import Dumps, campaign
+from tests.lab.campaign import WITHOUT_NOTE, Dumps, campaign
 from tests.lab.conftest import lab_kernel
 from tests.lab.dumps import SERIES
 from tests.lab.makedumpfile import makedumpfile
+from tests.lab.spoiled import without_note
 
 pytestmark = pytest.mark.lab
 
@@ -32,7 +33,8 @@ def damaged(moment: Path, tmp_path: Path) -> Iterator[Dumps]:
     for name in ("elf", "kdump-zlib"):
         shutil.copyfile(moment / name, tmp_path / name)
     makedumpfile("-l -d 1", moment / "elf-for-makedumpfile", tmp_path / "lzo")
-    others = (tmp_path / "lzo", tmp_path / "kdump-zlib")
+    without_note(moment / "elf", tmp_path / WITHOUT_NOTE)
+    others = (tmp_path / "lzo", tmp_path / "kdump-zlib", tmp_path / WITHOUT_NOTE)
     yield Dumps(tmp_path / "elf", others, lab_kernel(SERIES).vmlinux)
     for path in tmp_path.iterdir():
         if path.is_file():

@@ -32,6 +32,16 @@ Digest = Callable[[Iterable[Content]], Iterable[int]]
 """Makes a number of each content of a frame; it must take one after the other, and keep none."""
 
 
+def _direct_map(prog: Program) -> int:
+    """Where physical memory is mapped from 0 on; raises FaultError if that is not to be found."""
+    try:
+        return int(phys_to_virt(prog, 0).value_())
+    except Exception as error:  # drgn has no narrower class for a table that leads nowhere
+        if type(error) is not Exception:
+            raise
+        raise FaultError(str(error), 0) from error
+
+
 class Memory:
     """Reads through drgn; works for every target.
 
@@ -46,7 +56,7 @@ class Memory:
 
     def __init__(self, prog: Program) -> None:
         self.prog = prog
-        self.direct_map = int(phys_to_virt(prog, 0).value_())
+        self.direct_map = _direct_map(prog)
 
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
         """What is in the frames ``pfns``, u8 (n, page_bytes), and ``Unknown`` codes, u8 (n,).
