@@ -192,6 +192,40 @@ def _parts(file: Path) -> Ranges:
     return {"headers": [(0, 3 * 4096)], "bitmaps": [(3 * 4096, 1 << 20)], "pages": [(0, size - 8)]}
 
 
+def page(outcomes: Iterable[Outcome], made: str) -> str:
+    """The outcomes as Markdown, by what was damaged; ``made``: how, by which command."""
+    counts: dict[str, Counter[str]] = {}
+    silent = []
+    for outcome in outcomes:
+        where = outcome.case.partition(",")[0]
+        if " cut at " in where:
+            where = where.partition(" cut at ")[0] + ": cut off"
+        counts.setdefault(where, Counter())[outcome.result] += 1
+        if outcome.result not in GOOD:
+            silent.append(f"- {outcome.result}: {outcome.case}: {outcome.detail.splitlines()[-1]}")
+    results = (*GOOD, "silent", "failed")
+    rows = [
+        f"| {where} | {' | '.join(str(found[result]) for result in results)} |"
+        for where, found in sorted(counts.items())
+    ]
+    total: Counter[str] = sum(counts.values(), Counter())
+    rows.append(f"| **all** | {' | '.join(str(total[result]) for result in results)} |")
+    return "\n".join([_INTRODUCTION.format(made=made), *rows, "", *silent]).rstrip() + "\n"
+
+
+_INTRODUCTION = """\
+# Damaged dumps
+
+Written by {made}. One to six words of a dump are changed where the program reads, or the file is
+cut off, and the prediction is compared with that of the whole dump. *same*: the same numbers.
+*told*: other numbers, and the snapshot says what is missing or wrong. *refused*: one line and an
+exit code. *silent*: other numbers without a word: things that the kernel says only once, such as
+the flags of a VMA. *failed*: a crash, a hang, too much memory.
+
+| what | same | told | refused | silent | failed |
+| --- | ---: | ---: | ---: | ---: | ---: |"""
+
+
 def main() -> None:
     """Run the command."""
     from tests.lab.dumps import dump_from_qemu
@@ -201,6 +235,8 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--series", choices=SERIES, default=SERIES[0])
+    parser.add_argument("--out", type=Path, help="write a page here, as docs/damage.md")
+    parser.add_argument("--commit", required=True, help="what is damaged, for the page")
     arguments = parser.parse_args()
     ensure_tools()
     kernel = fetch_kernel(arguments.series)
@@ -219,6 +255,12 @@ def main() -> None:
         if outcome.result not in GOOD:
             print(f"{outcome.result}: {outcome.case}: {outcome.detail}")
     results = Counter(outcome.result for outcome in outcomes)
+    if arguments.out:
+        made = (
+            f"`./scripts/damage --cases {arguments.cases} --seed {arguments.seed} --series "
+            f"{arguments.series}`, {kernel.release}, at commit {arguments.commit}"
+        )
+        arguments.out.write_text(page(outcomes, made))
     say(f"{dict(results)}")
     sys.exit(bool(results["failed"]))
 
