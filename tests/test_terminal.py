@@ -102,7 +102,7 @@ def test_a_report_in_a_notebook() -> None:
 
 def core_of(release: str) -> bytes:
     """An ELF core with one page of RAM and the VMCOREINFO of a kernel ``release``."""
-    text = f"OSRELEASE={release}\nPAGESIZE=4096\nSYMBOL(init_uts_ns)=ffffffff81000000\n".encode()
+    text = f"OSRELEASE={release}\nPAGESIZE=4096\n".encode()
     text += b"SYMBOL(swapper_pg_dir)=ffffffff82000000\nKERNELOFFSET=0\nNUMBER(phys_base)=0\n"
     name = b"VMCOREINFO\0"
     note = struct.pack("<III", len(name), len(text), 0) + name.ljust(12, b"\0")

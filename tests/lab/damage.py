@@ -20,6 +20,7 @@ from estimator.arrays import Bytes, Mask, Words
 from estimator.kernel.collect import collect
 from estimator.kernel.core import open_core
 from estimator.kernel.dump.file import inspect
+from estimator.kernel.layout import first_member
 from estimator.kernel.memory.elf import MappedElf
 from estimator.kernel.target import Target
 
@@ -114,11 +115,12 @@ def _carried(prog: Program) -> Iterator[tuple[str, int, int]]:
 def _path_nodes(prog: Program) -> Iterator[tuple[str, Words, str]]:
     """What paths are made from: what, addresses, C type."""
     dentries, nodes = set(), set()
+    parent = first_member(prog, "struct kernfs_node", "__parent", "parent")
     for task in for_each_task(prog):
         node = task.cgroups.dfl_cgrp.kn
         while node:
             nodes.add(node.value_())
-            node = node.parent
+            node = node.member_(parent)
         for vma in for_each_vma(task.mm) if task.mm else ():
             dentry = vma.vm_file.f_path.dentry if vma.vm_file else None
             while dentry is not None and dentry.value_() not in dentries:
