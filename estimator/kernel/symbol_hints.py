@@ -10,6 +10,7 @@ from pathlib import Path
 from drgn import Program
 
 from estimator.kernel.vmcoreinfo import kernel_build_id, kernel_release
+from estimator.releases import distribution_of
 
 DEBUGINFOD = "debuginfod"
 _OS_RELEASE = Path("/etc/os-release")
@@ -83,15 +84,14 @@ def hint_elsewhere(release: str) -> str:
     """
     if not _SAFE_RELEASE.fullmatch(release):
         return "get the vmlinux with debug information of that build"
-    if "amd64" in release or "deb" in release:
-        return f"on Debian: apt-get install linux-image-{release}-dbg"
-    if ".el" in release or ".fc" in release:
-        return f"on Fedora or RHEL: dnf debuginfo-install kernel-core-{release}"
-    if release.endswith(("-generic", "-aws", "-azure", "-gcp")):
-        return f"on Ubuntu: apt-get install linux-image-{release}-dbgsym"
-    if "-arch" in release:
-        return f"on Arch: export DEBUGINFOD_URLS={_SERVER_OF['arch']}"
-    return f"get the vmlinux with debug information of {release}"
+    hints = {
+        "debian": f"on Debian: apt-get install linux-image-{release}-dbg",
+        "fedora": f"on Fedora or RHEL: dnf debuginfo-install kernel-core-{release}",
+        "ubuntu": f"on Ubuntu: apt-get install linux-image-{release}-dbgsym",
+        "arch": f"on Arch: export DEBUGINFOD_URLS={_SERVER_OF['arch']}",
+    }
+    unknown = f"get the vmlinux with debug information of {release}"
+    return hints.get(distribution_of(release), unknown)
 
 
 def _distribution() -> list[str]:
