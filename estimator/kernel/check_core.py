@@ -25,7 +25,11 @@ from estimator.kernel.requirements import require_ksm
 from estimator.kernel.symbol_hints import looked_for
 from estimator.kernel.symbols import load_symbols, say_symbols
 from estimator.kernel.target import Target
-from estimator.kernel.user_pages import refuse_without_user_pages, why_unknown
+from estimator.kernel.user_pages import (
+    refuse_without_user_pages,
+    require_mappings,
+    why_unknown,
+)
 from estimator.kernel.vmas import Vmas, read_vmas, vm_flag_values
 from estimator.kernel.vmcoreinfo import kernel_build_id, kernel_release
 from estimator.releases import better_dump
@@ -126,6 +130,7 @@ def _anonymous_memory(target: Target, findings: Findings, without_contents: bool
     vmas = read_vmas(prog, memory, mms)
     mapped = AddressSpaces(prog, memory, mms, vmas).walk(lambda batches: None)
     pfns = np.unique(mapped.pfn)
+    require_mappings(target, pfns, vmas.unreadable)
     sample = pfns[:: len(pfns) // _SAMPLE_FRAMES + 1]
     pages = PageArray(prog, memory)
     info = pages.read(sample)

@@ -140,7 +140,7 @@ class _Collector:
         from estimator.kernel.page_array import PageArray
         from estimator.kernel.processes import read_processes, still_there
         from estimator.kernel.stable_tree import read_stable_tree
-        from estimator.kernel.user_pages import require_user_pages
+        from estimator.kernel.user_pages import require_mappings, require_user_pages
         from estimator.kernel.vmas import read_vmas
 
         taken_at_seconds = uptime_seconds(self._prog)
@@ -158,6 +158,7 @@ class _Collector:
         spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
         mapped = self._walk(spaces)
         pfns = distinct(mapped.pfn)
+        require_mappings(self._target, pfns, vmas.unreadable)
         if not self._without_contents:
             require_user_pages(self._target, pages, pfns)
 

@@ -17,6 +17,22 @@ _SAMPLES, _SAMPLE_PAGES = 64, 128
 _MOST_READ = 512  # frames, where only reading one tells whether it is there
 
 
+def require_mappings(target: Target, pfns: Words, unreadable_vmas: int) -> None:
+    """Raise CannotAnswerError if a whole dump maps nothing, and lacks VMAs that could.
+
+    A makedumpfile that does not know a kernel takes pages of its slabs for user pages: since 6.10
+    it is no flag of a page that tells them apart (PGTY_slab in include/linux/page-flags.h).
+    """
+    if len(pfns) or not unreadable_vmas or target.running or target.warnings:
+        return
+    raise CannotAnswerError(
+        f"{target.path} lacks memory of the kernel itself: {unreadable_vmas:,} VMAs can't be read, "
+        "and no page of any process was found (makedumpfile -d 8 and -d 31 do that if it is older "
+        "than the kernel)",
+        hint=better_dump(kernel_release(target.prog)),
+    )
+
+
 def require_user_pages(target: Target, pages: PageArray, pfns: Words) -> None:
     """Raise CannotAnswerError if most of the anonymous frames were left out of the dump.
 
