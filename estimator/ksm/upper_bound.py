@@ -44,12 +44,12 @@ class Ledger:
 
     ``candidate_pages``: mappings that ksmd would visit. ``further_pages``: mappings, by fork, of a
     frame that another one of them maps: the frame is there once. The rest are the candidates'
-    distinct frames. Of these stay: ``ksm_frames`` (merged already), ``pinned_frames`` (no item can
-    be merged: held by somebody, or KSM's without a node), ``kept_frames`` (mapped by others too,
-    that take no part). ``split_frames``: frames beside the rest that the split of a huge page can
-    give back, zero-filled or mapped by nobody. ``not_found_pages``: pages whose page table or
-    process was not found, each as if it were a candidate with a frame of its own.
-    ``merged_frames``: of the frames that could go, the fewest that stay to hold what merged.
+    distinct frames. Of these stay: ``ksm_frames`` (KSM's already), ``pinned_frames`` (no item can
+    be merged: somebody holds them), ``kept_frames`` (mapped by others too, that take no part).
+    ``split_frames``: frames beside the rest that the split of a huge page can give back,
+    zero-filled or mapped by nobody. ``not_found_pages``: pages whose page table or process was not
+    found, each as if it were a candidate with a frame of its own. ``merged_frames``: of the frames
+    that could go, the fewest that stay to hold what merged.
     """
 
     candidate_pages: int
