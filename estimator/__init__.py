@@ -26,12 +26,15 @@ if TYPE_CHECKING:  # the same names for a type checker
     from estimator.ksm.predict import predict as predict
     from estimator.ksm.prediction import Outcome as Outcome
     from estimator.ksm.prediction import Prediction as Prediction
+    from estimator.ksm.upper_bound import UpperBound as UpperBound
+    from estimator.ksm.upper_bound import upper_bound as upper_bound
     from estimator.procfs.collect import collect_procfs as collect_procfs
     from estimator.procfs.ksm_counters import read_reality as read_reality
     from estimator.report.as_json import prediction_json as prediction_json
     from estimator.report.notebook import show_comparison as show_comparison
     from estimator.report.notebook import show_plan as show_plan
     from estimator.report.notebook import show_prediction as show_prediction
+    from estimator.report.notebook import show_upper_bound as show_upper_bound
     from estimator.snapshot.flags import FrameFlag as FrameFlag
     from estimator.snapshot.flags import MappingFlag as MappingFlag
     from estimator.snapshot.flags import Unknown as Unknown
@@ -48,6 +51,7 @@ _MODULE_OF = {
     "Policy": "ksm.policy",
     "Prediction": "ksm.prediction",
     "Snapshot": "snapshot.snapshot",
+    "UpperBound": "ksm.upper_bound",
     "Unknown": "snapshot.flags",
     "assess": "advice.risk",
     "borders": "advice.borders",
@@ -66,6 +70,8 @@ _MODULE_OF = {
     "show_comparison": "report.notebook",
     "show_plan": "report.notebook",
     "show_prediction": "report.notebook",
+    "show_upper_bound": "report.notebook",
+    "upper_bound": "ksm.upper_bound",
     "verify": "advice.verify",
     "write_snapshot": "snapshot.store",
 }

@@ -6,9 +6,6 @@ EXIT_OK = 0
 EXIT_LOW_COVERAGE = 6
 EXIT_INTERRUPTED = 130
 
-# zero pages, page cache and free pages may be left out, user pages (8) may not
-BETTER_DUMP = "make one with: makedumpfile -l -d 23 /proc/vmcore vmcore"
-
 
 class EstimatorError(Exception):
     """What failed, why (found by looking), and the command to try next.

@@ -24,6 +24,7 @@ from estimator.kernel.layout import (
 )
 from estimator.kernel.requirements import require_ksm
 from estimator.kernel.target import Target
+from estimator.kernel.user_pages import why_unknown
 from estimator.snapshot.flags import Unknown
 from tests.fake_kernel import FakeKernel, FlatMemory
 from tests.fake_processes import FakeProcesses
@@ -36,6 +37,8 @@ MERGEABLE = 0x8000_0000
 class Filtered(FlatMemory):
     """Known beforehand: these frames were left out of the dump."""
 
+    knows_gaps = True
+
     def __init__(self, kernel: FakeKernel, excluded: set[int]) -> None:
         super().__init__(kernel.prog)
         self._excluded = list(excluded)
@@ -44,10 +47,12 @@ class Filtered(FlatMemory):
         return np.where(np.isin(pfns, self._excluded), Unknown.EXCLUDED, 0).astype(np.uint8)
 
 
-def asked(kernel: FakeProcesses, excluded: set[int]) -> dict[str, Finding]:
+def asked(
+    kernel: FakeProcesses, excluded: set[int], *, without_contents: bool = False
+) -> dict[str, Finding]:
     findings = Findings()
     memory = Filtered(kernel, excluded)
-    ask_memory(Target(kernel.prog, memory, "core", "vmcore", "ELF"), findings)
+    ask_memory(Target(kernel.prog, memory, "core", "vmcore", "ELF"), findings, without_contents)
     return {finding.subject: finding for finding in findings.found}
 
 
@@ -86,9 +91,29 @@ def test_what_a_filtered_dump_allows(kernel: FakeProcesses) -> None:
     found = asked(kernel, {0x100, 0x101, 0x108})
     assert found["coverage"].status == "warn"
     assert found["coverage"].facts == {"coverage": 6 / 8}
-    with pytest.raises(CannotAnswerError, match=r"37\.5 % of it can be read") as caught:
+    with pytest.raises(CannotAnswerError, match="no user pages: 5 of 8 anonymous") as caught:
         asked(kernel, set(range(0x100, 0x105)))
-    assert "makedumpfile" in str(caught.value.hint)
+    for way in ("makedumpfile -l -d 23", "--without-contents", "kdump.conf", "kdump-tools"):
+        assert way in str(caught.value.hint)
+
+
+def test_what_a_filtered_dump_allows_without_contents(kernel: FakeProcesses) -> None:
+    found = asked(kernel, set(range(0x100, 0x10A)), without_contents=True)
+    assert list(found) == ["memory", "KSM", "coverage", "time"]
+    assert found["coverage"].status == "warn"
+    assert found["coverage"].facts == {"coverage": 0.0}
+    assert "upper bound" in found["coverage"].text
+
+
+def test_a_dump_that_only_reading_tells_of() -> None:
+    """As a flattened one: nothing is known beforehand."""
+    kernel = FakeKernel()
+    for pfn in range(8):
+        if pfn % 2:
+            kernel.frame(pfn, b"x")
+    target = Target(kernel.prog, FlatMemory(kernel.prog), "core", "vmcore", "flattened")
+    found = why_unknown(target, np.arange(8, dtype=np.uint64))
+    assert found.tolist() == [Unknown.UNREADABLE, Unknown.HASHED] * 4
 
 
 def test_a_kernel_whose_own_data_is_lost(kernel: FakeProcesses) -> None:

@@ -309,8 +309,12 @@ def after_the_first_walk(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], 
     monkeypatch.setattr(module, "look_at", look_at)
 
 
-def collect(pace: Callable[[int], None] = lambda _: None) -> Snapshot:
-    return collect_procfs(seed=0, progress=lambda *_: None, pace=pace)
+def collect(
+    pace: Callable[[int], None] = lambda _: None, *, without_contents: bool = False
+) -> Snapshot:
+    return collect_procfs(
+        without_contents=without_contents, seed=0, progress=lambda *_: None, pace=pace
+    )
 
 
 def at_base(snapshot: Snapshot, pid: int) -> dict[int, int | None]:
@@ -345,6 +349,23 @@ def test_one_worker_and_two_make_the_same_snapshot(monkeypatch: pytest.MonkeyPat
     for name in ("processes", "vmas", "mappings", "frames"):
         pd.testing.assert_frame_equal(getattr(one, name), getattr(two, name))
     assert one.frames["hash"].notna().all()
+
+
+@needs_pfns
+def test_without_contents_no_memory_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    with on_command(50, "fork") as (pids, _):
+        only(pids, monkeypatch)
+        whole = collect()
+        monkeypatch.setattr(procfs_contents, "_hash_frames", None)
+        found = collect(without_contents=True)
+        warned = {f.subject: f.status for f in check.check_procfs(without_contents=True).found}
+    check_snapshot("x", found)
+    assert set(found.frames["unknown"]) == {Unknown.NOT_READ}
+    columns = ["vma_id", "page_index", "flags"]
+    assert found.mappings[columns].equals(whole.mappings[columns])
+    assert at_base(found, pids[1]) == dict.fromkeys(range(50))
+    assert found.frames["mapcount"].equals(whole.frames["mapcount"])
+    assert warned["coverage"] == "warn"
 
 
 @needs_pfns

@@ -10,6 +10,7 @@ from drgn import Program
 
 from estimator.kernel import symbol_hints as symbols
 from estimator.kernel.symbol_hints import looked_for
+from estimator.releases import better_dump
 
 
 @pytest.mark.parametrize(
@@ -111,3 +112,23 @@ def test_what_was_asked_for_symbols(
     assert "/usr/lib/debug/.build-id/ab/cdef.debug is not there" in found
     assert expected in found
     assert list(looked_for(prog, [Path("vmlinux")])) == ["vmlinux is not there"]
+
+
+@pytest.mark.parametrize(
+    ("release", "tools", "conf"),
+    [
+        ("6.12.43+deb13-amd64", True, False),
+        ("6.8.0-45-generic", True, False),
+        ("5.14.0-503.el9.x86_64", False, True),
+        ("6.11.4-301.fc41.x86_64", False, True),
+        ("6.9.1", True, True),
+    ],
+)
+def test_the_release_tells_which_line_makes_a_better_dump(
+    release: str, tools: bool, conf: bool
+) -> None:
+    hint = better_dump(release)
+    assert "makedumpfile -l -d 23 /proc/vmcore vmcore" in hint
+    assert ('/etc/default/kdump-tools: MAKEDUMP_ARGS="-c -d 23"' in hint) == tools
+    core_collector = "/etc/kdump.conf: core_collector makedumpfile -l --message-level 7 -d 23"
+    assert (core_collector in hint) == conf

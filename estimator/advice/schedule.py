@@ -43,6 +43,23 @@ class ScanTime:
     seconds: float
     cpu_share: float | None
 
+    @property
+    def batches(self) -> int:
+        """How often ksmd sleeps in it (ksm_scan_thread() in mm/ksm.c)."""
+        return self.pages // self.pages_to_scan + 1
+
+
+def scan_time_now(snapshot: Snapshot, pages: int) -> ScanTime | None:
+    """One full scan of ``pages`` pages as ksmd is set in ``snapshot``; None if that is not known.
+
+    What a page costs is not known: ``seconds`` is the time asleep.
+    """
+    ksm = snapshot.info["ksm"]
+    pages_to_scan, sleep = ksm.get("pages_to_scan"), ksm.get("sleep_millisecs")
+    if not pages_to_scan or sleep is None:
+        return None
+    return scan_time(pages, int(pages_to_scan), int(sleep), None)
+
 
 def scan_time(
     pages: int, pages_to_scan: int, sleep_millisecs: int, cost: PageCost | None

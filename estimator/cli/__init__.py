@@ -14,7 +14,14 @@ import click
 
 from estimator._version import __version__
 from estimator.cli import one_run
-from estimator.cli.answers import advise, compare, report, require_coverage, verify
+from estimator.cli.answers import (
+    advise,
+    answer_with_bound,
+    compare,
+    report,
+    require_coverage,
+    verify,
+)
 from estimator.cli.interrupts import interrupted, raise_on_signals
 from estimator.cli.options import min_coverage_option, options, policy_options
 from estimator.cli.source import Source, source_options
@@ -148,9 +155,12 @@ def _answer_with(
     from estimator.ksm.policy import Policy
     from estimator.ksm.predict import predict
 
+    if snapshot.info.get("without_contents") and later is None:
+        answer_with_bound(snapshot, Policy(**policy), as_json, min_coverage)
+        return
     prediction = predict(snapshot, Policy(**policy), later=later)
     _show(snapshot, prediction, as_json)
-    require_coverage(prediction, min_coverage)
+    require_coverage(prediction.coverage, min_coverage)
 
 
 def _show(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:

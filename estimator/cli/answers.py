@@ -18,10 +18,12 @@ from estimator.cli.options import (
     policy_options,
     policy_options_of_today,
 )
-from estimator.errors import EXIT_LOW_COVERAGE, TargetError, UsageError
+from estimator.errors import EXIT_LOW_COVERAGE, CannotAnswerError, TargetError, UsageError
 
 if TYPE_CHECKING:
     from estimator.advice.schedule import PageCost
+    from estimator.ksm.coverage import Coverage
+    from estimator.ksm.policy import Policy
     from estimator.ksm.prediction import Prediction
     from estimator.snapshot.snapshot import Snapshot
 
@@ -64,22 +66,26 @@ _advice_options = options(
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page.")
 def report(snapshot: Path, html: Path | None, min_coverage: float, **chosen: Any) -> None:
     """Say what KSM would save, who brings it, and from what."""
+    from estimator.ksm.policy import Policy
     from estimator.snapshot.store import open_snapshot
 
     opened = open_snapshot(snapshot)
     advice, policy = _split(chosen)
     if html is None:
         _refuse_advice_options()
+        if opened.info.get("without_contents"):
+            answer_with_bound(opened, Policy(**policy), False, min_coverage)
+            return
         prediction = _predict(opened, policy)
         _print_prediction(opened, prediction)
-        require_coverage(prediction, min_coverage)
+        require_coverage(prediction.coverage, min_coverage)
         return
     if html.exists():
         raise UsageError(f"{html} exists already", hint="choose another name or remove it")
-    page, prediction = _page(opened, policy, advice)
+    page, coverage = _page(opened, policy, advice)
     _write_private(html, page)
     click.echo(f"wrote {html}", err=True)
-    require_coverage(prediction, min_coverage)
+    require_coverage(coverage, min_coverage)
 
 
 @click.command()
@@ -102,7 +108,7 @@ def advise(snapshot: Path, as_json: bool, min_coverage: float, **chosen: Any) ->
         click.echo(json.dumps(plan_json(plan, schedule, risk)))
     else:
         render_plan(opened, plan, schedule, risk, make_console(sys.stdout))
-    require_coverage(plan.everything, min_coverage)
+    require_coverage(plan.everything.coverage, min_coverage)
 
 
 @click.command()
@@ -195,9 +201,28 @@ def _given(policy: dict[str, Any]) -> list[str]:
     ]
 
 
-def require_coverage(prediction: Prediction, percent: float) -> None:
+def answer_with_bound(
+    snapshot: Snapshot, policy: Policy, as_json: bool, min_coverage: float
+) -> None:
+    """Say what can be said of a snapshot without page contents; exits as ``require_coverage``."""
+    from estimator.ksm.upper_bound import upper_bound
+
+    bound = upper_bound(snapshot, policy)
+    if as_json:
+        from estimator.report.as_json import bound_json
+
+        click.echo(json.dumps(bound_json(snapshot, bound)))
+    else:
+        from estimator.report.tables import make_console
+        from estimator.report.text import render_bound
+
+        render_bound(snapshot, bound, make_console(sys.stdout))
+    require_coverage(bound.coverage, min_coverage)
+
+
+def require_coverage(coverage: Coverage, percent: float) -> None:
     """Exit with 6 unless ``percent`` of what ksmd would visit was read; nothing to read is fine."""
-    share = prediction.coverage.hashed_share
+    share = coverage.hashed_share
     if share is not None and 100 * share < percent:
         message = f"only {100 * share:.1f} % of the candidate pages could be read"
         click.echo(f"ksm-estimator: {message}; accept it with --min-coverage", err=True)
@@ -236,15 +261,22 @@ def _page_cost(microseconds: float | None) -> PageCost | None:
     return None if microseconds is None else PageCost(microseconds / 1e6, "given")
 
 
-def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> tuple[str, Prediction]:
+def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> tuple[str, Coverage]:
+    """The page, and how much was known."""
     try:
-        from estimator.report.html import report_page
+        from estimator.report.html import bound_page, report_page
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--html needs {error.name}", hint="pip install 'ksm-estimator[report]'"
         ) from error
+    if snapshot.info.get("without_contents"):
+        from estimator.ksm.policy import Policy
+        from estimator.ksm.upper_bound import upper_bound
+
+        bound = upper_bound(snapshot, Policy(**policy))
+        return bound_page(snapshot, bound), bound.coverage
     plan, times, risk = _advise(snapshot, policy, advice)
-    return report_page(snapshot, plan.everything, plan, times, risk), plan.everything
+    return report_page(snapshot, plan.everything, plan, times, risk), plan.everything.coverage
 
 
 def _load(path: Path, policy: dict[str, Any]) -> Any:
@@ -255,12 +287,17 @@ def _load(path: Path, policy: dict[str, Any]) -> Any:
     if not path.is_file():
         return prediction_json(_predict(open_snapshot(path), policy))
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise TargetError(
             f"{path} is neither a snapshot nor JSON of a prediction ({error})",
             hint="make one with: ksm-estimator predict SNAPSHOT --json",
         ) from error
+    if isinstance(found, dict) and "upper_bound" in found:
+        raise CannotAnswerError(
+            f"{path} holds an upper bound, made without page contents: there is nothing to compare"
+        )
+    return found
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -41,6 +41,7 @@ class Source:
     rate: float | None
     passes: int
     interval: float
+    without_contents: bool
     max_memory: int | None
 
     def check(self) -> None:
@@ -54,6 +55,8 @@ class Source:
             raise UsageError("the seed is that of --seed-file or that of --like, not both")
         if self.core and self.passes > 1:
             raise UsageError("a dump does not change: --passes is for a running system")
+        if self.without_contents and self.passes > 1:
+            raise UsageError("--passes compares page contents, --without-contents reads none")
 
     def collect(self, progress: Progress) -> Snapshot:
         """Read the target into a snapshot; raises the errors of opening and reading it."""
@@ -64,7 +67,13 @@ class Source:
             from estimator.kernel.core import open_core
 
             with open_core(self.core, self.symbols, self.architecture) as target:
-                return collect(target, seed=seed, progress=progress, max_memory_mib=self.max_memory)
+                return collect(
+                    target,
+                    without_contents=self.without_contents,
+                    seed=seed,
+                    progress=progress,
+                    max_memory_mib=self.max_memory,
+                )
         lower_priority()
         with own_limits(), ExitStack() as opened:
             look = self._running(Pace(self.rate), progress, seed, opened)
@@ -91,6 +100,7 @@ class Source:
 
             return partial(
                 collect_procfs,
+                without_contents=self.without_contents,
                 seed=seed,
                 progress=progress,
                 pace=pace,
@@ -103,6 +113,7 @@ class Source:
         return partial(
             collect,
             opened.enter_context(target),
+            without_contents=self.without_contents,
             seed=seed,
             progress=progress,
             pace=pace,
@@ -112,18 +123,21 @@ class Source:
     def findings(self) -> Findings:
         """What the target allows; raises UsageError unless exactly one is named."""
         self.check()
+        without = self.without_contents
         if self.procfs:
             from estimator.procfs.check import check_procfs
 
             with own_limits():
-                return check_procfs()
+                return check_procfs(without)
         if self.core:
             from estimator.kernel.check_core import check_core
 
-            return check_core(self.core, self.symbols, self.architecture)
+            return check_core(self.core, self.symbols, self.architecture, without)
         from estimator.kernel.check_running import check_live, check_qemu
 
-        return check_qemu(self.qemu, self.symbols) if self.qemu else check_live(self.symbols)
+        if self.qemu:
+            return check_qemu(self.qemu, self.symbols, without)
+        return check_live(self.symbols, without)
 
 
 TARGETS = ("live", "core", "qemu", "procfs")
@@ -191,6 +205,12 @@ _options = options(
         default=10.0,
         metavar="SECONDS",
         help="From the start of a pass to the next one (default 10).",
+    ),
+    click.option(
+        "--without-contents",
+        is_flag=True,
+        help="Read no page of any process: who opted in, what a scan costs, and an upper bound of "
+        "the saving. Also for dumps without user pages (makedumpfile -d 31).",
     ),
     click.option(
         "--max-memory",

@@ -8,6 +8,10 @@ from typing import Any
 
 from estimator.errors import EXIT_OK, EstimatorError
 
+UPPER_BOUND_ONLY = (
+    "nothing of it will be read (--without-contents): there will be an upper bound only"
+)
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -9,23 +9,30 @@ from pathlib import Path
 import numpy as np
 from drgn import Program
 
-from estimator.collect.findings import Findings
-from estimator.errors import BETTER_DUMP, CannotAnswerError, NoDebugInfoError
+from estimator.arrays import Bytes
+from estimator.collect.findings import UPPER_BOUND_ONLY, Findings
+from estimator.errors import CannotAnswerError, NoDebugInfoError
 from estimator.kernel.address_spaces import AddressSpaces
-from estimator.kernel.core import dump_warnings, open_program, refuse_incomplete, with_memory
+from estimator.kernel.core import dump_warnings, open_program, with_memory
 from estimator.kernel.dump.file import DumpFile
-from estimator.kernel.dump.split import inspect_dump
+from estimator.kernel.dump.split import inspect_dump, refuse_missing_parts
 from estimator.kernel.failures import reading
 from estimator.kernel.ksm_settings import read_settings
 from estimator.kernel.page_array import PageArray
-from estimator.kernel.page_contents import read_frames
+from estimator.kernel.page_contents import leave_unread, read_frames
 from estimator.kernel.processes import Mms, read_processes
 from estimator.kernel.requirements import require_ksm
 from estimator.kernel.symbol_hints import looked_for
 from estimator.kernel.symbols import load_symbols, say_symbols
 from estimator.kernel.target import Target
+from estimator.kernel.user_pages import (
+    refuse_without_user_pages,
+    require_mappings,
+    why_unknown,
+)
 from estimator.kernel.vmas import Vmas, read_vmas, vm_flag_values
 from estimator.kernel.vmcoreinfo import kernel_build_id, kernel_release
+from estimator.releases import better_dump
 from estimator.snapshot.flags import Unknown
 
 _MIB = 1 << 20
@@ -36,9 +43,12 @@ _LEVEL_BITS = {1: "zero", 2: "cache", 4: "cache private", 8: "user", 16: "free"}
 
 
 def check_core(
-    paths: Sequence[Path], symbols: Sequence[Path], architecture: str | None
+    paths: Sequence[Path],
+    symbols: Sequence[Path],
+    architecture: str | None = None,
+    without_contents: bool = False,
 ) -> Findings:
-    """Findings on the dump in ``paths``, with the arguments of ``open_core``.
+    """Findings on the dump in ``paths``, with the arguments of ``open_core`` and ``collect``.
 
     A failure is a finding too: EstimatorErrors are not raised.
     """
@@ -53,7 +63,7 @@ def check_core(
     target = findings.ask("symbols", lambda: _symbols(dump, prog, symbols, findings))
     if target is not None:
         with target:
-            findings.ask("memory", lambda: ask_memory(target, findings))
+            findings.ask("memory", lambda: ask_memory(target, findings, without_contents))
     return findings
 
 
@@ -71,13 +81,12 @@ def _dump(paths: Sequence[Path], findings: Findings) -> DumpFile:
     if header is not None:
         out = [name for bit, name in _LEVEL_BITS.items() if header.level & bit]
         text = f"{header.level}: without {', '.join(out)} pages" if out else "0: all pages"
-        if not header.without_user_pages:
-            findings.add("dump level", text, dump_level=header.level)
+        findings.add("dump level", text, dump_level=header.level)
     else:
         left_out = int((dump.loads["memsz"] - dump.loads["filesz"]).sum())
         text = f"{left_out / _MIB:,.0f} MiB of memory are left out" if left_out else "all pages"
         findings.add("dump level", text, left_out_bytes=left_out)
-    refuse_incomplete(dump)
+    refuse_missing_parts(dump)
     return dump
 
 
@@ -107,13 +116,13 @@ def _symbols(dump: DumpFile, prog: Program, symbols: Sequence[Path], findings: F
     return target
 
 
-def ask_memory(target: Target, findings: Findings) -> None:
+def ask_memory(target: Target, findings: Findings, without_contents: bool = False) -> None:
     """How much anonymous memory there is, how much of it can be read, and how long it takes."""
     with reading(target.prog, target.damage):
-        _anonymous_memory(target, findings)
+        _anonymous_memory(target, findings, without_contents)
 
 
-def _anonymous_memory(target: Target, findings: Findings) -> None:
+def _anonymous_memory(target: Target, findings: Findings, without_contents: bool) -> None:
     """Walk the page tables; judge coverage and time by samples."""
     started = time.monotonic()
     prog, memory = target.prog, target.memory
@@ -121,6 +130,7 @@ def _anonymous_memory(target: Target, findings: Findings) -> None:
     vmas = read_vmas(prog, memory, mms)
     mapped = AddressSpaces(prog, memory, mms, vmas).walk(lambda batches: None)
     pfns = np.unique(mapped.pfn)
+    require_mappings(target, pfns, vmas.unreadable)
     sample = pfns[:: len(pfns) // _SAMPLE_FRAMES + 1]
     pages = PageArray(prog, memory)
     info = pages.read(sample)
@@ -135,19 +145,33 @@ def _anonymous_memory(target: Target, findings: Findings) -> None:
     )
     _opt_ins(prog, mms, vmas, findings)
     walk_seconds = time.monotonic() - started
-    readable = anonymous[memory.unknown(anonymous) == Unknown.HASHED]
-    share = len(readable) / len(anonymous) if len(anonymous) else 0.0
-    text = f"{100 * share:.1f} % of it can be read"
-    if share < _ANSWERABLE:
-        raise CannotAnswerError(text, hint=BETTER_DUMP)
-    status = "ok" if share >= _GOOD_COVERAGE else "warn"
-    findings.add("coverage", text, status=status, coverage=share)
+    unknown = why_unknown(target, anonymous)
+    readable = int(np.count_nonzero(unknown == Unknown.HASHED))
+    share = readable / len(unknown) if len(unknown) else 0.0
+    _coverage(target, unknown, share, findings, without_contents)
     piece = pfns[len(pfns) // 2 :][:_TIMED_FRAMES]
     started = time.monotonic()
-    read_frames(pages, memory, piece, 0, target.running)
+    if without_contents:
+        leave_unread(pages, memory, piece)
+    else:
+        read_frames(pages, memory, piece, 0, target.running)
     seconds = walk_seconds + (time.monotonic() - started) * len(pfns) / max(len(piece), 1)
     about = f"about {seconds:.0f} s" if seconds >= 1 else "less than 1 s"
     findings.add("time", f"{about} on one core", seconds=round(seconds, 1))
+
+
+def _coverage(
+    target: Target, unknown: Bytes, share: float, findings: Findings, without_contents: bool
+) -> None:
+    """Judge ``share``, the part that can be read of a sample with the codes ``unknown``."""
+    text = f"{100 * share:.1f} % of it can be read"
+    if without_contents:
+        text += f"; {UPPER_BOUND_ONLY}"
+    elif share < _ANSWERABLE:
+        refuse_without_user_pages(target, unknown)
+        raise CannotAnswerError(text, hint=better_dump(kernel_release(target.prog)))
+    status = "ok" if share >= _GOOD_COVERAGE and not without_contents else "warn"
+    findings.add("coverage", text, status=status, coverage=share)
 
 
 def _opt_ins(prog: Program, mms: Mms, vmas: Vmas, findings: Findings) -> None:

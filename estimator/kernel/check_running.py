@@ -17,7 +17,7 @@ from estimator.kernel.target import Target
 from estimator.kernel.vmcoreinfo import kernel_release
 
 
-def check_live(symbols: Sequence[Path]) -> Findings:
+def check_live(symbols: Sequence[Path], without_contents: bool = False) -> Findings:
     """Findings on this machine's kernel; a failure is one too: no EstimatorError is raised."""
     findings = Findings()
     release = platform.release()
@@ -27,11 +27,11 @@ def check_live(symbols: Sequence[Path]) -> Findings:
     target = findings.ask("symbols", lambda: _open(symbols, findings))
     if target is not None:
         with target:
-            findings.ask("memory", lambda: ask_memory(target, findings))
+            findings.ask("memory", lambda: ask_memory(target, findings, without_contents))
     return findings
 
 
-def check_qemu(address: str, symbols: Sequence[Path]) -> Findings:
+def check_qemu(address: str, symbols: Sequence[Path], without_contents: bool = False) -> Findings:
     """Findings on the guest behind the monitor at ``address``.
 
     A failure is a finding too: EstimatorErrors are not raised.
@@ -40,7 +40,7 @@ def check_qemu(address: str, symbols: Sequence[Path]) -> Findings:
     target = findings.ask("guest", lambda: _guest(address, symbols, findings))
     if target is not None:
         with target:
-            findings.ask("memory", lambda: ask_memory(target, findings))
+            findings.ask("memory", lambda: ask_memory(target, findings, without_contents))
     return findings
 
 

@@ -20,8 +20,8 @@ from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped, distinct
 from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
 from estimator.collect.tables import make_tables, only_mapped
-from estimator.errors import BETTER_DUMP, CannotAnswerError, TargetError
-from estimator.snapshot.flags import MappingFlag, Unknown
+from estimator.errors import CannotAnswerError, TargetError
+from estimator.snapshot.flags import MappingFlag
 from estimator.snapshot.schema import FORMAT_VERSION
 from estimator.snapshot.snapshot import Snapshot
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done, and how much there is."""
 
-_SAMPLES, _SAMPLE_PAGES = 64, 128
-
 
 def silent(step: str, done: int, total: int) -> None:
     """A ``Progress`` that shows nothing."""
@@ -49,35 +47,42 @@ def collect_core(
     symbols: Sequence[Path] = (),
     *,
     architecture: str | None = None,
+    without_contents: bool = False,
     seed: int | None = None,
     progress: Progress = silent,
 ) -> Snapshot:
     """Everything a prediction needs from the crash dump ``core``.
 
-    Takes the arguments and raises the errors of ``estimator.kernel.core.open_core``.
+    Takes the arguments and raises the errors of ``estimator.kernel.core.open_core`` and
+    ``collect``.
     """
     from estimator.kernel.core import open_core
 
     with open_core(core, symbols, architecture) as target:
-        snapshot = collect(target, seed=seed, progress=progress)
+        snapshot = collect(target, without_contents=without_contents, seed=seed, progress=progress)
     del target
     gc.collect()  # drgn's types refer to each other: only so its Program goes, and closes its files
     return snapshot
 
 
 def collect_program(
-    prog: Program, *, seed: int | None = None, progress: Progress = silent
+    prog: Program,
+    *,
+    without_contents: bool = False,
+    seed: int | None = None,
+    progress: Progress = silent,
 ) -> Snapshot:
     """Like ``collect_core``, for a drgn Program with a target and symbols."""
     from estimator.kernel.session import from_program
 
     with from_program(prog) as target:
-        return collect(target, seed=seed, progress=progress)
+        return collect(target, without_contents=without_contents, seed=seed, progress=progress)
 
 
 def collect(
     target: Target,
     *,
+    without_contents: bool = False,
     seed: int | None = None,
     progress: Progress = silent,
     pace: Pace | None = None,
@@ -86,11 +91,13 @@ def collect(
     """Everything a prediction needs from the open ``target``; ``seed`` is the hash's.
 
     Without ``seed`` it is a new one: hashes can be compared within the snapshot only.
+    ``without_contents``: no page of a process is read; what is in the frames is unknown.
     ``pace`` limits how fast memory is read (only of a running system).
 
-    Raises CannotAnswerError if that kernel has no KSM or is not supported, TargetError if it can't
-    be read, UsageError if more than ``max_memory_mib`` may be needed, ResourceError if this machine
-    lacks memory, processes or files.
+    Raises CannotAnswerError if that kernel has no KSM or is not supported, or if a dump has no user
+    pages and contents are asked for; TargetError if it can't be read, UsageError if more than
+    ``max_memory_mib`` may be needed, ResourceError if this machine lacks memory, processes or
+    files.
     """
     from estimator.kernel.failures import reading
     from estimator.kernel.requirements import require_ksm
@@ -98,12 +105,21 @@ def collect(
     require_ksm(target.prog)
     seed = random_seed() if seed is None else seed
     with reading(target.prog, target.damage):
-        return _Collector(target, seed, progress, pace or Pace(None)).snapshot(max_memory_mib)
+        collector = _Collector(target, without_contents, seed, progress, pace or Pace(None))
+        return collector.snapshot(max_memory_mib)
 
 
 class _Collector:
-    def __init__(self, target: Target, seed: int, progress: Progress, pace: Pace) -> None:
+    def __init__(
+        self,
+        target: Target,
+        without_contents: bool,
+        seed: int,
+        progress: Progress,
+        pace: Pace,
+    ) -> None:
         self._target = target
+        self._without_contents = without_contents
         self._prog = target.prog
         self._memory = target.memory
         self._seed = seed
@@ -124,6 +140,7 @@ class _Collector:
         from estimator.kernel.page_array import PageArray
         from estimator.kernel.processes import read_processes, still_there
         from estimator.kernel.stable_tree import read_stable_tree
+        from estimator.kernel.user_pages import require_mappings, require_user_pages
         from estimator.kernel.vmas import read_vmas
 
         taken_at_seconds = uptime_seconds(self._prog)
@@ -141,7 +158,9 @@ class _Collector:
         spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
         mapped = self._walk(spaces)
         pfns = distinct(mapped.pfn)
-        self._require_user_pages(pages, pfns)
+        require_mappings(self._target, pfns, vmas.unreadable)
+        if not self._without_contents:
+            require_user_pages(self._target, pages, pfns)
 
         def describe() -> None:
             """What hashing does not need to know."""
@@ -223,24 +242,6 @@ class _Collector:
     def _walk(self, spaces: AddressSpaces) -> Mapped:
         return spaces.walk(lambda batches: self._progress("page tables", batches, 0))
 
-    def _require_user_pages(self, pages: PageArray, pfns: Words) -> None:
-        """Raise CannotAnswerError if most of the anonymous frames were left out of the dump.
-
-        An ELF dump does not say so in its headers. Judged by a sample, before all are read.
-        """
-        starts = np.linspace(0, len(pfns), _SAMPLES, endpoint=False, dtype=np.int64)
-        rows = distinct((starts[:, None] + np.arange(_SAMPLE_PAGES)).astype(np.uint64).reshape(-1))
-        sample = pfns[rows[rows < len(pfns)]]
-        info = pages.read(sample)
-        unknown = self._memory.unknown(sample[info.ok & info.anonymous])
-        excluded = int((unknown == Unknown.EXCLUDED).sum())
-        if 2 * excluded > len(unknown):
-            raise CannotAnswerError(
-                f"{self._target.path} has no user pages: {excluded:,} of {len(unknown):,} "
-                "anonymous frames looked for were left out (makedumpfile -d 8 or -d 31 does that)",
-                hint=BETTER_DUMP,
-            )
-
     def _frames(
         self, pages: PageArray, pfns: Words, meanwhile: Callable[[], None] = lambda: None
     ) -> Columns:
@@ -249,21 +250,24 @@ class _Collector:
         ``meanwhile`` is what this process does before it helps the others.
         """
         from estimator.collect.workers import Pieces, forked, shared_columns
-        from estimator.kernel.page_contents import read_frames
+        from estimator.kernel.page_contents import leave_unread, read_frames
 
         columns = shared_columns(len(pfns), FRAME_FACTS)
         size, page_bytes = self._memory.piece_pages, self._memory.page_bytes
         pieces = Pieces(-(-len(pfns) // size))
 
+        def look(pfns: Words) -> Columns:
+            if self._without_contents:
+                return leave_unread(pages, self._memory, pfns)
+            found = read_frames(pages, self._memory, pfns, self._seed, self._target.running)
+            self._pace(len(pfns) * page_bytes)
+            return found
+
         def read(progress: Progress) -> None:
             for number in pieces:
                 piece = slice(number * size, (number + 1) * size)
-                found = read_frames(
-                    pages, self._memory, pfns[piece], self._seed, self._target.running
-                )
-                for name, values in found.items():
+                for name, values in look(pfns[piece]).items():
                     columns[name][piece] = values
-                self._pace(len(pfns[piece]) * page_bytes)
                 progress("bytes", min(piece.stop, len(pfns)) * page_bytes, len(pfns) * page_bytes)
 
         with forked(self._workers - 1, lambda: read(silent)):
@@ -312,6 +316,7 @@ class _Collector:
             "thp_orders": settings.thp_orders(prog),
             "damon_runs": damon.runs,
             "damon_awake": damon.awake,
+            "without_contents": self._without_contents,
             "unknown": unknown,
         }
 

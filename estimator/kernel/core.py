@@ -9,7 +9,7 @@ from pathlib import Path
 from drgn import Architecture, BadDataError, Platform, Program, ProgramFlags
 
 from estimator.collect.limits import own_limits
-from estimator.errors import BETTER_DUMP, CannotAnswerError, ResourceError, TargetError
+from estimator.errors import ResourceError, TargetError
 from estimator.kernel.dump.file import DumpFile
 from estimator.kernel.dump.kdump_headers import KdumpPages
 from estimator.kernel.dump.split import inspect_dump, open_parts, refuse_missing_parts
@@ -33,11 +33,11 @@ def open_core(
 
     ``core``: its file, or all files of a split dump. ``architecture`` as in ``uname -m``, for a
     dump that does not say it. Raises TargetError (no kernel dump), NoDebugInfoError (no vmlinux, or
-    one of another build), CannotAnswerError (user pages left out of the dump, or part of a split
-    one missing), UsageError (files that are not of one split dump).
+    one of another build), CannotAnswerError (part of a split dump missing), UsageError (files that
+    are not of one split dump).
     """
     dump = inspect_dump([core] if isinstance(core, Path) else core)
-    refuse_incomplete(dump)
+    refuse_missing_parts(dump)
     prog, dump = open_program(dump, architecture)
     load_symbols(prog, symbols)
     return with_memory(prog, dump)
@@ -113,17 +113,6 @@ def with_memory(prog: Program, dump: DumpFile) -> Target:
             f"{dump.name} is damaged: its header says pages of {dump.kdump.block_bytes} bytes"
         )
     return Target(prog, memory, "core", dump.name, dump.format, dump_warnings(dump))
-
-
-def refuse_incomplete(dump: DumpFile) -> None:
-    """Raise CannotAnswerError if the dump lacks what KSM would merge, by its own headers."""
-    header = dump.kdump
-    if header is not None and header.without_user_pages:
-        raise CannotAnswerError(
-            f"{dump.name} has no user pages: it was made with makedumpfile -d {header.level}",
-            hint=BETTER_DUMP,
-        )
-    refuse_missing_parts(dump)
 
 
 def _platform(dump: DumpFile, architecture: str | None) -> Platform | None:

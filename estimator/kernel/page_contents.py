@@ -21,11 +21,7 @@ def read_frames(pages: PageArray, memory: Memory, pfns: Words, seed: int, moving
     same, all is read again, at last given up as ``Unknown.CHANGED``.
     """
     info = pages.read(pfns)
-    columns = {name: values for name, values in vars(info).items() if name in FRAME_FACTS}
-    columns["hash"], columns["unknown"] = (
-        np.zeros(len(pfns), np.uint64),
-        np.zeros(len(pfns), np.uint8),
-    )
+    columns = _described(info)
     rows: Ints = np.flatnonzero(info.ok & info.anonymous)
     _hash(columns, memory, pfns, rows, seed)
     if not moving:
@@ -45,6 +41,25 @@ def read_frames(pages: PageArray, memory: Memory, pfns: Words, seed: int, moving
     poisoned = (columns["flags"] & np.uint32(FrameFlag.HWPOISON)) != 0
     columns["unknown"][poisoned] = Unknown.UNREADABLE  # /proc/kcore has zeroes for them
     columns["hash"][columns["unknown"] != Unknown.HASHED] = 0
+    return columns
+
+
+def leave_unread(pages: PageArray, memory: Memory, pfns: Words) -> Columns:
+    """Columns of ``FRAME_FACTS`` of the frames ``pfns``, with no look at what is in them.
+
+    ``unknown``: what is known beforehand to keep the frame from being read, else NOT_READ.
+    """
+    columns = _described(pages.read(pfns))
+    columns["unknown"][:] = memory.unknown(pfns)
+    columns["unknown"][columns["unknown"] == Unknown.HASHED] = Unknown.NOT_READ
+    return columns
+
+
+def _described(info: PageInfo) -> Columns:
+    """The columns of ``FRAME_FACTS`` that are in ``info``; hashes and codes of zero."""
+    columns = {name: values for name, values in vars(info).items() if name in FRAME_FACTS}
+    columns["hash"] = np.zeros(len(info.ok), np.uint64)
+    columns["unknown"] = np.zeros(len(info.ok), np.uint8)
     return columns
 
 

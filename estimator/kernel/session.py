@@ -7,8 +7,8 @@ from pathlib import Path
 from drgn import Program, ProgramFlags
 
 from estimator.errors import TargetError
-from estimator.kernel.core import refuse_incomplete, with_memory
-from estimator.kernel.dump.split import inspect_dump
+from estimator.kernel.core import with_memory
+from estimator.kernel.dump.split import inspect_dump, refuse_missing_parts
 from estimator.kernel.symbols import knows_symbols, load_symbols
 from estimator.kernel.target import Target
 
@@ -34,5 +34,5 @@ def from_program(prog: Program) -> Target:
             return Target(prog, memory, "live", str(KCORE), "kcore")
         return Target(prog, memory, "qemu", "the guest of this drgn session", "qmp")
     dump = inspect_dump([Path(path)])
-    refuse_incomplete(dump)
+    refuse_missing_parts(dump)
     return with_memory(prog, dump)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from drgn import Program
 
 from estimator.kernel.vmcoreinfo import kernel_build_id, kernel_release
+from estimator.releases import is_release, vendor_of
 
 DEBUGINFOD = "debuginfod"
 _OS_RELEASE = Path("/etc/os-release")
@@ -20,59 +20,6 @@ _SERVER_OF = {
     "centos": "https://debuginfod.centos.org",
     "arch": "https://debuginfod.archlinux.org",
 }
-_OF_SUSE = "zypper --plus-content debug install kernel-{variant}-debuginfo, of version {version}"
-# what a release looks like: whose kernel that is, and the command for its debug information
-_PACKAGE_OF: tuple[tuple[str, str, str], ...] = (
-    (
-        r"(?P<version>.+)\+(?P<variant>16k|64k|rt|rt-64k)",
-        "Fedora or RHEL",
-        "dnf install --enablerepo='*debug*' kernel-{variant}-debuginfo-{version}",
-    ),
-    (
-        r".+\.el\d+uek\.\w+",
-        "Oracle Linux",
-        "dnf install --enablerepo='*debug*' kernel-uek-debuginfo-{release}",
-    ),
-    (
-        r".+\.(el\d|fc\d|amzn\d).*\.(x86_64|aarch64)",
-        "Fedora, RHEL or Amazon Linux",
-        "dnf install --enablerepo='*debug*' kernel-debuginfo-{release}",
-    ),
-    (
-        r".+\.azl\d+",
-        "Azure Linux",
-        "tdnf install azurelinux-repos-debug, then tdnf install kernel-debuginfo-{release}",
-    ),
-    (
-        r".+\.cm\d+",
-        "CBL-Mariner",
-        "tdnf install mariner-repos-debug, then tdnf install kernel-debuginfo-{release}",
-    ),
-    (r"(?P<version>[\d.]+-[\d.]+)-(?P<variant>default)", "SUSE", _OF_SUSE),
-    (r"(?P<version>[\d.]+-\d+(\.\d+)+)-(?P<variant>azure|rt|64kb)", "SUSE", _OF_SUSE),
-    (
-        r"(6\.([5-9]|\d\d)|[7-9]\.\d+)\.\d+-\d+-pve",
-        "Proxmox",
-        "apt-get install proxmox-kernel-{release}-dbgsym",
-    ),
-    (
-        r".+-\d+-(generic|lowlatency|aws|azure|gcp|gke|gkeop|ibm|intel|kvm|nvidia|oem|oracle|raspi"
-        r"|realtime)(-\w+)*",
-        "Ubuntu",
-        "apt-get install ubuntu-dbgsym-keyring, add http://ddebs.ubuntu.com to the package "
-        "sources, apt-get install linux-image-{release}-dbgsym",
-    ),
-    (
-        r".+-(amd64|arm64|arm64-16k|686|686-pae|armmp|armmp-lpae|ppc64el|s390x|riscv64|loong64)",
-        "Debian",
-        "apt-get install linux-image-{release}-dbg",
-    ),
-    (
-        r".+-(arch|zen|hardened|lts)\d*-\d+|.+-\d+-(lts|zen|hardened)",
-        "Arch",
-        "export DEBUGINFOD_URLS=https://debuginfod.archlinux.org",
-    ),
-)
 # where drgn looks, and what is not found by build-id alone
 _USUAL_PLACES = (
     "/usr/lib/debug/boot/vmlinux-{release}",
@@ -82,8 +29,6 @@ _USUAL_PLACES = (
     "/boot/vmlinux-{release}",
     "/usr/lib/debug/.build-id/{first}/{rest}.debug",
 )
-
-_SAFE_RELEASE = re.compile(r"[A-Za-z0-9._+~-]+")  # what a command can name
 
 
 def looked_for(prog: Program, symbols: Sequence[Path]) -> Iterator[str]:
@@ -112,9 +57,9 @@ def hint_here(release: str) -> str:
     """The commands that get the symbols of this machine's kernel ``release``."""
     name = next((name for name in _distribution() if name in _SERVER_OF), "")
     server = _SERVER_OF.get(name, "https://debuginfod.elfutils.org")
-    package = _package_of(release)
+    vendor = vendor_of(release)
     ways = [
-        *([package[1]] if package else []),
+        *([vendor.symbols] if vendor else []),
         f"export DEBUGINFOD_URLS={server}",
         "--symbols VMLINUX if you built it yourself",
         "collect --procfs needs none",
@@ -128,23 +73,11 @@ def hint_elsewhere(release: str) -> str:
     The name is what the dump says: one that is more than a name is put into no command, and one of
     a form that is not known gets none.
     """
-    if not _SAFE_RELEASE.fullmatch(release):
-        return "get the vmlinux with debug information of that build"
-    package = _package_of(release)
-    if package:
-        return f"on {package[0]}: {package[1]}"
-    return f"get the vmlinux with debug information of {release}"
-
-
-def _package_of(release: str) -> tuple[str, str] | None:
-    """Whose kernel ``release`` is, and what to type for it; None if that is not known."""
-    if not _SAFE_RELEASE.fullmatch(release):
-        return None
-    for pattern, name, command in _PACKAGE_OF:
-        found = re.fullmatch(pattern, release)
-        if found:
-            return name, command.format(release=release, **found.groupdict())
-    return None
+    vendor = vendor_of(release)
+    if vendor:
+        return f"on {vendor.name}: {vendor.symbols}"
+    of = release if is_release(release) else "that build"
+    return f"get the vmlinux with debug information of {of}"
 
 
 def _distribution() -> list[str]:

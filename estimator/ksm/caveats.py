@@ -58,6 +58,24 @@ def warnings(
     return [text for text in found if text]
 
 
+def warnings_without_contents(
+    case: Case, policy: Policy, coverage: Coverage, told: Told
+) -> list[str]:
+    """Those of the warnings that apply where no content is known, most important first."""
+    missing = _page_tables(coverage)
+    found = [
+        *case.snapshot.info.get("source", {}).get("warnings", ()),
+        _lost(case),
+        f"{missing[0].upper()}{missing[1:]}: each counts as if it could be freed."
+        if missing
+        else None,
+        _starts_over(told),
+        _by_release(case),
+        _no_prctl(case, policy),
+    ]
+    return [text for text in found if text]
+
+
 def _by_release(case: Case) -> str | None:
     """What only the release tells of a kernel that has more than its release says."""
     info = case.snapshot.info
@@ -89,12 +107,18 @@ def _unknown(coverage: Coverage) -> str | None:
             f"{coverage.unknown_pages} of {coverage.candidate_pages} candidate pages could not be "
             f"read ({reasons})"
         )
-    if coverage.page_table_missing_pages:
-        parts.append(
-            f"the page tables of {coverage.page_table_missing_pages} pages of candidate VMAs are "
-            "missing or kept changing"
-        )
+    if missing := _page_tables(coverage):
+        parts.append(missing)
     return f"{', and '.join(parts)}: they are in no counter." if parts else None
+
+
+def _page_tables(coverage: Coverage) -> str:
+    if not coverage.page_table_missing_pages:
+        return ""
+    return (
+        f"the page tables of {coverage.page_table_missing_pages} pages of candidate VMAs are "
+        "missing or kept changing"
+    )
 
 
 def _starts_over(told: Told) -> str | None:

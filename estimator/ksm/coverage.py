@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from estimator.arrays import Ints, Numbers
 from estimator.ksm.candidates import unknown_counts
 from estimator.ksm.case import Case
-from estimator.ksm.fate import Fate
-from estimator.ksm.prediction import Outcome
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,16 @@ class Coverage:
         return dataclasses.asdict(self) | {"hashed_share": self.hashed_share}
 
 
-def coverage_of(case: Case, fate: Fate, pages_sharing: int, compared_pages: int | None) -> Coverage:
-    """What was known of the candidates of ``case``. ``pages_sharing``: the predicted counter."""
+def coverage_of(
+    case: Case, rows: Ints | Numbers, pages_sharing: int, compared_pages: int | None
+) -> Coverage:
+    """What was known of the candidates of ``case``.
+
+    ``rows``: of ``mappings``, the candidates whose content is not known. ``pages_sharing``: the
+    counter as predicted for the others.
+    """
     candidates, vmas = case.candidates, case.snapshot.vmas
     total = len(candidates.frame) + len(candidates.changing)
-    rows = np.flatnonzero(fate.outcome == Outcome.UNKNOWN)
     by_reason: dict[str, int] = {}
     frames = 0
     if len(rows):

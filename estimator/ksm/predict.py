@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from estimator.ksm.prediction import Prediction
 from estimator.ksm.rules import Rules, tunables
 from estimator.ksm.totals import summarise
 from estimator.ksm.unmerge import has_to_start_over, unmerged
+from estimator.releases import better_dump
 from estimator.snapshot.changes import Changes, known_changes
 from estimator.snapshot.flags import UNKNOWN_NODE
 from estimator.snapshot.snapshot import Snapshot
@@ -37,7 +40,7 @@ def predict(
     known), ``warnings``, one row per process, VMA and cgroup, and an ``Outcome`` per mapping.
 
     Raises UsageError for selectors that match nothing and for snapshots that can't be compared,
-    CannotAnswerError for a snapshot that lacks what a rule needs.
+    CannotAnswerError for a snapshot that lacks what a rule needs, or contents (``upper_bound``).
 
     With ``snapshot = open_snapshot("web.ksm")``, of two processes with three pages each, two of
     which are equal:
@@ -52,6 +55,12 @@ def predict(
     0  web               3                  2
     1  web               3                  2
     """
+    if snapshot.info.get("without_contents"):
+        raise CannotAnswerError(
+            "page contents were left out of this snapshot (--without-contents): which pages are "
+            "equal is not known",
+            hint=_with_contents(snapshot.info),
+        )
     ksm = tunables(snapshot.info)
     policy = (policy or Policy()).with_tunables(ksm)
     rules = Rules.of(snapshot.info, policy)
@@ -76,6 +85,14 @@ def predict(
     told = Told(compared_pages=_compared(changes, candidates), starts_over=starts_over)
     prediction = summarise(case, policy, settle(case), told)
     return replace(prediction, content=prediction.content[:frame_count])
+
+
+def _with_contents(info: Mapping[str, Any]) -> str:
+    """How to get a snapshot that can answer, and what this one can."""
+    again = "collect again without that option"
+    if info["source"].get("kind") == "core":
+        again += f"; for a dump with user pages, {better_dump(info['kernel']['release'])}"
+    return f"{again}; until then, predict and report give an upper bound"
 
 
 def _compared(changes: Changes | None, candidates: Candidates) -> int | None:

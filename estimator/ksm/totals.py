@@ -58,7 +58,8 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
             rules, sharing, totals["ksm_zero_pages"], totals["ksm_rmap_items"]
         ),
     }
-    coverage = coverage_of(case, fate, sharing, told.compared_pages)
+    unknown = np.flatnonzero(fate.outcome == Outcome.UNKNOWN)
+    coverage = coverage_of(case, unknown, sharing, told.compared_pages)
     khugepaged = sharing_bounds(case, fate, sharing)
     unmapped = unmapped_pieces(case)
     freed = freed_frames(case, fate, unmapped)
@@ -80,8 +81,8 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
         vmas=vmas[case.candidates.mms[processes_of(vmas)]].reset_index(drop=True)
         if len(processes)
         else vmas,
-        cgroups=_sums(per_mm["cgroup"], "cgroup", columns),
-        excluded=_excluded(case),
+        cgroups=sums_by(per_mm["cgroup"], "cgroup", columns),
+        excluded=excluded_vmas(case),
         outcome=fate.outcome,
         stable_node=fate.stable_frame,
         content=case.contents.of_frame,
@@ -165,16 +166,16 @@ def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:
     return table[case.candidates.mms].reset_index(drop=True)
 
 
-def _excluded(case: Case) -> pd.DataFrame:
+def excluded_vmas(case: Case) -> pd.DataFrame:
     """Excluded VMAs of the selected processes by reason: excluded_by, vmas, anonymous_pages."""
     reason = case.candidates.excluded_by
     shut = np.flatnonzero(pd.notna(reason))
     pages = np.diff(case.candidates.vma_starts)[shut]
     columns = {"vmas": np.ones_like(pages), "anonymous_pages": pages}
-    return _sums(pd.Series(reason[shut]), "excluded_by", columns)
+    return sums_by(pd.Series(reason[shut]), "excluded_by", columns)
 
 
-def _sums(keys: pd.Series, name: str, columns: Mapping[str, Ints]) -> pd.DataFrame:
+def sums_by(keys: pd.Series, name: str, columns: Mapping[str, Ints]) -> pd.DataFrame:
     """The sums of ``columns`` by key, in the order of the keys: a groupby() that costs less.
 
     Rows without a key are left out.

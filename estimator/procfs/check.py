@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from estimator.collect.findings import Findings
+from estimator.collect.findings import UPPER_BOUND_ONLY, Findings
 from estimator.procfs.collect import require_rights
 from estimator.procfs.ksm_settings import read_settings
 from estimator.procfs.page_contents import workers_here
@@ -19,7 +19,7 @@ _START_UP_SECONDS = 0.5
 _BYTES_PER_SECOND = 1.3e9  # of each worker, as scripts/bench procfs measures it
 
 
-def check_procfs() -> Findings:
+def check_procfs(without_contents: bool = False) -> Findings:
     """Findings on this machine without its kernel's memory.
 
     A failure of ``require_rights`` or ``read_processes`` is a finding too, and not raised.
@@ -52,10 +52,13 @@ def check_procfs() -> Findings:
     pairs = (line.split() for line in _MEMINFO.read_text().splitlines())
     anonymous = next((int(pair[1]) << 10 for pair in pairs if pair[0] == "AnonPages:"), 0)
     cores = workers_here()
-    seconds = _START_UP_SECONDS + anonymous / _BYTES_PER_SECOND / cores
+    read = 0 if without_contents else anonymous
+    seconds = _START_UP_SECONDS + read / _BYTES_PER_SECOND / cores
     findings.add(
         "memory", f"{anonymous / _GIB:.1f} GiB of anonymous memory", anonymous_bytes=anonymous
     )
+    if without_contents:
+        findings.add("coverage", UPPER_BOUND_ONLY, status="warn")
     findings.add(
         "time", f"about {seconds:.1f} s on {cores} of the cores", seconds=round(seconds, 1)
     )

@@ -71,6 +71,7 @@ _NOT_KNOWN = {
 
 def collect_procfs(
     *,
+    without_contents: bool = False,
     seed: int | None = None,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],
@@ -79,8 +80,8 @@ def collect_procfs(
     """Everything /proc says of this machine; what it doesn't is listed in ``info["not_known"]``.
 
     ``pace`` is told how many bytes are read, and may wait. Without ``seed`` the hashes have a new
-    one. Raises TargetError without the right to
-    see PFNs, CannotAnswerError if this kernel has no KSM.
+    one. ``without_contents``: no page of a process is read; what is in the frames is unknown.
+    Raises TargetError without the right to see PFNs, CannotAnswerError if this kernel has no KSM.
     """
     require_rights()
     started = datetime.datetime.now(datetime.UTC)
@@ -107,7 +108,7 @@ def collect_procfs(
         return mapped
 
     def look(pfns: Words) -> Columns:
-        return look_at(pfns, latest[0], vmas, processes, seed, progress, pace)
+        return look_at(pfns, latest[0], vmas, processes, seed, without_contents, progress, pace)
 
     mapped = walk()
     pfns = distinct(mapped.pfn)
@@ -159,6 +160,7 @@ def collect_procfs(
         "thp_enabled": thp_enabled(),
         "thp_orders": thp_orders(),
         "damon_runs": damon_runs(),
+        "without_contents": without_contents,
         "unknown": {
             "processes": lost + int(np.count_nonzero(~there)),
             "vmas": 0,

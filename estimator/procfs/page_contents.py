@@ -38,12 +38,14 @@ def look_at(
     vmas: pd.DataFrame,
     processes: Sequence[Process],
     seed: int,
+    without_contents: bool,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],
 ) -> Columns:
     """Columns of ``FRAME_FACTS`` of the frames ``pfns``, ``zero_page`` and ``read_at``.
 
-    Read by some processes at once; each keeps to its part of the pace.
+    Read by some processes at once; each keeps to its part of the pace. ``without_contents``: what
+    is in the frames is left alone.
     """
     facts = shared_columns(len(pfns), FRAME_FACTS | {"zero_page": np.bool_, "read_at": np.uint64})
 
@@ -57,12 +59,16 @@ def look_at(
                 facts[name][piece] = values
 
     facts["node"][:] = nodes_of(pfns)
+    facts["read_at"][:] = _NOWHERE
+    if without_contents:
+        read_facts()
+        facts["unknown"][:] = Unknown.NOT_READ
+        return facts
     with forked(workers - 1, read_facts):
         mappings = _first_mappings(pfns, mapped)
         read_facts()
     mappings[facts["kind"] == 0] = -1
     places = _Places(mappings, mapped, vmas, processes)
-    facts["read_at"][:] = _NOWHERE
     total = len(places.rows)
     pieces = Pieces(-(-total // _PIECE_PAGES))
 

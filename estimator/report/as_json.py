@@ -15,10 +15,13 @@ import pyarrow.compute as pc
 from estimator.advice.compare import Comparison
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
-from estimator.advice.schedule import Schedule
+from estimator.advice.schedule import Schedule, scan_time_now
 from estimator.advice.verify import Verification
 from estimator.ksm.prediction import Prediction
+from estimator.ksm.upper_bound import UpperBound
 from estimator.report.commands import opt_in_commands, settings_commands
+from estimator.report.words import COUNTER_MEANINGS
+from estimator.snapshot.snapshot import Snapshot
 
 _ROWS_AT_ONCE = 4096  # 1 MiB of JSON, in memory that is used again
 
@@ -42,6 +45,39 @@ def prediction_json(prediction: Prediction) -> dict[str, Any]:
         for name, table in _tables(prediction).items()
     }
     return _values(prediction) | tables
+
+
+def bound_json(snapshot: Snapshot, bound: UpperBound) -> dict[str, Any]:
+    """An upper bound as JSON values, in the form of a prediction: null is what is not known."""
+    scan = scan_time_now(snapshot, bound.coverage.candidate_pages)
+    ledger = dataclasses.asdict(bound.ledger)
+    return {
+        "kernel": bound.kernel,
+        "origin": bound.origin,
+        "policy": bound.policy.to_json(),
+        "coverage": bound.coverage.to_json(),
+        "warnings": bound.warnings,
+        "counters": dict.fromkeys(COUNTER_MEANINGS),
+        "physical": {
+            "frames_before": bound.frames_before,
+            **dict.fromkeys(("frames_after", "frames_freed", "bytes_saved", "net_bytes_saved")),
+        },
+        "upper_bound": ledger
+        | {
+            "frames_freed": bound.ledger.frames_freed,
+            "bytes_freed": bound.bytes_freed,
+            "rmap_items_bytes": bound.rmap_items_bytes,
+        },
+        "full_scan": None if scan is None else dataclasses.asdict(scan) | {"batches": scan.batches},
+        "processes": records(bound.processes.drop(columns="mm_id")),
+        "vmas": records(
+            bound.vmas[bound.vmas["excluded_by"].isna()].drop(
+                columns=["vma_id", "mm_id", "excluded_by"]
+            )
+        ),
+        "cgroups": records(bound.cgroups),
+        "excluded": records(bound.excluded),
+    }
 
 
 def prediction_json_parts(prediction: Prediction) -> Iterator[bytes | memoryview]:

@@ -25,6 +25,8 @@ from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
 from estimator.advice.schedule import Schedule
 from estimator.ksm.prediction import Prediction
+from estimator.ksm.upper_bound import UpperBound
+from estimator.report.bound_sections import bound_sections
 from estimator.report.plan_sections import plan_sections
 from estimator.report.plots import contribution_figure, frontier_figure, sharing_figure
 from estimator.report.prediction_sections import Section, prediction_sections
@@ -47,6 +49,22 @@ def report_page(
         ("Which processes share with which", sharing_figure(snapshot, prediction)),
     ]
     verdict, *report = prediction_sections(snapshot, prediction)
+    return _page(
+        snapshot,
+        verdict,
+        report,
+        [(title, _svg(figure, str(n))) for n, (title, figure) in enumerate(figures)],
+        plan_sections(snapshot, plan, schedule, risk),
+    )
+
+
+def _page(
+    snapshot: Snapshot,
+    verdict: Section,
+    report: list[Section],
+    figures: list[tuple[str, Markup]],
+    plan: list[Section],
+) -> str:
     info = snapshot.info
     script = _resource("report.js")
     return _template("report.html.j2").render(
@@ -56,10 +74,16 @@ def report_page(
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         verdict=verdict,
-        figures=[(title, _svg(figure, str(n))) for n, (title, figure) in enumerate(figures)],
+        figures=figures,
         report=report,
-        plan=plan_sections(snapshot, plan, schedule, risk),
+        plan=plan,
     )
+
+
+def bound_page(snapshot: Snapshot, bound: UpperBound) -> str:
+    """The report of a snapshot without page contents as an HTML document: no figures, no plan."""
+    verdict, *report = bound_sections(snapshot, bound)
+    return _page(snapshot, verdict, report, [], [])
 
 
 def fragment(sections: list[Section]) -> str:

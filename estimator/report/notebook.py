@@ -10,6 +10,8 @@ from estimator.advice.plan import Plan
 from estimator.advice.risk import assess
 from estimator.advice.schedule import TARGET_SCAN_SECONDS, PageCost, schedule
 from estimator.ksm.prediction import Prediction
+from estimator.ksm.upper_bound import UpperBound
+from estimator.report.bound_sections import bound_sections
 from estimator.report.compare_sections import comparison_sections
 from estimator.report.plan_sections import plan_sections
 from estimator.report.prediction_sections import Section, prediction_sections
@@ -40,6 +42,11 @@ class Display:
 def show_prediction(snapshot: Snapshot, prediction: Prediction) -> Display:
     """The report of one prediction."""
     return Display(prediction_sections(snapshot, prediction))
+
+
+def show_upper_bound(snapshot: Snapshot, bound: UpperBound) -> Display:
+    """The report of a snapshot without page contents."""
+    return Display(bound_sections(snapshot, bound))
 
 
 def show_plan(

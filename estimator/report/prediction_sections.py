@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from estimator.ksm.coverage import Coverage
 from estimator.ksm.prediction import Prediction
 from estimator.report import words
 from estimator.report.summary import Summary, summarize
@@ -43,13 +44,13 @@ def prediction_sections(snapshot: Snapshot, prediction: Prediction) -> list[Sect
         Section(WARNINGS, bullets=prediction.warnings),
         _counters(prediction, summary),
         _savings(summary),
-        _coverage(summary),
+        coverage_section(summary.coverage, summary.page_bytes),
         *_contributors(summary),
     ]
     if len(summary.contents):
         sections.append(_contents(summary))
     if len(summary.excluded):
-        sections.append(_excluded(summary))
+        sections.append(excluded_section(summary.excluded, summary.page_bytes))
     return sections
 
 
@@ -94,10 +95,13 @@ def _savings(summary: Summary) -> Section:
     return Section("Two savings", rows, columns, note=words.why_they_differ(s))
 
 
-def _coverage(summary: Summary) -> Section:
-    c = summary.coverage
+def coverage_section(c: Coverage, page_bytes: int) -> Section:
+    """What of the candidates was read, and why the rest was not."""
     rows = [("visited by ksmd, content known", c.hashed_pages)]
-    rows += [(f"visited, not known: {reason}", n) for reason, n in c.unknown_by_reason.items()]
+    rows += [
+        (f"visited, not known: {reason.replace('_', ' ')}", n)
+        for reason, n in c.unknown_by_reason.items()
+    ]
     others = [
         ("not known: page table not readable, or changing", c.page_table_missing_pages),
         ("not known: the kernel counts it, no process was found to map it", c.lost_pages),
@@ -108,7 +112,7 @@ def _coverage(summary: Summary) -> Section:
     columns = [
         Column("", "what"),
         pages("pages", "pages"),
-        memory("memory", "pages", summary.page_bytes),
+        memory("memory", "pages", page_bytes),
     ]
     return Section("Coverage", pd.DataFrame(rows, columns=["what", "pages"]), columns)
 
@@ -165,13 +169,14 @@ def content_words(row: Mapping[Hashable, Any]) -> str:
     return f"{zero}{', '.join(places[:4])}{more}; e.g. {example}"
 
 
-def _excluded(summary: Summary) -> Section:
-    total = int(summary.excluded["anonymous_pages"].sum())
-    amount = human_bytes(total * summary.page_bytes)
+def excluded_section(excluded: pd.DataFrame, page_bytes: int) -> Section:
+    """The VMAs of ``excluded`` (excluded_by, vmas, anonymous_pages)."""
+    total = int(excluded["anonymous_pages"].sum())
+    amount = human_bytes(total * page_bytes)
     columns = [
         Column("because of", "excluded_by"),
         pages("VMAs", "vmas"),
         pages("anonymous pages", "anonymous_pages"),
     ]
     note = f"{plural(total, 'anonymous page')} ({amount}) lie in them." if total else ""
-    return Section("VMAs that take no part", summary.excluded, columns, note=note)
+    return Section("VMAs that take no part", excluded, columns, note=note)

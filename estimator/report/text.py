@@ -10,6 +10,8 @@ from estimator.advice.risk import Risk
 from estimator.advice.schedule import Schedule
 from estimator.advice.verify import Verification
 from estimator.ksm.prediction import Prediction
+from estimator.ksm.upper_bound import UpperBound
+from estimator.report.bound_sections import bound_sections
 from estimator.report.compare_sections import comparison_sections, verification_sections
 from estimator.report.plan_sections import plan_sections
 from estimator.report.prediction_sections import WARNINGS, Section, prediction_sections
@@ -20,6 +22,11 @@ from estimator.snapshot.snapshot import Snapshot
 def render(snapshot: Snapshot, prediction: Prediction, console: Console) -> None:
     """Print the report of ``prediction`` on ``console``: verdict first, details after."""
     print_sections(prediction_sections(snapshot, prediction), console)
+
+
+def render_bound(snapshot: Snapshot, bound: UpperBound, console: Console) -> None:
+    """Print what is known where page contents were left out."""
+    print_sections(bound_sections(snapshot, bound), console)
 
 
 def render_plan(

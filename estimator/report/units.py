@@ -67,7 +67,7 @@ def plural(number: float, noun: str) -> str:
     >>> plural(1, "page"), plural(2000, "process")
     ('1 page', '2,000 processes')
     """
-    ending = "" if round(number) == 1 else "es" if noun.endswith("s") else "s"
+    ending = "" if round(number) == 1 else "es" if noun.endswith(("s", "ch")) else "s"
     return f"{count(number)} {noun}{ending}"
 
 

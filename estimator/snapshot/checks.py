@@ -59,6 +59,8 @@ def _wrong_info(info: Mapping[str, Any]) -> Iterator[str]:
     for name, value in info["ksm"].items():
         if name != "counters" and not (value is None or _is_number(value)):
             yield f"ksmd can't have {name} = {value}"
+    if not isinstance(info.get("without_contents", False), bool):
+        yield f"contents can't be left out {info['without_contents']}"
     if not isinstance(info["source"].get("warnings", []), list):
         yield "snapshot.json has no warnings of its source"
 
@@ -121,6 +123,8 @@ def _wrong_frames(snapshot: Snapshot) -> Iterator[str]:
         yield "frames are unknown for reasons that are not known here"
     if not np.array_equal(frames["hash"].isna().to_numpy(), unknown != Unknown.HASHED):
         yield "frames have no hash and no reason for that, or both"
+    if snapshot.info.get("without_contents") and (unknown == Unknown.HASHED).any():
+        yield "frames have hashes, and snapshot.json says that contents were left out"
     if int(frames["order"].max() if len(frames) else 0) >= 64:
         yield "folios are larger than any memory"
 

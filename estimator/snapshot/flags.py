@@ -51,6 +51,7 @@ class Unknown(enum.IntEnum):
     TRUNCATED = 2  # the dump ends before it
     UNREADABLE = 3  # the read failed, or the range is not in the dump at all
     CHANGED = 4  # changed or was freed while it was read
+    NOT_READ = 5  # left alone on demand (--without-contents); the other reasons go before this one
 
 
 UNKNOWN_NODE = 0xFFFF

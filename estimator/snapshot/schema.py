@@ -5,6 +5,9 @@ them, without a new format. Names are kept for ``frames.near_hash`` (u64: of the
 first and last 64 bytes) and ``frames.piece_hashes`` (lists of u64: of the 4 KiB pieces of a larger
 page).
 
+``info["without_contents"]``: no content of a frame was read, on demand; missing where a snapshot is
+older than the option.
+
 Format 1 had ``mappings.page_index`` as u32, neither ``frames.kind`` nor
 ``frames.batch_references``, and -1 as the ``scan_order`` of every process where it was not known.
 """

@@ -20,6 +20,7 @@ from estimator.kernel.running import open_qemu
 from estimator.kernel.session import from_program
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
+from estimator.snapshot.flags import Unknown
 from estimator.snapshot.store import open_snapshot
 from tests.lab.kernels import IN_FULL, ensure_tools, fetch_kernel
 from tests.lab.running import Running, running
@@ -112,6 +113,7 @@ def test_inside_drgn_there_is_a_command_and_a_script(system: Running, tmp_path: 
     assert done.stdout.splitlines()[0] == "pandas: False"
     assert "pages_sharing" in done.stdout
     assert "one line: ksm-estimate: no process of the snapshot has pid 99999" in done.stdout
+    assert "hashed: 0" in done.stdout
     sharing = int(done.stdout.splitlines()[-1])
     script = Path(__file__).parents[2] / "scripts" / "ksm_snapshot.py"
     out = tmp_path / "inside.ksm"
@@ -128,6 +130,7 @@ try:
     run_command(prog, "ksm-estimate --pid 99999")
 except CommandError as error:
     print("one line:", error)
+print("hashed:", run_command(prog, "ksm-estimate --without-contents").coverage.hashed_pages)
 print(run_command(prog, "ksm-estimate --scope enabled").counters["pages_sharing"])
 """
 
@@ -142,6 +145,11 @@ def test_check_says_what_the_guest_allows(system: Running, tmp_path: Path) -> No
     assert facts["mergeable_vmas"] == real.vmas["mergeable"].sum() > 0
     assert facts["anonymous_bytes"] == pytest.approx(4096 * len(real.frames), rel=0.05)
     assert facts["pages_sharing"] == real.info["ksm"]["counters"]["pages_sharing"] > 0
+    without = collect(
+        open_qemu(str(system.monitor), [system.guest.kernel.vmlinux]), without_contents=True
+    )
+    assert set(without.frames["unknown"]) == {Unknown.NOT_READ}
+    assert len(without.frames) == pytest.approx(len(real.frames), rel=0.05)
     nowhere = check_qemu(str(tmp_path / "nowhere"), [])
     assert [finding.status for finding in nowhere.found] == ["fail"]
     assert nowhere.exit_code == 3

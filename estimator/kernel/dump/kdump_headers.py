@@ -51,20 +51,19 @@ _MOST_SPREAD = 1024  # PFNs for each frame that there is
 _BLOCK_WORDS = 128  # of the bitmap, whose bits are counted together
 _BLOCK_BYTES = _BLOCK_WORDS * 8
 _COUNTED_BYTES = 1 << 20  # read at once
-_LEVEL_USER_PAGES = 8
 
 
 @dataclass(frozen=True)
 class KdumpHeader:
     """What the two headers of a kdump file say.
 
-    ``level``: makedumpfile's dump level, what was left out. ``split``: one file of a set, with the
-    PFNs from ``start_pfn`` until before ``end_pfn``; otherwise these are all, until before
-    ``max_mapnr``. ``moment``: bytes that all files of one split dump have in common, and no other
-    dump. ``machine``: as in uname -m, "" if not said. ``compression``: "zlib", "lzo", "snappy",
-    "zstd" or "none". ``incomplete``: makedumpfile itself says that it could not write all, most
-    likely for lack of space. ``block_bytes``: the page size. ``bitmap_offset`` (bytes) and
-    ``bitmap_bytes``: of the second bitmap; the page descriptors begin behind it.
+    ``level``: makedumpfile's dump level, what it was told to leave out. ``split``: one file of a
+    set, with the PFNs from ``start_pfn`` until before ``end_pfn``; otherwise these are all, until
+    before ``max_mapnr``. ``moment``: bytes that all files of one split dump have in common, and no
+    other dump. ``machine``: as in uname -m, "" if not said. ``compression``: "zlib", "lzo",
+    "snappy", "zstd" or "none". ``incomplete``: makedumpfile itself says that it could not write
+    all, most likely for lack of space. ``block_bytes``: the page size. ``bitmap_offset`` (bytes)
+    and ``bitmap_bytes``: of the second bitmap; the page descriptors begin behind it.
     """
 
     level: int
@@ -79,11 +78,6 @@ class KdumpHeader:
     block_bytes: int
     bitmap_offset: int
     bitmap_bytes: int
-
-    @property
-    def without_user_pages(self) -> bool:
-        """Whether makedumpfile was told to leave out user data (dump level 8)."""
-        return bool(self.level & _LEVEL_USER_PAGES)
 
 
 def read_header(path: Path, file: BinaryIO, *, flattened: bool) -> KdumpHeader:

@@ -46,10 +46,12 @@ class Memory:
     """Reads through drgn; works for every target.
 
     ``moving``: what is read may change meanwhile. ``piece_pages``: how many frames to read and hash
-    in one go. ``page_shift``, ``page_bytes``: the size of a page of the target.
+    in one go. ``page_shift``, ``page_bytes``: the size of a page of the target. ``knows_gaps``:
+    ``unknown`` says of every frame whether it is there; otherwise only reading it does.
     """
 
     moving = False
+    knows_gaps = False
     piece_pages = 4096
     page_shift = int(PAGE_SHIFT)
     page_bytes = 1 << page_shift

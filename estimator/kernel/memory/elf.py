@@ -35,6 +35,7 @@ class MappedElf(Memory):
     """
 
     piece_pages = 16_384  # their struct pages fit the cache
+    knows_gaps = True
 
     def __init__(self, prog: Program, dump: DumpFile) -> None:
         super().__init__(prog)

@@ -21,6 +21,7 @@ class Kdump(Memory):
     """
 
     piece_pages = 16_384
+    knows_gaps = True
 
     def __init__(self, prog: Program, files: Sequence[KdumpPages]) -> None:
         super().__init__(prog)
