@@ -42,8 +42,8 @@ def run(*command: object, **options: object) -> subprocess.CompletedProcess[str]
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment with what building and --version need; skips without a network."""
     place = tmp_path_factory.mktemp("packaging") / "venv"
-    run(sys.executable, "-m", "venv", place).check_returncode()
-    pip = (place / "bin/python", "-m", "pip", "--disable-pip-version-check")
+    run(sys.executable, "-m", "venv", "--without-pip", place).check_returncode()
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", place)
     got = run(*pip, "install", "--quiet", "--retries=1", "build", "setuptools>=77", "click")
     if got.returncode:
         pytest.skip(f"no packages to build with: {got.stderr[-200:]}")
@@ -87,7 +87,8 @@ def test_source_distribution_is_complete(built: Path) -> None:
 
 def test_what_is_installed_runs(built: Path, python: Path, tmp_path: Path) -> None:
     (wheel,) = built.glob("*.whl")
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel).check_returncode()
+    pip = (sys.executable, "-m", "pip", "--python", python.parents[1])
+    run(*pip, "install", "--quiet", "--no-deps", wheel).check_returncode()
     done = run(python.parent / "ksm-estimator", "--version", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"ksm-estimator, version {__version__}\n"
