@@ -131,7 +131,7 @@ def scan_everything(case: Case) -> tuple[Fate, Simulation]:
     return fate, result
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(systems())
 def test_closed_forms_equal_the_simulation_of_everything(system: System) -> None:
     case, policy = case_of(system.snapshot())
@@ -150,7 +150,7 @@ def _partition(stable: np.ndarray) -> list[int]:
     return [int(np.argmax(stable == n)) if n >= 0 else -1 for n in stable]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(systems())
 def test_conservation(system: System) -> None:
     case, policy = case_of(system.snapshot())

@@ -73,7 +73,7 @@ def _dump(paths: Sequence[Path], findings: Findings) -> DumpFile:
         text = f"{header.level}: without {', '.join(out)} pages" if out else "0: all pages"
         if not header.without_user_pages:
             findings.add("dump level", text, dump_level=header.level)
-    else:
+    elif not dump.memory_only:
         left_out = int((dump.loads["memsz"] - dump.loads["filesz"]).sum())
         text = f"{left_out / _MIB:,.0f} MiB of memory are left out" if left_out else "all pages"
         findings.add("dump level", text, left_out_bytes=left_out)
@@ -103,6 +103,8 @@ def _symbols(dump: DumpFile, prog: Program, symbols: Sequence[Path], findings: F
         raise
     target = with_memory(prog, dump)
     findings.add("symbols", say_symbols(prog))
+    for warning in target.warnings[len(dump_warnings(dump)) :]:
+        findings.add("pieces", warning, status="warn", hint="name them too: --core FILE@ADDRESS")
     require_ksm(prog)
     return target
 

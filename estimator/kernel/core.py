@@ -8,16 +8,20 @@ from pathlib import Path
 
 from drgn import Architecture, Platform, Program, ProgramFlags
 
-from estimator.collect.limits import own_limits
+from estimator.collect.limits import is_own_limit, own_limits
 from estimator.errors import BETTER_DUMP, CannotAnswerError, ResourceError, TargetError
+from estimator.kernel.dump.avml import unpack
 from estimator.kernel.dump.file import DumpFile
 from estimator.kernel.dump.find_vmcoreinfo import find_vmcoreinfo
 from estimator.kernel.dump.kdump_headers import KdumpPages
+from estimator.kernel.dump.memory_only import open_memory, why_no_kernel
 from estimator.kernel.dump.split import inspect_dump, open_parts, refuse_missing_parts
 from estimator.kernel.failures import reading
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.elf import MappedElf
+from estimator.kernel.memory.files import MappedFiles
 from estimator.kernel.memory.kdump import Kdump
+from estimator.kernel.memory_map import memory_map, missing_memory
 from estimator.kernel.symbols import load_symbols
 from estimator.kernel.target import Target
 
@@ -29,10 +33,11 @@ def open_core(
 ) -> Target:
     """Open the crash dump ``core`` with the vmlinux among ``symbols``, or the one drgn finds.
 
-    ``core``: its file, or all files of a split dump. ``architecture`` as in ``uname -m``, for a
-    dump that does not say it. Raises TargetError (no kernel dump), NoDebugInfoError (no vmlinux, or
-    one of another build), CannotAnswerError (user pages left out of the dump, or part of a split
-    one missing), UsageError (files that are not of one split dump).
+    ``core``: its file, all files of a split dump, or pieces of raw memory (FILE@ADDRESS).
+    ``architecture`` as in ``uname -m``, for a dump that does not say it. Raises TargetError (no
+    kernel dump), NoDebugInfoError (no vmlinux, or one of another build), CannotAnswerError (user
+    pages left out of the dump, or part of a split one missing), UsageError (files that are not of
+    one dump, pieces at wrong addresses).
     """
     dump = inspect_dump([core] if isinstance(core, Path) else core)
     refuse_incomplete(dump)
@@ -44,8 +49,11 @@ def open_core(
 def open_program(dump: DumpFile, architecture: str | None = None) -> tuple[Program, DumpFile]:
     """The dump as a drgn Program without symbols; and with what was found in it meanwhile.
 
-    Raises TargetError.
+    Raises TargetError, UsageError for raw memory at a wrong address, ResourceError where there is
+    no room to unpack it.
     """
+    if dump.memory_only:
+        return _open_memory(dump, architecture)
     platform = _platform(dump, architecture)
     try:
         with own_limits():
@@ -71,6 +79,23 @@ def open_program(dump: DumpFile, architecture: str | None = None) -> tuple[Progr
     return prog, dataclasses.replace(dump, vmcoreinfo_address=found.address)
 
 
+def _open_memory(dump: DumpFile, architecture: str | None) -> tuple[Program, DumpFile]:
+    """Of x86_64, if the user does not name another architecture."""
+    with own_limits():
+        if dump.format == "avml":
+            dump = dataclasses.replace(dump, unpacked=unpack(dump.path))
+        found = find_vmcoreinfo(dump)
+        if found is None:
+            raise why_no_kernel(dump)
+        platform = Platform(ARCHITECTURES[architecture or "x86_64"])
+        try:
+            return open_memory(dump, platform, found.text), dump
+        except Exception as error:  # what drgn says of a VMCOREINFO that makes no sense
+            if is_own_limit(error):
+                raise
+            raise _why_not_opened(dump, platform, error) from error
+
+
 def _opened(dump: DumpFile, platform: Platform | None, vmcoreinfo: bytes | None) -> Program:
     prog = Program(platform, vmcoreinfo=vmcoreinfo)
     prog.set_core_dump(dump.path)
@@ -81,15 +106,18 @@ def with_memory(prog: Program, dump: DumpFile) -> Target:
     """The target of a Program with symbols.
 
     Raises TargetError if it can't be read, CannotAnswerError if this kernel is not supported,
-    ResourceError.
+    UsageError for raw memory without the hole that this kernel's has, ResourceError.
     """
+    warnings = dump_warnings(dump)
     with reading(prog, dump.cut or f"{dump.name} is damaged"):
         memory = _memory(prog, dump)
+        if dump.format == "raw":
+            warnings += missing_memory(dump, memory_map(prog))
     if dump.kdump is not None and dump.kdump.block_bytes != memory.page_bytes:
         raise TargetError(
             f"{dump.name} is damaged: its header says pages of {dump.kdump.block_bytes} bytes"
         )
-    return Target(prog, memory, "core", dump.name, dump.format, dump_warnings(dump))
+    return Target(prog, memory, "core", dump.name, dump.format, warnings)
 
 
 def refuse_incomplete(dump: DumpFile) -> None:
@@ -129,7 +157,9 @@ def one_line(error: Exception) -> str:
 
 
 def _memory(prog: Program, dump: DumpFile) -> Memory:
-    if dump.format == "elf":
+    if len(dump.files) > 1 and dump.memory_only:
+        return MappedFiles(prog, dump.files)
+    if dump.format == "elf" or dump.memory_only:
         return MappedElf(prog, dump)
     if dump.format == "kdump":
         files = dump.parts or (dump,)

@@ -1,4 +1,4 @@
-"""VMCOREINFO in the memory of an ELF dump that has no note of it: virtual machines', mostly.
+"""VMCOREINFO in memory, of a dump without a note of it: virtual machines', mostly; raw memory.
 
 The kernel keeps it in a page of its own from boot on (kernel/vmcore_info.c, vmcoreinfo_data).
 """
@@ -6,15 +6,22 @@ The kernel keeps it in a page of its own from boot on (kernel/vmcore_info.c, vmc
 from __future__ import annotations
 
 import mmap
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from estimator.errors import TargetError
 from estimator.kernel.dump.file import DumpFile
 
-_START = b"OSRELEASE="
+START = b"OSRELEASE="
 _PAGE_BYTES = 4096
+_PAGES_AT_ONCE = 1 << 18
+_SEARCHED_BYTES = 4 << 20
 _KERNEL_MAP = 0xFFFFFFFF80000000  # __START_KERNEL_map of x86_64
 _RELEASE = re.compile(rb"OSRELEASE=([\w.+~-]+)\n")
 _PHYS_BASE = re.compile(rb"^NUMBER\(phys_base\)=(-?\d+)$", re.MULTILINE)
@@ -29,6 +36,56 @@ class FoundVmcoreinfo:
     text: bytes
     address: int
 
+    @property
+    def release(self) -> bytes:
+        """The ``uname -r`` that it says."""
+        match = _RELEASE.match(self.text)
+        return match[1] if match else b""
+
+    @property
+    def uts_address(self) -> int | None:
+        """Where it says that ``init_uts_ns`` is, physical."""
+        base, symbol = _PHYS_BASE.search(self.text), _UTS.search(self.text)
+        if not base or not symbol:
+            return None
+        return int(symbol[1], 16) - _KERNEL_MAP + int(base[1])
+
+
+@dataclass(frozen=True)
+class MappedPiece:
+    """The memory from the physical ``address`` on: ``data`` from ``start`` until before ``end``."""
+
+    path: Path
+    data: mmap.mmap
+    start: int
+    end: int
+    address: int
+
+    def pages_with(self, what: bytes) -> Iterator[int]:
+        """The pages of memory that begin with ``what``, as places in ``data``; faster than find."""
+        first = self.start + -self.address % _PAGE_BYTES
+        end = min(self.end, len(self.data))
+        count = (end - first) // _PAGE_BYTES
+        for number in range(0, max(count, 0), _PAGES_AT_ONCE):
+            pages = min(count - number, _PAGES_AT_ONCE)
+            at = first + number * _PAGE_BYTES
+            begins = np.ndarray(pages, f"S{len(what)}", self.data, at, _PAGE_BYTES) == what
+            yield from (at + np.flatnonzero(begins) * _PAGE_BYTES).tolist()
+
+    def find(self, what: bytes) -> Iterator[int]:
+        """Where ``what`` is in it, as places in ``data``."""
+        for start in range(self.start, min(self.end, len(self.data)), _SEARCHED_BYTES):
+            part = self.data[start : min(start + _SEARCHED_BYTES + len(what) - 1, self.end)]
+            at = part.find(what)
+            while at >= 0:
+                yield start + at
+                at = part.find(what, at + 1)
+
+    def vmcoreinfo_at(self, at: int) -> FoundVmcoreinfo:
+        """What would be VMCOREINFO at a place in ``data``."""
+        text = self.data[at : min(at + _PAGE_BYTES, self.end)].partition(b"\0")[0]
+        return FoundVmcoreinfo(text, self.address + at - self.start)
+
 
 def find_vmcoreinfo(dump: DumpFile) -> FoundVmcoreinfo | None:
     """The page of the kernel that the dump is of; None if there is none.
@@ -37,40 +94,41 @@ def find_vmcoreinfo(dump: DumpFile) -> FoundVmcoreinfo | None:
     release. Raises TargetError if several do that differ.
     """
     fitting: dict[bytes, FoundVmcoreinfo] = {}
-    with dump.path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-        for found in _candidates(dump, data):
-            if _fits(dump, data, found.text):
-                fitting.setdefault(found.text, found)
+    with mapped(dump) as pieces:
+        for piece in pieces:
+            for at in piece.pages_with(START):
+                found = piece.vmcoreinfo_at(at)
+                if _fits(pieces, found):
+                    fitting.setdefault(found.text, found)
     if len(fitting) > 1:
         raise TargetError(f"{dump.name} has no VMCOREINFO note, and {len(fitting)} kernels in it")
     return next(iter(fitting.values()), None)
 
 
-def _candidates(dump: DumpFile, data: mmap.mmap) -> Iterator[FoundVmcoreinfo]:
-    for load in dump.loads:
-        start, address = int(load["offset"]), int(load["paddr"])
-        end = start + int(load["filesz"])
-        at = data.find(_START, start, end)
-        while at >= 0:
-            place = address + at - start
-            if place % _PAGE_BYTES == 0:
-                text = data[at : min(at + _PAGE_BYTES, end)].partition(b"\0")[0]
-                yield FoundVmcoreinfo(text, place)
-            at = data.find(_START, at + 1, end)
+@contextmanager
+def mapped(dump: DumpFile) -> Iterator[list[MappedPiece]]:
+    """All that the dump has of physical memory, mapped for the body; not of a kdump file."""
+    with ExitStack() as opened:
+        pieces = []
+        for file in dump.files:
+            with file.open() as source:
+                if not os.fstat(source.fileno()).st_size:
+                    continue
+                data = opened.enter_context(mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ))
+            for start, address, size in file.loads[["offset", "paddr", "filesz"]].tolist():
+                pieces.append(MappedPiece(file.path, data, start, start + size, address))
+        yield pieces
 
 
-def _fits(dump: DumpFile, data: mmap.mmap, text: bytes) -> bool:
-    release, base, symbol = _RELEASE.match(text), _PHYS_BASE.search(text), _UTS.search(text)
-    if not release or not base or not symbol:
+def _fits(pieces: Sequence[MappedPiece], found: FoundVmcoreinfo) -> bool:
+    if not found.release or found.uts_address is None:
         return False
-    address = int(symbol[1], 16) - _KERNEL_MAP + int(base[1])
-    return release[1] + b"\0" in _physical(dump, data, address, _UTS_BYTES)
+    return found.release + b"\0" in _physical(pieces, found.uts_address, _UTS_BYTES)
 
 
-def _physical(dump: DumpFile, data: mmap.mmap, address: int, size: int) -> bytes:
-    for load in dump.loads:
-        inside = address - int(load["paddr"])
-        if 0 <= inside < int(load["filesz"]):
-            at = int(load["offset"]) + inside
-            return data[at : at + min(size, int(load["filesz"]) - inside)]
+def _physical(pieces: Sequence[MappedPiece], address: int, size: int) -> bytes:
+    for piece in pieces:
+        at = piece.start + address - piece.address
+        if piece.start <= at < piece.end:
+            return piece.data[at : min(at + size, piece.end)]
     return b""
