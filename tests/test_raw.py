@@ -298,40 +298,54 @@ Q35 = memory_of((0, MIB), (MIB, 2 * GIB - 144 * 1024), (4 * GIB, 8 * GIB))  # wi
 
 
 @pytest.mark.parametrize(
-    ("piece", "lower", "upper"),
+    ("pieces", "lower", "upper"),
     [
-        ("@0", "@0x0:0x0+0x80000000", "@0x100000000:0x80000000"),
-        ("@2G", "@0x0:0x0+0x80000000", "@0x100000000:0x80000000"),
-        ("@0:4096", "@0x0:0x1000+0x7ffff000", "@0x100000000:0x80000000"),
-        ("@0:0+0x17ffff000", "@0x0:0x0+0x7ffff000", "@0x100000000:0x7ffff000+0x100000000"),
+        (["@0"], "@0x0:0x0+0x80000000", "@0x100000000:0x80000000"),
+        (["@2G"], "@0x0:0x0+0x80000000", "@0x100000000:0x80000000"),
+        (["@0:0+3G", "@4G:3G"], "@0x0:0x0+0x80000000", "@0x100000000:0x80000000"),
+        (["@0:0+1G", "@4G:1G"], "@0x0:0x0+0x80000000", "@0x100000000:0x80000000"),
+        (["@0:4096"], "@0x0:0x1000+0x7ffff000", "@0x100000000:0x80000000"),
+        (["@0:0+0x17ffff000"], "@0x0:0x0+0x7ffff000", "@0x100000000:0x7ffff000+0x100000000"),
     ],
 )
-def test_a_piece_without_the_hole_is_refused(
-    piece: str, lower: str, upper: str, tmp_path: Path
+def test_the_hole_that_was_forgotten(
+    pieces: list[str], lower: str, upper: str, tmp_path: Path
 ) -> None:
-    """As the kernel has its memory, the end of the file is the end of it."""
+    """The end of the file is the end of the memory, wherever firmware has taken some."""
     path = sparse(tmp_path / "mem", 6 * GIB)
-    there = Q35
-    with pytest.raises(UsageError) as raised:
-        missing_memory(inspect_dump([Path(f"{path}{piece}")]), there)
-    assert "has a hole in its memory below 4 GiB" in raised.value.message
+    dump = inspect_dump([Path(f"{path}{piece}") for piece in pieces])
+    with pytest.raises(UsageError, match="this machine has a hole in its memory from") as raised:
+        missing_memory(dump, Q35)
     assert raised.value.hint == f"try: --core {path}{lower} --core {path}{upper}"
 
 
 def test_the_pieces_around_the_hole_are_all(tmp_path: Path) -> None:
     path = sparse(tmp_path / "mem", 6 * GIB)
     pieces = [Path(f"{path}@0:0+2G"), Path(f"{path}@4G:2G")]
-    assert missing_memory(inspect_dump(pieces), Q35) == ()
-    (warning,) = missing_memory(inspect_dump(pieces[:1]), Q35)
+    assert missing_memory(inspect_dump(pieces), Q35) == ""
+    warning = missing_memory(inspect_dump(pieces[:1]), Q35)
     assert (
         warning == "4,096 MiB of this kernel's memory are in no piece: 0x100000000 to 0x1ffffffff"
     )
-    assert missing_memory(inspect_dump(pieces[:1]), None) == ()
+    assert missing_memory(inspect_dump(pieces[:1]), None) == ""
+
+
+def test_the_hole_in_the_first_of_two_files(tmp_path: Path) -> None:
+    first, second = sparse(tmp_path / "first", 3 * GIB), sparse(tmp_path / "second", 3 * GIB)
+    second_piece = Path(f"{second}@5G")
+    with pytest.raises(UsageError) as raised:
+        missing_memory(inspect_dump([Path(f"{first}@0"), second_piece]), Q35)
+    assert raised.value.message == (
+        "this machine has no memory at 0x7ffdc000 to 0xbfffffff, as named, "
+        "but at 0x100000000 to 0x13fffffff"
+    )
+    pieces = [Path(f"{first}@0:0+2G"), Path(f"{first}@4G:2G"), second_piece]
+    assert missing_memory(inspect_dump(pieces), Q35) == ""
 
 
 def test_memory_that_is_not_saved(tmp_path: Path) -> None:
     path = sparse(tmp_path / "mem", GIB - MIB)
     there = memory_of((0, MIB), (MIB, GIB))
-    assert missing_memory(inspect_dump([Path(f"{path}@1M")]), there) == ()
-    (warning,) = missing_memory(inspect_dump([Path(f"{path}@1M:4096")]), there)
-    assert "0x3ffff000 to 0x3fffffff" in warning
+    assert missing_memory(inspect_dump([Path(f"{path}@1M")]), there) == ""
+    warning = missing_memory(inspect_dump([Path(f"{path}@1M:4096")]), there)
+    assert warning.endswith("in no piece: 0x3ffff000 to 0x3fffffff")

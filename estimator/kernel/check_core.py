@@ -89,8 +89,8 @@ def _kernel(
     findings.add(
         "kernel", f"{release}, build-id {build_id or 'unknown'}", release=release, build_id=build_id
     )
-    if found.vmcoreinfo_address is not None:
-        findings.add("kernel", dump_warnings(found)[-1], status="warn")
+    for warning in dump_warnings(found)[len(dump_warnings(dump)) :]:
+        findings.add("kernel", warning, status="warn")
     return prog, found
 
 
@@ -103,8 +103,6 @@ def _symbols(dump: DumpFile, prog: Program, symbols: Sequence[Path], findings: F
         raise
     target = with_memory(prog, dump)
     findings.add("symbols", say_symbols(prog))
-    for warning in target.warnings[len(dump_warnings(dump)) :]:
-        findings.add("pieces", warning, status="warn", hint="name them too: --core FILE@ADDRESS")
     require_ksm(prog)
     return target
 

@@ -89,11 +89,15 @@ def _open_memory(dump: DumpFile, architecture: str | None) -> tuple[Program, Dum
             raise why_no_kernel(dump)
         platform = Platform(ARCHITECTURES[architecture or "x86_64"])
         try:
-            return open_memory(dump, platform, found.text), dump
+            prog = open_memory(dump, platform, found.text)
         except Exception as error:  # what drgn says of a VMCOREINFO that makes no sense
             if is_own_limit(error):
                 raise
             raise _why_not_opened(dump, platform, error) from error
+        if dump.format == "raw":
+            missing = missing_memory(dump, memory_map(prog, found))
+            dump = dataclasses.replace(dump, missing_memory=missing)
+    return prog, dump
 
 
 def _opened(dump: DumpFile, platform: Platform | None, vmcoreinfo: bytes | None) -> Program:
@@ -106,18 +110,15 @@ def with_memory(prog: Program, dump: DumpFile) -> Target:
     """The target of a Program with symbols.
 
     Raises TargetError if it can't be read, CannotAnswerError if this kernel is not supported,
-    UsageError for raw memory without the hole that this kernel's has, ResourceError.
+    ResourceError.
     """
-    warnings = dump_warnings(dump)
     with reading(prog, dump.cut or f"{dump.name} is damaged"):
         memory = _memory(prog, dump)
-        if dump.format == "raw":
-            warnings += missing_memory(dump, memory_map(prog))
     if dump.kdump is not None and dump.kdump.block_bytes != memory.page_bytes:
         raise TargetError(
             f"{dump.name} is damaged: its header says pages of {dump.kdump.block_bytes} bytes"
         )
-    return Target(prog, memory, "core", dump.name, dump.format, warnings)
+    return Target(prog, memory, "core", dump.name, dump.format, dump_warnings(dump))
 
 
 def refuse_incomplete(dump: DumpFile) -> None:
@@ -180,4 +181,6 @@ def dump_warnings(dump: DumpFile) -> tuple[str, ...]:
             "the VMCOREINFO note was missing; found in memory, at physical "
             f"{dump.vmcoreinfo_address:#x}"
         )
+    if dump.missing_memory:
+        warnings.append(dump.missing_memory)
     return tuple(warnings)

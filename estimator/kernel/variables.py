@@ -49,8 +49,6 @@ TYPES: dict[str, tuple[str, ...]] = {
     "zero_page_pfn": _COUNT,
     "zero_pfn": _COUNT,
     "max_pfn": _COUNT,
-    "pfn_mapped": ("struct range []",),  # arch/x86/mm/init.c
-    "nr_pfn_mapped": ("int",),
     "page_offset_base": _COUNT,
     "mem_section": ("struct mem_section **",),
     "node_data": ("struct pglist_data *[]",),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,21 +42,28 @@ WORKLOAD = Workload(
 )
 
 
-@pytest.fixture(scope="module", params=SERIES)
-def moment(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    """A directory with ``elf``, ``raw``, ``lime`` and ``avml``."""
-    directory = tmp_path_factory.mktemp("raw")
+@contextlib.contextmanager
+def stopped_guest(series: str, *qemu: str) -> Iterator[Guest]:
+    """A guest with the workload."""
     files = {f"/bin/{name}": build(name) for name in ("actor", "probe")}
-    kernel = lab_kernel(request.param)
-    with Guest(kernel, memory_mib=WORKLOAD.memory_mib, files=files) as guest:
+    memory_mib = WORKLOAD.memory_mib
+    with Guest(lab_kernel(series), memory_mib=memory_mib, files=files, qemu=qemu) as guest:
         session = Session(guest, WORKLOAD)
         session.set_up()
         for script in WORKLOAD.scripts:
             session.start(script)
         session.scan(3)
         guest.qmp("stop")
+        yield guest
+
+
+@pytest.fixture(scope="module", params=SERIES)
+def moment(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A directory with ``elf``, ``raw``, ``lime`` and ``avml``."""
+    directory = tmp_path_factory.mktemp("raw")
+    with stopped_guest(request.param) as guest:
         guest.dump(directory / "elf")
         guest.qmp("pmemsave", val=0, size=SIZE, filename=str(directory / "raw"))
     memory = (directory / "raw").read_bytes()
@@ -168,6 +177,31 @@ def test_a_wrong_address_is_told_with_the_right_one(
     with pytest.raises(UsageError) as raised:
         snapshot_of(tmp_path / given)
     assert raised.value.hint == f"try: --core {tmp_path / right}"
+
+
+@pytest.mark.parametrize(("series", "machine"), [("7.3", "q35"), ("6.1", "pc")])
+def test_a_guests_memory_in_a_file_with_a_hole_in_the_machine(
+    series: str, machine: str, tmp_path: Path
+) -> None:
+    """As of a guest with more memory than fits below 4 GiB: half of it lies above."""
+    path, half = tmp_path / "backend", SIZE // 2
+    backend = f"memory-backend-file,id=ram,size={SIZE},mem-path={path},share=on"
+    options = f"{machine},memory-backend=ram,max-ram-below-4g={half}"
+    with stopped_guest(series, "-machine", options, "-object", backend) as guest:
+        guest.dump(tmp_path / "elf")
+        shutil.copyfile(path, tmp_path / "memory")
+    given = f"{tmp_path / 'memory'}@0"
+    with pytest.raises(UsageError) as raised:
+        snapshot_of(given)
+    lower, upper = re.findall(r"--core (\S+)", str(raised.value.hint))
+    assert lower == f"{given}x0:0x0+{half:#x}"
+    assert upper == f"{tmp_path / 'memory'}@0x100000000:{half:#x}"
+    found = snapshot_of(lower, upper)
+    assert_same(found, snapshot_of(tmp_path / "elf"))
+    assert found.frames["pfn"].max() >= 1 << 20
+    assert found.info["source"]["warnings"] == []
+    for name in ("backend", "memory", "elf"):
+        (tmp_path / name).unlink()
 
 
 def test_check(moment: Path, from_elf: Snapshot) -> None:

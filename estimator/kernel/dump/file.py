@@ -50,6 +50,7 @@ class DumpFile:
     wrong with the end of the file, or "". ``parts``: the files of a split dump, by PFN, or of raw
     memory, by address; ``path``, ``loads`` and ``kdump`` are of the first one then.
     ``vmcoreinfo_address``: where VMCOREINFO was found in memory, if there was no note of it.
+    ``missing_memory``: what of the kernel's memory is in no piece of raw memory, a sentence or "".
     """
 
     path: Path
@@ -62,6 +63,7 @@ class DumpFile:
     parts: tuple[DumpFile, ...] = ()
     vmcoreinfo_address: int | None = None
     unpacked: avml.Unpacked | None = None
+    missing_memory: str = ""
 
     @property
     def files(self) -> tuple[DumpFile, ...]:

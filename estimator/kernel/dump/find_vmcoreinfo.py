@@ -21,8 +21,8 @@ from estimator.kernel.dump.file import DumpFile
 START = b"OSRELEASE="
 _PAGE_BYTES = 4096
 _PAGES_AT_ONCE = 1 << 18
-_SEARCHED_BYTES = 4 << 20
-_KERNEL_MAP = 0xFFFFFFFF80000000  # __START_KERNEL_map of x86_64
+_SEARCHED_BYTES = 1 << 16
+KERNEL_MAP = 0xFFFFFFFF80000000  # __START_KERNEL_map of x86_64
 _RELEASE = re.compile(rb"OSRELEASE=([\w.+~-]+)\n")
 _PHYS_BASE = re.compile(rb"^NUMBER\(phys_base\)=(-?\d+)$", re.MULTILINE)
 _UTS = re.compile(rb"^SYMBOL\(init_uts_ns\)=([0-9a-f]+)$", re.MULTILINE)
@@ -43,12 +43,18 @@ class FoundVmcoreinfo:
         return match[1] if match else b""
 
     @property
+    def image_shift(self) -> int | None:
+        """From a virtual address in the kernel image to the physical one."""
+        base = _PHYS_BASE.search(self.text)
+        return int(base[1]) - KERNEL_MAP if base else None
+
+    @property
     def uts_address(self) -> int | None:
         """Where it says that ``init_uts_ns`` is, physical."""
-        base, symbol = _PHYS_BASE.search(self.text), _UTS.search(self.text)
-        if not base or not symbol:
+        symbol = _UTS.search(self.text)
+        if not symbol or self.image_shift is None:
             return None
-        return int(symbol[1], 16) - _KERNEL_MAP + int(base[1])
+        return int(symbol[1], 16) + self.image_shift
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def why_no_kernel(dump: DumpFile) -> EstimatorError:
                 f"{dump.name}: no Linux kernel of x86_64 was found in this memory (no VMCOREINFO)",
                 hint="is it all of the memory, neither packed nor encrypted?",
             )
-        piece, at, found = led_astray[0]
+        piece, at, found = min(led_astray, key=lambda place: place[2].address % PAGE_BYTES)
         message = (
             f"the VMCOREINFO of kernel {found.release.decode()} is in {piece.path} at byte {at:#x},"
             f" but the kernel is not at physical {found.uts_address:#x}, as it says"
