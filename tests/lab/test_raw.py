@@ -190,11 +190,12 @@ def test_a_guests_memory_in_a_file_with_a_hole_in_the_machine(
     with stopped_guest(series, "-machine", options, "-object", backend) as guest:
         guest.dump(tmp_path / "elf")
         shutil.copyfile(path, tmp_path / "memory")
-    given = f"{tmp_path / 'memory'}@0"
-    with pytest.raises(UsageError) as raised:
-        snapshot_of(given)
-    lower, upper = re.findall(r"--core (\S+)", str(raised.value.hint))
-    assert lower == f"{given}x0:0x0+{half:#x}"
+    said = hints(f"{tmp_path / 'memory'}@0")
+    if len(said) == 1:  # the kernel itself is in the upper half
+        assert said == [f"{tmp_path / 'memory'}@{(4 << 30) - half:#x}"]
+        said = hints(*said)
+    lower, upper = said
+    assert lower == f"{tmp_path / 'memory'}@0x0:0x0+{half:#x}"
     assert upper == f"{tmp_path / 'memory'}@0x100000000:{half:#x}"
     found = snapshot_of(lower, upper)
     assert_same(found, snapshot_of(tmp_path / "elf"))
@@ -202,6 +203,13 @@ def test_a_guests_memory_in_a_file_with_a_hole_in_the_machine(
     assert found.info["source"]["warnings"] == []
     for name in ("backend", "memory", "elf"):
         (tmp_path / name).unlink()
+
+
+def hints(*cores: str) -> list[str]:
+    """What is to be named instead."""
+    with pytest.raises(UsageError) as raised:
+        snapshot_of(*cores)
+    return re.findall(r"--core (\S+)", str(raised.value.hint))
 
 
 def test_check(moment: Path, from_elf: Snapshot) -> None:
