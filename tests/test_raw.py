@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from drgn import Architecture, FaultError, Platform
+from drgn import Architecture, FaultError, Platform, Program
 from hypothesis import given
 from hypothesis import strategies as st
 
 from estimator.arrays import Words
-from estimator.errors import EstimatorError, TargetError, UsageError
-from estimator.kernel import memory
+from estimator.errors import EstimatorError, NoDebugInfoError, TargetError, UsageError
+from estimator.kernel import core, memory
 from estimator.kernel.core import open_program
 from estimator.kernel.dump.find_vmcoreinfo import find_vmcoreinfo
 from estimator.kernel.dump.memory_only import open_memory
@@ -190,8 +191,8 @@ def test_memory_without_a_kernel(content: bytes, message: str, tmp_path: Path) -
 
 def test_one_line_and_the_exit_code(tmp_path: Path) -> None:
     (tmp_path / "mem").write_bytes(kernel())
-    for core, code in (("mem", 3), ("mem@1M", 2), ("mem@0x10", 2), ("other@0", 3)):
-        command = [sys.executable, "-m", "estimator", "run", "--core", str(tmp_path / core)]
+    for name, code in (("mem", 3), ("mem@1M", 2), ("mem@0x10", 2), ("other@0", 3)):
+        command = [sys.executable, "-m", "estimator", "run", "--core", str(tmp_path / name)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert (done.returncode, done.stdout) == (code, "")
         assert done.stderr.count("\n") == 1
@@ -281,6 +282,32 @@ def test_words_and_structs_of_several_files(files: MappedFiles) -> None:
     assert files.unknown(pfns(19, 20)).tolist() == [0, 0]
     structs, ok = files.structs(across, dtype)
     assert ok.tolist() == [False]
+
+
+@pytest.mark.parametrize(
+    ("missing", "symbols", "kind"),
+    [
+        ("9 MiB of this kernel's memory are in no piece", [], TargetError),
+        ("9 MiB of this kernel's memory are in no piece", [Path("vmlinux")], NoDebugInfoError),
+        ("", [], NoDebugInfoError),
+    ],
+)
+def test_symbols_that_lie_in_no_piece(
+    missing: str,
+    symbols: list[Path],
+    kind: type[EstimatorError],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise NoDebugInfoError("the types of this kernel can't be read")
+
+    monkeypatch.setattr(core, "load_symbols", fail)
+    (tmp_path / "mem").write_bytes(kernel())
+    dump = replace(inspect_dump([tmp_path / "mem@0"]), missing_memory=missing)
+    with pytest.raises(kind) as raised:
+        core.load_symbols_of(dump, Program(), symbols)
+    assert missing in raised.value.message or kind is NoDebugInfoError
 
 
 def memory_of(*ranges: tuple[int, int]) -> Intervals:

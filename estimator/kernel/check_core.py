@@ -12,7 +12,13 @@ from drgn import Program
 from estimator.collect.findings import Findings
 from estimator.errors import BETTER_DUMP, CannotAnswerError, NoDebugInfoError
 from estimator.kernel.address_spaces import AddressSpaces
-from estimator.kernel.core import dump_warnings, open_program, refuse_incomplete, with_memory
+from estimator.kernel.core import (
+    dump_warnings,
+    load_symbols_of,
+    open_program,
+    refuse_incomplete,
+    with_memory,
+)
 from estimator.kernel.dump.file import DumpFile
 from estimator.kernel.dump.split import inspect_dump
 from estimator.kernel.failures import reading
@@ -22,7 +28,7 @@ from estimator.kernel.page_contents import read_frames
 from estimator.kernel.processes import Mms, read_processes
 from estimator.kernel.requirements import require_ksm
 from estimator.kernel.symbol_hints import looked_for
-from estimator.kernel.symbols import load_symbols, say_symbols
+from estimator.kernel.symbols import say_symbols
 from estimator.kernel.target import Target
 from estimator.kernel.vmas import Vmas, read_vmas, vm_flag_values
 from estimator.kernel.vmcoreinfo import kernel_build_id, kernel_release
@@ -96,7 +102,7 @@ def _kernel(
 
 def _symbols(dump: DumpFile, prog: Program, symbols: Sequence[Path], findings: Findings) -> Target:
     try:
-        load_symbols(prog, symbols)
+        load_symbols_of(dump, prog, symbols)
     except NoDebugInfoError:
         for text in looked_for(prog, symbols):
             findings.add("looked for", text, status="warn")

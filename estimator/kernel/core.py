@@ -9,7 +9,13 @@ from pathlib import Path
 from drgn import Architecture, Platform, Program, ProgramFlags
 
 from estimator.collect.limits import is_own_limit, own_limits
-from estimator.errors import BETTER_DUMP, CannotAnswerError, ResourceError, TargetError
+from estimator.errors import (
+    BETTER_DUMP,
+    CannotAnswerError,
+    NoDebugInfoError,
+    ResourceError,
+    TargetError,
+)
 from estimator.kernel.dump.avml import unpack
 from estimator.kernel.dump.file import DumpFile
 from estimator.kernel.dump.find_vmcoreinfo import find_vmcoreinfo
@@ -42,7 +48,7 @@ def open_core(
     dump = inspect_dump([core] if isinstance(core, Path) else core)
     refuse_incomplete(dump)
     prog, dump = open_program(dump, architecture)
-    load_symbols(prog, symbols)
+    load_symbols_of(dump, prog, symbols)
     return with_memory(prog, dump)
 
 
@@ -104,6 +110,22 @@ def _opened(dump: DumpFile, platform: Platform | None, vmcoreinfo: bytes | None)
     prog = Program(platform, vmcoreinfo=vmcoreinfo)
     prog.set_core_dump(dump.path)
     return prog
+
+
+def load_symbols_of(dump: DumpFile, prog: Program, symbols: Sequence[Path]) -> None:
+    """Give ``prog``, which reads ``dump``, types and symbols; see ``load_symbols``.
+
+    Raises TargetError where the kernel's own are in memory that was not named.
+    """
+    try:
+        load_symbols(prog, symbols)
+    except NoDebugInfoError as error:
+        if symbols or not dump.missing_memory:
+            raise
+        raise TargetError(
+            f"{dump.missing_memory}; without them this kernel's symbols can't be read",
+            hint="name them too: --core FILE@ADDRESS, or its vmlinux: --symbols VMLINUX",
+        ) from error
 
 
 def with_memory(prog: Program, dump: DumpFile) -> Target:
