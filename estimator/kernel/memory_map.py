@@ -20,7 +20,6 @@ from estimator.kernel.memory.intervals import Intervals, between, disjoint
 _HOLE_END = 4 << 30
 _LOW_BYTES = 1 << 20  # firmware's; often not saved
 _MOST_IMAGE_BYTES = 1 << 30  # KERNEL_IMAGE_SIZE
-_MOST_RANGES = 4096
 _MOST_LEFT_OUT = 256 << 20  # reserved by the firmware, or not saved: nobody's mistake
 _MIB = 1 << 20
 
@@ -46,7 +45,9 @@ def memory_map(prog: Program, found: FoundVmcoreinfo) -> Intervals | None:
         places = kallsyms.address("pfn_mapped"), kallsyms.address("nr_pfn_mapped")
         if places[0] is None or places[1] is None:
             return None
-        count = min(image.read_u32(places[1]), _MOST_RANGES)
+        count = image.read_u32(places[1])
+        if not 0 < 16 * count <= kallsyms.most_bytes("pfn_mapped"):
+            return None
         words = np.frombuffer(image.read(places[0], 16 * count), np.uint64)
     except (NoDebugInfoError, TargetError, FaultError):
         return None
@@ -59,7 +60,7 @@ def missing_memory(dump: DumpFile, there: Intervals | None) -> str:
 
     Raises UsageError where the pieces have memory that is not there in its place.
     """
-    if there is None or not len(there.start):
+    if there is None:
         return ""
     rows = [row for file in dump.files for row in file.loads[["paddr", "filesz"]].tolist()]
     start, size = np.array(rows, np.uint64).T
