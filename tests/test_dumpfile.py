@@ -323,8 +323,6 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
         (struct.pack("<I", 0xBAD1BAD1), "VMware", "vmss2core -N6 '{}'"),
         (struct.pack("<II", 0x75646173, 0x0000706D), "sadump", "makedumpfile -l -d 23"),
         (b"ProblemType: KernelCrash\n", "apport", "apport-unpack '{}'"),
-        (struct.pack("<I", 0x4C694D45), "LiME", "kdump"),
-        (struct.pack("<I", 0x4C4D5641), "AVML", "kdump"),
         (b"070701", "initramfs", "vmcore"),
         (struct.pack("<I", 0x73717368), "squashfs", "vmcore"),
         (b"PAGEDU64", "Windows", "vmcore"),

@@ -27,7 +27,7 @@ from estimator.kernel.dump.file import inspect
 from estimator.kernel.dump.kdump_headers import KdumpPages
 from estimator.kernel.memory import Digest, Memory
 from estimator.kernel.memory.elf import MappedElf
-from estimator.kernel.memory.intervals import met_first, runs
+from estimator.kernel.memory.intervals import Intervals, between, met_first, runs
 from estimator.kernel.memory.kdump import Kdump
 from estimator.kernel.running import open_qemu
 from estimator.kernel.target import Target
@@ -57,6 +57,21 @@ def test_runs_ascend_in_small_steps_and_are_not_too_long(
     for start, stop in found[:-1]:  # none ends without need
         near = 0 < numbers[stop] - numbers[stop - 1] <= step
         assert not near or numbers[stop] - numbers[start] >= span
+
+
+@given(
+    st.lists(st.integers(0, 40), unique=True).map(sorted),
+    st.lists(st.integers(0, 40), unique=True).map(sorted),
+)
+def test_what_lies_in_one_but_not_in_the_other(outer: list[int], inner: list[int]) -> None:
+    def intervals(bounds: list[int]) -> tuple[Intervals, set[int]]:
+        pairs = list(zip(bounds[::2], bounds[1::2], strict=False))
+        start, end = np.array(pairs, np.uint64).reshape(-1, 2).T
+        return Intervals(start, end), {n for low, high in pairs for n in range(low, high)}
+
+    (one, ones), (other, others) = intervals(outer), intervals(inner)
+    found = [n for start, size in between(one, other) for n in range(start, start + size)]
+    assert found == sorted(ones - others)
 
 
 @pytest.fixture

@@ -149,7 +149,8 @@ _options = options(
         multiple=True,
         type=click.Path(path_type=Path),
         metavar="VMCORE",
-        help="A crash dump; repeated for the files of a split one (makedumpfile --split).",
+        help="A crash dump, also of LiME or AVML; repeated for the files of a split one "
+        "(makedumpfile --split). Raw memory: FILE@ADDRESS[:OFFSET[+SIZE]] for each piece.",
     ),
     click.option(
         "--qemu",

@@ -13,7 +13,12 @@ from estimator.arrays import Bytes
 from estimator.collect.findings import UPPER_BOUND_ONLY, Findings
 from estimator.errors import CannotAnswerError, NoDebugInfoError
 from estimator.kernel.address_spaces import AddressSpaces
-from estimator.kernel.core import dump_warnings, open_program, with_memory
+from estimator.kernel.core import (
+    dump_warnings,
+    load_symbols_of,
+    open_program,
+    with_memory,
+)
 from estimator.kernel.dump.file import DumpFile
 from estimator.kernel.dump.split import inspect_dump, refuse_missing_parts
 from estimator.kernel.failures import reading
@@ -23,7 +28,7 @@ from estimator.kernel.page_contents import leave_unread, read_frames
 from estimator.kernel.processes import Mms, read_processes
 from estimator.kernel.requirements import require_ksm
 from estimator.kernel.symbol_hints import looked_for
-from estimator.kernel.symbols import load_symbols, say_symbols
+from estimator.kernel.symbols import say_symbols
 from estimator.kernel.target import Target
 from estimator.kernel.user_pages import (
     refuse_without_user_pages,
@@ -82,7 +87,7 @@ def _dump(paths: Sequence[Path], findings: Findings) -> DumpFile:
         out = [name for bit, name in _LEVEL_BITS.items() if header.level & bit]
         text = f"{header.level}: without {', '.join(out)} pages" if out else "0: all pages"
         findings.add("dump level", text, dump_level=header.level)
-    else:
+    elif not dump.memory_only:
         left_out = int((dump.loads["memsz"] - dump.loads["filesz"]).sum())
         text = f"{left_out / _MIB:,.0f} MiB of memory are left out" if left_out else "all pages"
         findings.add("dump level", text, left_out_bytes=left_out)
@@ -98,14 +103,14 @@ def _kernel(
     findings.add(
         "kernel", f"{release}, build-id {build_id or 'unknown'}", release=release, build_id=build_id
     )
-    if found.vmcoreinfo_address is not None:
-        findings.add("kernel", dump_warnings(found)[-1], status="warn")
+    for warning in dump_warnings(found)[len(dump_warnings(dump)) :]:
+        findings.add("kernel", warning, status="warn")
     return prog, found
 
 
 def _symbols(dump: DumpFile, prog: Program, symbols: Sequence[Path], findings: Findings) -> Target:
     try:
-        load_symbols(prog, symbols)
+        load_symbols_of(dump, prog, symbols)
     except NoDebugInfoError:
         for text in looked_for(prog, symbols):
             findings.add("looked for", text, status="warn")

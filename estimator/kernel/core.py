@@ -8,15 +8,20 @@ from pathlib import Path
 
 from drgn import Architecture, BadDataError, Platform, Program, ProgramFlags
 
-from estimator.collect.limits import own_limits
-from estimator.errors import ResourceError, TargetError
+from estimator.collect.limits import is_own_limit, own_limits
+from estimator.errors import NoDebugInfoError, ResourceError, TargetError
+from estimator.kernel.dump.avml import unpack
 from estimator.kernel.dump.file import DumpFile
+from estimator.kernel.dump.find_vmcoreinfo import find_vmcoreinfo
 from estimator.kernel.dump.kdump_headers import KdumpPages
+from estimator.kernel.dump.memory_only import open_memory, why_no_kernel
 from estimator.kernel.dump.split import inspect_dump, open_parts, refuse_missing_parts
 from estimator.kernel.failures import reading
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.elf import MappedElf
+from estimator.kernel.memory.files import MappedFiles
 from estimator.kernel.memory.kdump import Kdump
+from estimator.kernel.memory_map import memory_map, missing_memory
 from estimator.kernel.missing_note import find_note, note_fits
 from estimator.kernel.symbols import load_symbols
 from estimator.kernel.target import Target
@@ -31,23 +36,26 @@ def open_core(
 ) -> Target:
     """Open the crash dump ``core`` with the vmlinux among ``symbols``, or the one drgn finds.
 
-    ``core``: its file, or all files of a split dump. ``architecture`` as in ``uname -m``, for a
-    dump that does not say it. Raises TargetError (no kernel dump), NoDebugInfoError (no vmlinux, or
-    one of another build), CannotAnswerError (part of a split dump missing), UsageError (files that
-    are not of one split dump).
+    ``core``: its file, all files of a split dump, or pieces of raw memory (FILE@ADDRESS).
+    ``architecture`` as in ``uname -m``, for a dump that does not say it. Raises TargetError (no
+    kernel dump), NoDebugInfoError (no vmlinux, or one of another build), CannotAnswerError (part of
+    a split dump missing), UsageError (files that are not of one dump, pieces at wrong addresses).
     """
     dump = inspect_dump([core] if isinstance(core, Path) else core)
     refuse_missing_parts(dump)
     prog, dump = open_program(dump, architecture)
-    load_symbols(prog, symbols)
+    load_symbols_of(dump, prog, symbols)
     return with_memory(prog, dump)
 
 
 def open_program(dump: DumpFile, architecture: str | None = None) -> tuple[Program, DumpFile]:
     """The dump as a drgn Program without symbols; and with what was found in it meanwhile.
 
-    Raises TargetError.
+    Raises TargetError, UsageError for raw memory at a wrong address, ResourceError where there is
+    no room to unpack it.
     """
+    if dump.memory_only:
+        return _open_memory(dump, architecture)
     platform = _platform(dump, architecture)
     try:
         with own_limits():
@@ -94,10 +102,47 @@ def _without_kernel(dump: DumpFile, prog: Program | None) -> TargetError:
     )
 
 
+def _open_memory(dump: DumpFile, architecture: str | None) -> tuple[Program, DumpFile]:
+    """Of x86_64, if the user does not name another architecture."""
+    with own_limits():
+        if dump.format == "avml":
+            dump = dataclasses.replace(dump, unpacked=unpack(dump.path))
+        found = find_vmcoreinfo(dump)
+        if found is None:
+            raise why_no_kernel(dump)
+        platform = Platform(ARCHITECTURES[architecture or "x86_64"])
+        try:
+            prog = open_memory(dump, platform, found.text)
+        except Exception as error:  # what drgn says of a VMCOREINFO that makes no sense
+            if is_own_limit(error):
+                raise
+            raise _why_not_opened(dump, platform, error) from error
+        if dump.format == "raw":
+            missing = missing_memory(dump, memory_map(prog, found))
+            dump = dataclasses.replace(dump, missing_memory=missing)
+    return prog, dump
+
+
 def _opened(dump: DumpFile, platform: Platform | None, vmcoreinfo: bytes | None) -> Program:
     prog = Program(platform, vmcoreinfo=vmcoreinfo)
     prog.set_core_dump(dump.path)
     return prog
+
+
+def load_symbols_of(dump: DumpFile, prog: Program, symbols: Sequence[Path]) -> None:
+    """Give ``prog``, which reads ``dump``, types and symbols; see ``load_symbols``.
+
+    Raises TargetError where the kernel's own are in memory that was not named.
+    """
+    try:
+        load_symbols(prog, symbols)
+    except NoDebugInfoError as error:
+        if symbols or not dump.missing_memory:
+            raise
+        raise TargetError(
+            f"{dump.missing_memory}; without them this kernel's symbols can't be read",
+            hint="name them too: --core FILE@ADDRESS, or its vmlinux: --symbols VMLINUX",
+        ) from error
 
 
 def with_memory(prog: Program, dump: DumpFile) -> Target:
@@ -141,7 +186,9 @@ def one_line(error: Exception) -> str:
 
 
 def _memory(prog: Program, dump: DumpFile) -> Memory:
-    if dump.format == "elf":
+    if len(dump.files) > 1 and dump.memory_only:
+        return MappedFiles(prog, dump.files)
+    if dump.format == "elf" or dump.memory_only:
         return MappedElf(prog, dump)
     if dump.format == "kdump":
         files = dump.parts or (dump,)
@@ -162,4 +209,6 @@ def dump_warnings(dump: DumpFile) -> tuple[str, ...]:
         warnings.append(
             f"the VMCOREINFO note {note}; found in memory, at physical {dump.vmcoreinfo_address:#x}"
         )
+    if dump.missing_memory:
+        warnings.append(dump.missing_memory)
     return tuple(warnings)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from estimator.collect.limits import own_limits
 from estimator.errors import TargetError
+from estimator.kernel.dump import avml, lime
 from estimator.kernel.dump.foreign import refuse_foreign
 from estimator.kernel.dump.kdump_headers import (
     FLAT_SIGNATURE,
@@ -22,6 +24,7 @@ from estimator.kernel.dump.kdump_headers import (
     flattened_to_its_end,
     read_header,
 )
+from estimator.kernel.dump.loads import MOST_BYTES, MOST_LOADS, PHDR, PT_LOAD, Loads
 
 _EHDR = np.dtype(
     [("ident", "u1", 16), ("type", "<u2"), ("machine", "<u2"), ("version", "<u4")]
@@ -29,50 +32,70 @@ _EHDR = np.dtype(
     + [("ehsize", "<u2"), ("phentsize", "<u2"), ("phnum", "<u2")]
     + [("shentsize", "<u2"), ("shnum", "<u2"), ("shstrndx", "<u2")]
 )
-_PHDR = np.dtype(
-    [("type", "<u4"), ("flags", "<u4"), ("offset", "<u8"), ("vaddr", "<u8"), ("paddr", "<u8")]
-    + [("filesz", "<u8"), ("memsz", "<u8"), ("align", "<u8")]
-)
+_MAGICS = {"elf": b"\x7fELF", "flattened": FLAT_SIGNATURE, "kdump": SIGNATURE, **lime.MAGICS}
 _SHDR_INFO_OFFSET = 44
 _ET_CORE = 4
-_PT_LOAD = 1
 _PN_XNUM = 0xFFFF
-_MOST_HEADERS = 1_000_000
-_MOST_BYTES = 1 << 52  # of physical memory
 
 
 @dataclass(frozen=True)
 class DumpFile:
     """A crash dump as a file.
 
-    ``format``: "elf", "kdump" (makedumpfile's compressed format) or "flattened" (the same, as it
-    is written to a pipe). ``loads``: the PT_LOADs of an ELF dump, dtype of ``Elf64_Phdr``, by
-    ``paddr``. ``kdump``: the headers of a kdump file. ``missing_bytes``: how much shorter the file
-    is than its headers say, at least. ``cut``: what is wrong with the end of the file, or "".
-    ``parts``: the files of a split dump, by PFN; ``path`` and ``kdump`` are of the first one then.
+    ``format``: "elf", "kdump" (makedumpfile's compressed format), "flattened" (the same, as it is
+    written to a pipe), or "raw", "lime", "avml": memory without a dump's headers. ``loads``: what
+    it holds of physical memory, by address, of all formats but kdump's; of an AVML file the offsets
+    are those in ``unpacked``, what it unpacks to. ``kdump``: the headers of a kdump file.
+    ``missing_bytes``: how much shorter the file is than its headers say, at least. ``cut``: what is
+    wrong with the end of the file, or "". ``parts``: the files of a split dump, by PFN, or of raw
+    memory, by address; ``path``, ``loads`` and ``kdump`` are of the first one then.
     ``vmcoreinfo_address``: where VMCOREINFO was found in memory, if there was no note of it, or a
     wrong one (``wrong_vmcoreinfo``).
+    ``missing_memory``: what of the kernel's memory is in no piece of raw memory, a sentence or "".
     """
 
     path: Path
     format: str
     size_bytes: int
-    loads: npt.NDArray[Any]
+    loads: Loads
     kdump: KdumpHeader | None = None
     missing_bytes: int = 0
     cut: str = ""
     parts: tuple[DumpFile, ...] = ()
     vmcoreinfo_address: int | None = None
     wrong_vmcoreinfo: bool = False
+    unpacked: avml.Unpacked | None = None
+    missing_memory: str = ""
+
+    @property
+    def files(self) -> tuple[DumpFile, ...]:
+        """The parts, or itself."""
+        return self.parts or (self,)
 
     @property
     def name(self) -> str:
         """The file or files, for a sentence."""
-        return ", ".join(str(part.path) for part in self.parts or (self,))
+        return ", ".join(str(file.path) for file in self.files)
+
+    @property
+    def memory_only(self) -> bool:
+        """Whether nothing says what is in the memory but the memory itself."""
+        return self.format in ("raw", "lime", "avml")
+
+    def open(self) -> BinaryIO:
+        """The file whose offsets are those of ``loads``, unbuffered."""
+        return self.unpacked.open() if self.unpacked else self.path.open("rb", buffering=0)
 
 
 def inspect(path: Path) -> DumpFile:
     """Look at the headers of ``path``. Raises TargetError if it is no kernel dump."""
+    with open_regular(path) as (file, size):
+        return _inspect(path, file, size)
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """The file ``path`` for the body, and its size in bytes. Raises TargetError if it can't be."""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -81,7 +104,7 @@ def inspect(path: Path) -> DumpFile:
                 hint="write it to a file first",
             )
         with own_limits(), path.open("rb") as file:
-            return _inspect(path, file, os.fstat(file.fileno()).st_size)
+            yield file, os.fstat(file.fileno()).st_size
     except FileNotFoundError as error:
         raise TargetError(f"{path} does not exist") from error
     except IsADirectoryError as error:
@@ -92,27 +115,38 @@ def inspect(path: Path) -> DumpFile:
         raise TargetError(f"{path} can't be read: {error.strerror}") from error
 
 
+def format_of(head: bytes) -> str:
+    """The format of a dump that begins with ``head``, as ``DumpFile`` has it; "" if it is none."""
+    found = (name for name, magic in _MAGICS.items() if head.startswith(magic))
+    return next(found, "")
+
+
 def _inspect(path: Path, file: BinaryIO, size: int) -> DumpFile:
     head = file.read(64)
-    if head[:4] == b"\x7fELF":
+    name = format_of(head)
+    if name == "elf":
         loads = _elf_loads(path, file, head, size)
         end = int((loads["offset"] + loads["filesz"]).max(initial=0))
         return DumpFile(path, "elf", size, loads, None, *_cut(path, size, end - size))
-    no_loads = np.empty(0, _PHDR)
-    if head.startswith(FLAT_SIGNATURE):
+    no_loads = np.empty(0, PHDR)
+    if name == "flattened":
         header = read_header(path, file, flattened=True)
         cut = "" if flattened_to_its_end(file, size) else f"{path} is cut off: it has no end mark"
         return DumpFile(path, "flattened", size, no_loads, header, 0, cut)
-    if head.startswith(SIGNATURE):
+    if name == "kdump":
         header = read_header(path, file, flattened=False)
         missing = KdumpPages(path, header).missing_bytes
         return DumpFile(path, "kdump", size, no_loads, header, *_cut(path, size, missing))
+    if name in ("lime", "avml"):
+        loads, missing = (lime if name == "lime" else avml).walk(path, file, size)
+        return DumpFile(path, name, size, loads, None, *_cut(path, size, missing))
     if not head:
         raise TargetError(f"{path} is empty")
     refuse_foreign(path, head)
     raise TargetError(
-        f"{path} is no crash dump: neither an ELF core nor a makedumpfile dump",
-        hint="a vmcore is made by kdump, virsh dump --memory-only or QEMU's dump-guest-memory",
+        f"{path} is no crash dump: it has no header that is known",
+        hint=f"raw physical memory? then: --core {path}@0 (or the address where it begins); "
+        "a vmcore is made by kdump, virsh dump --memory-only or QEMU's dump-guest-memory",
     )
 
 
@@ -122,7 +156,7 @@ def _cut(path: Path, size: int, missing: int) -> tuple[int, str]:
     return missing, f"{path} is cut off: it has {size:,} of at least {size + missing:,} bytes"
 
 
-def _elf_loads(path: Path, file: BinaryIO, head: bytes, size: int) -> npt.NDArray[Any]:
+def _elf_loads(path: Path, file: BinaryIO, head: bytes, size: int) -> Loads:
     if len(head) < _EHDR.itemsize:
         raise TargetError(f"{path} is cut off in its first {len(head)} bytes")
     ehdr = np.frombuffer(head, _EHDR, 1)[0]
@@ -140,17 +174,17 @@ def _elf_loads(path: Path, file: BinaryIO, head: bytes, size: int) -> npt.NDArra
             raise TargetError(f"{path} is cut off before its section header")
         file.seek(section)
         count = int.from_bytes(file.read(4), "little")
-    if count > _MOST_HEADERS:
+    if count > MOST_LOADS:
         raise TargetError(f"{path} is damaged: {count:,} program headers are beyond all dumps")
     start = int(ehdr["phoff"])
-    if start + count * _PHDR.itemsize > size:
+    if start + count * PHDR.itemsize > size:
         raise TargetError(f"{path} is cut off in its program headers")
     file.seek(start)
-    raw = file.read(count * _PHDR.itemsize)
-    headers = np.frombuffer(raw, _PHDR)
-    loads: npt.NDArray[Any] = headers[headers["type"] == _PT_LOAD]
+    raw = file.read(count * PHDR.itemsize)
+    headers = np.frombuffer(raw, PHDR)
+    loads: Loads = headers[headers["type"] == PT_LOAD]
     for begin, length in (("offset", "filesz"), ("paddr", "filesz"), ("paddr", "memsz")):
-        if (loads[begin] > _MOST_BYTES).any() or (loads[length] > _MOST_BYTES).any():
+        if (loads[begin] > MOST_BYTES).any() or (loads[length] > MOST_BYTES).any():
             raise TargetError(f"{path} is damaged: a program header is beyond all memory")
     loads.sort(order="paddr")
     return loads

@@ -1,4 +1,4 @@
-"""VMCOREINFO in the memory of an ELF dump that has no note of it: virtual machines', mostly.
+"""VMCOREINFO in memory, of a dump without a note of it: virtual machines', mostly; raw memory.
 
 The kernel keeps it in a page of its own from boot on (kernel/vmcore_info.c, vmcoreinfo_data).
 """
@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import functools
 import mmap
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from estimator.errors import TargetError
 from estimator.kernel.dump.file import DumpFile
 
-_START = b"OSRELEASE="
+START = b"OSRELEASE="
 _PAGE_BYTES = 4096
-_KERNEL_MAP = 0xFFFFFFFF80000000  # __START_KERNEL_map of x86_64
-_RELEASE = re.compile(rb"\AOSRELEASE=([\w.+~-]+)\n")
+_PAGES_AT_ONCE = 1 << 18
+_SEARCHED_BYTES = 1 << 16
+KERNEL_MAP = 0xFFFFFFFF80000000  # __START_KERNEL_map of x86_64
+_RELEASE = re.compile(rb"OSRELEASE=([\w.+~-]+)\n")
 _PHYS_BASE = re.compile(rb"^NUMBER\(phys_base\)=(-?\d+)$", re.MULTILINE)
 _UTS = re.compile(rb"^SYMBOL\(init_uts_ns\)=([0-9a-f]+)$", re.MULTILINE)
 UTS_BYTES = 512
@@ -32,15 +39,31 @@ class FoundVmcoreinfo:
     text: bytes
     address: int
 
+    @property
+    def release(self) -> bytes:
+        """The ``uname -r`` that it says."""
+        match = _RELEASE.match(self.text)
+        return match[1] if match else b""
+
+    @property
+    def image_shift(self) -> int | None:
+        """From a virtual address in the kernel image to the physical one."""
+        base = _PHYS_BASE.search(self.text)
+        return int(base[1]) - KERNEL_MAP if base else None
+
+    @property
+    def uts_address(self) -> int | None:
+        """Where it says that ``init_uts_ns`` is, physical."""
+        symbol = _UTS.search(self.text)
+        if not symbol or self.image_shift is None:
+            return None
+        return int(symbol[1], 16) + self.image_shift
+
     def fits(self, read: Read) -> bool:
         """Whether it leads to a ``init_uts_ns`` of its release."""
-        release, base, symbol = (
-            pattern.search(self.text) for pattern in (_RELEASE, _PHYS_BASE, _UTS)
-        )
-        if not release or not base or not symbol:
+        if not self.release or self.uts_address is None:
             return False
-        address = int(symbol[1], 16) - _KERNEL_MAP + int(base[1])
-        return is_of(read(address, UTS_BYTES), release[1])
+        return is_of(read(self.uts_address, UTS_BYTES), self.release)
 
 
 def is_of(uts: bytes, release: bytes) -> bool:
@@ -50,9 +73,45 @@ def is_of(uts: bytes, release: bytes) -> bool:
 
 def starts_vmcoreinfo(page: bytes, address: int) -> FoundVmcoreinfo | None:
     """What the page at ``address`` holds, if it begins as VMCOREINFO does."""
-    if not page.startswith(_START):
+    if not page.startswith(START):
         return None
     return FoundVmcoreinfo(page.partition(b"\0")[0], address)
+
+
+@dataclass(frozen=True)
+class MappedPiece:
+    """The memory from the physical ``address`` on: ``data`` from ``start`` until before ``end``."""
+
+    path: Path
+    data: mmap.mmap
+    start: int
+    end: int
+    address: int
+
+    def pages_with(self, what: bytes) -> Iterator[int]:
+        """The pages of memory that begin with ``what``, as places in ``data``; faster than find."""
+        first = self.start + -self.address % _PAGE_BYTES
+        end = min(self.end, len(self.data))
+        count = (end - first) // _PAGE_BYTES
+        for number in range(0, max(count, 0), _PAGES_AT_ONCE):
+            pages = min(count - number, _PAGES_AT_ONCE)
+            at = first + number * _PAGE_BYTES
+            begins = np.ndarray(pages, f"S{len(what)}", self.data, at, _PAGE_BYTES) == what
+            yield from (at + np.flatnonzero(begins) * _PAGE_BYTES).tolist()
+
+    def find(self, what: bytes) -> Iterator[int]:
+        """Where ``what`` is in it, as places in ``data``."""
+        for start in range(self.start, min(self.end, len(self.data)), _SEARCHED_BYTES):
+            part = self.data[start : min(start + _SEARCHED_BYTES + len(what) - 1, self.end)]
+            at = part.find(what)
+            while at >= 0:
+                yield start + at
+                at = part.find(what, at + 1)
+
+    def vmcoreinfo_at(self, at: int) -> FoundVmcoreinfo:
+        """What would be VMCOREINFO at a place in ``data``."""
+        text = self.data[at : min(at + _PAGE_BYTES, self.end)].partition(b"\0")[0]
+        return FoundVmcoreinfo(text, self.address + at - self.start)
 
 
 def find_vmcoreinfo(dump: DumpFile) -> FoundVmcoreinfo | None:
@@ -62,33 +121,35 @@ def find_vmcoreinfo(dump: DumpFile) -> FoundVmcoreinfo | None:
     release. Raises TargetError if several do that differ.
     """
     fitting: dict[bytes, FoundVmcoreinfo] = {}
-    with dump.path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-        for found in _candidates(dump, data):
-            if found.fits(functools.partial(_physical, dump, data)):
-                fitting.setdefault(found.text, found)
+    with mapped(dump) as pieces:
+        for piece in pieces:
+            for at in piece.pages_with(START):
+                found = piece.vmcoreinfo_at(at)
+                if found.fits(functools.partial(_physical, pieces)):
+                    fitting.setdefault(found.text, found)
     if len(fitting) > 1:
         raise TargetError(f"{dump.name} has no VMCOREINFO note, and {len(fitting)} kernels in it")
     return next(iter(fitting.values()), None)
 
 
-def _candidates(dump: DumpFile, data: mmap.mmap) -> Iterator[FoundVmcoreinfo]:
-    for load in dump.loads:
-        start, address = int(load["offset"]), int(load["paddr"])
-        end = start + int(load["filesz"])
-        at = data.find(_START, start, end)
-        while at >= 0:
-            place = address + at - start
-            if place % _PAGE_BYTES == 0:
-                found = starts_vmcoreinfo(data[at : min(at + _PAGE_BYTES, end)], place)
-                if found is not None:
-                    yield found
-            at = data.find(_START, at + 1, end)
+@contextmanager
+def mapped(dump: DumpFile) -> Iterator[list[MappedPiece]]:
+    """All that the dump has of physical memory, mapped for the body; not of a kdump file."""
+    with ExitStack() as opened:
+        pieces = []
+        for file in dump.files:
+            with file.open() as source:
+                if not os.fstat(source.fileno()).st_size:
+                    continue
+                data = opened.enter_context(mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ))
+            for start, address, size in file.loads[["offset", "paddr", "filesz"]].tolist():
+                pieces.append(MappedPiece(file.path, data, start, start + size, address))
+        yield pieces
 
 
-def _physical(dump: DumpFile, data: mmap.mmap, address: int, size: int) -> bytes:
-    for load in dump.loads:
-        inside = address - int(load["paddr"])
-        if 0 <= inside < int(load["filesz"]):
-            at = int(load["offset"]) + inside
-            return data[at : at + min(size, int(load["filesz"]) - inside)]
+def _physical(pieces: Sequence[MappedPiece], address: int, size: int) -> bytes:
+    for piece in pieces:
+        at = piece.start + address - piece.address
+        if piece.start <= at < piece.end:
+            return piece.data[at : min(at + size, piece.end)]
     return b""

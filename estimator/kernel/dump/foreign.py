@@ -37,8 +37,6 @@ _KNOWN: tuple[tuple[bytes, str, str], ...] = (
     (b"\xd3\xbe\xd3\xbe", "a suspended guest of VMware (.vmss, .vmsn)", "vmss2core -N6 {} VMEM"),
     (b"sadump\x00\x00", "a dump of sadump", "makedumpfile -l -d 23 -x VMLINUX {} vmcore"),
     (b"ProblemType: ", "a report of apport", "apport-unpack {} DIRECTORY"),
-    (b"EMiL", "memory as LiME writes it, which is not read yet", "take a dump with kdump"),
-    (b"AVML", "memory as AVML writes it, which is not read yet", "take a dump with kdump"),
     (b"070701", "an initramfs (cpio), no dump", "name the vmcore"),
     (b"070702", "an initramfs (cpio), no dump", "name the vmcore"),
     (b"hsqs", "a file system (squashfs), no dump", "name the vmcore"),

@@ -1,4 +1,4 @@
-"""A dump split over several files, as ``makedumpfile --split`` writes it, read as one."""
+"""A dump in several files, read as one: ``makedumpfile --split`` writes such."""
 
 from __future__ import annotations
 
@@ -11,14 +11,24 @@ from drgn import Platform, Program
 from estimator.errors import CannotAnswerError, UsageError
 from estimator.kernel.dump.file import DumpFile, inspect
 from estimator.kernel.dump.kdump_headers import KdumpHeader
+from estimator.kernel.dump.raw import inspect_raw, piece_of
 
 
 def inspect_dump(paths: Sequence[Path]) -> DumpFile:
     """Look at the headers of a dump: of its only file, or of all files of a split one.
 
-    The order of ``paths`` does not matter. Raises TargetError if one is no kernel dump, UsageError
-    if they are not of one split dump.
+    Or at raw memory, where ``paths`` are pieces as ``raw.piece_of`` reads them. The order of
+    ``paths`` does not matter. Raises TargetError if one is no kernel dump, UsageError if they are
+    not of one dump.
     """
+    pieces = [piece for path in paths if (piece := piece_of(path))]
+    if pieces:
+        if len(pieces) < len(paths):
+            raise UsageError(
+                f"{pieces[0]} is a piece of raw memory, and not all that is named is",
+                hint="name one dump, or raw memory as --core FILE@ADDRESS for each piece",
+            )
+        return inspect_raw(pieces)
     files = [inspect(path) for path in paths]
     if len(files) == 1 and not (files[0].kdump and files[0].kdump.split):
         return files[0]
@@ -48,7 +58,7 @@ def inspect_dump(paths: Sequence[Path]) -> DumpFile:
 
 def refuse_missing_parts(dump: DumpFile) -> None:
     """Raise CannotAnswerError if frames of a split dump are in none of its files."""
-    if not dump.parts:
+    if not dump.parts or dump.memory_only:
         return
     headers = [_header(part) for part in dump.parts]
     ends = [0, *(header.end_pfn for header in headers)]
@@ -94,6 +104,7 @@ def _header(file: DumpFile) -> KdumpHeader:
     if file.kdump is None or not file.kdump.split:
         raise UsageError(
             f"{file.path} is no part of a split dump",
-            hint="several --core name the files of one makedumpfile --split",
+            hint="several --core name the files of one makedumpfile --split, or pieces of raw "
+            "memory: --core FILE@ADDRESS",
         )
     return file.kdump

@@ -1,4 +1,4 @@
-"""An ELF dump as physical memory, mapped."""
+"""An ELF dump, or another file with memory as it is, as physical memory, mapped."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from estimator.snapshot.flags import Unknown
 class MappedElf(Memory):
     """An ELF dump, mapped: no copy through drgn, and gaps in the file are known as gaps.
 
+    Memory without a dump's headers as well: its table of what is where looks the same.
     Contents of frames are read, not mapped: the kernel copies a page faster than it maps one.
     Structs and page tables are mapped: a file that gets shorter or has an I/O error meanwhile ends
     the process with SIGBUS there. A collection is no place for a dump that is still being copied.
@@ -39,7 +40,7 @@ class MappedElf(Memory):
 
     def __init__(self, prog: Program, dump: DumpFile) -> None:
         super().__init__(prog)
-        self._opened = dump.path.open("rb", buffering=0)
+        self._opened = dump.open()
         self._descriptor = self._opened.fileno()
         self._file = _map(self._descriptor)
         self._buffer = memoryview(_aligned(RUN_PAGES * self.page_bytes))
@@ -131,6 +132,10 @@ class MappedElf(Memory):
     def unknown(self, pfns: Words) -> Bytes:
         """See ``Memory.unknown``."""
         return self._locate(pfns << np.uint64(self.page_shift), self.page_bytes)[1]
+
+    def holds(self, physical: Words) -> Mask:
+        """Which of the addresses ``physical`` this file has."""
+        return self._in_memory.hold(physical, physical + np.uint64(1))[1]
 
     def _forbid_gaps(self, loads: npt.NDArray[Any]) -> None:
         """Make drgn fail where it returns zeroes for memory that a filter left out of the dump."""

@@ -38,6 +38,8 @@ def between(outer: Intervals, inner: Intervals) -> Iterator[tuple[int, int]]:
             if parts[at][0] > start:
                 yield start, parts[at][0] - start
             start = max(start, parts[at][1])
+            if parts[at][1] > end:
+                break  # it may reach into the next one
             at += 1
         if start < end:
             yield start, end - start
