@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from estimator.snapshot.store import write_snapshot
+from tests.commands import estimator
 from tests.systems import Area, Process, fork_server, system
 
 
@@ -19,16 +20,6 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("snapshots") / "fork.ksm"
     write_snapshot(fork_server(), path)
     return path
-
-
-def estimator(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "estimator", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"} | environment,
-        check=False,
-    )
 
 
 def test_report_in_80_columns(snapshot: Path) -> None:

@@ -14,8 +14,8 @@ from estimator.report.prediction_sections import prediction_sections
 from estimator.report.words import coverage_words
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
+from tests.commands import estimator
 from tests.systems import Area, Process, system
-from tests.test_answers_cli import estimator
 
 READ_ALL = "Every page that ksmd would visit was read."
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import struct
-import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 
@@ -19,19 +17,10 @@ from estimator.report.html import fragment
 from estimator.report.notebook import show_prediction
 from estimator.report.tables import make_console
 from estimator.snapshot.store import write_snapshot
+from tests.commands import estimator
 from tests.systems import Area, Process, system
 
 EVIL = "\x1b]0;pwn\x07\x1b[31m\x9b2J\u202e"
-
-
-def estimator(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "estimator", *map(str, arguments)],
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=120,
-    )
 
 
 def assert_harmless(text: str) -> None:

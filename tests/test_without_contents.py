@@ -20,9 +20,9 @@ from estimator.snapshot.checks import check_snapshot
 from estimator.snapshot.flags import Unknown
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot, write_snapshot
+from tests.commands import estimator
 from tests.fake_kernel import FlatMemory
 from tests.systems import fork_server
-from tests.test_answers_cli import estimator
 from tests.test_kernel_collect import MERGED_PFN, OWN_PFN, Merged
 from tests.test_upper_bound import without_contents
 
