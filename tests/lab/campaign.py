@@ -33,6 +33,7 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
+from tests.lab.apt import LabError
 from tests.lab.damage import Ranges, applied, cut, damage, places
 from tests.lab.kernels import SERIES, ensure_tools, fetch_kernel, say
 from tests.lab.spoiled import without_note
@@ -69,6 +70,7 @@ def campaign(dumps: Dumps, cases: int, seed: int) -> list[Outcome]:
     """The outcome of ``cases`` damaged dumps, and of each format cut at ``CUTS_PERCENT``.
 
     A process that ends before all is done is replaced by another that goes on behind its case.
+    Raises LabError if one does not come to its first case.
     """
     context = multiprocessing.get_context("spawn")
     outcomes: list[Outcome] = []
@@ -84,7 +86,7 @@ def campaign(dumps: Dumps, cases: int, seed: int) -> list[Outcome]:
 
 def _outcomes(results: Connection, child: Any) -> Iterable[Outcome]:
     """What the child reports until it ends; if it did not end by itself, a failure on top."""
-    case, found = "the first case", []
+    case, found = "", []
     with contextlib.suppress(EOFError):
         while results.poll(CASE_SECONDS):
             message = results.recv()
@@ -96,6 +98,8 @@ def _outcomes(results: Connection, child: Any) -> Iterable[Outcome]:
         child.join()
         return [*found, Outcome(case, "failed", f"not done after {CASE_SECONDS:.0f} s")]
     child.join()
+    if child.exitcode and not case:
+        raise LabError("the undamaged dump could not be read")
     if child.exitcode:
         found.append(Outcome(case, "failed", f"the process ended with {child.exitcode}"))
     return found

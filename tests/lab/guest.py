@@ -23,6 +23,8 @@ from tests.lab.initramfs import build_initramfs
 from tests.lab.kernels import Kernel, say
 
 MODULES = ("virtio_pci", "virtio_console", "qemu_fw_cfg")  # the last: vmcoreinfo for dumps
+VIRTIO_PORT = ("-device", "virtio-serial-pci", "-device", "virtserialport,chardev=shell")
+SECOND_SERIAL_PORT = ("-device", "isa-serial,chardev=shell")  # slower, but its driver is built in
 BOOT_SECONDS = 60.0
 BOOTS = 3
 LOST_AT_BOOT = ("Oops: int3", "timeout during 'boot'")
@@ -91,7 +93,7 @@ class Guest:
             *("-append", " ".join(("console=ttyS0 loglevel=4 panic=-1 numa=on", *arguments))),
             *("-serial", f"file:{self._directory / 'console'}"),
             *("-chardev", f"socket,id=shell,path={self._directory / 'shell'},server=on,wait=off"),
-            *("-device", "virtio-serial-pci", "-device", "virtserialport,chardev=shell"),
+            *(VIRTIO_PORT if kernel.has_modules else SECOND_SERIAL_PORT),
             *("-qmp", f"unix:{self._directory / 'qmp'},server=on,wait=off"),
             *("-device", "vmcoreinfo", *qemu),
         ]
@@ -214,7 +216,7 @@ class Guest:
         while (start := self._received.find(end, searched)) < 0 or b"\n" not in self._received[
             start:
         ]:
-            searched = max(0, len(self._received) - len(end))
+            searched = start if start >= 0 else max(0, len(self._received) - len(end))
             self._receive(deadline, command)
         stop = self._received.index(b"\n", start)
         status = int(self._received[start + len(end) : stop])

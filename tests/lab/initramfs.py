@@ -21,10 +21,13 @@ mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
 for module in {modules}; do insmod /modules/$module.ko; done
 while true; do
-    [ ! -c /dev/vport0p1 ] || sh <>/dev/vport0p1 >&0 2>&0
+    {shell}
     sleep 0.1
 done
 """
+_VIRTIO_SHELL = "[ ! -c /dev/vport0p1 ] || sh <>/dev/vport0p1 >&0 2>&0"
+# as a script: on a terminal it would be interactive, with prompts and an editor of lines
+_SERIAL_SHELL = "(stty raw -echo <&3 && sh /dev/ttyS1 >&3 2>&3) 3<>/dev/ttyS1"
 
 
 def build_initramfs(
@@ -37,7 +40,8 @@ def build_initramfs(
 ) -> None:
     """Write the archive: ``modules`` are loaded at boot, ``files`` are {path in guest: source}.
 
-    ``init`` is the script that boots, with ``{modules}`` in the order of loading.
+    ``init`` is the script that boots, with ``{modules}`` in the order of loading, and ``{shell}``
+    on the port that the kernel has a driver for.
     """
     loaded = _with_dependencies(kernel, modules)
     busybox = shutil.which("busybox")
@@ -59,6 +63,7 @@ def build_initramfs(
         for name, source in files.items():
             add(name.lstrip("/"), stat.S_IFREG | 0o755, source.read_bytes())
         script = init.replace("{modules}", " ".join(loaded))
+        script = script.replace("{shell}", _VIRTIO_SHELL if kernel.has_modules else _SERIAL_SHELL)
         add("init", stat.S_IFREG | 0o755, script.encode())
         add("TRAILER!!!", 0)
 

@@ -28,7 +28,9 @@ RECENT = SERIES[:3]
 """Those with PR_SET_MEMORY_MERGE, smart_scan and folios of any size."""
 IN_FULL = ("7.3", "6.12", "6.1")
 """Those on which all tests run; a third of the workloads runs on the others too."""
-WITHOUT_SYMBOLS = ("6.18", "6.17", "6.16")
+IMAGE_ONLY = ("7.1", "7.0", "6.19")
+"""Of these there are no modules either."""
+WITHOUT_SYMBOLS = (*IMAGE_ONLY, "6.18", "6.17", "6.16")
 """Of these there is no package of debug symbols; on them too, prediction must equal ksmd."""
 ELSEWHERE = {
     **dict.fromkeys(WITHOUT_SYMBOLS, ("debian", "trixie-backports")),
@@ -68,6 +70,11 @@ class Kernel:
     def modules(self) -> Path:
         """The directory with all modules, compressed as in the package."""
         return self.directory / "modules"
+
+    @property
+    def has_modules(self) -> bool:
+        """Whether it has drivers beside those that are built in."""
+        return any(self.modules.rglob("*.ko*"))
 
 
 def say(message: str) -> None:
@@ -133,12 +140,13 @@ def _fetch(series: str, directory: Path) -> None:
         for package in temporary.glob("*.deb"):
             if package != symbols:
                 unpack(package, temporary / "image")
-        modules = next((temporary / "image").glob(f"**/lib/modules/{release}"))
+        modules = next((temporary / "image").glob(f"**/lib/modules/{release}"), None)
         image = temporary / "image" / "boot" / f"vmlinuz-{release}"
-        if not image.exists():  # since 6.19
+        if modules and not image.exists():  # since 7.2
             image = modules / "vmlinuz"
         image.rename(entry / "vmlinuz")
-        modules.rename(entry / "modules")
+        if modules:
+            modules.rename(entry / "modules")
         if symbols:
             _unpack_symbols(symbols, release, entry / "vmlinux")
         (entry / "release").write_text(f"{release}\n")
@@ -162,7 +170,7 @@ def _download_newest(apt: Apt, series: str, into: Path) -> tuple[str, Path | Non
     for release, version in _newest_first(apt, series):
         symbols = [] if series in WITHOUT_SYMBOLS else [f"linux-image-{release}-dbg"]
         try:
-            for name in (*symbols, *_image_packages(apt, release)):
+            for name in (*symbols, *_image_packages(apt, series, release)):
                 say(f"downloading {name} {version}")
                 apt.download(f"{name}={version}", into=into)
             return release, next(into.glob(f"{symbols[0]}_*.deb")) if symbols else None
@@ -186,10 +194,11 @@ def _newest_first(apt: Apt, series: str) -> list[tuple[str, str]]:
 
 
 def _candidates(apt: Apt, series: str) -> list[tuple[str, str]]:
-    pattern = rf"^linux-image-{re.escape(series)}\..*-cloud-amd64"
+    kind = "linux-binary-" if series in IMAGE_ONLY else "linux-image-"
+    pattern = rf"^{kind}{re.escape(series)}\..*-cloud-amd64"
     if series in WITHOUT_SYMBOLS:
         images = apt.names(f"{pattern}$")
-        return [(i.removeprefix("linux-image-"), v) for i in images for v in apt.versions(i)]
+        return [(i.removeprefix(kind), v) for i in images for v in apt.versions(i)]
     return [
         (image.removeprefix("linux-image-"), version)
         for image in (symbols.removesuffix("-dbg") for symbols in apt.names(f"{pattern}-dbg$"))
@@ -197,7 +206,9 @@ def _candidates(apt: Apt, series: str) -> list[tuple[str, str]]:
     ]
 
 
-def _image_packages(apt: Apt, release: str) -> tuple[str, ...]:
+def _image_packages(apt: Apt, series: str, release: str) -> tuple[str, ...]:
     """The packages with the image and its modules: one, but for kernels since 6.19."""
+    if series in IMAGE_ONLY:
+        return (f"linux-binary-{release}",)
     parts = (f"linux-binary-{release}", f"linux-modules-{release}")
     return parts if apt.names(f"^{re.escape(parts[0])}$") else (f"linux-image-{release}",)
