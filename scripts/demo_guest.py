@@ -16,7 +16,7 @@ from rich.table import Table
 
 from tests.lab.apt import LabError
 from tests.lab.guest import Guest
-from tests.lab.kernels import cache_directory, ensure_tools, fetch_kernel
+from tests.lab.kernels import WITHOUT_SYMBOLS, cache_directory, ensure_tools, fetch_kernel
 from tests.lab.programs import build
 from tests.lab.truth import State, report, settle
 from tests.lab.workload import Session
@@ -42,9 +42,9 @@ def step(text: str) -> None:
 
 def main() -> None:
     """Run the demonstration; exits with 1 if prediction and truth differ."""
-    step("a Debian kernel and its debug symbols (cached after the first time)")
+    step("a Debian kernel, without debug symbols (cached after the first time)")
     ensure_tools()
-    kernel = fetch_kernel("6.12")
+    kernel = fetch_kernel(WITHOUT_SYMBOLS[-1])
     workload = next(w for w in WORKLOADS if "6.12" in w.series)
     out = cache_directory() / "demo"
     out.mkdir(exist_ok=True)

@@ -71,14 +71,17 @@ def test_a_guest_and_its_dump_are_the_same_snapshot(system: Running, tmp_path: P
     vmlinux = system.guest.kernel.vmlinux
     system.guest.qmp("stop")
     live = collect(open_qemu(str(system.monitor), [vmlinux]), seed=0)
+    own = collect(open_qemu(str(system.monitor)), seed=0)
     system.guest.dump(tmp_path / "vmcore")
     system.guest.qmp("cont")
     dump = collect_core(tmp_path / "vmcore", [vmlinux], seed=0)
     assert live.info["source"]["kind"] == "qemu"
     assert live.frames["hash"].notna().all()
     assert len(live.stable_nodes) > 0
+    assert own.info["symbols"] == "BTF"
     for name in TABLES:
         pd.testing.assert_frame_equal(getattr(live, name), getattr(dump, name))
+        pd.testing.assert_frame_equal(getattr(own, name), getattr(dump, name))
 
 
 def test_a_session_of_drgn_with_a_guest_is_one_with_a_guest(system: Running) -> None:
