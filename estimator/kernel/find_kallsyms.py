@@ -85,9 +85,9 @@ def _tables_around(data: bytes, token_index: int) -> list[dict[str, int]]:
         "token_index": token_index,
     }
     before, behind = num_syms - 8, token_index + index.nbytes
-    return [
-        {**tables, "offsets": behind, "relative_base": behind + offsets_bytes},
+    return [  # the first until 6.4
         {**tables, "offsets": before - offsets_bytes, "relative_base": before},
+        {**tables, "offsets": behind, "relative_base": behind + offsets_bytes},
     ]
 
 
