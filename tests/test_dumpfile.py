@@ -287,6 +287,16 @@ def test_files_made_up_to_be_large_are_read_in_little_memory(
     assert int(peak_kib) < 300 << 10
 
 
+@pytest.mark.parametrize(("sections", "behind"), [(64, 100), (64, 1 << 20), (1 << 62, 0)])
+def test_a_dump_by_xen_is_named(sections: int, behind: int, tmp_path: Path) -> None:
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    head = struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 0, sections, 0, 64, 56, 0, 64, 5, 4)
+    names = b"\0.note.Xen\0.xen_prstatus\0.xen_pages\0.xen_p2m\0"
+    with pytest.raises(TargetError, match="a domain by Xen"):
+        written(tmp_path / "core", ident + head + bytes(behind) + names)
+    assert written(tmp_path / "empty", ident + head).loads.size == 0
+
+
 def test_headers_beyond_the_end_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "vmcore"
     sparse_elf(path, 900_000)

@@ -34,6 +34,7 @@ _EHDR = np.dtype(
 )
 _MAGICS = {"elf": b"\x7fELF", "flattened": FLAT_SIGNATURE, "kdump": SIGNATURE, **lime.MAGICS}
 _SHDR_INFO_OFFSET = 44
+_NAMES_BYTES = 1 << 16
 _ET_CORE = 4
 _PN_XNUM = 0xFFFF
 
@@ -156,6 +157,15 @@ def _cut(path: Path, size: int, missing: int) -> tuple[int, str]:
     return missing, f"{path} is cut off: it has {size:,} of at least {size + missing:,} bytes"
 
 
+def _is_of_xen(file: BinaryIO, sections: int, size: int) -> bool:
+    """Whether names of sections say so: they stand beside the headers of these, or at the end."""
+    for start in (sections, size - _NAMES_BYTES):
+        file.seek(min(max(start, 0), size))
+        if b"\0.note.Xen\0" in file.read(_NAMES_BYTES):
+            return True
+    return False
+
+
 def _elf_loads(path: Path, file: BinaryIO, head: bytes, size: int) -> Loads:
     if len(head) < _EHDR.itemsize:
         raise TargetError(f"{path} is cut off in its first {len(head)} bytes")
@@ -174,6 +184,11 @@ def _elf_loads(path: Path, file: BinaryIO, head: bytes, size: int) -> Loads:
             raise TargetError(f"{path} is cut off before its section header")
         file.seek(section)
         count = int.from_bytes(file.read(4), "little")
+    if not count and _is_of_xen(file, int(ehdr["shoff"]), size):
+        raise TargetError(
+            f"{path} is a dump of a domain by Xen (xl dump-core), which is not read",
+            hint="take one inside of the domain, with kdump",
+        )
     if count > MOST_LOADS:
         raise TargetError(f"{path} is damaged: {count:,} program headers are beyond all dumps")
     start = int(ehdr["phoff"])
