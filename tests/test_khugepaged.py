@@ -138,3 +138,11 @@ def test_advised_vmas_are_collapsed_to_smaller_sizes_too() -> None:
     assert bounds_of(system) is None
     system.processes[1].vmas[0].vm_flags = VALUES["hugepage"]
     assert bounds_of(system) == Bounds("always", 4, 20)
+
+
+def test_the_bounds_in_words() -> None:
+    assert str(Bounds("madvise", 1000, 2_000_000)) == (
+        "Transparent huge pages are enabled (madvise): khugepaged may collapse again what ksmd has "
+        "merged or split, and there is no strict state at rest then. The numbers are those without "
+        "khugepaged; with it, pages_sharing moves between 1,000 and 2,000,000."
+    )
