@@ -39,6 +39,7 @@ pytestmark = pytest.mark.lab
 
 TABLES = ("processes", "vmas", "mappings", "frames", "stable_nodes", "stable_items")
 MINIMAL_MAPPINGS = 24_000  # of the workload
+LEFT_OUT = ("has no user pages", "lacks memory of the kernel itself")  # by which slabs it takes
 GUEST_LIVES_SECONDS = 3600
 
 
@@ -203,9 +204,10 @@ def test_zeroes_left_out_of_elf_are_unknown(
 
 @pytest.mark.parametrize("options", ["-l -d 8", "-c -d 31", "-F -l -d 31"])
 def test_without_user_pages(options: str, moment: Path, tmp_path: Path) -> None:
-    """By a makedumpfile older than the kernel, which takes slabs for user pages."""
+    """By a makedumpfile older than the kernel, which takes some slabs too for user pages."""
     makedumpfile(options, moment / "elf-for-makedumpfile", tmp_path / "vmcore")
-    with pytest.raises(CannotAnswerError, match=r"kernel itself.*makedumpfile -l -d 23") as caught:
+    said = f"({'|'.join(LEFT_OUT)}).*makedumpfile -l -d 23"
+    with pytest.raises(CannotAnswerError, match=said) as caught:
         snapshot_of(tmp_path / "vmcore")
     assert "kdump-tools" in str(caught.value.hint)
 
@@ -376,7 +378,7 @@ def test_check_of_a_dump_that_cannot_answer(moment: Path, tmp_path: Path) -> Non
     code, found = check("--core", tmp_path / "vmcore")
     assert code == 5
     assert found["dump level"]["facts"]["dump_level"] == 31
-    assert "lacks memory of the kernel itself" in found["memory"]["text"]
+    assert any(said in found["memory"]["text"] for said in LEFT_OUT)
     assert "makedumpfile -l -d 23" in found["memory"]["hint"]
 
 
