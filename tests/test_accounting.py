@@ -60,7 +60,7 @@ def worn(draw: st.DrawFn) -> Snapshot:
 
 
 @given(worn(), st.sampled_from([None, 2, 300]))
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 def test_contributions_add_up_to_what_is_freed(snapshot: Snapshot, limit: int | None) -> None:
     """Whatever is split, copied, kept by others, changing or unmerged before (another limit)."""
     prediction = predict(snapshot, Policy(scope="enabled", max_page_sharing=limit))

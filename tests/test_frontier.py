@@ -62,7 +62,7 @@ def as_patterns(frames: Frames) -> Patterns:
 
 
 @given(frame_lists, st.permutations(range(PIECES)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_peeling_knows_the_exact_loss_at_every_step(frames: Frames, order: list[int]) -> None:
     peeling = Peeling(as_patterns(frames), PIECES)
     opted_in = set(range(PIECES))
@@ -77,7 +77,7 @@ def test_peeling_knows_the_exact_loss_at_every_step(frames: Frames, order: list[
 
 
 @given(frame_lists, st.lists(st.integers(1, 50), min_size=PIECES, max_size=PIECES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_frontier_is_reachable_and_ends_with_everything(
     frames: Frames, scanned: list[int]
 ) -> None:
@@ -101,7 +101,7 @@ def test_services_that_need_each_other_are_taken_together() -> None:
 
 
 @given(frame_lists, st.lists(st.integers(1, 50), min_size=PIECES, max_size=PIECES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_smallest_set_reaches_the_share_and_holds_nothing_needless(
     frames: Frames, scanned: list[int]
 ) -> None:
@@ -134,7 +134,7 @@ def steps_of(
 
 
 @given(worn(), st.sampled_from([None, 2, 300]))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_frontier_ends_with_what_the_model_frees(snapshot: Snapshot, limit: int | None) -> None:
     """Whatever is split, copied, kept by others, changing or unmerged before (another limit)."""
     prediction = predict(snapshot, Policy(scope="enabled", max_page_sharing=limit))
@@ -163,13 +163,13 @@ def plain_systems(draw: st.DrawFn, *, shared: bool) -> Snapshot:
 
 
 @given(plain_systems(shared=False))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_point_is_what_the_model_frees(snapshot: Snapshot) -> None:
     assert all(saved == freed for saved, freed in points(snapshot))
 
 
 @given(plain_systems(shared=True))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_point_promises_more_where_frames_are_shared(snapshot: Snapshot) -> None:
     """Of the first two frames of a content ksmd keeps the second (``closed_forms``).
 

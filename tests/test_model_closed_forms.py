@@ -131,7 +131,7 @@ def scan_everything(case: Case) -> tuple[Fate, Simulation]:
     return fate, result
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(systems())
 def test_closed_forms_equal_the_simulation_of_everything(system: System) -> None:
     case, policy = case_of(system.snapshot())
@@ -150,7 +150,7 @@ def _partition(stable: np.ndarray) -> list[int]:
     return [int(np.argmax(stable == n)) if n >= 0 else -1 for n in stable]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(systems())
 def test_conservation(system: System) -> None:
     case, policy = case_of(system.snapshot())
@@ -165,7 +165,7 @@ def test_conservation(system: System) -> None:
     assert np.count_nonzero(found.outcome == Outcome.UNKNOWN) == 0
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=20), st.permutations(range(20)))
 def test_order_does_not_matter_within_the_limit(copies: list[int], order: list[int]) -> None:
     def counters(pages: list[Frame]) -> dict[str, int]:

@@ -154,7 +154,7 @@ def walk(
     return walker, found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(entry, max_size=60, unique_by=lambda e: e[:2]), st.sampled_from([4, 5]), st.booleans()
 )

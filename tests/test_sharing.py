@@ -89,7 +89,7 @@ pages = st.lists(
     st.booleans(),
     st.sampled_from([2, 3, 256]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_credits_add_up_whoever_shares_and_stays_out(
     processes: list[tuple[str, list[tuple[int, str | None]]]], use_zero_pages: bool, limit: int
 ) -> None:

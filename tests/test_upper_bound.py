@@ -48,7 +48,7 @@ def freed_at_most(system: System, policy: Policy = ENABLED) -> int:
 
 
 @given(worn(), st.sampled_from([None, 2, 300]), st.sampled_from(["enabled", "all"]))
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_prediction_is_above_the_bound(
     snapshot: Snapshot, limit: int | None, scope: str
 ) -> None:
