@@ -110,24 +110,29 @@ def test_pages_by_their_size_in_the_file(tmp_path: Path) -> None:
     assert found == [DUMPED[n] for n in range(1, 10)]
 
 
+def pages_of(path: Path, bitmap: np.ndarray[Any, Any], sizes: Any) -> KdumpPages:
+    """A file with the pages that ``bitmap`` has (0 or 1 each); ``sizes``: in their descriptors."""
+    packed = np.packbits(bitmap, bitorder="little").tobytes()
+    packed = packed.ljust(-(-len(packed) // BLOCK) * BLOCK, b"\0")
+    frames = len(bitmap)
+    header = KdumpHeader(
+        1, False, 0, frames, frames, b"", "x86_64", "none", False, BLOCK, len(packed), len(packed)
+    )
+    dtype = [("offset", "<u8"), ("size", "<u4"), ("rest", "u1", 12)]
+    descriptors = np.zeros(int(bitmap.sum()), dtype)
+    descriptors["size"] = sizes
+    path.write_bytes(packed * 2 + descriptors.tobytes())
+    return KdumpPages(path, header)
+
+
 @pytest.mark.parametrize("frames", [8192 * 32, 8192 * 32 + 1, 700_000])
 def test_pages_by_their_size_across_blocks(frames: int, tmp_path: Path) -> None:
     numbers = np.random.default_rng(frames)
     bitmap = numbers.integers(0, 2, frames).astype(np.uint8)
-    packed = np.packbits(bitmap, bitorder="little").tobytes()
-    packed = packed.ljust(-(-len(packed) // BLOCK) * BLOCK, b"\0")
-    header = KdumpHeader(
-        1, False, 0, frames, frames, b"", "x86_64", "none", False, BLOCK, len(packed), len(packed)
-    )
-    descriptors = np.zeros(
-        int(bitmap.sum()), [("offset", "<u8"), ("size", "<u4"), ("rest", "u1", 12)]
-    )
-    sizes = numbers.integers(0, 4096, len(descriptors))
-    descriptors["size"] = sizes
-    path = tmp_path / "vmcore"
-    path.write_bytes(packed * 2 + descriptors.tobytes())
+    sizes = numbers.integers(0, 4096, int(bitmap.sum()))
     expected = np.flatnonzero(bitmap)[(sizes >= 512) & (sizes <= 3584)]
-    assert list(KdumpPages(path, header).pfns_of_size(512, 3584)) == expected.tolist()
+    pages = pages_of(tmp_path / "vmcore", bitmap, sizes)
+    assert list(pages.pfns_of_size(512, 3584)) == expected.tolist()
 
 
 @pytest.mark.parametrize("level", [0, 1, 23, 31])
@@ -208,15 +213,7 @@ def test_descriptors_are_found_by_counting_bits(frames: int, tmp_path: Path) -> 
     bitmap = numbers.integers(0, 2, frames).astype(np.uint8)
     if frames > 3 * 8192:
         bitmap[8192 : 2 * 8192] = 0
-    packed = np.packbits(bitmap, bitorder="little").tobytes()
-    packed = packed.ljust(-(-len(packed) // BLOCK) * BLOCK, b"\0")
-    header = KdumpHeader(
-        1, False, 0, frames, frames, b"", "x86_64", "none", False, BLOCK, len(packed), len(packed)
-    )
-    descriptors = np.zeros((int(bitmap.sum()), 24), np.uint8)
-    path = tmp_path / "vmcore"
-    path.write_bytes(packed * 2 + descriptors.tobytes())
-    pages = KdumpPages(path, header)
+    pages = pages_of(tmp_path / "vmcore", bitmap, 0)
     wanted = np.unique([0, frames - 1, *numbers.integers(0, frames, 300)])
     assert [pages._rank(pfn) for pfn in [*wanted.tolist(), frames]] == [
         rank_by_hand(bitmap, pfn) for pfn in [*wanted.tolist(), frames]

@@ -6,11 +6,12 @@ from drgn import Platform, Program
 
 from estimator.kernel.dump.file import DumpFile
 from estimator.kernel.dump.find_vmcoreinfo import (
+    START,
     UTS_BYTES,
     FoundVmcoreinfo,
     find_vmcoreinfo,
     is_of,
-    starts_vmcoreinfo,
+    vmcoreinfo_in,
 )
 from estimator.kernel.dump.kdump_headers import KdumpPages
 from estimator.kernel.memory import READ_ERRORS
@@ -70,7 +71,8 @@ def find_note(dump: DumpFile, platform: Platform | None) -> FoundVmcoreinfo | No
         pfns = iter(range(min(dump.kdump.max_mapnr, _FRAMES_OF_A_BYTE * dump.size_bytes)))
     for pfn in pfns:
         page = read(pfn * page_bytes, page_bytes)
-        found = starts_vmcoreinfo(page, pfn * page_bytes)
-        if found is not None and found.fits(read):
-            return found
+        if page.startswith(START):
+            found = vmcoreinfo_in(page, pfn * page_bytes)
+            if found.fits(read):
+                return found
     return None

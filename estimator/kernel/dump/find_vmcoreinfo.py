@@ -71,10 +71,8 @@ def is_of(uts: bytes, release: bytes) -> bool:
     return release + b"\0" in uts
 
 
-def starts_vmcoreinfo(page: bytes, address: int) -> FoundVmcoreinfo | None:
-    """What the page at ``address`` holds, if it begins as VMCOREINFO does."""
-    if not page.startswith(START):
-        return None
+def vmcoreinfo_in(page: bytes, address: int) -> FoundVmcoreinfo:
+    """What would be VMCOREINFO in the page at ``address``."""
     return FoundVmcoreinfo(page.partition(b"\0")[0], address)
 
 
@@ -110,8 +108,8 @@ class MappedPiece:
 
     def vmcoreinfo_at(self, at: int) -> FoundVmcoreinfo:
         """What would be VMCOREINFO at a place in ``data``."""
-        text = self.data[at : min(at + _PAGE_BYTES, self.end)].partition(b"\0")[0]
-        return FoundVmcoreinfo(text, self.address + at - self.start)
+        page = self.data[at : min(at + _PAGE_BYTES, self.end)]
+        return vmcoreinfo_in(page, self.address + at - self.start)
 
 
 def find_vmcoreinfo(dump: DumpFile) -> FoundVmcoreinfo | None:

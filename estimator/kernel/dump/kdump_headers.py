@@ -235,14 +235,14 @@ class KdumpPages:
     def pfns_of_size(self, least: int, most: int) -> Iterator[int]:
         """The pages that take ``least`` to ``most`` bytes in the file, ascending."""
         number = 0
+        there = max(0, self._file.size - self._descriptors) // _PAGE_DESC.itemsize
         for start in range(0, len(self._bitmap), _BLOCK_WORDS):
             words = self._bitmap[start : start + _BLOCK_WORDS]
             bits = np.unpackbits(words.view(np.uint8), bitorder="little")
-            pfns = np.flatnonzero(bits) + start * 64
-            table = self._describe(np.arange(number, number + len(pfns)), cut=True)
+            pfns = (np.flatnonzero(bits) + start * 64)[: there - number]
+            size = self._describe(np.arange(number, number + len(pfns)))["size"]
             number += len(pfns)
-            fitting = (table["size"] >= least) & (table["size"] <= most)
-            yield from pfns[: len(table)][fitting].tolist()
+            yield from pfns[(size >= least) & (size <= most)].tolist()
 
     def holds(self, pfns: Words) -> npt.NDArray[np.bool_]:
         """Which of ``pfns`` this file of a split dump is for."""
@@ -299,9 +299,8 @@ class KdumpPages:
         found[rows[damaged]] = Unknown.UNREADABLE
         return found
 
-    def _describe(self, number: npt.NDArray[np.int64], cut: bool = False) -> npt.NDArray[np.void]:
-        """The page descriptors; ``cut``: leave out those behind the end of the file."""
+    def _describe(self, number: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
         behind = self._file[self._descriptors :]
         table = behind[: behind.size // _PAGE_DESC.itemsize * _PAGE_DESC.itemsize].view(_PAGE_DESC)
-        found: npt.NDArray[np.void] = table[number[number < len(table)] if cut else number]
+        found: npt.NDArray[np.void] = table[number]
         return found
