@@ -59,9 +59,8 @@ def open_program(dump: DumpFile, architecture: str | None = None) -> tuple[Progr
     platform = _platform(dump, architecture)
     try:
         with own_limits():
-            if dump.parts:
-                return open_parts(dump.parts, platform), dump
-            prog = _opened(dump, platform, None)
+            parts = dump.parts
+            prog = open_parts(parts, platform) if parts else _opened(dump, platform, None)
     except ResourceError:
         raise
     except Exception as error:  # drgn has no narrower class for what libkdumpfile says
@@ -69,7 +68,8 @@ def open_program(dump: DumpFile, architecture: str | None = None) -> tuple[Progr
             raise _why_not_opened(dump, platform, error) from error
         prog = None  # so for QEMU's dumps without a VMCOREINFO note
     has_note = prog is not None and bool(prog.flags & ProgramFlags.IS_LINUX_KERNEL)
-    if prog is not None and has_note and (dump.cut or note_fits(prog)):
+    cut = any(file.cut for file in dump.files)
+    if prog is not None and has_note and (cut or note_fits(prog)):
         return prog, dump
     with own_limits():
         found = find_note(dump, platform)
@@ -92,7 +92,7 @@ def _without_kernel(dump: DumpFile, prog: Program | None) -> TargetError:
     if prog is not None:
         return TargetError(
             f"the VMCOREINFO note of {dump.name} does not fit its memory: where it leads to is no "
-            f"kernel {kernel_release(prog)}, and no other VMCOREINFO is in memory",
+            f"kernel {kernel_release(prog)}, and no other VMCOREINFO was found",
             hint="the dump is damaged, or the note is of another kernel: take it again",
         )
     return TargetError(

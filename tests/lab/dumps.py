@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -57,16 +57,25 @@ CRASH_DUMPS = {
 }
 
 
-def dump_from_qemu(kernel: Kernel, directory: Path, cpu: str = "max") -> None:
-    """One moment as ``elf``, ``elf-paging`` and ``kdump-zlib``; and ``elf`` for makedumpfile."""
+@contextlib.contextmanager
+def stopped_guest(
+    workload: Workload, kernel: Kernel, *, cpu: str = "max", qemu: Sequence[str] = ()
+) -> Iterator[Guest]:
+    """A guest with ``workload``, of which some is merged already; its CPUs stand still."""
     files = {f"/bin/{name}": build(name) for name in ("actor", "probe")}
-    with Guest(kernel, memory_mib=WORKLOAD.memory_mib, cpu=cpu, files=files) as guest:
-        session = Session(guest, WORKLOAD)
+    with Guest(kernel, memory_mib=workload.memory_mib, cpu=cpu, files=files, qemu=qemu) as guest:
+        session = Session(guest, workload)
         session.set_up()
-        for script in WORKLOAD.scripts:
+        for script in workload.scripts:
             session.start(script)
         session.scan(3)
         guest.qmp("stop")
+        yield guest
+
+
+def dump_from_qemu(kernel: Kernel, directory: Path, cpu: str = "max") -> None:
+    """One moment as ``elf``, ``elf-paging`` and ``kdump-zlib``; and ``elf`` for makedumpfile."""
+    with stopped_guest(WORKLOAD, kernel, cpu=cpu) as guest:
         for name, options in (
             ("elf", {"paging": False}),
             ("elf-paging", {"paging": True}),

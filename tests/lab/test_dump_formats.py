@@ -294,6 +294,13 @@ def test_all_parts_of_a_split_dump(
     assert_same(collect_core(parts, [lab_kernel(SERIES).vmlinux], seed=0), from_plain)
 
 
+def test_a_split_dump_with_a_wrong_note_is_refused(crashed: Path, tmp_path: Path) -> None:
+    names = [f"split-{number}" for number in (1, 2, 3)]
+    parts = [with_wrong_note(crashed / name, tmp_path / name) for name in names]
+    with pytest.raises(TargetError, match=r"note of .*split-1.* does not fit its memory"):
+        collect_core(parts, [lab_kernel(SERIES).vmlinux], seed=0)
+
+
 def test_split_dump_is_reassembled(crashed: Path, from_plain: Snapshot, tmp_path: Path) -> None:
     parts = [crashed / f"split-{number}" for number in (1, 2, 3)]
     for part in parts:

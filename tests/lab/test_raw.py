@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -19,9 +18,8 @@ from estimator.report.as_json import prediction_json
 from estimator.snapshot.flags import Unknown
 from estimator.snapshot.snapshot import Snapshot
 from tests.lab.conftest import findings, lab_kernel
-from tests.lab.guest import Guest
-from tests.lab.programs import build
-from tests.lab.workload import Session, Workload
+from tests.lab.dumps import stopped_guest
+from tests.lab.workload import Workload
 from tests.raw_memory import avml, lime
 
 pytestmark = pytest.mark.lab
@@ -42,28 +40,13 @@ WORKLOAD = Workload(
 )
 
 
-@contextlib.contextmanager
-def stopped_guest(series: str, *qemu: str) -> Iterator[Guest]:
-    """A guest with the workload."""
-    files = {f"/bin/{name}": build(name) for name in ("actor", "probe")}
-    memory_mib = WORKLOAD.memory_mib
-    with Guest(lab_kernel(series), memory_mib=memory_mib, files=files, qemu=qemu) as guest:
-        session = Session(guest, WORKLOAD)
-        session.set_up()
-        for script in WORKLOAD.scripts:
-            session.start(script)
-        session.scan(3)
-        guest.qmp("stop")
-        yield guest
-
-
 @pytest.fixture(scope="module", params=SERIES)
 def moment(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
     """A directory with ``elf``, ``raw``, ``lime`` and ``avml``."""
     directory = tmp_path_factory.mktemp("raw")
-    with stopped_guest(request.param) as guest:
+    with stopped_guest(WORKLOAD, lab_kernel(request.param)) as guest:
         guest.dump(directory / "elf")
         guest.qmp("pmemsave", val=0, size=SIZE, filename=str(directory / "raw"))
     memory = (directory / "raw").read_bytes()
@@ -187,7 +170,8 @@ def test_a_guests_memory_in_a_file_with_a_hole_in_the_machine(
     path, half = tmp_path / "backend", SIZE // 2
     backend = f"memory-backend-file,id=ram,size={SIZE},mem-path={path},share=on"
     options = f"{machine},memory-backend=ram,max-ram-below-4g={half}"
-    with stopped_guest(series, "-machine", options, "-object", backend) as guest:
+    qemu = ("-machine", options, "-object", backend)
+    with stopped_guest(WORKLOAD, lab_kernel(series), qemu=qemu) as guest:
         guest.dump(tmp_path / "elf")
         shutil.copyfile(path, tmp_path / "memory")
     said = hints(f"{tmp_path / 'memory'}@0")
