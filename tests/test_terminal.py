@@ -89,9 +89,9 @@ def test_a_report_in_a_notebook() -> None:
     assert EVIL not in fragment(shown.sections)
 
 
-def core_of(release: str) -> bytes:
+def core_of(release: str, more: str = "") -> bytes:
     """An ELF core with one page of RAM and the VMCOREINFO of a kernel ``release``."""
-    text = f"OSRELEASE={release}\nPAGESIZE=4096\n".encode()
+    text = f"OSRELEASE={release}\nPAGESIZE=4096\n{more}".encode()
     text += b"SYMBOL(swapper_pg_dir)=ffffffff82000000\nKERNELOFFSET=0\nNUMBER(phys_base)=0\n"
     name = b"VMCOREINFO\0"
     note = struct.pack("<III", len(name), len(text), 0) + name.ljust(12, b"\0")

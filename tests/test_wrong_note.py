@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from drgn import Architecture, FaultError, Platform, Program
 
+from estimator.errors import TargetError
+from estimator.kernel.core import open_core
 from estimator.kernel.missing_note import note_fits
+from tests.test_terminal import core_of
 
 UTS = 0xFFFFFFFF82612340
 NOTE = f"""OSRELEASE=6.12.1
@@ -42,6 +47,12 @@ def kernel(memory: bytes, note: str = NOTE) -> Program:
 )
 def test_it_leads_to_its_release(memory: bytes, fits: bool) -> None:
     assert note_fits(kernel(memory.ljust(4096, b"\0") if memory else b"")) == fits
+
+
+def test_a_dump_whose_note_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "core").write_bytes(core_of("6.12.1", f"SYMBOL(init_uts_ns)={UTS:x}\n"))
+    with pytest.raises(TargetError, match=r"does not fit its memory: .* no kernel 6\.12\.1"):
+        open_core(tmp_path / "core")
 
 
 def test_without_the_symbol_nothing_is_said() -> None:
