@@ -87,6 +87,7 @@ class Guest:
         self._command = [
             *("setpriv", "--pdeathsig", "KILL"),  # it must not outlive this process
             *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
+            *("-machine", "mem-merge=off"),  # this machine's own KSM has nothing to do with it
             *("-accel", "tcg,thread=multi", "-cpu", cpu, "-smp", "2", "-m", f"{memory_mib}M"),
             *(_numa(memory_mib, nodes) if nodes > 1 else ()),
             *("-kernel", str(kernel.vmlinuz), "-initrd", str(initramfs), "-no-reboot"),
