@@ -4,7 +4,8 @@
  *     probe report                          all of it, as one JSON object
  *     probe settle MIN_SCANS STABLE MAX     let ksmd scan until its counters stay the same over
  *                                           STABLE full scans, but at least MIN_SCANS; a line of
- *                                           counters per stop, ksmd is off in the end
+ *                                           counters per stop ("-": this kernel has no such file),
+ *                                           ksmd is off in the end
  *     probe scan COUNT                      let ksmd make (at least) COUNT full scans
  */
 #define _GNU_SOURCE
@@ -19,10 +20,12 @@
 
 #define KSM "/sys/kernel/mm/ksm/"
 
-static const char *const COUNTERS[] = { "full_scans",   "pages_shared",       "pages_sharing",
-					"pages_unshared", "pages_volatile",   "stable_node_chains",
-					"stable_node_dups" };
-enum { COUNTER_COUNT = sizeof(COUNTERS) / sizeof(*COUNTERS) };
+/* The first of them says which scan it is, the last ones change in every scan. */
+static const char *const COUNTERS[] = { "full_scans",         "pages_shared",     "pages_sharing",
+					"pages_unshared",     "pages_volatile",   "ksm_zero_pages",
+					"stable_node_chains", "stable_node_dups", "general_profit",
+					"pages_scanned",      "pages_skipped" };
+enum { COUNTER_COUNT = sizeof(COUNTERS) / sizeof(*COUNTERS), AT_REST_FROM = 1, AT_REST_TO = 9 };
 
 /* The content of a file, at most size - 1 bytes, without the last newline; false: no such file. */
 static bool slurp(const char *name, char *text, size_t size)
@@ -240,12 +243,22 @@ static void report_processes(void)
 
 /* ---- scanning ---- */
 
-static long read_counter(const char *counter)
+/* What a file of KSM says; "-": there is none. */
+static void read_text(const char *counter, char *text, size_t size)
 {
-	char name[128], text[64];
+	char name[128];
 
 	snprintf(name, sizeof(name), KSM "%s", counter);
-	return slurp(name, text, sizeof(text)) ? atol(text) : -1;
+	if (!slurp(name, text, size))
+		snprintf(text, size, "-");
+}
+
+static long read_counter(const char *counter)
+{
+	char text[64];
+
+	read_text(counter, text, sizeof(text));
+	return atol(text);
 }
 
 static void write_run(const char *value)
@@ -282,11 +295,15 @@ static int settle(int min_scans, int stable, int max_scans)
 
 		one_scan();
 		for (int i = 0; i < COUNTER_COUNT; i++) {
-			now[i] = read_counter(COUNTERS[i]);
-			printf("%ld%c", now[i], i + 1 < COUNTER_COUNT ? ' ' : '\n');
+			char text[64];
+
+			read_text(COUNTERS[i], text, sizeof(text));
+			now[i] = atol(text);
+			printf("%s%c", text, i + 1 < COUNTER_COUNT ? ' ' : '\n');
 		}
 		fflush(stdout);
-		if (memcmp(now + 1, last + 1, sizeof(now) - sizeof(*now)))
+		if (memcmp(now + AT_REST_FROM, last + AT_REST_FROM,
+			   (AT_REST_TO - AT_REST_FROM) * sizeof(*now)))
 			same_since = now[0];
 		memcpy(last, now, sizeof(now));
 		if (now[0] - first >= min_scans && now[0] - same_since >= stable)

@@ -55,7 +55,8 @@ class Truth:
     """What happened to a workload in its guest.
 
     ``before``: when the memory was dumped; ``after``: when ksmd had come to rest. ``history``: the
-    counters after each stop of ksmd (about every full scan). ``actors``: pids of the processes the
+    counters after each stop of ksmd (about every full scan: ``full_scans`` says which), those of
+    ``HISTORY`` that the kernel has. ``actors``: pids of the processes the
     workload started itself, in order; their forks are not in it.
     """
 
@@ -72,7 +73,8 @@ class Truth:
 
 HISTORY = (
     *("full_scans", "pages_shared", "pages_sharing", "pages_unshared", "pages_volatile"),
-    *("stable_node_chains", "stable_node_dups"),
+    *("ksm_zero_pages", "stable_node_chains", "stable_node_dups", "general_profit"),
+    *("pages_scanned", "pages_skipped"),
 )
 
 
@@ -89,4 +91,7 @@ def settle(
     lines = guest.run(
         f"probe settle {min_scans} {stable_scans} {max_scans}", timeout_seconds=SETTLE_SECONDS
     ).splitlines()
-    return [dict(zip(HISTORY, map(int, line.split()), strict=True)) for line in lines]
+    return [
+        {name: int(text) for name, text in zip(HISTORY, line.split(), strict=True) if text != "-"}
+        for line in lines
+    ]
