@@ -15,6 +15,7 @@ from estimator.ksm.frames import NEVER, frame_facts
 from estimator.ksm.ksmd import Ksmd, Simulation
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
+from estimator.ksm.readings import Readings
 from estimator.ksm.replay import items_of
 from estimator.ksm.rules import Rules, tunables
 from estimator.ksm.simulate import first_scan, scan
@@ -91,10 +92,10 @@ def scan_everything(case: Case) -> tuple[Fate, Simulation]:
     items, state = items_of(case, everything, unsplit[:0], closed_trees, unsplit)
     ksmd = Ksmd(items, state, case.rules)
     first_scan(ksmd, range(len(items)))
-    quiet, enough = 0, 60 if case.rules.break_cow_forgets else 1
+    quiet, enough = 0, 60 if case.rules.break_cow_forgets else 10
     while quiet < enough or not ksmd.in_step():
         quiet = 0 if scan(ksmd, range(len(items))) else quiet + 1
-    result = ksmd.result(items)
+    result = ksmd.result(items, Readings(case.rules.smart_scan))
     rows = items.row
     outcome = np.zeros(len(case.frame_of_row), dtype=np.uint8)
     outcome[rows] = result.outcome

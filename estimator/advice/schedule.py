@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from estimator.advice.attribution import scanned_pages
 from estimator.errors import CannotAnswerError
-from estimator.ksm.ksmd import SKIPPING_SCANS
 from estimator.ksm.prediction import Prediction
+from estimator.ksm.readings import SKIPPING_SCANS
 from estimator.snapshot.snapshot import Snapshot
 
 TARGET_SCAN_SECONDS = 150.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ class ClosedForms:
     are not merged. ``unshared``: rows whose item waits in the unstable tree. ``copied``: rows that
     map a copy made by break_cow() in the end. ``split``: i32 per frame, the row at which the second
     full scan splits its folio because of it, else NEVER. ``open``: bool per content, left to
-    ``simulate.py``. ``scans``: full scans until at rest.
+    ``simulate.py``. ``scans``: full scans until at rest. ``late``: i32 rows, see ``closed_forms``.
     """
 
     stable_frame: Numbers
@@ -34,6 +35,7 @@ class ClosedForms:
     split: Numbers
     open: Mask
     scans: int
+    late: Numbers
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,14 @@ class _Meeting:
     undecided: Mask
 
 
-def closed_forms(case: Case, elsewhere: Mask, split: Numbers) -> ClosedForms:
+def closed_forms(
+    case: Case, elsewhere: Mask, split: Numbers, *, in_time: bool = False
+) -> ClosedForms:
     """Solve every content whose state at rest does not depend on the order of the scan.
 
     ``elsewhere``: bool per content, solved by other rules. ``split``: see ``ClosedForms``; as other
-    rules have filled it, and extended here.
+    rules have filled it, and extended here. ``in_time``: leave open too what comes to rest in other
+    steps than those that follow, and fill ``ClosedForms.late``.
 
     Let a content have N items, f1 the frame of the first item in the scan, and q the first item
     that can be merged and is on another frame than f1.
@@ -83,6 +88,11 @@ def closed_forms(case: Case, elsewhere: Mask, split: Numbers) -> ClosedForms:
     - All items on stable nodes already: nothing changes. One stable node with room for all: all
       that can be merged join it.
 
+    What merges does so in scan 2, but for the ``late`` ones that need scan 3: other mappings of f1
+    that the scan passes before q; and what joins in scan 1: mappings of a KSM page, and all that
+    joins a stable node where no checksum is needed for that. What waits in the unstable tree does
+    so after each scan that processes it.
+
     All splits happen in scan 2: a frame's folio is split when its first item is prepared for
     merging, which for f1 is when q meets it, and for any other frame at its first item. That holds
     too where two items of one folio have to wait for scan 3.
@@ -94,7 +104,12 @@ def closed_forms(case: Case, elsewhere: Mask, split: Numbers) -> ClosedForms:
     kind[crowded] = _Kind.OPEN
     alone = _all_distinct(case, crowded)
     kind[alone] = _Kind.CROWDED
+    if in_time:
+        kind[_out_of_step(case, kind)] = _Kind.OPEN
     overtaken, meeting_frame = _overtaken(case, kind)
+    if in_time:
+        kind[overtaken] = _Kind.OPEN
+        overtaken, meeting_frame = overtaken[:0], meeting_frame[:0]
 
     if (facts.folio >= 0).any():
         _note_splits(case, m, kind, split)
@@ -102,7 +117,7 @@ def closed_forms(case: Case, elsewhere: Mask, split: Numbers) -> ClosedForms:
     left_over = _fill_nodes(case, alone, stable_frame, split)
     pairs = _meet_in_one_folio(case, m, np.flatnonzero(kind == _Kind.FITS), split)
     waits = len(pairs) > 0
-    kind[_with_other_mappings(case, pairs)] = _Kind.OPEN
+    kind[pairs if in_time else _with_other_mappings(case, pairs)] = _Kind.OPEN
 
     ksm_frame = np.full(len(contents) + 1, -1, dtype=np.int32)
     met, joined = np.flatnonzero(kind == _Kind.FITS), np.flatnonzero(kind == _Kind.ONE_NODE)
@@ -117,7 +132,9 @@ def closed_forms(case: Case, elsewhere: Mask, split: Numbers) -> ClosedForms:
 
     first_blocked = np.flatnonzero(kind == _Kind.FIRST_BLOCKED)
     lonely = kind == _Kind.LONELY
-    scans = 3 if waits or _has_stragglers(case, m, met) else 2
+    stragglers = _stragglers(case, m, met)
+    late = np.concatenate([m.first[:0], *stragglers]) if in_time else m.first[:0]
+    scans = 3 if waits or len(late) or any(map(len, stragglers)) else 2
     return ClosedForms(
         stable_frame=stable_frame,
         unshared=np.concatenate([m.first[lonely], m.first[first_blocked], left_over]),
@@ -125,6 +142,7 @@ def closed_forms(case: Case, elsewhere: Mask, split: Numbers) -> ClosedForms:
         split=split,
         open=kind == _Kind.OPEN,
         scans=_OVERTAKING_SCAN if len(overtaken) else scans,
+        late=late,
     )
 
 
@@ -300,18 +318,30 @@ def _repaired(case: Case, m: _Meeting, chosen: Ints) -> Numbers:
     return rows
 
 
-def _has_stragglers(case: Case, m: _Meeting, waiting: Ints) -> bool:
-    """True if items of some f1 pass before q comes, and so have to wait for scan 3."""
+def _out_of_step(case: Case, kind: npt.NDArray[np.uint8]) -> Ints:
+    """Contents with items that smart_scan processes when it skips others of the content.
+
+    It never skips KSM pages without node, nor ages that break_cow() made as new (7.3).
+    """
+    if not case.rules.smart_scan:
+        return np.zeros(0, dtype=np.int64)
+    facts = case.facts
+    orphans = facts.ksm & ~facts.node & facts.known & (facts.items > 0)
+    apart = kind == _Kind.FIRST_BLOCKED
+    apart[case.contents.of_frame[orphans]] = True
+    return np.flatnonzero(apart & (kind != _Kind.ELSEWHERE))
+
+
+def _stragglers(case: Case, m: _Meeting, waiting: Ints) -> Iterator[Numbers]:
+    """Rows of items of some f1 that pass before q comes, and so have to wait for scan 3."""
     facts, candidates = case.facts, case.candidates
     waiting = waiting[facts.items.take(m.first_frame[waiting]) > 1]
     if not len(waiting):
-        return False
+        return
     until = np.full(len(facts.items), -1, dtype=np.int32)
     until[m.first_frame[waiting]] = m.second[waiting]
     for begin in range(0, len(candidates.frame), _CHUNK):
         chunk = slice(begin, begin + _CHUNK)
         frame, row = candidates.frame[chunk], candidates.row_numbers(chunk)
-        early = row < until.take(frame)
-        if (facts.first.take(frame[early]) < row[early]).any():
-            return True
-    return False
+        early = np.flatnonzero(row < until.take(frame))
+        yield row[early[facts.first.take(frame[early]) < row[early]]]

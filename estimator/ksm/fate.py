@@ -53,9 +53,15 @@ class Fate:
 
 
 @dataclass(frozen=True)
-class _Solved:
-    """The parts of the answer before they are put together."""
+class Solved:
+    """The parts of the answer before they are put together.
 
+    ``root``: see ``hidden_roots``. ``zero_frames``: bool per frame, its items are of a zero-filled
+    content that is not simply one like any other; ``locked_frames``: such ones with an item in a
+    VM_LOCKED VMA.
+    """
+
+    root: Ints
     zero_frames: Mask
     locked_frames: Mask
     few: FewItems
@@ -66,6 +72,15 @@ class _Solved:
 
 def settle(case: Case) -> Fate:
     """Decide the fate of every candidate."""
+    return fate_of(case, solve(case))
+
+
+def solve(case: Case, through: int | None = None) -> Solved:
+    """Apply the rules to every candidate.
+
+    ``through``: the parts have to say what each full scan shows too, up to this one (``scans.py``).
+    None: only what is at rest.
+    """
     contents, facts, rules = case.contents, case.facts, case.rules
     root, closed_trees = hidden_roots(case)
     apart = zero_contents_apart(contents, facts, rules)
@@ -77,7 +92,7 @@ def settle(case: Case) -> Fate:
     zero_pages = None
     if rules.use_zero_pages and apart.any():
         unusual = closed_trees.copy()
-        unusual[contents.of_frame[facts.known & (facts.node | facts.maybe_blocked)]] = True
+        unusual[contents.of_frame[facts.known & (facts.ksm | facts.maybe_blocked)]] = True
         few = FewItems(per_frame(apart & unusual, contents) & zero_frames, few.rows, nothing)
         zero_pages = use_zero_pages(contents, facts, apart & ~unusual, rules)
         split = zero_pages.split
@@ -86,13 +101,15 @@ def settle(case: Case) -> Fate:
 
     with_node = np.zeros(len(contents), dtype=bool)
     with_node[contents.of_frame[facts.known & facts.node]] = True
-    closed = closed_forms(case, apart | (closed_trees & ~with_node), split)
+    in_time = through is not None
+    closed = closed_forms(case, apart | (closed_trees & ~with_node), split, in_time=in_time)
     in_order = few.frames | (per_frame(closed.open, contents) & (facts.items > 0))
     ordered = None
     if in_order.any() or len(few.rows):
-        ordered = simulate_in_order(case, in_order, few.rows, closed_trees, closed.split)
-    solved = _Solved(zero_frames, locked_frames, few, zero_pages, closed, ordered)
-    return _assemble(case, solved, root)
+        ordered = simulate_in_order(
+            case, in_order, few.rows, closed_trees, closed.split, through or 0
+        )
+    return Solved(root, zero_frames, locked_frames, few, zero_pages, closed, ordered)
 
 
 def hidden_roots(case: Case) -> tuple[Ints, Mask]:
@@ -136,8 +153,9 @@ def _frames_with_locked_items(case: Case, frames: Mask) -> Mask:
     return found
 
 
-def _assemble(case: Case, solved: _Solved, root: Ints) -> Fate:
-    facts, candidates, closed = case.facts, case.candidates, solved.closed
+def fate_of(case: Case, solved: Solved) -> Fate:
+    """Put the parts together."""
+    facts, candidates, closed, root = case.facts, case.candidates, solved.closed, solved.root
     split = _split_folios(case, solved)
     vanished = _vanished(case, split)
     code = np.full(len(facts.items), Outcome.UNKNOWN, np.uint8)
@@ -179,7 +197,7 @@ def _assemble(case: Case, solved: _Solved, root: Ints) -> Fate:
 
 
 def _outcomes_of_frames(
-    case: Case, solved: _Solved, vanished: Mask
+    case: Case, solved: Solved, vanished: Mask
 ) -> Iterator[tuple[Mask, Outcome | npt.NDArray[np.uint8]]]:
     """Layers, the lowest first: frames, and what all their items come to."""
     yield case.facts.known, Outcome.VOLATILE
@@ -191,7 +209,7 @@ def _outcomes_of_frames(
 
 
 def _outcomes_of_rows(
-    case: Case, solved: _Solved
+    case: Case, solved: Solved
 ) -> Iterator[tuple[Ints | Numbers, Outcome | npt.NDArray[np.uint8]]]:
     """Layers, the lowest first: rows of ``mappings`` that are not as their frame, and what is."""
     yield case.candidates.changing, Outcome.VOLATILE
@@ -204,7 +222,7 @@ def _outcomes_of_rows(
         yield solved.ordered.rows, solved.ordered.simulation.outcome
 
 
-def _split_folios(case: Case, solved: _Solved) -> Mask:
+def _split_folios(case: Case, solved: Solved) -> Mask:
     is_split = first_split_of_folio(case.facts, solved.closed.split) != NEVER
     if solved.ordered is not None:
         is_split[list(solved.ordered.simulation.split_folios)] = True

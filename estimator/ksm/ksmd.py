@@ -18,6 +18,7 @@ import numpy.typing as npt
 from estimator.arrays import Ints, Mask
 from estimator.ksm.frames import distinct
 from estimator.ksm.prediction import Outcome
+from estimator.ksm.readings import Readings, is_processed, processes_all
 from estimator.ksm.rules import Rules
 
 
@@ -68,13 +69,20 @@ class Frames:
 
 @dataclass(frozen=True)
 class Simulation:
-    """The state at rest.
+    """The state at rest, and when what happened.
 
     ``outcome`` (u8 ``Outcome``) and ``stable_frame`` (i64: frame_id of the KSM frame, -1 unless
     MERGED) per item. ``copied``: items for which break_cow() made a copy of their frame that is
     still mapped; if that copy is the KSM frame, it goes by the frame_id of the original, which can
     have no stable node of its own. ``orphans``: frames that are KSM pages without a stable node.
     ``split_folios``: split by these items. ``scans``: full scans until the counters stay the same.
+
+    Full scans are counted from 1, and 0 means never: ``settled_in``: per item, when it joined its
+    node or its page vanished; ``freed_in``: per item, when its rmap_item was freed. ``splits``: of
+    each split folio, the scan and the row at which it was. ``copies_made_in``, ``copies_freed_in``:
+    a scan per copy made by break_cow(), and per copy that is not mapped any more. ``readings``:
+    what each scan showed. ``blocked_from``: the row of a scan from which on searches of the
+    unstable tree can meet an item whose page has gone.
     """
 
     outcome: npt.NDArray[np.uint8]
@@ -83,21 +91,16 @@ class Simulation:
     orphans: frozenset[int]
     split_folios: frozenset[int]
     scans: int
+    settled_in: Ints
+    freed_in: Ints
+    splits: dict[int, tuple[int, int]]
+    copies_made_in: Ints
+    copies_freed_in: Ints
+    readings: Readings
+    blocked_from: dict[int, int]
 
 
 MAPPED, ON_NODE, ZERO_PAGE, SPLIT_AWAY = range(4)
-SKIPPING_SCANS = 9
-"""With smart_scan an old item is processed in one scan of so many."""
-
-
-def is_processed(visits: int) -> bool:
-    """Whether should_skip_rmap_item() lets an item through at its visit number ``visits``, from 1.
-
-    By skip_age() that is at 1, 2, 3, 4, 6, 9, 14, 23 and every ninth from then on.
-    """
-    if visits < 14:
-        return visits in (1, 2, 3, 4, 6, 9)
-    return (visits - 14) % SKIPPING_SCANS == 0
 
 
 class Ksmd:
@@ -109,7 +112,9 @@ class Ksmd:
     search. ``tree``: the item in the unstable tree, per content. ``active``: the contents that
     changed in the latest scan. ``simple`` (bool per item): it can be merged and does not vanish.
     ``undone``: items that break_cow() made as new, and the scan in which it did; only where
-    ``rules.break_cow_forgets``. Then ``scans`` counts all, else those that smart_scan lets through.
+    ``rules.break_cow_forgets``. ``awake``: items that map a KSM page and are on no node, which
+    smart_scan never skips; ``woken``: those that have become so. ``out_of_step``: per item, see
+    ``Reading.processed``. ``scans``: the number of this full scan.
     """
 
     def __init__(self, items: Items, frames: Frames, rules: Rules) -> None:
@@ -143,6 +148,19 @@ class Ksmd:
         self.current_row = -1
         self.scans = 1
         self.at_rest = 2
+        self.all_due = True
+        self.out_of_step: dict[int, int] = {}
+        self.woken: list[int] = []
+        self.settled_in = [0] * len(items)
+        self.freed_in = [0] * len(items)
+        self.splits: dict[int, tuple[int, int]] = {}
+        self.copies_made_in: list[int] = []
+        self.blocked_from: dict[int, int] = {}
+        self.awake = {
+            item
+            for item, frame in enumerate(self.frame)
+            if self.where[item] == MAPPED and (self.orphan[frame] or self.node_len[frame] >= 0)
+        }
 
     def _number_frames(self, items: Items, frames: Frames) -> None:
         ids = distinct(items.frame)
@@ -150,7 +168,11 @@ class Ksmd:
         self.frame_ids: list[int] = ids.tolist()
         self.numbers = {frame_id: n for n, frame_id in enumerate(self.frame_ids)}
         self.frame: list[int] = number.tolist()
-        self.mapped: list[int] = np.bincount(number).tolist()
+        counts = np.bincount(number)
+        self.mapped: list[int] = counts.tolist()
+        self.items_of_shared: dict[int, list[int]] = {}
+        for item in np.flatnonzero(counts[number] > 1).tolist():
+            self.items_of_shared.setdefault(self.frame[item], []).append(item)
         for frame_id, count in frames.other_mappings.items():
             self.mapped[self.numbers[frame_id]] += count
         self.node_len = [-1] * len(ids)
@@ -178,7 +200,9 @@ class Ksmd:
 
     def visit(self, item: int) -> None:
         """cmp_and_merge_page() of a page that did not change."""
-        if self.where[item] != MAPPED or self.append_forked(item) or not self.is_due(item):
+        if self.where[item] != MAPPED or self.append_forked(item):
+            return
+        if not (self.all_due or self.is_due(item)):
             return
         self.current_row = self.row[item]
         zero_page = self.zero[item] and self.rules.use_zero_pages
@@ -191,29 +215,57 @@ class Ksmd:
             return
         self.search_unstable_tree(item)
 
+    def next_scan(self, content: int | None = None) -> None:
+        """A full scan begins: the unstable tree is empty. ``content``: nothing else is scanned."""
+        self.scans += 1
+        self.active = set()
+        if content is None:
+            self.tree = [-1] * len(self.tree)
+        else:
+            self.tree[content] = -1
+        self.all_due = self.in_step() and not self.undone
+        self.out_of_step = {}
+        if self.in_step() and self.rules.smart_scan:
+            self.out_of_step = {
+                item: -1
+                for item in self.undone
+                if self.where[item] == MAPPED and self.is_skipped(item)
+            }
+
     def is_due(self, item: int) -> bool:
         """Whether cmp_and_merge_page() looks for a partner in this scan.
 
-        Not at the first visit, which stores the checksum, nor when should_skip_rmap_item() says
-        so, which never skips KSM pages.
+        Not at the first visit, which stores the checksum.
         """
-        if not self.rules.break_cow_forgets:
-            return True
-        visits = self.scans - self.undone.get(item, 0)
-        if visits == 1:
+        return self.visits(item) != 1 and not self.is_skipped(item)
+
+    def visits(self, item: int) -> int:
+        """How often the scan has come to the item since its age was 0, this scan included."""
+        return self.scans - self.undone.get(item, 0)
+
+    def is_skipped(self, item: int) -> bool:
+        """should_skip_rmap_item(), which never skips KSM pages."""
+        if not self.rules.smart_scan or item in self.awake:
             return False
-        return not self.rules.smart_scan or self.orphan[self.frame[item]] or is_processed(visits)
+        return not is_processed(self.visits(item))
 
     def in_step(self) -> bool:
         """Whether this scan processes the items that were there from the first scan on."""
-        rules = self.rules
-        return not (rules.break_cow_forgets and rules.smart_scan) or is_processed(self.scans)
+        return processes_all(self.scans, smart_scan=self.rules.smart_scan)
+
+    def wake(self, frame: int) -> None:
+        """A frame has become a KSM page: its items are not skipped from now on."""
+        for item in self.items_of_shared.get(frame, ()):
+            if self.where[item] == MAPPED and self.frame[item] == frame:
+                self.awake.add(item)
+                self.woken.append(item)
 
     def append_forked(self, item: int) -> bool:
         """stable_tree_search(), "ksm page forked": joins its node, whatever the limit."""
         frame = self.frame[item]
         if self.node_len[frame] < 0:
             return False
+        self.awake.discard(item)
         self._append(item, frame)
         return True
 
@@ -267,6 +319,7 @@ class Ksmd:
                 self.open_nodes[content].insert(0, frame)
                 self._append(tree_item, frame)
                 self._append(item, frame)
+                self.wake(frame)
             else:
                 self.break_cow(item)
 
@@ -297,7 +350,9 @@ class Ksmd:
         self.node_len.append(-1)
         self.folio.append(-1)
         self.copies.append(item)
+        self.copies_made_in.append(self.scans)
         self.active.add(self.content[item])
+        self.wake(frame)
 
     def _append(self, item: int, frame: int) -> None:
         """stable_tree_append(): ``item`` maps ``frame`` from now on."""
@@ -305,6 +360,7 @@ class Ksmd:
         self.mapped[frame] += 1
         self.frame[item] = frame
         self.where[item] = ON_NODE
+        self.settled_in[item] = self.scans
         self.active.add(self.content[item])
         self._count(self.content[item], frame)
 
@@ -318,6 +374,7 @@ class Ksmd:
         if self.pinned[folio]:
             return False
         self.unsplit[folio] = False
+        self.splits[self.folio_ids[folio]] = (self.scans, self.current_row)
         self.active.add(content)
         for item in self.vanishing[folio]:
             if self.where[item] == MAPPED:
@@ -333,14 +390,18 @@ class Ksmd:
 
     def _vanish(self, item: int, where: int) -> None:
         """Its rmap_item is freed when the walk comes by: in the next scan if it is behind now."""
+        content, behind = self.content[item], self.row[item] <= self.current_row
         self.where[item] = where
         self.mapped[self.frame[item]] -= 1
-        self.active.add(self.content[item])
-        if self.row[item] <= self.current_row:
+        self.active.add(content)
+        self.settled_in[item], self.freed_in[item] = self.scans, self.scans + behind
+        if behind:
             self.at_rest = max(self.at_rest, self.scans + 1)
+        if self.tree[content] == item:
+            self.blocked_from.setdefault(self.scans, self.current_row)
 
-    def result(self, items: Items) -> Simulation:
-        """What is at rest now."""
+    def result(self, items: Items, readings: Readings) -> Simulation:
+        """What is at rest now, and what the scans showed."""
         where = np.array(self.where, dtype=np.int64)
         in_tree = [i for i in self.tree if i >= 0 and self.where[i] == MAPPED]
         outcome = np.array(
@@ -352,12 +413,14 @@ class Ksmd:
         copied_from = np.arange(len(self.mapped))
         copied_from[originals:] = first_frame
         frame_ids = np.array(self.frame_ids, dtype=np.int64)[copied_from]
+        copies = np.array(self.copies, dtype=np.int64)
         in_use = np.array(self.mapped[originals:], dtype=np.int64) > 0
+        settled_in = np.array(self.settled_in, dtype=np.int64)
         frame = frame_ids[np.array(self.frame, dtype=np.int64)]
         return Simulation(
             outcome=outcome,
             stable_frame=np.where(where == ON_NODE, frame, -1),
-            copied=np.array(self.copies, dtype=np.int64)[in_use],
+            copied=copies[in_use],
             orphans=frozenset(
                 i for i, orphan in zip(frame_ids, self.orphan, strict=True) if orphan
             ),
@@ -365,4 +428,11 @@ class Ksmd:
                 i for i, unsplit in zip(self.folio_ids, self.unsplit, strict=True) if not unsplit
             ),
             scans=self.at_rest,
+            settled_in=settled_in,
+            freed_in=np.array(self.freed_in, dtype=np.int64),
+            splits=self.splits,
+            copies_made_in=np.array(self.copies_made_in, dtype=np.int64),
+            copies_freed_in=settled_in[copies[~in_use]],
+            readings=readings,
+            blocked_from=self.blocked_from,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from estimator.ksm.candidates import Candidates, find_candidates
 from estimator.ksm.case import Case
 from estimator.ksm.caveats import Told
 from estimator.ksm.contents import group_by_content
-from estimator.ksm.fate import settle
+from estimator.ksm.fate import Fate, settle
 from estimator.ksm.frames import frame_facts
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
@@ -56,6 +56,32 @@ def predict(
     0  web               3                  2
     1  web               3                  2
     """
+    question = ask(snapshot, policy, later=later)
+    return question.answer(settle(question.case))
+
+
+@dataclass(frozen=True)
+class Question:
+    """A snapshot and a policy, with what has to be known to answer.
+
+    ``policy`` has its tunables filled in. ``frame_count``: frames of the snapshot that was given.
+    """
+
+    case: Case
+    policy: Policy
+    told: Told
+    frame_count: int
+
+    def answer(self, fate: Fate) -> Prediction:
+        """What is told of the state at rest."""
+        prediction = summarise(self.case, self.policy, fate, self.told)
+        return replace(prediction, content=prediction.content[: self.frame_count])
+
+
+def ask(
+    snapshot: Snapshot, policy: Policy | None = None, *, later: Snapshot | None = None
+) -> Question:
+    """Gather all that a prediction looks at; arguments and errors as for ``predict``."""
     if snapshot.info.get("without_contents"):
         raise CannotAnswerError(
             "page contents were left out of this snapshot (--without-contents): which pages are "
@@ -85,8 +111,7 @@ def predict(
     )
     case = Case(snapshot, rules, candidates, contents, facts)
     told = Told(compared_pages=_compared(changes, candidates), starts_over=starts_over)
-    prediction = summarise(case, policy, settle(case), told)
-    return replace(prediction, content=prediction.content[:frame_count])
+    return Question(case, policy, told, frame_count)
 
 
 def _with_contents(info: Mapping[str, Any]) -> str:

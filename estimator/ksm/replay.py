@@ -27,15 +27,15 @@ class Ordered:
 
 
 def simulate_in_order(
-    case: Case, frames: Mask, rows: Numbers, closed_trees: Mask, split: Numbers
+    case: Case, frames: Mask, rows: Numbers, closed_trees: Mask, split: Numbers, through: int = 0
 ) -> Ordered:
     """Simulate all items of ``frames`` (bool per frame) and the items at ``rows``, together.
 
     ``closed_trees``: bool per content, see ``Frames.closed_trees``. ``split``: i32 per frame, the
-    row at which other contents split its folio in scan 2.
+    row at which other contents split its folio in scan 2. ``through``: see ``simulate``.
     """
     items, state = items_of(case, frames, rows, closed_trees, split)
-    return Ordered(items.row, simulate(items, state, case.rules))
+    return Ordered(items.row, simulate(items, state, case.rules, through))
 
 
 def items_of(

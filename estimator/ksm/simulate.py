@@ -8,36 +8,74 @@ does at each item is said in ``ksmd.py``; here is in which order, and what can b
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Sequence, Set
 
 import numpy as np
 
-from estimator.ksm.ksmd import MAPPED, ON_NODE, SKIPPING_SCANS, Frames, Items, Ksmd, Simulation
+from estimator.ksm.ksmd import MAPPED, ON_NODE, Frames, Items, Ksmd, Simulation
+from estimator.ksm.readings import SKIPPING_SCANS, Reading, Readings
 from estimator.ksm.rules import Rules
 
+_NOT_ZERO = -1
+"""The part of the readings that all contents but the zero-filled ones add up to."""
 
-def simulate(items: Items, frames: Frames, rules: Rules) -> Simulation:
+
+def simulate(items: Items, frames: Frames, rules: Rules, through: int = 0) -> Simulation:
     """Run full scans until nothing changes any more.
+
+    ``through``: the full scan up to which the readings have to be right; what takes turns at rest
+    is followed until then.
 
     Follows cmp_and_merge_page(), try_to_merge_one_page(), try_to_merge_two_pages(),
     unstable_tree_search_insert() and stable_node_dup() of mm/ksm.c, split_huge_page() of
     mm/huge_memory.c and try_to_map_unused_to_zeropage() of mm/migrate.c.
     """
     ksmd = Ksmd(items, frames, rules)
+    readings = Readings(rules.smart_scan)
     together = list(range(len(items)))
     if frames.nodes:
         first_scan(ksmd, together)
+    for part in (_NOT_ZERO, *sorted(ksmd.zero_contents)):
+        readings.note(part, Reading())
     splits = frames.splits
     at_rest, latest = False, ksmd.scans
-    while not at_rest:
+    while not at_rest or (ksmd.scans < through and takes_turns(ksmd, together)):
         if scan(ksmd, together, splits) - ksmd.zero_contents:
             latest = ksmd.scans
+        _note(ksmd, readings)
         splits = ()
         together = [item for item in together if ksmd.where[item] == MAPPED]
         at_rest = _is_at_rest(ksmd, latest, _undone_contents(ksmd) - ksmd.zero_contents)
-    for content in sorted((ksmd.active | _undone_contents(ksmd)) & ksmd.zero_contents):
-        finish(ksmd, content, [item for item in together if ksmd.content[item] == content])
-    return ksmd.result(items)
+    for content in sorted(ksmd.zero_contents):
+        alone = [item for item in together if ksmd.content[item] == content]
+        if content in ksmd.active or takes_turns(ksmd, alone):
+            finish(ksmd, content, alone, readings, through)
+    return ksmd.result(items, readings)
+
+
+def takes_turns(ksmd: Ksmd, items: Iterable[int]) -> bool:
+    """Whether smart_scan lets some of ``items`` through in other scans than the rest."""
+    apart = ksmd.awake if ksmd.rules.smart_scan else set()
+    return any(
+        (item in apart or item in ksmd.undone) and ksmd.where[item] == MAPPED for item in items
+    )
+
+
+def _note(ksmd: Ksmd, readings: Readings) -> None:
+    """Add what the scan that has ended shows of all contents."""
+    unshared = len(ksmd.tree) - ksmd.tree.count(-1)
+    out_of_step = sum(ksmd.out_of_step.values())
+    for content in sorted(ksmd.zero_contents):
+        reading = _reading_of(ksmd, content)
+        readings.note(content, reading)
+        unshared, out_of_step = unshared - reading.unshared, out_of_step - reading.processed
+    readings.note(_NOT_ZERO, Reading(unshared, out_of_step))
+
+
+def _reading_of(ksmd: Ksmd, content: int) -> Reading:
+    of_content = (n for item, n in ksmd.out_of_step.items() if ksmd.content[item] == content)
+    return Reading(int(ksmd.tree[content] >= 0), sum(of_content))
 
 
 def _undone_contents(ksmd: Ksmd) -> set[int]:
@@ -73,11 +111,10 @@ def first_scan(ksmd: Ksmd, items: Iterable[int]) -> None:
 
 def scan(ksmd: Ksmd, items: Sequence[int], splits: Sequence[tuple[int, int]] = ()) -> set[int]:
     """One full scan over ``items``. Returns the contents that it changed."""
-    ksmd.scans += 1
-    ksmd.active = set()
-    if not (ksmd.in_step() or ksmd.undone):
+    ksmd.next_scan()
+    if not ksmd.in_step():
+        scan_the_rest_skipped(ksmd, None)
         return ksmd.active
-    ksmd.tree = [-1] * len(ksmd.tree)
     pending = list(reversed(splits))
     run_ends = _runs(ksmd, items)
     place = 0
@@ -96,7 +133,31 @@ def scan(ksmd: Ksmd, items: Sequence[int], splits: Sequence[tuple[int, int]] = (
     return ksmd.active
 
 
-def finish(ksmd: Ksmd, content: int, items: list[int]) -> None:
+def scan_the_rest_skipped(ksmd: Ksmd, content: int | None) -> None:
+    """One full scan in which smart_scan skips the items that are in step with it.
+
+    What it comes to: KSM pages, and what break_cow() made as new; of one ``content``, or of all.
+    """
+    heap = [item for item in (*ksmd.awake, *ksmd.undone) if content in (None, ksmd.content[item])]
+    heapq.heapify(heap)
+    place = -1
+    while heap:
+        item = heapq.heappop(heap)
+        if item == place or ksmd.where[item] != MAPPED:
+            continue
+        place = item
+        if not ksmd.is_skipped(item):
+            ksmd.out_of_step[item] = 1
+        ksmd.woken.clear()
+        ksmd.visit(item)
+        for woken in ksmd.woken:
+            if woken > place:
+                heapq.heappush(heap, woken)
+    if ksmd.active:
+        ksmd.at_rest = max(ksmd.at_rest, ksmd.scans)
+
+
+def finish(ksmd: Ksmd, content: int, items: list[int], readings: Readings, through: int) -> None:
     """Scan on with one zero-filled content alone, which no other can disturb any more.
 
     A scan is over for the content once the page of its tree item has gone: every later search
@@ -107,30 +168,32 @@ def finish(ksmd: Ksmd, content: int, items: list[int]) -> None:
     place = 0
     passed: list[int] = []
     at_rest, latest = False, scans
-    while not at_rest:
-        ksmd.scans += 1
-        ksmd.active = set()
-        ksmd.tree[content] = -1
-        again = iter(passed)
-        passed = []
-        over = False
-        for item in again:
-            ksmd.visit(item)
-            if ksmd.where[item] == MAPPED:
-                passed.append(item)
-            over = _search_is_over(ksmd, content)
-            if over:
-                break
-        while not over and place < len(items):
-            item = items[place]
-            ksmd.visit(item)
-            if ksmd.where[item] == MAPPED:
-                passed.append(item)
-            place += 1
-            over = _search_is_over(ksmd, content)
-            if not over and run_ends[place - 1] > place:
-                place += _join_run(ksmd, items, place, run_ends[place - 1])
-        passed.extend(again)
+    while not at_rest or (ksmd.scans < through and takes_turns(ksmd, items)):
+        ksmd.next_scan(content)
+        if ksmd.in_step():
+            again = iter(passed)
+            passed = []
+            over = False
+            for item in again:
+                ksmd.visit(item)
+                if ksmd.where[item] == MAPPED:
+                    passed.append(item)
+                over = _search_is_over(ksmd, content)
+                if over:
+                    break
+            while not over and place < len(items):
+                item = items[place]
+                ksmd.visit(item)
+                if ksmd.where[item] == MAPPED:
+                    passed.append(item)
+                place += 1
+                over = _search_is_over(ksmd, content)
+                if not over and run_ends[place - 1] > place:
+                    place += _join_run(ksmd, items, place, run_ends[place - 1])
+            passed.extend(again)
+        else:
+            scan_the_rest_skipped(ksmd, content)
+        readings.note(content, _reading_of(ksmd, content))
         if ksmd.active:
             latest = ksmd.scans
             ksmd.at_rest = max(ksmd.at_rest, latest)
@@ -179,6 +242,7 @@ def _join_run(ksmd: Ksmd, items: Sequence[int], begin: int, end: int) -> int:
         ksmd.mapped[frame] -= 1
         ksmd.frame[item] = node
         ksmd.where[item] = ON_NODE
+        ksmd.settled_in[item] = ksmd.scans
         joined += 1
     if joined:
         ksmd.active.add(content)

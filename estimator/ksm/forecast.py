@@ -1,0 +1,66 @@
+"""Snapshot and policy in, the counters of KSM after every full scan out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from estimator.errors import UsageError
+from estimator.ksm.fate import fate_of, solve
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import ask
+from estimator.ksm.prediction import Prediction
+from estimator.ksm.scans import scan_table, times_of
+from estimator.snapshot.snapshot import Snapshot
+
+MOST_SCANS = 100
+"""How many full scans a forecast follows at most if it is not told how many."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What ksmd does, scan by scan.
+
+    ``scans``: one row per full scan from the first on: ``full_scans`` (its number), and after it
+    the counters of /sys/kernel/mm/ksm by the names of their files (pages; general_profit in bytes;
+    pages_scanned and pages_skipped since the first scan began), ``ksm_rmap_items``,
+    ``frames_freed`` and ``bytes_saved`` (of memory, before what KSM allocates). ``at_rest``: what
+    it comes to. ``settled_in``: u16 per row of ``snapshot.mappings``, the full scan in which it
+    came to its outcome, if that is MERGED, ZERO_PAGE or SPLIT_AWAY; 0: it had merged before.
+    """
+
+    at_rest: Prediction
+    scans: pd.DataFrame
+    settled_in: npt.NDArray[np.uint16] = field(repr=False)
+
+
+def forecast(
+    snapshot: Snapshot,
+    policy: Policy | None = None,
+    *,
+    later: Snapshot | None = None,
+    smart_scan: bool | None = None,
+    scans: int | None = None,
+) -> Forecast:
+    """What ksmd's counters will be after every full scan while memory holds still.
+
+    ``smart_scan``: None: as the snapshot's kernel has it. ``scans``: how many full scans; None:
+    until nothing changes any more, but at most ``MOST_SCANS``. The rest as for ``predict``, and so
+    are the errors; UsageError too for smart_scan where the kernel has none.
+    """
+    if smart_scan and not snapshot.info["features"]["smart_scan"]:
+        raise UsageError(f"smart_scan: Linux {snapshot.info['kernel']['release']} has none")
+    if smart_scan is not None:
+        ksm = dict(snapshot.info["ksm"]) | {"smart_scan": int(smart_scan)}
+        snapshot = replace(snapshot, info=dict(snapshot.info) | {"ksm": ksm})
+    question = ask(snapshot, policy, later=later)
+    case = question.case
+    solved = solve(case, scans or MOST_SCANS)
+    fate = fate_of(case, solved)
+    prediction = question.answer(fate)
+    times = times_of(case, solved, fate, prediction)
+    table = scan_table(case, solved, fate, prediction, times, scans or min(fate.scans, MOST_SCANS))
+    return Forecast(prediction, table, times.settled_in)

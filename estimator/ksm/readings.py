@@ -1,0 +1,65 @@
+"""What smart_scan lets ksmd process, and what the counters of one scan show because of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SKIPPING_SCANS = 9
+"""With smart_scan an old item is processed in one scan of so many."""
+
+
+def is_processed(visits: int) -> bool:
+    """Whether should_skip_rmap_item() lets an item through at its visit number ``visits``, from 1.
+
+    By skip_age() that is at 1, 2, 3, 4, 6, 9, 14, 23 and every ninth from then on.
+    """
+    if visits < 14:
+        return visits in (1, 2, 3, 4, 6, 9)
+    return (visits - 14) % SKIPPING_SCANS == 0
+
+
+def processes_all(scan: int, *, smart_scan: bool) -> bool:
+    """Whether full scan number ``scan``, from 1, processes the items that the first one found."""
+    return not smart_scan or is_processed(scan)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the items of a simulation add to the counters after one full scan.
+
+    ``unshared``: items in the unstable tree. ``processed``: in a scan that processes all items,
+    minus those skipped all the same; in another, those processed that were on no node before it.
+    """
+
+    unshared: int = 0
+    processed: int = 0
+
+
+@dataclass
+class Readings:
+    """The readings of full scans 1, 2 ... of items that do not concern each other: ``parts``.
+
+    A part that is shorter goes on as it ended: in scans that process all items like the last of
+    these, in others like the last of the others.
+    """
+
+    smart_scan: bool
+    parts: dict[int, list[Reading]] = field(default_factory=dict)
+
+    def note(self, part: int, reading: Reading) -> None:
+        """The next full scan of ``part``."""
+        self.parts.setdefault(part, []).append(reading)
+
+    def after(self, scan: int) -> Reading:
+        """All parts after full scan number ``scan``, from 1."""
+        found = [self._of_part(part, scan) for part in self.parts.values()]
+        return Reading(sum(r.unshared for r in found), sum(r.processed for r in found))
+
+    def _of_part(self, part: list[Reading], scan: int) -> Reading:
+        if scan <= len(part):
+            return part[scan - 1]
+        alike = processes_all(scan, smart_scan=self.smart_scan)
+        for before in range(len(part), 0, -1):
+            if processes_all(before, smart_scan=self.smart_scan) == alike:
+                return part[before - 1]
+        return Reading()
