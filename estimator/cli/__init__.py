@@ -22,6 +22,7 @@ from estimator.cli.answers import (
     require_coverage,
     verify,
 )
+from estimator.cli.forecast import forecast
 from estimator.cli.interrupts import interrupted, raise_on_signals
 from estimator.cli.options import min_coverage_option, options, policy_options
 from estimator.cli.source import Source, source_options
@@ -176,7 +177,7 @@ def _show(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:
     render(snapshot, prediction, make_console(sys.stdout))
 
 
-for command in (report, advise, compare, verify):
+for command in (report, advise, forecast, compare, verify):
     cli.add_command(command)
 
 

@@ -28,12 +28,15 @@ class Forecast:
     the counters of /sys/kernel/mm/ksm by the names of their files (pages; general_profit in bytes;
     pages_scanned and pages_skipped since the first scan began), ``ksm_rmap_items``,
     ``frames_freed`` and ``bytes_saved`` (of memory, before what KSM allocates). ``at_rest``: what
-    it comes to. ``settled_in``: u16 per row of ``snapshot.mappings``, the full scan in which it
+    it comes to. ``warnings``: what of the scans is not as sure as the state at rest.
+    ``settled_in``: u16 per row of ``snapshot.mappings``, the full scan in which it
     came to its outcome, if that is MERGED, ZERO_PAGE or SPLIT_AWAY; 0: it had merged before.
     """
 
     at_rest: Prediction
     scans: pd.DataFrame
+    warnings: list[str]
+    page_bytes: int
     settled_in: npt.NDArray[np.uint16] = field(repr=False)
 
 
@@ -63,4 +66,4 @@ def forecast(
     prediction = question.answer(fate)
     times = times_of(case, solved, fate, prediction)
     table = scan_table(case, solved, fate, prediction, times, scans or min(fate.scans, MOST_SCANS))
-    return Forecast(prediction, table, times.settled_in)
+    return Forecast(prediction, table, [], case.rules.page_bytes, times.settled_in)
