@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from estimator.errors import UsageError
 from estimator.ksm.accounting import unmapped_pieces
 from estimator.ksm.case import Case
 from estimator.ksm.fate import hidden_roots
@@ -18,7 +17,6 @@ from estimator.ksm.frames import NEVER
 from estimator.ksm.ksmd import MAPPED, ON_NODE, ZERO_PAGE, Ksmd
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.ksm.prediction import Outcome
 from estimator.ksm.replay import in_locked_vma, items_of
 from estimator.ksm.simulate import first_scan
 from estimator.ksm.zero_pages import can_vanish
@@ -92,6 +90,10 @@ def played(case: Case) -> pd.DataFrame:
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(systems())
 def test_every_scan_equals_ksmd_played_item_by_item(system: System) -> None:
+    assert_as_played(system)
+
+
+def assert_as_played(system: System) -> None:
     snapshot = system.snapshot()
     expected = played(case_of(snapshot)[0])
     found = forecast(snapshot, ENABLED, scans=SCANS).scans
@@ -104,11 +106,53 @@ def test_every_scan_equals_ksmd_played_item_by_item(system: System) -> None:
 def test_the_last_scan_is_the_prediction_at_rest(system: System) -> None:
     snapshot = system.snapshot()
     at_rest = predict(snapshot, ENABLED)
-    found = forecast(snapshot, ENABLED, smart_scan=False)
+    found = forecast(snapshot, ENABLED)
     last = found.scans.iloc[-1].to_dict()
-    expected = predict(
-        replace(snapshot, info=snapshot.info | {"ksm": system.ksm | {"smart_scan": 0}}), ENABLED
+    unmerged = {name: last.pop(name) for name in ("pages_unshared", "pages_volatile")}
+    expected = dict(at_rest.counters)
+    assert sum(unmerged.values()) == sum(expected.pop(name) for name in unmerged)
+    assert {name: last[name] for name in expected} == expected
+    assert last["frames_freed"] == at_rest.physical["frames_freed"]
+    assert found.at_rest.counters == at_rest.counters
+    assert found.at_rest.outcome.tolist() == at_rest.outcome.tolist()
+    if not at_rest.smart_scan:
+        assert unmerged["pages_unshared"] == at_rest.counters["pages_unshared"]
+
+
+def pinned_first(kernel: str, smart_scan: int, forks: int = 0, pinned: int = 1) -> System:
+    """Of one page the first copies are pinned, and others follow, one of them shared by fork."""
+    system = System(kernel, smart_scan=smart_scan)
+    system.processes_with(*(small(7, pins=1) for _ in range(pinned)))
+    system.fork(system.process(*small(7)), forks)
+    system.processes_with(*(small(7) for _ in range(3)))
+    return system
+
+
+def zeroes(kernel: str, smart_scan: int, use_zero_pages: int) -> System:
+    """Huge pages with zero-filled pieces on both nodes, one of them locked; two small ones."""
+    system = System(
+        kernel, smart_scan=smart_scan, use_zero_pages=use_zero_pages, merge_across_nodes=0
     )
-    assert {name: last[name] for name in expected.counters} == expected.counters
-    assert last["frames_freed"] == expected.physical["frames_freed"]
-    assert at_rest.counters.keys() == expected.counters.keys()
+    for node in (0, 1):
+        for locked in (False, False, True):
+            pieces = folio([0, 0, 0, *system.unique(1)], node=node)
+            system.fork(system.process(*pieces, locked=locked), node)
+    system.processes_with(small(0), small(0))
+    return system
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12", "7.3"])
+@pytest.mark.parametrize("smart_scan", [0, 1])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda kernel, smart: pinned_first(kernel, smart),
+        lambda kernel, smart: pinned_first(kernel, smart, pinned=2),
+        lambda kernel, smart: pinned_first(kernel, smart, forks=2),
+        lambda kernel, smart: zeroes(kernel, smart, use_zero_pages=0),
+        lambda kernel, smart: zeroes(kernel, smart, use_zero_pages=1),
+    ],
+    ids=["pinned", "pinned-two", "orphans", "zeroes", "zeroes-use-zero"],
+)
+def test_what_takes_turns(make: Callable[[str, int], System], smart_scan: int, kernel: str) -> None:
+    assert_as_played(make(kernel, smart_scan))

@@ -39,8 +39,8 @@ class Reading:
 class Readings:
     """The readings of full scans 1, 2 ... of items that do not concern each other: ``parts``.
 
-    A part that is shorter goes on as it ended: in scans that process all items like the last of
-    these, in others like the last of the others.
+    A part that is shorter ended at rest, with a scan that processed all its items, and goes on like
+    this: none of them takes turns with the others.
     """
 
     smart_scan: bool
@@ -58,8 +58,4 @@ class Readings:
     def _of_part(self, part: list[Reading], scan: int) -> Reading:
         if scan <= len(part):
             return part[scan - 1]
-        alike = processes_all(scan, smart_scan=self.smart_scan)
-        for before in range(len(part), 0, -1):
-            if processes_all(before, smart_scan=self.smart_scan) == alike:
-                return part[before - 1]
-        return Reading()
+        return part[-1] if processes_all(scan, smart_scan=self.smart_scan) else Reading()

@@ -184,7 +184,8 @@ def scan_table(
     found = [_reading(solved, n) for n in number.tolist()]
     alone = outcome == Outcome.UNSHARED
     if solved.ordered is not None:
-        alone[solved.ordered.rows] = False
+        simulated = solved.ordered.simulation.outcome == Outcome.UNSHARED
+        alone[solved.ordered.rows[simulated]] = False
     unshared = np.where(in_step & (number > 1), int(np.count_nonzero(alone)), 0)
     unshared[number == MERGING] += len(times.left_behind)
     unshared += np.array([reading.unshared for reading in found], np.int64)

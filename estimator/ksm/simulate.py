@@ -47,9 +47,10 @@ def simulate(items: Items, frames: Frames, rules: Rules, through: int = 0) -> Si
         splits = ()
         together = [item for item in together if ksmd.where[item] == MAPPED]
         at_rest = _is_at_rest(ksmd, latest, _undone_contents(ksmd) - ksmd.zero_contents)
+    active = ksmd.active
     for content in sorted(ksmd.zero_contents):
         alone = [item for item in together if ksmd.content[item] == content]
-        if content in ksmd.active or takes_turns(ksmd, alone):
+        if content in active or takes_turns(ksmd, alone):
             finish(ksmd, content, alone, readings, through)
     return ksmd.result(items, readings)
 
