@@ -13,7 +13,8 @@ from estimator.ksm.fate import fate_of, solve
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import ask
 from estimator.ksm.prediction import Prediction
-from estimator.ksm.scans import scan_table, times_of
+from estimator.ksm.scan_bounds import ScanBounds, scan_bounds
+from estimator.ksm.scans import LATEST, scan_table, times_of
 from estimator.snapshot.snapshot import Snapshot
 
 MOST_SCANS = 100
@@ -27,15 +28,15 @@ class Forecast:
     ``scans``: one row per full scan from the first on: ``full_scans`` (its number), and after it
     the counters of /sys/kernel/mm/ksm by the names of their files (pages; general_profit in bytes;
     pages_scanned and pages_skipped since the first scan began), ``ksm_rmap_items``,
-    ``frames_freed`` and ``bytes_saved`` (of memory, before what KSM allocates). ``at_rest``: what
-    it comes to. ``warnings``: what of the scans is not as sure as the state at rest.
+    ``frames_freed`` and ``bytes_saved`` (of memory, before what KSM allocates). ``bounds``: where
+    they are not exact, and why. ``at_rest``: what it comes to.
     ``settled_in``: u16 per row of ``snapshot.mappings``, the full scan in which it
     came to its outcome, if that is MERGED, ZERO_PAGE or SPLIT_AWAY; 0: it had merged before.
     """
 
     at_rest: Prediction
     scans: pd.DataFrame
-    warnings: list[str]
+    bounds: ScanBounds
     page_bytes: int
     settled_in: npt.NDArray[np.uint16] = field(repr=False)
 
@@ -52,13 +53,16 @@ def forecast(
 
     ``smart_scan``: None: as the snapshot's kernel has it. ``scans``: how many full scans; None:
     until nothing changes any more, but at most ``MOST_SCANS``. The rest as for ``predict``, and so
-    are the errors; UsageError too for smart_scan where the kernel has none.
+    are the errors; UsageError too for smart_scan where the kernel has none, and for more than
+    ``LATEST`` scans.
     """
     if smart_scan and not snapshot.info["features"]["smart_scan"]:
         raise UsageError(f"smart_scan: Linux {snapshot.info['kernel']['release']} has none")
     if smart_scan is not None:
         ksm = dict(snapshot.info["ksm"]) | {"smart_scan": int(smart_scan)}
         snapshot = replace(snapshot, info=dict(snapshot.info) | {"ksm": ksm})
+    if scans is not None and not 0 < scans <= LATEST:
+        raise UsageError(f"{scans} full scans can't be followed: 1 to {LATEST:,}")
     question = ask(snapshot, policy, later=later)
     case = question.case
     solved = solve(case, scans or MOST_SCANS)
@@ -66,4 +70,5 @@ def forecast(
     prediction = question.answer(fate)
     times = times_of(case, solved, fate, prediction)
     table = scan_table(case, solved, fate, prediction, times, scans or min(fate.scans, MOST_SCANS))
-    return Forecast(prediction, table, [], case.rules.page_bytes, times.settled_in)
+    bounds = scan_bounds(case, solved, fate, prediction, times, table)
+    return Forecast(prediction, table, bounds, case.rules.page_bytes, times.settled_in)

@@ -22,7 +22,9 @@ Scans = npt.NDArray[np.uint16]  # numbers of full scans, from 1; 0: before them,
 
 MERGING = 2
 """The full scan in which pages merge first: the one before stores their checksums."""
-_MOST = np.iinfo(np.uint16).max
+LATEST = 10_000
+"""The last full scan that a forecast can follow."""
+_NONE = np.iinfo(np.uint16).max
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def _nodes_in(solved: Solved, fate: Fate, settled_in: Scans) -> Scans:
     rows = np.flatnonzero((fate.stable_frame >= 0) & (settled_in != MERGING))
     if solved.ordered is not None:
         ordered = solved.ordered.rows[fate.stable_frame[solved.ordered.rows] >= 0]
-        first[fate.stable_frame[ordered]] = _MOST
+        first[fate.stable_frame[ordered]] = _NONE
         rows = np.concatenate([rows, ordered])
     np.minimum.at(first, fate.stable_frame[rows], settled_in[rows])
     return first[fate.node]
@@ -182,11 +184,7 @@ def scan_table(
         [processes_all(n, smart_scan=rules.smart_scan) for n in number.tolist()], np.bool_
     )
     found = [_reading(solved, n) for n in number.tolist()]
-    alone = outcome == Outcome.UNSHARED
-    if solved.ordered is not None:
-        simulated = solved.ordered.simulation.outcome == Outcome.UNSHARED
-        alone[solved.ordered.rows[simulated]] = False
-    unshared = np.where(in_step & (number > 1), int(np.count_nonzero(alone)), 0)
+    unshared = np.where(in_step & (number > 1), len(alone_in_tree(solved, fate)), 0)
     unshared[number == MERGING] += len(times.left_behind)
     unshared += np.array([reading.unshared for reading in found], np.int64)
     processed = np.where(in_step, items[1:], merged[:-1])
@@ -222,6 +220,18 @@ def scan_table(
     )
 
 
+def alone_in_tree(solved: Solved, fate: Fate) -> Ints:
+    """i64, the rows whose item is in the unstable tree after each scan that processes it.
+
+    Without those that the simulation tells of.
+    """
+    alone: Mask = fate.outcome == Outcome.UNSHARED
+    if solved.ordered is not None:
+        simulated = solved.ordered.simulation.outcome == Outcome.UNSHARED
+        alone[solved.ordered.rows[simulated]] = False
+    return np.flatnonzero(alone)
+
+
 def _when(times: Times) -> tuple[Scans, ...]:
     return times.settled_in, times.freed_in, times.nodes_in, times.gone_in, times.split_in
 
@@ -251,10 +261,10 @@ def _chains(case: Case, fate: Fate, nodes_in: Scans, most: int, scans: int) -> t
 
     The second node of a content makes a chain of the first.
     """
-    when = np.full(len(fate.node), _MOST, dtype=np.uint16)
+    when = np.full(len(fate.node), _NONE, dtype=np.uint16)
     when[fate.node] = nodes_in
     when[live_node_frames(case.snapshot)] = 0
-    frame = np.flatnonzero(when != _MOST)
+    frame = np.flatnonzero(when != _NONE)
     content = case.contents.of_frame[frame]
     frame, content = frame[content >= 0], content[content >= 0]
     chained = np.bincount(content)[content] > 1

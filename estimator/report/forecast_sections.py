@@ -14,7 +14,7 @@ from estimator.report.units import count, human_bytes, human_seconds, percent, p
 
 def forecast_sections(forecast: Forecast, pace: Pace) -> list[Section]:
     """The whole in a sentence, the way there, and what is not known."""
-    warnings = [*forecast.warnings, *forecast.at_rest.warnings]
+    warnings = [*forecast.bounds.reasons, *forecast.at_rest.warnings]
     return [
         Section(_headline(forecast, pace), note=_marks(forecast, pace)),
         *([Section(WARNINGS, bullets=warnings)] if warnings else []),
@@ -39,7 +39,7 @@ def forecast_json(forecast: Forecast, pace: Pace) -> dict[str, Any]:
         if pace.cost
         else None,
         "coverage": at_rest.coverage.to_json(),
-        "warnings": [*forecast.warnings, *at_rest.warnings],
+        "warnings": [*forecast.bounds.reasons, *at_rest.warnings],
         "scans": records(pace.scans),
         "at_rest": {
             "full_scans": at_rest.scans,

@@ -1,0 +1,266 @@
+"""What is not exact between the first scan and the state at rest, and within which bounds it lies.
+
+Searches of the unstable tree. A search that comes to an item whose page has gone gives up: its page
+is neither inserted nor merged in this scan (unstable_tree_search_insert() in mm/ksm.c). That
+happens where a split of a huge page takes a zero-filled piece that is in the tree. Which searches
+come by depends on how the bytes of pages compare, which hashes do not tell. So from the place in
+the scan where the page goes, each search may give up or not; what has a stable node by then is not
+concerned. In later scans the item is not in the tree any more.
+
+Pages that ksmd has seen before. Where KSM ran, an unmerged item has its checksum already: it can
+merge in the first scan. How smart_scan skips it depends on its age, which snapshots do not have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from estimator.arrays import Ints, Mask
+from estimator.ksm.case import Case
+from estimator.ksm.contents import per_frame
+from estimator.ksm.fate import Fate, Solved
+from estimator.ksm.frames import NEVER
+from estimator.ksm.prediction import Outcome, Prediction
+from estimator.ksm.readings import processes_all
+from estimator.ksm.scans import LATEST, MERGING, Scans, Times, alone_in_tree, scan_table
+from estimator.ksm.zero_pages import can_vanish
+
+
+@dataclass(frozen=True)
+class ScanBounds:
+    """``least``, ``most``: tables like ``Forecast.scans``. ``reasons``: for the reader."""
+
+    least: pd.DataFrame
+    most: pd.DataFrame
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
+class _Blocked:
+    """``since``: the first scan in which searches give up, from ``row`` on; ``rows``: of all such
+    scans. ``doubtful``: bool per content, may merge later than the forecast says, but by scan
+    ``until``. ``folios``: bool per large folio, may be split later. ``zeroes``: so may what else
+    is zero-filled."""
+
+    since: int
+    row: int
+    rows: dict[int, int]
+    doubtful: Mask
+    folios: Mask
+    zeroes: bool
+    until: int
+
+
+def scan_bounds(
+    case: Case,
+    solved: Solved,
+    fate: Fate,
+    prediction: Prediction,
+    times: Times,
+    scans: pd.DataFrame,
+) -> ScanBounds:
+    """The bounds of every number of ``scans``; equal where it is exact."""
+    blocked, seen = _blocked(case, solved, fate, times), _seen_before(case)
+    if blocked is None and not seen:
+        return ScanBounds(scans, scans, [])
+    early, late = times, times
+    if blocked is not None:
+        late = _later(case, fate, prediction, times, blocked)
+    if seen:
+        early = _moved(times, -1)
+        late = _moved(times, LATEST) if case.rules.smart_scan else late
+    tables = [
+        scans,
+        *(scan_table(case, solved, fate, prediction, t, len(scans)) for t in (late, early)),
+    ]
+    least, most = (
+        pd.DataFrame({name: bound([t[name] for t in tables], axis=0) for name in scans})
+        for bound in (np.min, np.max)
+    )
+    for name in ("pages_scanned", "pages_skipped"):
+        each = [np.diff(t[name], prepend=0) for t in tables]
+        least[name], most[name] = np.cumsum(np.min(each, axis=0)), np.cumsum(np.max(each, axis=0))
+    if blocked is not None:
+        fewest, many = _unshared_of_blocked(case, solved, fate, blocked, scans)
+        least["pages_unshared"], most["pages_unshared"] = fewest, many
+        most["frames_freed"] += len(fate.copied)
+    unmerged = most["ksm_rmap_items"] - least["pages_shared"] - least["pages_sharing"]
+    if seen:
+        through = len(scans) if case.rules.smart_scan else min(prediction.scans, len(scans))
+        least.loc[: through - 1, "pages_unshared"] = 0
+        most.loc[: through - 1, "pages_unshared"] = unmerged[:through]
+        if case.rules.smart_scan:
+            least["pages_scanned"] = np.cumsum(least["pages_shared"] + least["pages_sharing"])
+            most["pages_scanned"] = np.cumsum(most["ksm_rmap_items"])
+            least["pages_skipped"], most["pages_skipped"] = 0, np.cumsum(unmerged)
+    most["bytes_saved"] = most["frames_freed"] * case.rules.page_bytes
+    merged = most["pages_shared"] + most["pages_sharing"]
+    volatile = least["ksm_rmap_items"] - merged - most["pages_unshared"]
+    least["pages_volatile"] = np.maximum(volatile, 0)
+    most["pages_volatile"] = unmerged - least["pages_unshared"]
+    return ScanBounds(least, most, _reasons(case, blocked, seen=seen))
+
+
+def _seen_before(case: Case) -> bool:
+    """Whether there are rmap_items besides those on stable nodes; True too if that is not known."""
+    counted = case.snapshot.processes["ksm_rmap_items"][case.candidates.mms]
+    if counted.isna().any():
+        return bool(case.facts.ksm.any())
+    return int(counted.sum()) > int(case.facts.on_node.sum())
+
+
+def _blocked(case: Case, solved: Solved, fate: Fate, times: Times) -> _Blocked | None:
+    rows = dict(solved.ordered.simulation.blocked_from) if solved.ordered is not None else {}
+    if len(times.left_behind):
+        row = int(times.left_behind.min())
+        rows[MERGING] = min(row, rows.get(MERGING, row))
+    if case.facts.opaque.any():
+        rows = dict.fromkeys(range(MERGING, LATEST), -1)
+    if not rows:
+        return None
+    since = min(rows)
+    doubtful = _doubtful(case, solved, fate, since, rows[since])
+    folios = np.zeros(len(times.split_in), dtype=np.bool_)
+    of_folio = case.facts.folio
+    folios[of_folio[per_frame(doubtful, case.contents) & (of_folio >= 0)]] = True
+    with_zeroes = np.zeros_like(folios)
+    with_zeroes[of_folio[can_vanish(case.facts, case.rules)]] = True
+    split_later = folios & with_zeroes & (times.split_in > 0)
+    waiting = int(np.count_nonzero(split_later)) * (not case.rules.use_zero_pages)
+    return _Blocked(
+        since=since,
+        row=rows[since],
+        rows=rows,
+        doubtful=doubtful,
+        folios=folios,
+        zeroes=waiting > 0,
+        until=_processing_scan(case, max(rows), waiting + 1),
+    )
+
+
+def _processing_scan(case: Case, scan: int, further: int) -> int:
+    """The scan that is the ``further``-th after ``scan`` of those that process all items."""
+    while further and scan < LATEST:
+        scan += 1
+        further -= processes_all(scan, smart_scan=case.rules.smart_scan)
+    return scan
+
+
+def _doubtful(case: Case, solved: Solved, fate: Fate, since: int, row: int) -> Mask:
+    """Contents that may need the unstable tree at ``row`` of scan ``since`` or later."""
+    facts, contents = case.facts, case.contents
+    doubtful = np.zeros(len(contents), dtype=np.bool_)
+    if since == MERGING:
+        several = np.flatnonzero(np.diff(contents.starts) > 1)
+        frame, begin, _ = contents.frames_of(several)
+        first = np.where(facts.blocked[frame], NEVER, facts.first[frame])
+        items = np.add.reduceat(facts.items[frame], begin)
+        met = np.add.reduceat((first < row).astype(np.int64), begin) > 1
+        blocked = np.logical_or.reduceat(facts.blocked[frame] & (facts.items[frame] > 0), begin)
+        node = np.logical_or.reduceat(facts.node[frame], begin)
+        settled = (met & ~blocked) | node
+        doubtful[several] = ~settled | (items > case.rules.max_page_sharing)
+    if solved.ordered is not None:
+        doubtful[contents.of_frame[case.frame_of_row[solved.ordered.rows]]] = True
+    doubtful[contents.of_frame[facts.zero & facts.known]] = False
+    return doubtful
+
+
+def _later(
+    case: Case, fate: Fate, prediction: Prediction, times: Times, blocked: _Blocked
+) -> Times:
+    """``times`` if all that is doubtful waits until the last scan that it can wait for."""
+    doubtful, frame = blocked.doubtful, case.frame_of_row
+    if blocked.zeroes:
+        doubtful = doubtful.copy()
+        doubtful[case.contents.of_frame[case.facts.zero & case.facts.known]] = True
+    slow_frames = per_frame(doubtful, case.contents)
+    by_split = fate.vanished & np.append(blocked.folios, False)[case.facts.folio]
+    slow_frames |= by_split
+
+    def wait(when: Scans, slow: Mask, further: int = 0) -> Scans:
+        moved = np.minimum(blocked.until + further, LATEST)
+        return np.where(slow & (when >= blocked.since), np.maximum(when, moved), when).astype(
+            np.uint16
+        )
+
+    vanished = np.isin(fate.outcome, [Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY])
+    late_folios = blocked.folios | blocked.zeroes
+    return replace(
+        times,
+        settled_in=wait(times.settled_in, slow_frames[frame]),
+        freed_in=wait(times.freed_in, slow_frames[frame[vanished]], 1),
+        nodes_in=wait(times.nodes_in, slow_frames[fate.node]),
+        gone_in=wait(times.gone_in, slow_frames[prediction.freed.gone]),
+        split_in=wait(times.split_in, late_folios),
+    )
+
+
+def _moved(times: Times, scans: int) -> Times:
+    """What comes after the first scan, so many scans later; earlier if it is negative."""
+
+    def moved(when: Scans, first: int = 2) -> Scans:
+        other = np.minimum(when.astype(np.int64) + scans, LATEST)
+        return np.where(when >= first, other, when).astype(np.uint16)
+
+    return replace(
+        times,
+        settled_in=moved(times.settled_in),
+        freed_in=moved(times.freed_in),
+        nodes_in=moved(times.nodes_in),
+        gone_in=moved(times.gone_in),
+        split_in=moved(times.split_in),
+    )
+
+
+def _unshared_of_blocked(
+    case: Case, solved: Solved, fate: Fate, blocked: _Blocked, scans: pd.DataFrame
+) -> tuple[Ints, Ints]:
+    """The least and the most of pages_unshared after each scan.
+
+    A page that nothing equals may not be inserted; one that would merge may wait in the tree.
+    """
+    alone = alone_in_tree(solved, fate)
+    least, most = (scans["pages_unshared"].to_numpy().copy() for _ in range(2))
+    for scan in range(blocked.since, min(blocked.until, len(scans)) + 1):
+        if not processes_all(scan, smart_scan=case.rules.smart_scan):
+            continue
+        certain = len(alone)
+        if scan in blocked.rows:
+            certain = int(np.searchsorted(alone, blocked.rows[scan]))
+        if blocked.zeroes and scan > blocked.since:
+            certain = 0
+        least[scan - 1] = min(certain, least[scan - 1])
+        most[scan - 1] += int(np.count_nonzero(blocked.doubtful))
+    return least, most
+
+
+def _reasons(case: Case, blocked: _Blocked | None, *, seen: bool) -> list[str]:
+    found = []
+    if blocked is not None and case.facts.opaque.any():
+        found.append(
+            "PROT_NONE pages in the unstable tree keep searches from what lies behind them, and "
+            "where that is depends on the bytes of pages: what merges when has bounds."
+        )
+    elif blocked is not None:
+        found.append(
+            f"From scan {blocked.since} to scan {blocked.until}, pages may wait for the next scan: "
+            "searches of the unstable tree give up at a zero-filled piece of a huge page that a "
+            "split took, and which ones come by depends on the bytes of pages. The numbers are "
+            "those without that, and have bounds."
+        )
+    if seen:
+        found.append(
+            "ksmd has seen pages of these processes before: they can merge a scan earlier than "
+            "said"
+            + (
+                ", and when smart_scan skips them depends on ages that the snapshot does not have, "
+                "so no scan can be named by which all has merged."
+                if case.rules.smart_scan
+                else "."
+            )
+        )
+    return found
