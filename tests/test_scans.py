@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from estimator.ksm.accounting import unmapped_pieces
 from estimator.ksm.case import Case
@@ -27,12 +28,29 @@ ENABLED = Policy(scope="enabled")
 SCANS = 40
 
 
-def played(case: Case) -> pd.DataFrame:
+class Blocking(Ksmd):
+    """Once a page that is in the unstable tree has gone, searches for half of the contents give up."""
+
+    odd = 0
+
+    def search_unstable_tree(self, item: int) -> None:
+        hit = (self.content[item] + self.scans) % 2 == self.odd
+        if self.zero[item] or self.scans not in self.blocked_from or not hit:
+            super().search_unstable_tree(item)
+
+
+class BlockingOthers(Blocking):
+    """Those that ``Blocking`` lets through."""
+
+    odd = 1
+
+
+def played(case: Case, kind: type[Ksmd] = Ksmd) -> pd.DataFrame:
     """What every scan shows when each item of each content is visited in each of them."""
     roots, closed_trees = hidden_roots(case)
     facts, never = case.facts, np.full(len(case.facts.items), NEVER, dtype=np.int32)
     items, state = items_of(case, facts.items > 0, never[:0], closed_trees, never)
-    ksmd = Ksmd(items, state, case.rules)
+    ksmd = kind(items, state, case.rules)
     lost = can_vanish(facts, case.rules)
     locked = case.frame_of_row[in_locked_vma(case.snapshot, np.arange(len(case.frame_of_row)))]
     lost[locked] = False
@@ -117,6 +135,18 @@ def test_the_last_scan_is_the_prediction_at_rest(system: System) -> None:
     assert found.at_rest.outcome.tolist() == at_rest.outcome.tolist()
     if not at_rest.smart_scan:
         assert unmerged["pages_unshared"] == at_rest.counters["pages_unshared"]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(systems(), st.sampled_from([Ksmd, Blocking, BlockingOthers]))
+def test_blocked_searches_stay_inside_the_bounds(system: System, kind: type[Ksmd]) -> None:
+    system.ksm["max_page_sharing"] = 256
+    snapshot = system.snapshot()
+    seen = played(case_of(snapshot)[0], kind)
+    bounds = forecast(snapshot, ENABLED, scans=SCANS).bounds
+    for name in seen:
+        assert (bounds.least[name] <= seen[name]).all(), name
+        assert (seen[name] <= bounds.most[name]).all(), name
 
 
 def pinned_first(kernel: str, smart_scan: int, forks: int = 0, pinned: int = 1) -> System:

@@ -305,6 +305,8 @@ class Ksmd:
         tree_item = self.tree[content]
         if tree_item < 0:
             self.tree[content] = item
+            if self.where[item] != MAPPED:
+                self.blocked_from.setdefault(self.scans, self.row[item])
             return
         frame, tree_frame = self.frame[item], self.frame[tree_item]
         if self.where[tree_item] != MAPPED or self.opaque[tree_item] or frame == tree_frame:

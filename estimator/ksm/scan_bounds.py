@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from estimator.arrays import Ints, Mask
+from estimator.arrays import Ints, Mask, take
 from estimator.ksm.case import Case
 from estimator.ksm.contents import per_frame
 from estimator.ksm.fate import Fate, Solved
@@ -41,13 +41,14 @@ class ScanBounds:
 @dataclass(frozen=True)
 class _Blocked:
     """``since``: the first scan in which searches give up, from ``row`` on; ``rows``: of all such
-    scans. ``doubtful``: bool per content, may merge later than the forecast says, but by scan
-    ``until``. ``folios``: bool per large folio, may be split later. ``zeroes``: so may what else
-    is zero-filled."""
+    scans. ``delay``: of those scans that process all items, so many pass before all searches are
+    free again. ``doubtful``: bool per content, may merge by so many scans later than the forecast
+    says. ``folios``: bool per large folio, may be split later. ``zeroes``: so may what else is
+    zero-filled. ``until``: the scan by which all that has happened."""
 
     since: int
-    row: int
     rows: dict[int, int]
+    delay: int
     doubtful: Mask
     folios: Mask
     zeroes: bool
@@ -130,23 +131,33 @@ def _blocked(case: Case, solved: Solved, fate: Fate, times: Times) -> _Blocked |
     with_zeroes[of_folio[can_vanish(case.facts, case.rules)]] = True
     split_later = folios & with_zeroes & (times.split_in > 0)
     waiting = int(np.count_nonzero(split_later)) * (not case.rules.use_zero_pages)
+    processing = _processing_scans(case)
+    delay = int(np.count_nonzero((processing >= since) & (processing <= max(rows)))) + waiting
+    concerned = take(np.append(doubtful, False), case.contents.of_frame[case.frame_of_row])
+    last = int(times.settled_in[concerned].max(initial=since))
     return _Blocked(
         since=since,
-        row=rows[since],
         rows=rows,
+        delay=delay,
         doubtful=doubtful,
         folios=folios,
         zeroes=waiting > 0,
-        until=_processing_scan(case, max(rows), waiting + 1),
+        until=int(_delayed(case, np.array([last]), delay)[0]),
     )
 
 
-def _processing_scan(case: Case, scan: int, further: int) -> int:
-    """The scan that is the ``further``-th after ``scan`` of those that process all items."""
-    while further and scan < LATEST:
-        scan += 1
-        further -= processes_all(scan, smart_scan=case.rules.smart_scan)
-    return scan
+def _processing_scans(case: Case) -> Ints:
+    """The numbers of the full scans that process all items."""
+    smart_scan = case.rules.smart_scan
+    processing = (n for n in range(1, LATEST + 1) if processes_all(n, smart_scan=smart_scan))
+    return np.fromiter(processing, np.int64)
+
+
+def _delayed(case: Case, scans: Scans | Ints, delay: int) -> Ints:
+    """``delay`` later, counted in scans that process all items; from the next such one."""
+    processing = _processing_scans(case)
+    place = np.searchsorted(processing, scans) + delay
+    return processing[np.minimum(place, len(processing) - 1)]
 
 
 def _doubtful(case: Case, solved: Solved, fate: Fate, since: int, row: int) -> Mask:
@@ -181,18 +192,16 @@ def _later(
     by_split = fate.vanished & np.append(blocked.folios, False)[case.facts.folio]
     slow_frames |= by_split
 
-    def wait(when: Scans, slow: Mask, further: int = 0) -> Scans:
-        moved = np.minimum(blocked.until + further, LATEST)
-        return np.where(slow & (when >= blocked.since), np.maximum(when, moved), when).astype(
-            np.uint16
-        )
+    def wait(when: Scans, slow: Mask) -> Scans:
+        waits = slow & (when >= blocked.since)
+        return np.where(waits, _delayed(case, when, blocked.delay), when).astype(np.uint16)
 
     vanished = np.isin(fate.outcome, [Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY])
     late_folios = blocked.folios | blocked.zeroes
     return replace(
         times,
         settled_in=wait(times.settled_in, slow_frames[frame]),
-        freed_in=wait(times.freed_in, slow_frames[frame[vanished]], 1),
+        freed_in=wait(times.freed_in, slow_frames[frame[vanished]]),
         nodes_in=wait(times.nodes_in, slow_frames[fate.node]),
         gone_in=wait(times.gone_in, slow_frames[prediction.freed.gone]),
         split_in=wait(times.split_in, late_folios),
@@ -225,7 +234,7 @@ def _unshared_of_blocked(
     """
     alone = alone_in_tree(solved, fate)
     least, most = (scans["pages_unshared"].to_numpy().copy() for _ in range(2))
-    for scan in range(blocked.since, min(blocked.until, len(scans)) + 1):
+    for scan in range(blocked.since, min(blocked.until, len(scans) + 1)):
         if not processes_all(scan, smart_scan=case.rules.smart_scan):
             continue
         certain = len(alone)

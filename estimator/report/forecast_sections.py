@@ -40,7 +40,7 @@ def forecast_json(forecast: Forecast, pace: Pace) -> dict[str, Any]:
         else None,
         "coverage": at_rest.coverage.to_json(),
         "warnings": [*forecast.bounds.reasons, *at_rest.warnings],
-        "scans": records(pace.scans),
+        "scans": _scans_json(forecast, pace),
         "at_rest": {
             "full_scans": at_rest.scans,
             **at_rest.counters,
@@ -48,6 +48,15 @@ def forecast_json(forecast: Forecast, pace: Pace) -> dict[str, Any]:
             "bytes_saved": at_rest.physical["bytes_saved"],
         },
     }
+
+
+def _scans_json(forecast: Forecast, pace: Pace) -> list[dict[str, Any]]:
+    """``bounds``: least and most of those numbers of the scan that are not exact."""
+    least, most = (records(table) for table in (forecast.bounds.least, forecast.bounds.most))
+    return [
+        row | {"bounds": {name: [low[name], high[name]] for name in low if low[name] != high[name]}}
+        for row, low, high in zip(records(pace.scans), least, most, strict=True)
+    ]
 
 
 def _headline(forecast: Forecast, pace: Pace) -> str:
@@ -81,6 +90,12 @@ def _scans(forecast: Forecast, pace: Pace) -> Section:
             for name in ("scanned", "skipped")
         }
     )
+    least, most = (t["bytes_saved"] for t in (forecast.bounds.least, forecast.bounds.most))
+    bounded = bool((least != most).any())
+    rows["bounds"] = [
+        "" if low == high else f"{human_bytes(low)} to {human_bytes(high)}"
+        for low, high in zip(least, most, strict=True)
+    ]
     columns = [
         Column("scan", "full_scans", count, number=True),
         Column("ends after", "seconds", human_seconds, number=True),
@@ -94,6 +109,7 @@ def _scans(forecast: Forecast, pace: Pace) -> Section:
         pages("zero pages", "ksm_zero_pages", wide=True),
         pages("rmap_items", "ksm_rmap_items", wide=True),
         memory("saved", "bytes_saved"),
+        *([Column("bounds", "bounds")] if bounded else []),
     ]
     if pace.cost:
         note = f"A page costs {pace.cost.seconds * 1e6:.2g} µs of CPU ({pace.cost.source})."
