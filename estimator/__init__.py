@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # the same names for a type checker
     from estimator.errors import EstimatorError as EstimatorError
     from estimator.kernel.collect import collect_core as collect_core
     from estimator.kernel.collect import collect_program as collect_program
+    from estimator.ksm.forecast import Forecast as Forecast
+    from estimator.ksm.forecast import forecast as forecast
     from estimator.ksm.policy import Policy as Policy
     from estimator.ksm.predict import predict as predict
     from estimator.ksm.prediction import Outcome as Outcome
@@ -44,6 +46,7 @@ if TYPE_CHECKING:  # the same names for a type checker
 
 _MODULE_OF = {
     "EstimatorError": "errors",
+    "Forecast": "ksm.forecast",
     "FrameFlag": "snapshot.flags",
     "MappingFlag": "snapshot.flags",
     "Outcome": "ksm.prediction",
@@ -61,6 +64,7 @@ _MODULE_OF = {
     "compare": "advice.compare",
     "contributions": "advice.attribution",
     "contributions_by": "advice.attribution",
+    "forecast": "ksm.forecast",
     "make_plan": "advice.plan",
     "open_snapshot": "snapshot.store",
     "predict": "ksm.predict",

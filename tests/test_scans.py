@@ -29,7 +29,7 @@ SCANS = 40
 
 
 class Blocking(Ksmd):
-    """Once a page that is in the unstable tree has gone, searches for half of the contents give up."""
+    """Once a page of the unstable tree has gone, searches for half of the contents give up."""
 
     odd = 0
 

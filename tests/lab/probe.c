@@ -261,25 +261,41 @@ static long read_counter(const char *counter)
 	return atol(text);
 }
 
-static void write_run(const char *value)
+static void write_file(const char *name, const char *value)
 {
-	int file = open(KSM "run", O_WRONLY);
+	int file = open(name, O_WRONLY);
 
-	if (file < 0 || write(file, value, 1) != 1) {
-		perror(KSM "run");
+	if (file < 0 || write(file, value, strlen(value)) < 0) {
+		perror(name);
 		exit(1);
 	}
 	close(file);
 }
 
+static void write_run(const char *value)
+{
+	write_file(KSM "run", value);
+}
+
+/* Another value of sleep_millisecs ends the sleep of ksmd: only then does it look at "run". */
+static void end_sleep(void)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%ld", read_counter("sleep_millisecs") ^ 1);
+	write_file(KSM "sleep_millisecs", text);
+}
+
 /*
  * Let ksmd finish at least one full scan, and stop it between two scans: writing to "run" waits
- * for the end of the batch, and a batch of many pages ends where the full scan ends.
+ * for the end of the batch, and a batch of many pages ends where the full scan ends. It is one
+ * scan if ksmd sleeps longer than it takes to see that the scan has ended.
  */
 static void one_scan(void)
 {
 	long before = read_counter("full_scans");
 
+	end_sleep();
 	write_run("1");
 	while (read_counter("full_scans") == before)
 		usleep(2000);
