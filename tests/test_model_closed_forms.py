@@ -12,13 +12,14 @@ from estimator.ksm.caveats import Told
 from estimator.ksm.contents import group_by_content
 from estimator.ksm.fate import Fate, hidden_roots, settle
 from estimator.ksm.frames import NEVER, frame_facts
-from estimator.ksm.ksmd import Ksmd, Simulation
+from estimator.ksm.ksmd import Ksmd
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
 from estimator.ksm.readings import Readings
 from estimator.ksm.replay import items_of
 from estimator.ksm.rules import Rules, tunables
 from estimator.ksm.simulate import first_scan, scan
+from estimator.ksm.simulation import Simulation
 from estimator.ksm.totals import summarise
 from estimator.snapshot.flags import FrameFlag, MappingFlag
 from estimator.snapshot.snapshot import Snapshot

@@ -11,9 +11,9 @@ from estimator.arrays import Ints, Mask, Numbers
 from estimator.ksm.case import Case
 from estimator.ksm.contents import first_split_of_folio
 from estimator.ksm.frames import NEVER, distinct, live_node_frames
-from estimator.ksm.ksmd import Frames, Items, Simulation
 from estimator.ksm.mergeable import clean_read_only
 from estimator.ksm.simulate import simulate
+from estimator.ksm.simulation import Frames, Items, Simulation
 from estimator.snapshot.flags import MappingFlag
 from estimator.snapshot.snapshot import Snapshot
 
