@@ -13,7 +13,7 @@ from estimator.ksm.fate import fate_of, solve
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import ask
 from estimator.ksm.prediction import Prediction
-from estimator.ksm.scan_bounds import ScanBounds, scan_bounds
+from estimator.ksm.scan_bounds import ScanBounds, scan_bounds, seen_before
 from estimator.ksm.scans import LATEST, scan_table, times_of
 from estimator.snapshot.snapshot import Snapshot
 
@@ -70,5 +70,6 @@ def forecast(
     prediction = question.answer(fate)
     times = times_of(case, solved, fate, prediction)
     table = scan_table(case, solved, fate, prediction, times, scans or min(fate.scans, MOST_SCANS))
-    bounds = scan_bounds(case, solved, fate, prediction, times, table)
+    seen = not question.told.starts_over and seen_before(case)
+    bounds = scan_bounds(case, solved, fate, prediction, times, table, seen=seen)
     return Forecast(prediction, table, bounds, case.rules.page_bytes, times.settled_in)

@@ -40,11 +40,14 @@ class ScanBounds:
 
 @dataclass(frozen=True)
 class _Blocked:
-    """``since``: the first scan in which searches give up, from ``row`` on; ``rows``: of all such
-    scans. ``delay``: of those scans that process all items, so many pass before all searches are
-    free again. ``doubtful``: bool per content, may merge by so many scans later than the forecast
-    says. ``folios``: bool per large folio, may be split later. ``zeroes``: so may what else is
-    zero-filled. ``until``: the scan by which all that has happened."""
+    """Searches that give up.
+
+    ``rows``: per scan in which some do, the row from which on; ``since``: the first of these scans.
+    ``delay``: of the scans that process all items, so many pass before all searches are free again.
+    ``doubtful``: bool per content, may merge by so many scans later than the forecast says.
+    ``folios``: bool per large folio, may be split later. ``zeroes``: so may what else is
+    zero-filled. ``until``: the scan by which all that has happened.
+    """
 
     since: int
     rows: dict[int, int]
@@ -62,9 +65,11 @@ def scan_bounds(
     prediction: Prediction,
     times: Times,
     scans: pd.DataFrame,
+    *,
+    seen: bool,
 ) -> ScanBounds:
-    """The bounds of every number of ``scans``; equal where it is exact."""
-    blocked, seen = _blocked(case, solved, fate, times), _seen_before(case)
+    """The bounds of every number of ``scans``; equal where it is exact. ``seen``: see below."""
+    blocked = _blocked(case, solved, fate, times)
     if blocked is None and not seen:
         return ScanBounds(scans, scans, [])
     early, late = times, times
@@ -87,7 +92,8 @@ def scan_bounds(
     if blocked is not None:
         fewest, many = _unshared_of_blocked(case, solved, fate, blocked, scans)
         least["pages_unshared"], most["pages_unshared"] = fewest, many
-        most["frames_freed"] += len(fate.copied)
+        waiting = scans["full_scans"].between(blocked.since, blocked.until, inclusive="left")
+        most["frames_freed"] += waiting * len(fate.copied)
     unmerged = most["ksm_rmap_items"] - least["pages_shared"] - least["pages_sharing"]
     if seen:
         through = len(scans) if case.rules.smart_scan else min(prediction.scans, len(scans))
@@ -105,7 +111,7 @@ def scan_bounds(
     return ScanBounds(least, most, _reasons(case, blocked, seen=seen))
 
 
-def _seen_before(case: Case) -> bool:
+def seen_before(case: Case) -> bool:
     """Whether there are rmap_items besides those on stable nodes; True too if that is not known."""
     counted = case.snapshot.processes["ksm_rmap_items"][case.candidates.mms]
     if counted.isna().any():

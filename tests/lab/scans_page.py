@@ -40,6 +40,10 @@ def page(verdicts: Sequence[ScanVerdict], failures: Sequence[str], commit: str) 
         f"Kernels: {releases}. {len(verdicts)} runs, {sums[0]:,} numbers compared: {sums[1]:,} "
         f"exact, {sums[2]:,} bounded, {outside} outside. At commit {commit}.\n",
     ]
+    names = {verdict.name for verdict in verdicts}
+    not_run = list(dict.fromkeys(w.name for w, _ in cases() if w.name not in names))
+    if not_run:
+        parts.append(f"Not run for this page: {', '.join(not_run)}.\n")
     if failures:
         parts.append("**Failed:**\n\n" + "\n".join(f"- {text}" for text in failures) + "\n")
     lines = [
@@ -52,15 +56,15 @@ def page(verdicts: Sequence[ScanVerdict], failures: Sequence[str], commit: str) 
         cells = [verdict.name, kernel, "on" if verdict.smart_scan else "off", *map(str, numbers)]
         lines.append(f"| {' | '.join([*cells, str(len(verdict.outside))])} |")
     parts.append("\n".join(lines) + "\n")
-    reasons = {
-        f"- {v.name}, {'.'.join(v.release.split('.')[:2])}, smart_scan "
-        f"{'on' if v.smart_scan else 'off'}: {reason}"
-        for v in verdicts
-        if v.bounded
-        for reason in v.reasons
-    }
+    reasons: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        for reason in verdict.reasons if verdict.bounded else ():
+            kernel = ".".join(verdict.release.split(".")[:2])
+            smart_scan = " with smart_scan" if verdict.smart_scan else ""
+            reasons.setdefault(reason, []).append(f"{verdict.name} on {kernel}{smart_scan}")
     if reasons:
-        parts.append("## Bounds, and why\n\n" + "\n".join(sorted(reasons)) + "\n")
+        told = [f"- {', '.join(where)}: {reason}" for reason, where in reasons.items()]
+        parts.append("## Bounds, and why\n\n" + "\n".join(told) + "\n")
     return "\n".join(parts)
 
 
