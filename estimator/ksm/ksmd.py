@@ -327,6 +327,7 @@ class Ksmd:
             [Outcome.VOLATILE, Outcome.MERGED, Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY], np.uint8
         )[where]
         outcome[in_tree] = Outcome.UNSHARED
+        turns = self.rules.smart_scan and bool(self.undone)
         originals = len(self.frame_ids)
         first_frame = np.searchsorted(self.frame_ids, items.frame[self.copies])
         copied_from = np.arange(len(self.mapped))
@@ -346,7 +347,7 @@ class Ksmd:
             split_folios=frozenset(
                 i for i, unsplit in zip(self.folio_ids, self.unsplit, strict=True) if not unsplit
             ),
-            scans=self.at_rest,
+            scans=self.at_rest if turns else max(self.at_rest, readings.latest_change()),
             settled_in=settled_in,
             freed_in=np.array(self.freed_in, dtype=np.int64),
             splits=self.splits,

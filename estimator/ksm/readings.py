@@ -55,6 +55,22 @@ class Readings:
         found = [self._of_part(part, scan) for part in self.parts.values()]
         return Reading(sum(r.unshared for r in found), sum(r.processed for r in found))
 
+    def latest_change(self) -> int:
+        """The latest scan that left more or fewer items in the unstable tree than those before.
+
+        Of the scans that process all items. What is not merged may come to wait there in the scan
+        after the one that merged the rest, when a stable node has become full.
+        """
+        found = 0
+        for part in self.parts.values():
+            before = part[0].unshared
+            for scan, reading in enumerate(part, 1):
+                if processes_all(scan, smart_scan=self.smart_scan):
+                    if reading.unshared != before:
+                        found = max(found, scan)
+                    before = reading.unshared
+        return found
+
     def _of_part(self, part: list[Reading], scan: int) -> Reading:
         if scan <= len(part):
             return part[scan - 1]

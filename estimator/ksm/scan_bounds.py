@@ -68,7 +68,10 @@ def scan_bounds(
     *,
     seen: bool,
 ) -> ScanBounds:
-    """The bounds of every number of ``scans``; equal where it is exact. ``seen``: see below."""
+    """The bounds of every number of ``scans``; equal where it is exact.
+
+    ``seen``: ksmd has seen pages before, see ``seen_before``.
+    """
     blocked = _blocked(case, solved, fate, times)
     if blocked is None and not seen:
         return ScanBounds(scans, scans, [])
