@@ -171,7 +171,8 @@ def _write_lines(
             ("program", table.groupby(["cgroup", "comm"])[["visited", "wanted"]].transform("sum")),
         )
     }
-    in_service = table["cgroup"].map(lambda cgroup: systemd_service(cgroup) is not None)
+    services = [systemd_service(cgroup) is not None for cgroup in table["cgroup"]]
+    in_service = np.array(services, np.bool_)
     unit = has_prctl & in_service & useful["unit"]
     program = has_prctl & useful["program"] & ~unit
     table["means"] = np.select([unit, program], ["unit", "program"], "vma")

@@ -20,7 +20,12 @@ from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from estimator.advice.attribution import contributions, contributions_by, page_bytes
+from estimator.advice.attribution import (
+    contributions,
+    contributions_by,
+    page_bytes,
+    scanned_pages,
+)
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
 from estimator.advice.schedule import Schedule
@@ -41,14 +46,9 @@ MAX_ROWS = 1000
 def report_page(
     snapshot: Snapshot, prediction: Prediction, plan: Plan, schedule: Schedule, risk: Risk
 ) -> str:
-    """The whole report as an HTML document."""
-    units = contributions_by(contributions(snapshot, prediction), ["unit"])
-    figures = [
-        ("How much scanning buys how much saving", frontier_figure(snapshot, plan)),
-        ("Services", contribution_figure(units, "unit", page_bytes(snapshot))),
-        ("Which processes share with which", sharing_figure(snapshot, prediction)),
-    ]
+    """The whole report as an HTML document; without figures where ksmd finds nothing to scan."""
     verdict, *report = prediction_sections(snapshot, prediction)
+    figures = _figures(snapshot, prediction, plan) if scanned_pages(prediction) else []
     return _page(
         snapshot,
         verdict,
@@ -56,6 +56,15 @@ def report_page(
         [(title, _svg(figure, str(n))) for n, (title, figure) in enumerate(figures)],
         plan_sections(snapshot, plan, schedule, risk),
     )
+
+
+def _figures(snapshot: Snapshot, prediction: Prediction, plan: Plan) -> list[tuple[str, Figure]]:
+    units = contributions_by(contributions(snapshot, prediction), ["unit"])
+    return [
+        ("How much scanning buys how much saving", frontier_figure(snapshot, plan)),
+        ("Services", contribution_figure(units, "unit", page_bytes(snapshot))),
+        ("Which processes share with which", sharing_figure(snapshot, prediction)),
+    ]
 
 
 def _page(
