@@ -96,8 +96,8 @@ def bound_page(snapshot: Snapshot, bound: UpperBound) -> str:
 
 
 def fragment(sections: list[Section]) -> str:
-    """``sections`` as a piece of HTML, for a notebook."""
-    style = Markup(_resource("report.css"))
+    """``sections`` as a piece of HTML in the style of the notebook around it, without a script."""
+    style = Markup(_resource("fragment.css"))
     return _template("fragment.html.j2").render(style=style, sections=sections)
 
 

@@ -44,11 +44,12 @@ class _Console(Console):
 def make_console(file: IO[str], width: int | None = None) -> Console:
     """A console on ``file``: colour on a terminal only, and wide where there is no width.
 
+    It writes to ``file`` in a notebook too, where Rich would show every line by itself.
     COLUMNS and NO_COLOR are honoured. ``width``: in columns, whatever ``file`` is.
     """
     if width is None and not file.isatty() and "COLUMNS" not in os.environ:
         width = _PIPE_COLUMNS
-    return _Console(file=file, highlight=False, emoji=False, width=width)
+    return _Console(file=file, highlight=False, emoji=False, width=width, force_jupyter=False)
 
 
 @dataclass(frozen=True)
