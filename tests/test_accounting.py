@@ -18,6 +18,7 @@ from estimator.ksm.accounting import slab_bytes
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Outcome, Prediction
+from estimator.ksm.sharing import KEYS
 from estimator.report.as_json import prediction_json
 from estimator.report.words import verdict
 from estimator.snapshot.flags import FrameFlag, MappingFlag, Unknown
@@ -66,6 +67,8 @@ def test_contributions_add_up_to_what_is_freed(snapshot: Snapshot, limit: int | 
     """Whatever is split, copied, kept by others, changing or unmerged before (another limit)."""
     prediction = predict(snapshot, Policy(scope="enabled", max_page_sharing=limit))
     assert credited(snapshot, prediction) == pytest.approx(freed(prediction))
+    for by in KEYS:
+        assert prediction.pairs(by)["saved_pages"].sum() == pytest.approx(freed(prediction))
     apart = borders(snapshot, prediction, np.arange(len(snapshot.processes)))
     assert apart.within + apart.across == pytest.approx(freed(prediction))
     before, after = (prediction.physical[f"frames_{when}"] for when in ("before", "after"))

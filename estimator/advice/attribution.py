@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.ksm.prediction import Outcome, Prediction
+from estimator.snapshot.names import units_of, vma_labels
 from estimator.snapshot.snapshot import Snapshot
 
 
@@ -37,7 +38,7 @@ def contributions(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
     )
     owners = snapshot.processes[["mm_id", "comm", "cgroup", "uid"]]
     table = vmas.drop(columns="excluded_by").merge(owners, on="mm_id", how="left")
-    table["unit"] = table["cgroup"].map({c: unit_of(c) for c in table["cgroup"].unique()})
+    table["unit"] = units_of(table["cgroup"])
     table["label"] = vma_labels(table)
     table["saved_pages"] = credit[table["vma_id"].to_numpy()]
     table["profit_bytes"] = (
@@ -67,35 +68,6 @@ def contributions_by(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     sums.insert(0, "processes", grouped["mm_id"].nunique())
     order = ["saved_pages", "ksm_merging_pages", "ksm_rmap_items"]
     return sums.sort_values(order, ascending=False, kind="stable").reset_index()
-
-
-def unit_of(cgroup: str) -> str:
-    """The name people know a cgroup by: its systemd unit, else its last path component.
-
-    >>> unit_of("/system.slice/nginx.service/worker")
-    'nginx.service'
-    """
-    parts = [part for part in cgroup.split("/") if part]
-    for part in reversed(parts):
-        if part.endswith((".service", ".scope")):
-            return part
-    return parts[-1] if parts else "/"
-
-
-def vma_labels(vmas: pd.DataFrame) -> npt.NDArray[np.object_]:
-    """What to call VMAs that belong together across processes (str per row of ``vmas``).
-
-    Their name; nameless ones, anonymous mmaps, go by their size, which is the same in every process
-    of a program where addresses are not.
-    """
-    size_mib = ((vmas["end"] - vmas["start"]).to_numpy() >> np.uint64(20)).tolist()
-    return np.array(
-        [
-            name or (f"(anonymous, {mib:,} MiB)" if mib else "(anonymous, below 1 MiB)")
-            for name, mib in zip(vmas["name"], size_mib, strict=True)
-        ],
-        np.object_,
-    )
 
 
 def page_bytes(snapshot: Snapshot) -> int:

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.advice.attribution import contributions, page_bytes, unit_of, vma_labels
+from estimator.advice.attribution import contributions, page_bytes
 from estimator.advice.borders import domain_signature
 from estimator.advice.frontier import Patterns, Peeling, frontier, patterns, smallest_share
 from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Outcome, Prediction
+from estimator.snapshot.names import unit_of, vma_labels
 from estimator.snapshot.snapshot import Snapshot
 
 Domain = Literal["uid", "cgroup"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from estimator.advice.attribution import page_bytes, unit_of
+from estimator.advice.attribution import page_bytes
 from estimator.advice.schedule import scan_time_now
 from estimator.ksm.upper_bound import UpperBound
 from estimator.releases import better_dump
@@ -19,6 +19,7 @@ from estimator.report.prediction_sections import (
 from estimator.report.tables import Column, memory, pages
 from estimator.report.units import count, human_bytes, human_seconds, plural
 from estimator.report.words import COUNTER_MEANINGS, scope_words
+from estimator.snapshot.names import unit_of
 from estimator.snapshot.snapshot import Snapshot
 
 NOT_KNOWN = "?"

@@ -63,7 +63,7 @@ def _figures(snapshot: Snapshot, prediction: Prediction, plan: Plan) -> list[tup
     return [
         ("How much scanning buys how much saving", frontier_figure(snapshot, plan)),
         ("Services", contribution_figure(units, "unit", page_bytes(snapshot))),
-        ("Which processes share with which", sharing_figure(snapshot, prediction)),
+        ("Which processes save memory with which", sharing_figure(snapshot, prediction)),
     ]
 
 

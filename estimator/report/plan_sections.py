@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 from estimator.advice import verdict as _savings
-from estimator.advice.attribution import page_bytes, scanned_pages, unit_of
+from estimator.advice.attribution import page_bytes, scanned_pages
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
 from estimator.advice.schedule import ADVISOR_MIN_CPU, AdvisorSettings, ScanTime, Schedule
@@ -15,6 +15,7 @@ from estimator.report.commands import opt_in_commands, settings_commands
 from estimator.report.prediction_sections import Section
 from estimator.report.tables import Column, memory, pages
 from estimator.report.units import count, human_bytes, human_seconds, percent, plural, printable
+from estimator.snapshot.names import unit_of
 from estimator.snapshot.snapshot import Snapshot
 
 _BLOCKS = 200

@@ -153,7 +153,8 @@ def _contents(summary: Summary) -> Section:
     rows["where"] = [content_words(row) for row in rows.to_dict("records")]
     columns = [
         pages("contents", "contents"),
-        pages("copies of each", "copies"),
+        pages("frames of each", "frames"),
+        pages("mappings of each", "mappings", wide=True),
         memory("frees", "saved_pages", summary.page_bytes),
         Column("where", "where"),
     ]
@@ -161,12 +162,19 @@ def _contents(summary: Summary) -> Section:
 
 
 def content_words(row: Mapping[Hashable, Any]) -> str:
-    """Where the copies of a row of ``top_contents`` are, and one of them to look at."""
-    places = [printable(place) for place in row["places"]]
-    more = f" and {len(places) - 4} more" if len(places) > 4 else ""
+    """Who holds a row of ``Prediction.contents``, and one mapping to look at."""
+    holders = row["holders"]
+    places = [_holder_words(holder) for holder in holders[:4]]
+    more = f" and {len(holders) - 4} more" if len(holders) > 4 else ""
     zero = "zero-filled: " if row["zero"] else ""
-    example = f"pid {row['pid']} {printable(row['name'])} at {row['address']:#x}"
-    return f"{zero}{', '.join(places[:4])}{more}; e.g. {example}"
+    example = f"pid {row['pid']} {printable(row['label'])} at {row['address']:#x}"
+    return f"{zero}{', '.join(places)}{more}; e.g. {example}"
+
+
+def _holder_words(holder: Mapping[str, Any]) -> str:
+    unit = "" if holder["unit"] == "/" else f" in {holder['unit']}"
+    times = f" × {count(holder['mappings'])}" if holder["mappings"] > 1 else ""
+    return printable(f"{holder['comm']} {holder['label']}{unit}") + times
 
 
 def excluded_section(excluded: pd.DataFrame, page_bytes: int) -> Section:

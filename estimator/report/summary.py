@@ -10,7 +10,6 @@ import pandas as pd
 from estimator.advice import verdict as _savings
 from estimator.advice.attribution import contributions, contributions_by, page_bytes
 from estimator.advice.borders import Borders, borders
-from estimator.advice.top_contents import top_contents
 from estimator.advice.verdict import Savings
 from estimator.ksm.coverage import Coverage
 from estimator.ksm.prediction import Prediction
@@ -24,7 +23,7 @@ class Summary:
 
     ``counters``: counter, predicted, now (nullable Int64: the kernel's own at the snapshot),
     meaning. ``units``, ``processes``, ``vma_names``: see ``contributions_by``.
-    ``contents``: see ``top_contents``. ``excluded``: excluded_by, vmas, anonymous_pages.
+    ``contents``: see ``Prediction.contents``. ``excluded``: excluded_by, vmas, anonymous_pages.
     """
 
     page_bytes: int
@@ -50,7 +49,7 @@ def summarize(snapshot: Snapshot, prediction: Prediction, contents: int = 10) ->
         units=contributions_by(table, ["unit", "cgroup"]),
         processes=contributions_by(table, ["pid", "comm", "unit", "uid"]),
         vma_names=contributions_by(table, ["label", "comm"]),
-        contents=top_contents(snapshot, prediction, contents),
+        contents=prediction.contents(contents),
         between_processes=borders(snapshot, prediction, np.arange(len(snapshot.processes))),
         excluded=prediction.excluded,
     )
