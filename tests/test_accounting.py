@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from estimator.advice.attribution import contributions
+from estimator.advice.attribution import contributions, scanned_pages
 from estimator.advice.borders import borders
 from estimator.advice.frontier import Peeling, patterns
 from estimator.advice.verdict import savings
@@ -67,6 +67,11 @@ def test_contributions_add_up_to_what_is_freed(snapshot: Snapshot, limit: int | 
     """Whatever is split, copied, kept by others, changing or unmerged before (another limit)."""
     prediction = predict(snapshot, Policy(scope="enabled", max_page_sharing=limit))
     assert credited(snapshot, prediction) == pytest.approx(freed(prediction))
+    table = contributions(snapshot, prediction)
+    if len(table):
+        net = prediction.physical["net_bytes_saved"]
+        assert table["net_bytes"].sum() == pytest.approx(net, abs=1e-3)
+    assert table["scanned_pages"].sum() == scanned_pages(prediction)
     for by in KEYS:
         assert prediction.pairs(by)["saved_pages"].sum() == pytest.approx(freed(prediction))
     apart = borders(snapshot, prediction, np.arange(len(snapshot.processes)))

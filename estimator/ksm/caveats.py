@@ -41,10 +41,11 @@ def warnings(
     told: Told,
 ) -> list[str]:
     """The warnings that apply, most important first."""
+    few_unknown = (coverage.hashed_share or 0) >= 0.99
     found = [
         *case.snapshot.info.get("source", {}).get("warnings", ()),
         _lost(case),
-        _unknown(coverage),
+        None if few_unknown else _unknown(coverage),
         _starts_over(told),
         _by_release(case),
         _prot_none(case),
@@ -54,6 +55,7 @@ def warnings(
         _no_prctl(case, policy),
         _uncounted_zero_pages(case, fate),
         _changing(case, coverage, told),
+        _unknown(coverage) if few_unknown else None,
     ]
     return [text for text in found if text]
 

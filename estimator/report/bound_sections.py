@@ -156,9 +156,10 @@ def _owners(bound: UpperBound, size: int) -> list[Section]:
     opted_in = Column("opted in", "opted_in", _yes_or_no)
     process = [Column("pid", "pid", str, number=True), Column("comm", "comm"), opted_in]
     unit = [Column("unit", "unit"), Column("cgroup", "cgroup", wide=True)]
+    total = {column.source: bound.processes[column.source].sum() for column in amounts}
     return [
-        Section("To scan: services and cgroups", _by_size(cgroups), unit + amounts, limit=10),
-        Section("To scan: processes", _by_size(bound.processes), process + amounts),
+        Section("To scan: services and cgroups", _by_size(cgroups), unit + amounts, 10, total),
+        Section("To scan: processes", _by_size(bound.processes), process + amounts, total=total),
     ]
 
 

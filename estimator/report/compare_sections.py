@@ -39,7 +39,7 @@ def comparison_sections(comparison: Comparison) -> list[Section]:
         Column("cgroup", "cgroup", wide=True),
         pages("processes A", "processes_a"),
         pages("B", "processes_b"),
-        Column("scanned pages", "ksm_rmap_items_change", _signed, number=True),
+        Column("rmap_items", "ksm_rmap_items_change", _signed, number=True),
         Column("merging pages", "ksm_merging_pages_change", _signed, number=True),
         Column("profit", "ksm_process_profit_change", human_bytes, number=True),
     ]

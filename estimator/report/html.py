@@ -35,7 +35,7 @@ from estimator.report.bound_sections import bound_sections
 from estimator.report.plan_sections import plan_sections
 from estimator.report.plots import contribution_figure, frontier_figure, sharing_figure
 from estimator.report.prediction_sections import Section, prediction_sections
-from estimator.report.tables import Column
+from estimator.report.tables import Column, total_cells
 from estimator.report.units import printable
 from estimator.snapshot.snapshot import Snapshot
 
@@ -108,7 +108,9 @@ def _template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(cells=_cells, shown=_shown_rows, max_rows=MAX_ROWS)
+    environment.globals.update(
+        cells=_cells, total_cells=total_cells, shown=_shown_rows, max_rows=MAX_ROWS
+    )
     return environment.get_template(name)
 
 

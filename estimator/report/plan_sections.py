@@ -61,13 +61,14 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
     sentences.append(
         f"Opt in the {plural(len(plan.lines), 'line')} below: that frees "
         f"{human_bytes(chosen.net_bytes)} net, where everything opted in would free "
-        f"{human_bytes(everything.net_bytes)}, and scans {part} of the pages "
+        f"{human_bytes(everything.net_bytes)} net, and scans {part} of the pages "
         f"({count(scanned)} of {count(everything.scanned_pages)})."
     )
     if plan.within:
         inside = human_bytes(plan.within_pages * page_bytes(snapshot))
         sentences.append(
-            f"Only sharing inside one {plan.within} counted for the choice: {inside} of it. The "
+            f"Only sharing inside one {plan.within} counted for the choice: {inside} of the "
+            f"{human_bytes(chosen.freed_bytes)} that become free, before KSM's records. The "
             "kernel does not keep to that: it merges everything that is opted in, across every "
             f"{plan.within}."
         )
@@ -105,11 +106,13 @@ def _lines(plan: Plan, size: int) -> Section:
         memory("scans", "scanned_pages", size),
         memory("merges", "merged_pages", size),
         memory("frees", "saved_pages", size),
-        memory("profit", "profit_bytes"),
+        memory("net", "profit_bytes"),
         memory("lost without", "loss_bytes"),
         Column("on now", "opted_in", lambda on: "yes" if on else "no"),
     ]
-    return Section("The plan", rows, columns, limit=_BLOCKS)
+    sums = ("scanned_pages", "merged_pages", "saved_pages", "profit_bytes")
+    total = {name: rows[name].sum() for name in sums}
+    return Section("The plan", rows, columns, limit=_BLOCKS, total=total)
 
 
 def settings_words(schedule: Schedule) -> list[str]:

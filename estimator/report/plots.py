@@ -73,7 +73,7 @@ def contribution_figure(
     figure = Figure(figsize=(7, 0.6 + 0.5 * max(len(rows), 2)), layout="constrained")
     axes = figure.add_subplot()
     series = [
-        ("scanned", "ksm_rmap_items", _GREY),
+        ("scanned", "scanned_pages", _GREY),
         ("merged", "ksm_merging_pages", _BLUE),
         ("frees", "saved_pages", _GREEN),
     ]
