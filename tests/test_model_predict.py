@@ -220,6 +220,10 @@ def test_json_holds_exact_integers() -> None:
         "smaps_ksm_pages": 2,
         "unknown_pages": 0,
         "ksm_process_profit": 2 * 4096 - 2 * 64,
+        "unit": "web.service",
+        "scanned_pages": 2,
+        "saved_pages": round(4 / 3, 6),
+        "net_bytes": round((4 * 4096 - found["physical"]["overhead_bytes"]) / 3, 6),
     }
     assert [c["ksm_rmap_items"] for c in found["cgroups"]] == [2, 2, 2]
 

@@ -63,21 +63,26 @@ _advice_options = options(
 @policy_options
 @_advice_options
 @min_coverage_option
+@_json
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page.")
-def report(snapshot: Path, html: Path | None, min_coverage: float, **chosen: Any) -> None:
+def report(
+    snapshot: Path, as_json: bool, html: Path | None, min_coverage: float, **chosen: Any
+) -> None:
     """Say what KSM would save, who brings it, and from what."""
     from estimator.ksm.policy import Policy
     from estimator.snapshot.store import open_snapshot
 
+    if html is not None and as_json:
+        raise UsageError("--json and --html are two reports", hint="ask for one, then the other")
     opened = open_snapshot(snapshot)
     advice, policy = _split(chosen)
     if html is None:
         _refuse_advice_options()
         if opened.info.get("without_contents"):
-            answer_with_bound(opened, Policy(**policy), False, min_coverage)
+            answer_with_bound(opened, Policy(**policy), as_json, min_coverage)
             return
         prediction = _predict(opened, policy)
-        _print_prediction(opened, prediction)
+        show_prediction(opened, prediction, as_json)
         require_coverage(prediction.coverage, min_coverage)
         return
     if html.exists():
@@ -236,7 +241,14 @@ def _predict(snapshot: Snapshot, policy: dict[str, Any]) -> Prediction:
     return predict(snapshot, Policy(**policy))
 
 
-def _print_prediction(snapshot: Snapshot, prediction: Prediction) -> None:
+def show_prediction(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:
+    """Write a prediction to stdout, as text or JSON."""
+    if as_json:
+        from estimator.report.as_json import prediction_json_parts
+
+        sys.stdout.buffer.writelines(prediction_json_parts(prediction))
+        click.echo()
+        return
     from estimator.report.tables import make_console
     from estimator.report.text import render
 

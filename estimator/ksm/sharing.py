@@ -97,7 +97,7 @@ def _groups(prediction: Prediction, by: By) -> tuple[pd.DataFrame, Ints]:
     group: Ints = np.arange(len(table), dtype=np.int64)
     names = table
     if by != "process":
-        group = table.groupby(KEYS[by], sort=False).ngroup().to_numpy(np.int64)
+        group = np.asarray(table.groupby(KEYS[by], sort=False).ngroup(), np.int64)
         names = table.drop_duplicates().reset_index(drop=True)
     names = names.astype({"pid": "Int64"}) if by == "process" else names
     if len(names) <= _MOST:
