@@ -126,17 +126,23 @@ def compare(a: Path, b: Path, as_json: bool, **policy: Any) -> None:
 
     The options are for snapshots: what is in a file was predicted already.
     """
+    from estimator.advice.compare import changed_contents
     from estimator.advice.compare import compare as compare_predictions
     from estimator.report.as_json import comparison_json
     from estimator.report.tables import make_console
     from estimator.report.text import render_comparison
+    from estimator.snapshot.store import open_snapshot
 
     if a.is_file() and b.is_file() and (given := _given(policy)):
         raise UsageError(
             f"{', '.join(given)} can't change what {a} and {b} say: they were predicted already",
             hint="predict with these options, or compare snapshots",
         )
-    comparison = compare_predictions(_load(a, policy), _load(b, policy))
+    predictions = [_load(path, policy) for path in (a, b)]
+    contents = None
+    if not a.is_file() and not b.is_file():
+        contents = changed_contents(open_snapshot(a), open_snapshot(b))
+    comparison = compare_predictions(predictions[0], predictions[1], contents)
     if as_json:
         click.echo(json.dumps(comparison_json(comparison)))
     else:

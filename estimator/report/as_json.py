@@ -131,6 +131,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         "programs": records(comparison.programs),
         "origins": comparison.origins.to_dict("records"),
         "settings": comparison.settings.to_dict("records"),
+        "changed_contents": None if comparison.contents is None else records(comparison.contents),
     }
 
 
