@@ -50,6 +50,7 @@ def contributions(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
     return table
 
 
+_DIGITS = 6  # of sums of credits, so that one sum is one number whatever the order of its parts
 _SUMS = [
     "ksm_rmap_items",
     "ksm_merging_pages",
@@ -67,7 +68,7 @@ def contributions_by(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     Columns: ``keys``, processes (how many mms), and the sums of the numeric columns.
     """
     grouped = table.groupby(keys, sort=False, dropna=False)
-    sums = grouped[_SUMS].sum()
+    sums = grouped[_SUMS].sum().round(_DIGITS)
     sums.insert(0, "processes", grouped["mm_id"].nunique())
     order = ["saved_pages", "ksm_merging_pages", "ksm_rmap_items"]
     return sums.sort_values(order, ascending=False, kind="stable").reset_index()
@@ -75,7 +76,7 @@ def contributions_by(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 def contributions_total(table: pd.DataFrame) -> dict[str, float]:
     """The sums of all of ``contributions``: processes (how many mms), and the numeric columns."""
-    sums = {name: table[name].sum() for name in _SUMS}
+    sums = {name: round(table[name].sum(), _DIGITS) for name in _SUMS}
     return {"processes": table["mm_id"].nunique()} | sums
 
 

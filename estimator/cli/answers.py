@@ -131,18 +131,15 @@ def compare(a: Path, b: Path, as_json: bool, **policy: Any) -> None:
     from estimator.report.as_json import comparison_json
     from estimator.report.tables import make_console
     from estimator.report.text import render_comparison
-    from estimator.snapshot.store import open_snapshot
 
     if a.is_file() and b.is_file() and (given := _given(policy)):
         raise UsageError(
             f"{', '.join(given)} can't change what {a} and {b} say: they were predicted already",
             hint="predict with these options, or compare snapshots",
         )
-    predictions = [_load(path, policy) for path in (a, b)]
-    contents = None
-    if not a.is_file() and not b.is_file():
-        contents = changed_contents(open_snapshot(a), open_snapshot(b))
-    comparison = compare_predictions(predictions[0], predictions[1], contents)
+    (one, first), (other, second) = (_load(path, policy) for path in (a, b))
+    contents = changed_contents(first, second) if first and second else None
+    comparison = compare_predictions(one, other, contents)
     if as_json:
         click.echo(json.dumps(comparison_json(comparison)))
     else:
@@ -297,13 +294,14 @@ def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> tuple[
     return report_page(snapshot, plan.everything, plan, times, risk), plan.everything.coverage
 
 
-def _load(path: Path, policy: dict[str, Any]) -> Any:
-    """The prediction of a snapshot, or one written by predict --json."""
+def _load(path: Path, policy: dict[str, Any]) -> tuple[Any, Snapshot | None]:
+    """The prediction of a snapshot, with it, or one written by predict --json."""
     from estimator.report.as_json import prediction_json
     from estimator.snapshot.store import open_snapshot
 
     if not path.is_file():
-        return prediction_json(_predict(open_snapshot(path), policy))
+        snapshot = open_snapshot(path)
+        return prediction_json(_predict(snapshot, policy)), snapshot
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -315,7 +313,7 @@ def _load(path: Path, policy: dict[str, Any]) -> Any:
         raise CannotAnswerError(
             f"{path} holds an upper bound, made without page contents: there is nothing to compare"
         )
-    return found
+    return found, None
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -74,11 +74,11 @@ def _page(
     figures: list[tuple[str, Markup]],
     plan: list[Section],
 ) -> str:
-    info = snapshot.info
+    title, subtitle = _header(snapshot)
     script = _resource("report.js")
     return _template("report.html.j2").render(
-        title=printable(f"KSM on {info['host']}"),
-        subtitle=printable(f"Linux {info['kernel']['release']}, {info['collected_at']}"),
+        title=title,
+        subtitle=subtitle,
         style=Markup(_resource("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -87,6 +87,16 @@ def _page(
         report=report,
         plan=plan,
     )
+
+
+def _header(snapshot: Snapshot) -> tuple[str, str]:
+    """Of what machine the page is, and of when: of a dump only the time of reading is known."""
+    info = snapshot.info
+    host = info.get("host")
+    named = f" on {host}" if host and host != "(none)" else ""
+    source = "from a crash dump that was read" if info["source"].get("kind") == "core" else "read"
+    about = f"Linux {info['kernel']['release']}, {source} at {info['collected_at']}"
+    return printable(f"KSM{named}"), printable(about)
 
 
 def bound_page(snapshot: Snapshot, bound: UpperBound) -> str:

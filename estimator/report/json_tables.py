@@ -31,7 +31,7 @@ def prediction_tables(prediction: Prediction) -> dict[str, pd.DataFrame]:
         ).drop(columns="mm_id"),
         "vmas": vmas.drop(columns=["vma_id", "mm_id", "excluded_by"])[_touched(vmas)],
         "cgroups": _with(gains, cgroups, "cgroup"),
-        "units": contributions_by(gains, ["unit"]).round(6),
+        "units": contributions_by(gains, ["unit"]),
         "excluded": prediction.excluded,
     }
 
