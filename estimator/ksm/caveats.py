@@ -25,7 +25,7 @@ _TAKES_IN_LATER_CHANGES = re.compile(r"\.el\d|-default$")  # RHEL and its kin, S
 class Told:
     """How the question was put: with a later look; with settings that need a fresh start.
 
-    ``compared_pages``: how many candidate pages a later look could compare; None: there was none.
+    ``compared_pages``: candidate mappings that a later look could compare; None: there was none.
     """
 
     compared_pages: int | None = None
@@ -104,10 +104,10 @@ def _lost(case: Case) -> str | None:
 def _unknown(coverage: Coverage) -> str | None:
     parts = []
     if coverage.unknown_pages:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in coverage.unknown_by_reason.items())
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in coverage.unknown_by_reason.items())
         parts.append(
-            f"{coverage.unknown_pages} of {coverage.candidate_pages} candidate pages could not be "
-            f"read ({reasons})"
+            f"{coverage.unknown_pages:,} of {coverage.candidate_pages:,} candidate mappings could "
+            f"not be read ({reasons})"
         )
     if missing := _page_tables(coverage):
         parts.append(missing)
@@ -142,8 +142,8 @@ def _changing(case: Case, coverage: Coverage, told: Told) -> str:
             "and pages_sharing are upper bounds."
         )
     text = (
-        f"{compared} of {total} candidate pages could be compared with a later look, "
-        f"{coverage.changed_pages} changed and are taken to keep changing: they count as "
+        f"{compared:,} of {total:,} candidate mappings could be compared with a later look, "
+        f"{coverage.changed_pages:,} changed and are taken to keep changing: they count as "
         "volatile."
     )
     if compared < total:
@@ -187,9 +187,9 @@ def _order(case: Case, policy: Policy, fate: Fate) -> str | None:
     frames = case.frame_of_row[fate.simulated]
     contents = len(distinct(case.contents.of_frame[frames]))
     text = (
-        f"{contents} contents on {len(fate.simulated)} pages depend on the order in which ksmd "
-        "scans (more copies than max_page_sharing, shared by fork, pinned or zero-filled): they "
-        "are simulated in that order. "
+        f"{contents:,} contents on {len(fate.simulated):,} mappings depend on the order in which "
+        "ksmd scans (more copies than max_page_sharing, shared by fork, pinned or zero-filled): "
+        "they are simulated in that order. "
     )
     unlisted = ~on_ksmds_list(case.snapshot)
     if policy.scope == "all" and (unlisted & case.candidates.mms).any():

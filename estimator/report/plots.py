@@ -98,7 +98,7 @@ def sharing_figure(snapshot: Snapshot, prediction: Prediction) -> Figure:
     saved, _ = saved_between(prediction, group, len(names))
     matrix = saved * page_bytes(snapshot) / _MIB
     size = 2.2 + 0.28 * max(len(names), 4)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    figure = Figure(figsize=(max(size + 1, 7), size), layout="constrained")  # letters of one size
     axes = figure.add_subplot()
     shown = np.ma.masked_equal(matrix, 0)
     top = float(matrix.max(initial=0)) or 1.0
