@@ -120,7 +120,7 @@ def test_in_a_browser(browser_page: Page, tmp_path: Path) -> None:
     assert [int(pid) for pid in column.all_inner_texts()] == sorted(pids)
     freed = processes.get_by_role("button", name="frees", exact=True)
     freed.click()
-    keys = processes.locator("tbody td:nth-child(9)").evaluate_all(
+    keys = processes.locator("tbody td:nth-child(10)").evaluate_all(
         "c => c.map(x => +x.dataset.key)"
     )
     assert keys == sorted(keys, reverse=True)

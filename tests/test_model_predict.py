@@ -164,7 +164,7 @@ def test_unknown_pages_are_in_no_counter() -> None:
     assert found.coverage.page_table_missing_pages == 5
     assert found.coverage.pages_sharing_at_most == 8
     assert found.processes["unknown_pages"].tolist() == [2, 0]
-    assert "2 of 4 candidate pages could not be read (2 excluded)" in found.warnings[0]
+    assert "2 of 4 candidate mappings could not be read (2 excluded)" in found.warnings[0]
 
 
 def test_nothing_readable_can_not_be_answered() -> None:
@@ -220,6 +220,10 @@ def test_json_holds_exact_integers() -> None:
         "smaps_ksm_pages": 2,
         "unknown_pages": 0,
         "ksm_process_profit": 2 * 4096 - 2 * 64,
+        "unit": "web.service",
+        "scanned_pages": 2,
+        "saved_pages": round(4 / 3, 6),
+        "net_bytes": round((4 * 4096 - found["physical"]["overhead_bytes"]) / 3, 6),
     }
     assert [c["ksm_rmap_items"] for c in found["cgroups"]] == [2, 2, 2]
 
@@ -359,7 +363,7 @@ def test_pages_that_change_between_two_snapshots_never_merge() -> None:
     assert found.coverage.changed_pages == 1
     assert found.coverage.candidate_pages == 6
     assert found.coverage.compared_pages == 6
-    assert "6 of 6 candidate pages could be compared" in found.warnings[-1]
+    assert "6 of 6 candidate mappings could be compared" in found.warnings[-1]
     assert ", 1 changed" in found.warnings[-1]
     assert "not known" not in found.warnings[-1]
     assert "upper bounds" in predict(earlier, ENABLED).warnings[-1]
@@ -376,7 +380,7 @@ def test_a_process_that_went_away_is_not_steady() -> None:
     shifted.vmas["start"] = earlier.vmas["start"][1:].to_numpy()
     found = predict(earlier, ENABLED, later=shifted)
     assert found.coverage.changed_pages == 4
-    assert "4 of 6 candidate pages could be compared" in found.warnings[-1]
+    assert "4 of 6 candidate mappings could be compared" in found.warnings[-1]
     assert "others keep changing is not known" in found.warnings[-1]
 
 
@@ -392,7 +396,7 @@ def test_warnings_tell_what_can_go_wrong() -> None:
     system.fork(system.process(*small(7), listed=False), 3)
     system.process(*small(7), listed=False)
     texts = " ".join(predict(system.snapshot(), Policy(scope="all")).warnings)
-    assert "1 contents on 5 pages depend on the order" in texts
+    assert "1 contents on 5 mappings depend on the order" in texts
     assert "another order" in texts
     assert "DAMON" not in texts
     snapshot = system.snapshot()

@@ -36,6 +36,10 @@ def test_the_example_goes_from_worth_it_to_which_two(
 ) -> None:
     write_snapshot(fork_server(), tmp_path / "made-up.ksm")
     outputs = run_example(tmp_path / "made-up.ksm", monkeypatch)
+    reports = [o["data"] for o in outputs if "would free" in o.get("data", {}).get("text/html", "")]
+    assert len(reports) == 2
+    assert all("would free" in report["text/plain"] for report in reports)
+    assert all(output["output_type"] != "display_data" for output in outputs)
     kinds = {kind for output in outputs for kind in output.get("data", {})}
     assert {"text/html", "image/png"} <= kinds
     assert outputs[-1]["text"].startswith("/system.slice/app.service and /system.slice/batch")
@@ -55,3 +59,5 @@ def test_reports_show_themselves_as_html_and_text() -> None:
         html = display._repr_html_()
         assert words in html
         assert "<script" not in html
+        assert "<button" not in html
+        assert 'type="search"' not in html

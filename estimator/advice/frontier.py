@@ -295,7 +295,7 @@ def frontier(found: Patterns, scanned_pages: Ints) -> pd.DataFrame:
         peeling.remove(piece)
         scanned -= int(scanned_pages[piece])
     columns = ["piece", "scanned_pages", "saved_pages", "gain_pages"]
-    return pd.DataFrame(steps[::-1], columns=columns)
+    return pd.DataFrame(steps[::-1], columns=columns, dtype=np.int64)
 
 
 def smallest_share(steps: pd.DataFrame, share: float) -> Ints:

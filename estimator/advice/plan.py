@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.advice.attribution import contributions, page_bytes, unit_of, vma_labels
+from estimator.advice.attribution import contributions
 from estimator.advice.borders import domain_signature
 from estimator.advice.frontier import Patterns, Peeling, frontier, patterns, smallest_share
 from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Outcome, Prediction
+from estimator.snapshot.names import unit_of, vma_labels
 from estimator.snapshot.snapshot import Snapshot
 
 Domain = Literal["uid", "cgroup"]
@@ -33,7 +34,8 @@ class Plan:
     ``lines``: one row per thing to do, biggest saving first: means ("unit": MemoryKSM= of a
     systemd service, "program": prctl, "vma": madvise), cgroup, comm (empty for a unit), name (label
     of the VMAs, for "vma"), processes, scanned_pages, merged_pages (of these, on stable nodes or
-    the zero page), saved_pages (f64, its part of the saving), profit_bytes (saved less rmap_items),
+    the zero page), saved_pages (f64, its part of the saving), profit_bytes (net: saved less
+    its part of KSM's records),
     loss_pages (saved frames lost without this line alone), opted_in (bool: all of its VMAs that
     count are VM_MERGEABLE already).
 
@@ -171,7 +173,8 @@ def _write_lines(
             ("program", table.groupby(["cgroup", "comm"])[["visited", "wanted"]].transform("sum")),
         )
     }
-    in_service = table["cgroup"].map(lambda cgroup: systemd_service(cgroup) is not None)
+    services = [systemd_service(cgroup) is not None for cgroup in table["cgroup"]]
+    in_service = np.array(services, np.bool_)
     unit = has_prctl & in_service & useful["unit"]
     program = has_prctl & useful["program"] & ~unit
     table["means"] = np.select([unit, program], ["unit", "program"], "vma")
@@ -204,11 +207,8 @@ def _price(
         scanned_pages=_visited(snapshot, prediction, line_of_vma, len(lines)),
         merged_pages=grouped["ksm_merging_pages"].sum() + grouped["ksm_zero_pages"].sum(),
         saved_pages=grouped["saved_pages"].sum(),
+        profit_bytes=grouped["net_bytes"].sum(),
         loss_pages=Peeling(found, max(len(lines), 1)).loss_pages[: len(lines)],
         opted_in=counts.reindex(lines.index, fill_value=False),
-    )
-    rmap_item = snapshot.info["sizes"]["ksm_rmap_item"]
-    priced["profit_bytes"] = (
-        priced["saved_pages"] * page_bytes(snapshot) - priced["scanned_pages"] * rmap_item
     )
     return priced.sort_values("saved_pages", ascending=False, ignore_index=True)

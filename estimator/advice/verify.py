@@ -119,7 +119,10 @@ def _caveats(prediction: Prediction, reality: Reality) -> list[str]:
         caveats.append(f"ksmd is not running: /sys/kernel/mm/ksm/run is {ksm.get('run', 'absent')}")
     scans = ksm.get("full_scans", 0)
     if scans < 4:
-        caveats.append(f"ksmd has done {scans} full scans; merging takes at least 3, so wait")
+        caveats.append(
+            f"ksmd has done {scans} full scans since the last echo 2 > run, or the boot; merging "
+            "takes at least 3, so wait"
+        )
     if ksm.get("smart_scan"):
         caveats.append("smart_scan is on: compare the sum of pages_unshared and pages_volatile")
     for name in _SETTINGS:

@@ -20,6 +20,7 @@ from estimator.cli.answers import (
     compare,
     report,
     require_coverage,
+    show_prediction,
     verify,
 )
 from estimator.cli.interrupts import interrupted, raise_on_signals
@@ -30,7 +31,6 @@ from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError
 from estimator.report.units import printable, printable_lines
 
 if TYPE_CHECKING:
-    from estimator.ksm.prediction import Prediction
     from estimator.snapshot.snapshot import Snapshot
 
 _COMPLETE = "_KSM_ESTIMATOR_COMPLETE"
@@ -159,21 +159,8 @@ def _answer_with(
         answer_with_bound(snapshot, Policy(**policy), as_json, min_coverage)
         return
     prediction = predict(snapshot, Policy(**policy), later=later)
-    _show(snapshot, prediction, as_json)
+    show_prediction(snapshot, prediction, as_json)
     require_coverage(prediction.coverage, min_coverage)
-
-
-def _show(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:
-    if as_json:
-        from estimator.report.as_json import prediction_json_parts
-
-        sys.stdout.buffer.writelines(prediction_json_parts(prediction))
-        click.echo()
-        return
-    from estimator.report.tables import make_console
-    from estimator.report.text import render
-
-    render(snapshot, prediction, make_console(sys.stdout))
 
 
 for command in (report, advise, compare, verify):

@@ -63,21 +63,26 @@ _advice_options = options(
 @policy_options
 @_advice_options
 @min_coverage_option
+@_json
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page.")
-def report(snapshot: Path, html: Path | None, min_coverage: float, **chosen: Any) -> None:
+def report(
+    snapshot: Path, as_json: bool, html: Path | None, min_coverage: float, **chosen: Any
+) -> None:
     """Say what KSM would save, who brings it, and from what."""
     from estimator.ksm.policy import Policy
     from estimator.snapshot.store import open_snapshot
 
+    if html is not None and as_json:
+        raise UsageError("--json and --html are two reports", hint="ask for one, then the other")
     opened = open_snapshot(snapshot)
     advice, policy = _split(chosen)
     if html is None:
         _refuse_advice_options()
         if opened.info.get("without_contents"):
-            answer_with_bound(opened, Policy(**policy), False, min_coverage)
+            answer_with_bound(opened, Policy(**policy), as_json, min_coverage)
             return
         prediction = _predict(opened, policy)
-        _print_prediction(opened, prediction)
+        show_prediction(opened, prediction, as_json)
         require_coverage(prediction.coverage, min_coverage)
         return
     if html.exists():
@@ -121,6 +126,7 @@ def compare(a: Path, b: Path, as_json: bool, **policy: Any) -> None:
 
     The options are for snapshots: what is in a file was predicted already.
     """
+    from estimator.advice.compare import changed_contents
     from estimator.advice.compare import compare as compare_predictions
     from estimator.report.as_json import comparison_json
     from estimator.report.tables import make_console
@@ -131,7 +137,9 @@ def compare(a: Path, b: Path, as_json: bool, **policy: Any) -> None:
             f"{', '.join(given)} can't change what {a} and {b} say: they were predicted already",
             hint="predict with these options, or compare snapshots",
         )
-    comparison = compare_predictions(_load(a, policy), _load(b, policy))
+    (one, first), (other, second) = (_load(path, policy) for path in (a, b))
+    contents = changed_contents(first, second) if first and second else None
+    comparison = compare_predictions(one, other, contents)
     if as_json:
         click.echo(json.dumps(comparison_json(comparison)))
     else:
@@ -236,7 +244,14 @@ def _predict(snapshot: Snapshot, policy: dict[str, Any]) -> Prediction:
     return predict(snapshot, Policy(**policy))
 
 
-def _print_prediction(snapshot: Snapshot, prediction: Prediction) -> None:
+def show_prediction(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:
+    """Write a prediction to stdout, as text or JSON."""
+    if as_json:
+        from estimator.report.as_json import prediction_json_parts
+
+        sys.stdout.buffer.writelines(prediction_json_parts(prediction))
+        click.echo()
+        return
     from estimator.report.tables import make_console
     from estimator.report.text import render
 
@@ -279,13 +294,14 @@ def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> tuple[
     return report_page(snapshot, plan.everything, plan, times, risk), plan.everything.coverage
 
 
-def _load(path: Path, policy: dict[str, Any]) -> Any:
-    """The prediction of a snapshot, or one written by predict --json."""
+def _load(path: Path, policy: dict[str, Any]) -> tuple[Any, Snapshot | None]:
+    """The prediction of a snapshot, with it, or one written by predict --json."""
     from estimator.report.as_json import prediction_json
     from estimator.snapshot.store import open_snapshot
 
     if not path.is_file():
-        return prediction_json(_predict(open_snapshot(path), policy))
+        snapshot = open_snapshot(path)
+        return prediction_json(_predict(snapshot, policy)), snapshot
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -297,7 +313,7 @@ def _load(path: Path, policy: dict[str, Any]) -> Any:
         raise CannotAnswerError(
             f"{path} holds an upper bound, made without page contents: there is nothing to compare"
         )
-    return found
+    return found, None
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -69,7 +69,7 @@ def predict(
     if not rules.merge_across_nodes:
         _require_nodes(snapshot)
     changes = known_changes(snapshot, later)
-    frame_count = len(snapshot.frames)
+    as_found = snapshot
     starts_over = has_to_start_over(snapshot, policy, ksm)
     if starts_over:
         snapshot = unmerged(snapshot)
@@ -86,7 +86,8 @@ def predict(
     case = Case(snapshot, rules, candidates, contents, facts)
     told = Told(compared_pages=_compared(changes, candidates), starts_over=starts_over)
     prediction = summarise(case, policy, settle(case), told)
-    return replace(prediction, content=prediction.content[:frame_count])
+    content = prediction.content[: len(as_found.frames)]
+    return replace(prediction, snapshot=as_found, content=content)
 
 
 def _with_contents(info: Mapping[str, Any]) -> str:

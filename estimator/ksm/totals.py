@@ -65,6 +65,7 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
     freed = freed_frames(case, fate, unmapped)
     columns = {name: per_mm[name].to_numpy() for name in (*_SUMS, "ksm_process_profit")}
     return Prediction(
+        snapshot=case.snapshot,
         policy=policy,
         kernel=dict(case.snapshot.info["kernel"]),
         origin=origin(case.snapshot.info),

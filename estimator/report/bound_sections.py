@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from estimator.advice.attribution import page_bytes, unit_of
+from estimator.advice.attribution import page_bytes
 from estimator.advice.schedule import scan_time_now
 from estimator.ksm.upper_bound import UpperBound
 from estimator.releases import better_dump
@@ -19,6 +19,7 @@ from estimator.report.prediction_sections import (
 from estimator.report.tables import Column, memory, pages
 from estimator.report.units import count, human_bytes, human_seconds, plural
 from estimator.report.words import COUNTER_MEANINGS, scope_words
+from estimator.snapshot.names import unit_of
 from estimator.snapshot.snapshot import Snapshot
 
 NOT_KNOWN = "?"
@@ -155,9 +156,10 @@ def _owners(bound: UpperBound, size: int) -> list[Section]:
     opted_in = Column("opted in", "opted_in", _yes_or_no)
     process = [Column("pid", "pid", str, number=True), Column("comm", "comm"), opted_in]
     unit = [Column("unit", "unit"), Column("cgroup", "cgroup", wide=True)]
+    total = {column.source: bound.processes[column.source].sum() for column in amounts}
     return [
-        Section("To scan: services and cgroups", _by_size(cgroups), unit + amounts, limit=10),
-        Section("To scan: processes", _by_size(bound.processes), process + amounts),
+        Section("To scan: services and cgroups", _by_size(cgroups), unit + amounts, 10, total),
+        Section("To scan: processes", _by_size(bound.processes), process + amounts, total=total),
     ]
 
 

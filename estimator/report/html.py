@@ -20,7 +20,12 @@ from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from estimator.advice.attribution import contributions, contributions_by, page_bytes
+from estimator.advice.attribution import (
+    contributions,
+    contributions_by,
+    page_bytes,
+    scanned_pages,
+)
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
 from estimator.advice.schedule import Schedule
@@ -30,7 +35,7 @@ from estimator.report.bound_sections import bound_sections
 from estimator.report.plan_sections import plan_sections
 from estimator.report.plots import contribution_figure, frontier_figure, sharing_figure
 from estimator.report.prediction_sections import Section, prediction_sections
-from estimator.report.tables import Column
+from estimator.report.tables import Column, total_cells
 from estimator.report.units import printable
 from estimator.snapshot.snapshot import Snapshot
 
@@ -41,14 +46,9 @@ MAX_ROWS = 1000
 def report_page(
     snapshot: Snapshot, prediction: Prediction, plan: Plan, schedule: Schedule, risk: Risk
 ) -> str:
-    """The whole report as an HTML document."""
-    units = contributions_by(contributions(snapshot, prediction), ["unit"])
-    figures = [
-        ("How much scanning buys how much saving", frontier_figure(snapshot, plan)),
-        ("Services", contribution_figure(units, "unit", page_bytes(snapshot))),
-        ("Which processes share with which", sharing_figure(snapshot, prediction)),
-    ]
+    """The whole report as an HTML document; without figures where ksmd finds nothing to scan."""
     verdict, *report = prediction_sections(snapshot, prediction)
+    figures = _figures(snapshot, prediction, plan) if scanned_pages(prediction) else []
     return _page(
         snapshot,
         verdict,
@@ -58,6 +58,15 @@ def report_page(
     )
 
 
+def _figures(snapshot: Snapshot, prediction: Prediction, plan: Plan) -> list[tuple[str, Figure]]:
+    units = contributions_by(contributions(snapshot, prediction), ["unit"])
+    return [
+        ("How much scanning buys how much saving", frontier_figure(snapshot, plan)),
+        ("Services", contribution_figure(units, "unit", page_bytes(snapshot))),
+        ("Which processes save memory with which", sharing_figure(snapshot, prediction)),
+    ]
+
+
 def _page(
     snapshot: Snapshot,
     verdict: Section,
@@ -65,11 +74,11 @@ def _page(
     figures: list[tuple[str, Markup]],
     plan: list[Section],
 ) -> str:
-    info = snapshot.info
+    title, subtitle = _header(snapshot)
     script = _resource("report.js")
     return _template("report.html.j2").render(
-        title=printable(f"KSM on {info['host']}"),
-        subtitle=printable(f"Linux {info['kernel']['release']}, {info['collected_at']}"),
+        title=title,
+        subtitle=subtitle,
         style=Markup(_resource("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -80,6 +89,16 @@ def _page(
     )
 
 
+def _header(snapshot: Snapshot) -> tuple[str, str]:
+    """Of what machine the page is, and of when: of a dump only the time of reading is known."""
+    info = snapshot.info
+    host = info.get("host")
+    named = f" on {host}" if host and host != "(none)" else ""
+    source = "from a crash dump that was read" if info["source"].get("kind") == "core" else "read"
+    about = f"Linux {info['kernel']['release']}, {source} at {info['collected_at']}"
+    return printable(f"KSM{named}"), printable(about)
+
+
 def bound_page(snapshot: Snapshot, bound: UpperBound) -> str:
     """The report of a snapshot without page contents as an HTML document: no figures, no plan."""
     verdict, *report = bound_sections(snapshot, bound)
@@ -87,8 +106,8 @@ def bound_page(snapshot: Snapshot, bound: UpperBound) -> str:
 
 
 def fragment(sections: list[Section]) -> str:
-    """``sections`` as a piece of HTML, for a notebook."""
-    style = Markup(_resource("report.css"))
+    """``sections`` as a piece of HTML in the style of the notebook around it, without a script."""
+    style = Markup(_resource("fragment.css"))
     return _template("fragment.html.j2").render(style=style, sections=sections)
 
 
@@ -99,7 +118,9 @@ def _template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(cells=_cells, shown=_shown_rows, max_rows=MAX_ROWS)
+    environment.globals.update(
+        cells=_cells, total_cells=total_cells, shown=_shown_rows, max_rows=MAX_ROWS
+    )
     return environment.get_template(name)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 from estimator.advice import verdict as _savings
-from estimator.advice.attribution import page_bytes, scanned_pages, unit_of
+from estimator.advice.attribution import page_bytes, scanned_pages
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
 from estimator.advice.schedule import ADVISOR_MIN_CPU, AdvisorSettings, ScanTime, Schedule
@@ -15,6 +15,7 @@ from estimator.report.commands import opt_in_commands, settings_commands
 from estimator.report.prediction_sections import Section
 from estimator.report.tables import Column, memory, pages
 from estimator.report.units import count, human_bytes, human_seconds, percent, plural, printable
+from estimator.snapshot.names import unit_of
 from estimator.snapshot.snapshot import Snapshot
 
 _BLOCKS = 200
@@ -60,13 +61,14 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
     sentences.append(
         f"Opt in the {plural(len(plan.lines), 'line')} below: that frees "
         f"{human_bytes(chosen.net_bytes)} net, where everything opted in would free "
-        f"{human_bytes(everything.net_bytes)}, and scans {part} of the pages "
+        f"{human_bytes(everything.net_bytes)} net, and scans {part} of the pages "
         f"({count(scanned)} of {count(everything.scanned_pages)})."
     )
     if plan.within:
         inside = human_bytes(plan.within_pages * page_bytes(snapshot))
         sentences.append(
-            f"Only sharing inside one {plan.within} counted for the choice: {inside} of it. The "
+            f"Only sharing inside one {plan.within} counted for the choice: {inside} of the "
+            f"{human_bytes(chosen.freed_bytes)} that become free, before KSM's records. The "
             "kernel does not keep to that: it merges everything that is opted in, across every "
             f"{plan.within}."
         )
@@ -104,11 +106,13 @@ def _lines(plan: Plan, size: int) -> Section:
         memory("scans", "scanned_pages", size),
         memory("merges", "merged_pages", size),
         memory("frees", "saved_pages", size),
-        memory("profit", "profit_bytes"),
+        memory("net", "profit_bytes"),
         memory("lost without", "loss_bytes"),
         Column("on now", "opted_in", lambda on: "yes" if on else "no"),
     ]
-    return Section("The plan", rows, columns, limit=_BLOCKS)
+    sums = ("scanned_pages", "merged_pages", "saved_pages", "profit_bytes")
+    total = {name: rows[name].sum() for name in sums}
+    return Section("The plan", rows, columns, limit=_BLOCKS, total=total)
 
 
 def settings_words(schedule: Schedule) -> list[str]:

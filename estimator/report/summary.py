@@ -8,9 +8,13 @@ import numpy as np
 import pandas as pd
 
 from estimator.advice import verdict as _savings
-from estimator.advice.attribution import contributions, contributions_by, page_bytes
+from estimator.advice.attribution import (
+    contributions,
+    contributions_by,
+    contributions_total,
+    page_bytes,
+)
 from estimator.advice.borders import Borders, borders
-from estimator.advice.top_contents import top_contents
 from estimator.advice.verdict import Savings
 from estimator.ksm.coverage import Coverage
 from estimator.ksm.prediction import Prediction
@@ -23,8 +27,9 @@ class Summary:
     """The tables and numbers of a report.
 
     ``counters``: counter, predicted, now (nullable Int64: the kernel's own at the snapshot),
-    meaning. ``units``, ``processes``, ``vma_names``: see ``contributions_by``.
-    ``contents``: see ``top_contents``. ``excluded``: excluded_by, vmas, anonymous_pages.
+    meaning. ``units``, ``processes``, ``vma_names``: see ``contributions_by``;
+    ``total``: ``contributions_total``. ``pairs``: of programs, see ``Prediction.pairs``.
+    ``contents``: see ``Prediction.contents``. ``excluded``: excluded_by, vmas, anonymous_pages.
     """
 
     page_bytes: int
@@ -34,6 +39,8 @@ class Summary:
     units: pd.DataFrame
     processes: pd.DataFrame
     vma_names: pd.DataFrame
+    total: dict[str, float]
+    pairs: pd.DataFrame
     contents: pd.DataFrame
     between_processes: Borders
     excluded: pd.DataFrame
@@ -50,7 +57,9 @@ def summarize(snapshot: Snapshot, prediction: Prediction, contents: int = 10) ->
         units=contributions_by(table, ["unit", "cgroup"]),
         processes=contributions_by(table, ["pid", "comm", "unit", "uid"]),
         vma_names=contributions_by(table, ["label", "comm"]),
-        contents=top_contents(snapshot, prediction, contents),
+        total=contributions_total(table),
+        pairs=prediction.pairs("program"),
+        contents=prediction.contents(contents),
         between_processes=borders(snapshot, prediction, np.arange(len(snapshot.processes))),
         excluded=prediction.excluded,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -44,11 +44,12 @@ class _Console(Console):
 def make_console(file: IO[str], width: int | None = None) -> Console:
     """A console on ``file``: colour on a terminal only, and wide where there is no width.
 
+    It writes to ``file`` in a notebook too, where Rich would show every line by itself.
     COLUMNS and NO_COLOR are honoured. ``width``: in columns, whatever ``file`` is.
     """
     if width is None and not file.isatty() and "COLUMNS" not in os.environ:
         width = _PIPE_COLUMNS
-    return _Console(file=file, highlight=False, emoji=False, width=width)
+    return _Console(file=file, highlight=False, emoji=False, width=width, force_jupyter=False)
 
 
 @dataclass(frozen=True)
@@ -103,21 +104,31 @@ def bullets(console: Console, items: Iterable[str], style: str = "") -> None:
             console.print(Text(line, style=style))
 
 
-def table(console: Console, rows: pd.DataFrame, columns: list[Column], limit: int = 15) -> None:
-    """The first ``limit`` rows; cells that don't fit are folded, never cut."""
+def table(
+    console: Console,
+    rows: pd.DataFrame,
+    columns: list[Column],
+    limit: int = 15,
+    total: Mapping[str, Any] | None = None,
+) -> None:
+    """The first ``limit`` rows and ``total``; cells that don't fit are folded, never cut."""
     shown = [c for c in columns if not c.wide or console.width >= _WIDE_COLUMNS]
     if rows.empty:
         return
     grid = Table(
-        box=box.SIMPLE_HEAD,
+        box=box.SIMPLE_HEAD if total is None else box.SIMPLE,
         pad_edge=False,
         padding=(0, 1, 0, 0),
         show_edge=False,
         show_header=any(column.title for column in shown),
+        show_footer=total is not None,
+        footer_style="",
     )
-    for column in shown:
+    sums = total_cells(total, shown) if total is not None else [""] * len(shown)
+    for column, last in zip(shown, sums, strict=True):
         grid.add_column(
             column.title,
+            Text(last),
             justify="right" if column.number else "left",
             overflow="fold",
             no_wrap=column.number,
@@ -126,7 +137,13 @@ def table(console: Console, rows: pd.DataFrame, columns: list[Column], limit: in
         grid.add_row(*(Text(column.show(row[column.source])) for column in shown))
     console.print(Padding(grid, (0, 0, 0, 2), expand=False))
     if len(rows) > limit:
-        console.print(f"  and {count(len(rows) - limit)} more", style="dim")
+        counted = ", counted in the last line" if total is not None else ""
+        console.print(f"  and {count(len(rows) - limit)} more{counted}", style="dim")
+
+
+def total_cells(total: Mapping[str, Any], columns: list[Column]) -> list[str]:
+    """The cells of the last row: "all" first, and nothing where a sum would say nothing."""
+    return ["all", *(c.show(total[c.source]) if c.source in total else "" for c in columns[1:])]
 
 
 def verbatim(console: Console, block: str) -> None:

@@ -54,7 +54,7 @@ def print_sections(sections: list[Section], console: Console) -> None:
         else:
             prose(console, section.title, style="bold")
         if section.rows is not None:
-            table(console, section.rows, section.columns, section.limit)
+            table(console, section.rows, section.columns, section.limit, section.total)
         bullets(console, section.bullets, style="yellow" if section.title == WARNINGS else "")
         if section.note:
             prose(console, section.note)
