@@ -44,8 +44,9 @@ def frontier_figure(snapshot: Snapshot, plan: Plan) -> Figure:
     axes.annotate(
         f"the plan: {percent(freed, whole)} of what everything frees",
         place,
-        xytext=(8, -16),
+        xytext=(8, -16) if place[0] < scanned[-1] / 2 else (-8, -20),
         textcoords="offset points",
+        ha="left" if place[0] < scanned[-1] / 2 else "right",
         color=_GREEN,
     )
     axes.set_xlabel("scanned by ksmd (MiB)")
