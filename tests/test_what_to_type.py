@@ -40,7 +40,12 @@ def test_names_can_say_nothing_to_a_shell_or_a_terminal() -> None:
     snapshot = system(
         [
             Process("web", [Area(DATA)], cgroup="/system.slice/a b$(x).service"),
-            Process("evil\n*/ x\x1b[2J", [Area(DATA)], cgroup="/c.scope", cmdline="x;reboot $(id)"),
+            Process(
+                "evil\n*/ x\x1b[2J",
+                [Area(DATA)],
+                cgroup="/c.scope",
+                cmdline="/x;reboot$(id) -pSECRET",
+            ),
             Process(
                 "desk",
                 [Area(DATA)],
@@ -54,7 +59,8 @@ def test_names_can_say_nothing_to_a_shell_or_a_terminal() -> None:
     assert "systemctl restart 'a b$(x).service'" in text
     assert "~/.config/systemd/user/desk.service.d" in text
     assert "systemctl --user restart desk.service" in text
-    assert f"{LAUNCHER} 'x;reboot' '$(id)'\n" in text
+    assert f"{LAUNCHER} '/x;reboot$(id)' ARGUMENTS...\n" in text
+    assert "SECRET" not in text
     assert "\x1b" not in text
     by_madvise = "\n".join(opt_in_commands(make_plan(snapshot, share=1.0, only=["vma"])))
     assert "madvise(start, length, MADV_MERGEABLE);" in by_madvise

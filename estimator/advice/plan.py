@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -44,10 +44,11 @@ class Plan:
     (opted_in): means ("unit": MemoryKSM= of a systemd service, "program": prctl by what starts it,
     "vm": configuration of a virtual machine, "vma": madvise, "on": nothing), cgroup, comm (empty
     for a unit, the name of a vm), name (label of the VMAs, for "vma"), uid (-1 for all), pids
-    (list), cmdline (of the oldest process; None: not known), processes, vmas, mapped_bytes (of
-    these VMAs), address (u64, of the first), scanned_pages, merged_pages (of these, on stable nodes
-    or the zero page), saved_pages (f64, its part of the saving), profit_bytes (saved less
-    rmap_items), loss_pages (saved frames lost without this line alone), opted_in.
+    (list), program (file of the oldest process, else its name), by_libvirt (who started it),
+    processes, vmas, mapped_bytes (of these VMAs), address (u64, of the first), scanned_pages,
+    merged_pages (of these, on stable nodes or the zero page), saved_pages (f64, its part of the
+    saving), profit_bytes (saved less rmap_items), loss_pages (saved frames lost without this line
+    alone), opted_in.
 
     ``worth_bytes``: less than this, net, no line brings. ``possible``: how many lines there were to
     choose from. ``share_reached``: False where what is worth a line saves less than the share.
@@ -241,11 +242,11 @@ def _price(
     table["mapped_bytes"] = (table["end"] - table["start"]).to_numpy()
     grouped = table.groupby("line")
     pids = {line: sorted(set(rows["pid"].tolist())) for line, rows in grouped}
-    cmdline = snapshot.processes["cmdline"]
-    oldest = {line: cmdline.iloc[int(rows["mm_id"].iloc[0])] for line, rows in grouped}
+    oldest = [snapshot.processes.iloc[int(rows["mm_id"].iloc[0])] for _, rows in grouped]
     priced = lines.assign(
         pids=pd.Series(pids, dtype=object),
-        cmdline=pd.Series(oldest, dtype=object),
+        program=pd.Series([_program(one) for one in oldest], [*pids], dtype=object),
+        by_libvirt=pd.Series(["guest=" in str(one["cmdline"]) for one in oldest], [*pids]),
         processes=grouped["mm_id"].nunique(),
         vmas=grouped["vma_id"].size(),
         mapped_bytes=grouped["mapped_bytes"].sum(),
@@ -263,3 +264,12 @@ def _price(
     counts = priced[~priced["opted_in"] | (priced["scanned_pages"] > 0)]
     order = ["opted_in", "saved_pages"]
     return counts.sort_values(order, ascending=[True, False], kind="stable", ignore_index=True)
+
+
+def _program(process: pd.Series[Any]) -> str:
+    """The file that it runs, if its command line says it: that may say anything. No arguments.
+
+    They may be secrets.
+    """
+    words = str(process["cmdline"]).replace("\0", " ").split()
+    return words[0] if words and words[0].startswith("/") else str(process["comm"])

@@ -12,7 +12,6 @@ from estimator.advice.schedule import Schedule
 from estimator.report.units import count, human_bytes, plural, printable
 
 _MOST_PIDS = 5
-_LONGEST_COMMAND = 120
 
 LAUNCHER = (
     "python3 -c 'import ctypes as c,os,sys; n=c.c_ulong; "
@@ -86,14 +85,14 @@ def _block(line: dict[Any, Any], host: Host) -> str:
     if not host.exec_keeps:
         whose = whom if line["means"] == "program" else printable(unit_of(line["cgroup"]))
         return (
-            f"/* in each process of {_comment(whose)}: kernels before 6.7 forget it at exec */\n"
+            f"/* in each process of {_comment(whose)}: before 6.7 kernel.org forgets it at exec */\n"
             "prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);"
         )
     if line["means"] == "unit":
         return _drop_in(line["cgroup"], by_launcher=host.memory_ksm_fails)
     return (
         f"# {whom}: start it so, as root or with CAP_SYS_RESOURCE\n"
-        f"{LAUNCHER} {_command(line['cmdline'])}\n"
+        f"{LAUNCHER} {shlex.quote(printable(line['program']))} ARGUMENTS...\n"
         "# or in its source: prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);"
     )
 
@@ -101,7 +100,7 @@ def _block(line: dict[Any, Any], host: Host) -> str:
 def _machine(line: dict[Any, Any]) -> str:
     name = printable(line["comm"])
     about = f"# {name} ({_pids(line['pids'])}), {human_bytes(line['mapped_bytes'])} of guest memory"
-    if isinstance(line["cmdline"], str) and "guest=" in line["cmdline"]:  # libvirt names it so
+    if line["by_libvirt"]:
         return (
             f"{about}: take <nosharepages/> out of <memoryBacking>, then start the machine anew\n"
             f"virsh edit {shlex.quote(name)}"
@@ -135,15 +134,6 @@ def _pids(pids: list[int]) -> str:
     shown = ", ".join(str(pid) for pid in pids[:_MOST_PIDS])
     more = f" and {count(len(pids) - _MOST_PIDS)} more" if len(pids) > _MOST_PIDS else ""
     return f"pid {shown}{more}"
-
-
-def _command(cmdline: object) -> str:
-    """A program and its arguments, that can't say anything to the shell that reads them."""
-    words = cmdline.replace("\0", " ").split() if isinstance(cmdline, str) else []
-    quoted = shlex.join(printable(word) for word in words)
-    if not words:
-        return "PROGRAM ARGUMENTS..."
-    return quoted if len(quoted) <= _LONGEST_COMMAND else f"{shlex.quote(words[0])} ARGUMENTS..."
 
 
 def _comment(text: str) -> str:
