@@ -84,7 +84,9 @@ def test_no_single_vma_where_the_service_needs_two() -> None:
 def test_prctl_for_a_program_outside_of_services() -> None:
     tools = system([Process("tool", [Area(DATA)], cgroup="/user.slice/s.scope")] * 2)
     assert targets(make_plan(tools)) == {("program", "/user.slice/s.scope", "tool", "")}
-    assert make_plan(tools, only=["unit"]).lines.empty
+    nothing = make_plan(tools, only=["unit"])
+    assert nothing.lines.empty
+    assert plan_words(tools, nothing)[-1] == "There is nothing to propose with --only systemd."
 
 
 def test_a_program_of_a_service_where_its_unit_is_left_alone() -> None:

@@ -50,16 +50,18 @@ class Plan:
     saving), profit_bytes (saved less rmap_items), loss_pages (saved frames lost without this line
     alone), opted_in.
 
-    ``worth_bytes``: less than this, net, no line brings. ``possible``: how many lines there were to
-    choose from. ``share_reached``: False where what is worth a line saves less than the share.
-    ``reachable``: the model's answer for all lines and what is on; ``everything``: for all
-    candidates; ``prediction``: for exactly this plan. ``frontier``: groups of VMAs, best first:
-    cgroup, comm, name, and cumulated scanned_pages and saved_pages. ``within``: the border that
-    counted sharing may not cross; ``within_pages``: frames that the plan saves without crossing it.
+    ``only``: by which means, empty where none were named. ``worth_bytes``: less than this, net, no
+    line brings. ``possible``: how many lines there were to choose from. ``share_reached``: False
+    where what is worth a line saves less than the share. ``reachable``: the model's answer for all
+    lines and what is on; ``everything``: for all candidates; ``prediction``: for exactly this plan.
+    ``frontier``: groups of VMAs, best first: cgroup, comm, name, and cumulated scanned_pages and
+    saved_pages. ``within``: the border that counted sharing may not cross; ``within_pages``: frames
+    that the plan saves without crossing it. ``running``: KSM is on.
     """
 
     share: float
     within: Domain | None
+    only: tuple[Means, ...]
     lines: pd.DataFrame
     worth_bytes: int
     possible: int
@@ -113,6 +115,7 @@ def make_plan(
     return Plan(
         share=share,
         within=within,
+        only=tuple(only),
         lines=_price(snapshot, prediction, lines, line_of_vma, found),
         worth_bytes=worth_bytes,
         possible=len(ways.lines),

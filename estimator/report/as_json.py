@@ -95,6 +95,7 @@ def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
     return {
         "share": plan.share,
         "within": plan.within,
+        "only": plan.only,
         "share_reached": plan.share_reached,
         "worth_bytes": plan.worth_bytes,
         "host": dataclasses.asdict(plan.host),

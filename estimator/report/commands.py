@@ -85,7 +85,7 @@ def _block(line: dict[Any, Any], host: Host) -> str:
     if not host.exec_keeps:
         whose = whom if line["means"] == "program" else printable(unit_of(line["cgroup"]))
         return (
-            f"/* in each process of {_comment(whose)}: before 6.7 kernel.org forgets it at exec */\n"
+            f"/* in each process of {_comment(whose)}: before 6.7 it is lost at exec */\n"
             "prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);"
         )
     if line["means"] == "unit":

@@ -9,6 +9,7 @@ import pandas as pd
 
 from estimator.advice import verdict as _savings
 from estimator.advice.attribution import page_bytes, scanned_pages, unit_of
+from estimator.advice.opt_in import MEANS
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
 from estimator.advice.schedule import Schedule
@@ -55,7 +56,7 @@ def plan_sections(snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk
         )
     if len(plan.frontier) and plan.frontier["saved_pages"].max() > 0:
         sections.append(_frontier(plan, size))
-    return sections + risk_sections(risk, size)
+    return sections + (risk_sections(risk, size) if len(plan.lines) else [])
 
 
 def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
@@ -65,7 +66,7 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
     if plan.lines.empty or not everything.worth_it:
         sentences = [words.verdict(plan.everything.policy, everything, plan.everything.coverage)]
         if plan.lines.empty:
-            return [*sentences, "There is nothing to propose."]
+            return [*sentences, _why_nothing(plan, everything.worth_it)]
         sentences.append("KSM is not worth it here; the best set there is follows all the same.")
     scanned = scanned_pages(plan.prediction)
     net, most, lines_net = (
@@ -104,6 +105,17 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
             f"everything that is opted in, across every {plan.within}."
         )
     return sentences
+
+
+def _why_nothing(plan: Plan, worth_it: bool) -> str:
+    if not worth_it:
+        return "There is nothing to propose."
+    if plan.possible:
+        lines = plural(plan.possible, "line")
+        worth = human_bytes(plan.worth_bytes)
+        return f"There is nothing to propose: each of {lines} would bring less than {worth}."
+    means = " and ".join(f"--only {name}" for name, one in MEANS.items() if one in plan.only)
+    return f"There is nothing to propose{f' with {means}' if means else ''}."
 
 
 def line_words(line: Mapping[Hashable, Any]) -> str:
