@@ -25,8 +25,9 @@ SYSTEMD = "/usr/lib/x86_64-linux-gnu/systemd/libsystemd-shared-{}.so"
 
 def host(*processes: Process, systemd: int | None = None, release: str = "6.12.1") -> Snapshot:
     """``processes``, besides a systemd of this version, on this kernel."""
-    init = [Process("systemd", [Area([9_000_000], name=SYSTEMD.format(systemd))])]
-    snapshot = system([*(init if systemd else []), *processes])
+    init = [Process("systemd", [Area([9_000_000], name=SYSTEMD.format(systemd))], pid=1)]
+    other = [Process("systemd", [Area([9_000_001], name=SYSTEMD.format(100))])]  # in a container
+    snapshot = system([*(init if systemd else []), *other, *processes])
     kernel = snapshot.info["kernel"] | {"release": release}
     return replace(snapshot, info=snapshot.info | {"kernel": kernel})
 

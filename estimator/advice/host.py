@@ -44,7 +44,7 @@ _UNITS = {"": 20, "K": 10, "M": 20, "G": 30, "T": 40}  # a bare number is MiB
 class Host:
     """What a snapshot shows of the host.
 
-    ``systemd_version``: from the library that systemd maps; None: not seen. ``ksmtuned``: it runs,
+    ``systemd_version``: from the library that pid 1 maps; None: not seen. ``ksmtuned``: it runs,
     and sets ksmd itself. ``exec_keeps``: what opted in by prctl stays opted in through exec.
     """
 
@@ -61,12 +61,12 @@ class Host:
 
 def host_of(snapshot: Snapshot) -> Host:
     """What ``snapshot`` shows of its host."""
-    names = snapshot.vmas["name"].unique()
-    versions = [int(found[1]) for found in map(_LIBSYSTEMD.search, names) if found]
+    init = (snapshot.processes["pid"] == 1).to_numpy()[snapshot.vmas["mm_id"].to_numpy()]
+    versions = [_LIBSYSTEMD.search(name) for name in snapshot.vmas["name"][init]]
     release = re.match(r"(\d+)\.(\d+)", str(snapshot.info["kernel"]["release"]))
     keeps = release is None or (int(release[1]), int(release[2])) >= _EXEC_KEEPS
     return Host(
-        systemd_version=min(versions, default=None),
+        systemd_version=next((int(found[1]) for found in versions if found), None),
         ksmtuned=bool((snapshot.processes["comm"] == "ksmtuned").any()),
         exec_keeps=keeps,
     )

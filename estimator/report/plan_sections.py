@@ -54,7 +54,7 @@ def plan_sections(snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk
                 commands=settings_commands(schedule),
             )
         )
-    if len(plan.frontier) and plan.frontier["saved_pages"].max() > 0:
+    if len(plan.frontier) and plan.frontier["saved_pages"].iloc[-1] > 0:
         sections.append(_frontier(plan, size))
     return sections + (risk_sections(risk, size) if len(plan.lines) else [])
 
@@ -170,7 +170,7 @@ def _ksmtuned_words(plan: Plan) -> list[str]:
 
 def _frontier(plan: Plan, size: int) -> Section:
     saved = plan.frontier["saved_pages"].to_numpy()
-    whole = saved.max()
+    whole = saved[-1]
     places = list(dict.fromkeys(int((saved >= s * whole).argmax()) for s in _FRONTIER_SHARES))
     rows = plan.frontier.iloc[places]
     rows = rows.assign(
@@ -180,8 +180,8 @@ def _frontier(plan: Plan, size: int) -> Section:
     )
     columns = [
         pages("VMA groups", "groups"),
-        memory("scanned", "scanned_pages", size),
-        memory("saved", "saved_pages", size),
+        memory("scans", "scanned_pages", size),
+        memory("frees", "saved_pages", size),
         Column("of all", "share", lambda part: percent(part, 1), number=True),
         Column("last one in", "last"),
     ]
