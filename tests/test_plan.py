@@ -164,11 +164,20 @@ def test_small_lines_are_not_worth_doing_and_that_is_said() -> None:
     )
 
 
+def test_many_services_that_all_pay() -> None:
+    """More than can be tried in all sets; each repeats 60 pages of its own, later ones more."""
+    many = [service(f"s{n}", Area([5000 + n] * (60 + 10 * n))) for n in range(20)]
+    plan = make_plan(system(many), share=0.5)
+    assert len(plan.to_do) == 8
+    assert set(plan.lines["cgroup"]) == {f"/system.slice/s{n}.service" for n in range(12, 20)}
+    assert len(make_plan(system(many), share=0.9).to_do) == 16
+
+
 @st.composite
 def services(draw: st.DrawFn) -> Snapshot:
-    """Up to five services and programs; data that some of them share, own data, some of it on."""
+    """Up to four services and programs; data that some of them share, own data, some of it on."""
     processes = []
-    for n in range(draw(st.integers(1, 5))):
+    for n in range(draw(st.integers(1, 4))):
         shared = draw(st.sets(st.sampled_from("abc")))
         data = [c for name in sorted(shared) for c in range(ord(name) * 100, ord(name) * 100 + 60)]
         again = [10_000 + n] * draw(st.integers(0, 90))
@@ -190,7 +199,7 @@ def net_pages(snapshot: Snapshot, cgroups: set[str]) -> float:
 
 
 @given(services(), st.sampled_from([0.3, 0.7, 0.9, 1.0]))
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_fewest_lines_that_are_worth_it(snapshot: Snapshot, share: float) -> None:
     """Each brings what it has to; no smaller set of such lines saves the share."""
     plan = make_plan(snapshot, share=share)
@@ -225,9 +234,9 @@ def _on(snapshot: Snapshot) -> set[str]:
 
 
 @given(services())
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 def test_more_saving_never_takes_fewer_lines(snapshot: Snapshot) -> None:
-    plans = [make_plan(snapshot, share=share) for share in (0.1, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0)]
+    plans = [make_plan(snapshot, share=share) for share in (0.2, 0.6, 0.9, 1.0)]
     numbers = [len(plan.to_do) for plan in plans]
     assert numbers == sorted(numbers)
     for plan in plans:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from estimator.advice.attribution import unit_of, vma_labels
 from estimator.advice.frontier import Peeling, patterns
-from estimator.advice.host import guest_memory, is_virtual_machine, machine_names
+from estimator.advice.host import guest_memory, host_of, is_virtual_machine, machine_names
 from estimator.arrays import Ints, Mask
 from estimator.errors import UsageError
 from estimator.ksm.candidates import on_ksmds_list
@@ -51,9 +51,13 @@ class OptIns:
 
 
 def default_means(snapshot: Snapshot) -> tuple[Means, ...]:
-    """Whole services, programs and machines; single VMAs where the kernel has no prctl."""
-    has_prctl = bool(snapshot.info["features"].get("merge_any_prctl", True))
-    return ("unit", "program", "vm") if has_prctl else ("vma", "vm")
+    """Whole services, programs and machines; single VMAs where the kernel has no prctl.
+
+    No services where exec forgets what systemd has set.
+    """
+    if not snapshot.info["features"].get("merge_any_prctl", True):
+        return ("vma", "vm")
+    return ("unit", "program", "vm") if host_of(snapshot).exec_keeps else ("program", "vm")
 
 
 def opt_ins(

@@ -46,8 +46,13 @@ def settings_commands(schedule: Schedule) -> str:
 
 def systemd_note(plan: Plan) -> str:
     """What to know of systemd before its units are changed; empty if there is none."""
-    if "unit" not in set(plan.to_do["means"]) or not plan.host.exec_keeps:
+    if "unit" not in set(plan.to_do["means"]):
         return ""
+    if not plan.host.exec_keeps:
+        return (
+            "Kernels of kernel.org before 6.7 lose at exec what systemd has set: MemoryKSM= helps "
+            "only where the distribution took in 3c6f33b7273a."
+        )
     version = plan.host.systemd_version
     if version is None:
         return (
@@ -82,14 +87,13 @@ def _block(line: dict[Any, Any], host: Host) -> str:
             f"{human_bytes(line['mapped_bytes'])}, the first at {line['address']:#x} */\n"
             "madvise(start, length, MADV_MERGEABLE);"
         )
-    if not host.exec_keeps:
-        whose = whom if line["means"] == "program" else printable(unit_of(line["cgroup"]))
-        return (
-            f"/* in each process of {_comment(whose)}: before 6.7 it is lost at exec */\n"
-            "prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);"
-        )
     if line["means"] == "unit":
         return _drop_in(line["cgroup"], by_launcher=host.memory_ksm_fails)
+    if not host.exec_keeps:
+        return (
+            f"/* in {_comment(whom)}, itself: before 6.7 it is lost at exec */\n"
+            "prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);"
+        )
     return (
         f"# {whom}: start it so, as root or with CAP_SYS_RESOURCE\n"
         f"{LAUNCHER} {shlex.quote(printable(line['program']))} ARGUMENTS...\n"
