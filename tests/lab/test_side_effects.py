@@ -1,6 +1,8 @@
-"""What ksmd does besides saving, by the guest's own counters: splits, and memory to undo it."""
+"""What ksmd does besides saving, by the guest's own counters: splits, memory to undo it, CPU."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -20,12 +22,17 @@ pytestmark = pytest.mark.lab
 # Pages that the shell of the guest maps more or less from one report to the next: 3 to 9 were seen.
 OTHERS_PAGES = 32
 SCRIPTS = (huge(then="fill data[9] same 7"), huge(), COPY, shared_by(8, 500), outsider(500))
+KSMD_STAT = "cat $(grep -l '^ksmd$' /proc/[0-9]*/comm | sed 's/comm$/stat/')"
+TICK_NS = 10_000_000  # of /proc: USER_HZ is 100
 
 
 @pytest.mark.parametrize("series", IN_FULL)
-def test_huge_pages_split_and_pages_made_by_undoing_it(series: str, lab: RunWorkload) -> None:
+def test_splits_memory_to_undo_it_and_cpu_time(
+    series: str, lab: RunWorkload, tmp_path: Path
+) -> None:
     """Each of eight processes that shared 500 pages by fork gets 500 of its own."""
     states: list[State] = []
+    ksmd_ns: list[int] = []
 
     def note(session: Session) -> None:
         session.guest.run("echo 1 > /proc/sys/vm/stat_refresh")
@@ -35,6 +42,9 @@ def test_huge_pages_split_and_pages_made_by_undoing_it(series: str, lab: RunWork
         note(session)
         settle(session.guest, min_scans=6)
         note(session)
+        fields = session.guest.run(KSMD_STAT).rpartition(")")[2].split()
+        ksmd_ns.append((int(fields[11]) + int(fields[12])) * TICK_NS)
+        session.guest.dump(tmp_path / "merged")
         session.guest.run(f"echo 2 > {KSM}/run")
         note(session)
 
@@ -50,3 +60,8 @@ def test_huge_pages_split_and_pages_made_by_undoing_it(series: str, lab: RunWork
     assert abs(found.unmerge_bytes // 4096 - made) <= OTHERS_PAGES
     assert found.unmerge_bytes // 4096 == merged.counter("pages_sharing") == 4001
     assert found.freed_bytes == 501 * 4096
+
+    ksm = collect_core(tmp_path / "merged", [result.vmlinux]).info["ksm"]
+    (tmp_path / "merged").unlink()
+    assert 0 <= ksm["ksmd_cpu_ns"] - ksmd_ns[0] < 2 * TICK_NS
+    assert ksm["counters"].get("pages_scanned") == merged.counter("pages_scanned")
