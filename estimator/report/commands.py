@@ -20,7 +20,8 @@ LAUNCHER = (
 )
 """prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0), then exec: to be put before a program and its arguments.
 
-All five arguments are given as unsigned long: the kernel refuses others than 0 after the second.
+All five arguments are given as unsigned long: the kernel refuses others than 0 after the second. It
+asks for no capability (kernel/sys.c).
 """
 
 
@@ -68,7 +69,7 @@ def systemd_note(plan: Plan) -> str:
     )
     return (
         f"systemd {version} runs here: it {why}. So the service opts in by a line of Python before "
-        "its program; with User= it needs AmbientCapabilities=CAP_SYS_RESOURCE."
+        "its program, which needs no right of its own."
     )
 
 
@@ -95,7 +96,7 @@ def _block(line: dict[Any, Any], host: Host) -> str:
             "prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);"
         )
     return (
-        f"# {whom}: start it so, as root or with CAP_SYS_RESOURCE\n"
+        f"# {whom}: start it so, as whatever user\n"
         f"{LAUNCHER} {shlex.quote(printable(line['program']))} ARGUMENTS...\n"
         "# or in its source: prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);"
     )
