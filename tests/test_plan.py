@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from estimator.advice.opt_in import Means
 from estimator.advice.plan import WORTH_SHARE, Plan, make_plan, restrict
 from estimator.advice.risk import assess
 from estimator.advice.schedule import schedule
+from estimator.advice.smallest import Best
 from estimator.errors import CannotAnswerError, UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
@@ -171,6 +173,15 @@ def test_many_services_that_all_pay() -> None:
     assert len(plan.to_do) == 8
     assert set(plan.lines["cgroup"]) == {f"/system.slice/s{n}.service" for n in range(12, 20)}
     assert len(make_plan(system(many), share=0.9).to_do) == 16
+
+
+@pytest.mark.parametrize(("share", "lines"), [(0.1, 1), (0.6, 2), (0.9, 3), (1.0, 3)])
+def test_the_model_has_the_last_word(share: float, lines: int) -> None:
+    """What the sets are thought to save is far too much: each line brings a third of all."""
+    snapshot = system([service(f"s{n}", Area([n] * 101)) for n in range(1, 4)])
+    sets = [Best(np.arange(n), 1e6 + n) for n in range(4)]
+    with mock.patch("estimator.advice.plan.best_sets", return_value=sets):
+        assert len(make_plan(snapshot, share=share).to_do) == lines
 
 
 @st.composite

@@ -8,8 +8,10 @@ the share, by the model's own answer for exactly that set and what is on already
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -166,19 +168,25 @@ def _first_that_saves(
 ) -> tuple[Ints, Prediction, bool]:
     """The first of ``sets`` that saves ``share``, the model's answer for it, and whether it does.
 
-    The sets are tried by the model from the first on that should suffice: where frames are shared,
-    pinned or in huge pages, what a set saves is only then known exactly.
+    ``exact``: by the model, from the first on that should suffice. Where frames are shared, pinned
+    or in huge pages, what a set saves is only then known; larger sets are taken to save more.
     """
     whole = all_pages if all_pages > 0 else sets[-1].net_pages
-    enough = [n for n, one in enumerate(sets) if one.net_pages >= share * whole]
-    first = enough[0] if enough else len(sets) - 1
+    last = len(sets) - 1
+    first = next((n for n, one in enumerate(sets) if one.net_pages >= share * whole), len(sets))
     goal = share * reachable.physical["net_bytes_saved"]
-    for one in sets[first:]:
-        prediction = _with(snapshot, reachable, ways, one.lines)
-        reached = prediction.physical["net_bytes_saved"] >= goal if exact else bool(enough)
-        if reached or not exact:
-            break
-    return one.lines, prediction, reached
+
+    @cache
+    def answer(number: int) -> Prediction:
+        return _with(snapshot, reachable, ways, sets[number].lines)
+
+    def saves(number: int) -> bool:
+        return answer(number).physical["net_bytes_saved"] >= goal
+
+    number = min(first, last)
+    if exact and not saves(number):
+        number = bisect_left(range(last), True, lo=number + 1, key=saves) if number < last else last
+    return sets[number].lines, answer(number), saves(number) if exact else first <= last
 
 
 def _patterns(
