@@ -108,6 +108,11 @@ def test_an_older_kernel_has_none_and_one_that_runs_is_not_started() -> None:
     assert "advisor finds" not in " ".join(settings_words(times))
 
 
-def test_without_sleep_ksmd_takes_all_of_a_cpu() -> None:
-    times = schedule(with_ksm(sleep_millisecs=0), PREDICTION, 100.0)
-    assert times.proposed.most.cpu_share == 1.0
+def test_where_ksmd_never_sleeps_it_is_told_to() -> None:
+    """Else it takes all of a CPU, whatever pages_to_scan is."""
+    times = schedule(with_ksm(sleep_millisecs=0, pages_to_scan=1_000_000_000), PREDICTION, 100.0)
+    assert times.first.most.cpu_share == 1.0
+    assert (times.proposed.most.cpu_share or 0) < 0.1
+    assert times.proposed == schedule(SNAPSHOT, PREDICTION, 100.0).proposed
+    assert "echo 20 > /sys/kernel/mm/ksm/sleep_millisecs" in settings_commands(times)
+    assert "sleep_millisecs" not in settings_commands(schedule(SNAPSHOT, PREDICTION, 100.0))

@@ -21,7 +21,8 @@ from estimator.snapshot.snapshot import Snapshot
 TARGET_SCAN_SECONDS = 150.0
 ADVISOR_TARGET_SECONDS = 200
 """The kernel's default of advisor_target_scan_time."""
-MOST_PAGES_TO_SCAN = 1_000_000
+SLEEP_MILLISECS = 20
+"""The kernel's default of sleep_millisecs."""
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,10 @@ class Schedule:
     """Settings for a set of pages to scan.
 
     ``scans``: full scans until everything has merged. ``first``: a full scan before anything has,
-    with the kernel's present tunables; ``proposed``: the same with the ``pages_to_scan`` proposed;
-    ``at_rest``: a full scan with that setting once everything has merged. ``advisor``: its settings
-    on kernels that have it; ``advised``: the scan that it settles at. ``running``: KSM is on.
+    with the kernel's present tunables; ``proposed``: the same with the ``pages_to_scan`` proposed,
+    and a sleep where ksmd has none; ``at_rest``: a full scan with these once everything has merged.
+    ``advisor``: its settings on kernels that have it; ``advised``: the scan that it settles at.
+    ``running``: KSM is on.
     """
 
     target_seconds: float
@@ -215,9 +217,11 @@ def schedule(
         ) from error
     costs = page_cost(snapshot, cost)
 
-    def scan(pages: int, pages_to_scan: int) -> ScanRange:
+    def scan(pages: int, pages_to_scan: int, sleep: int) -> ScanRange:
         ends = (costs.least, costs.most)
         return ScanRange(*(scan_time(pages, pages_to_scan, sleep, end) for end in ends))
+
+    paused = sleep or SLEEP_MILLISECS
 
     settings = AdvisorSettings(
         target_scan_time=round(target_seconds),
@@ -230,22 +234,22 @@ def schedule(
         ),
     )
     advisor = settings if snapshot.info["features"].get("advisor") else None
-    wanted = pages_to_scan_for(pages, target_seconds, sleep, costs.most)
-    most = _pages_to_scan_of(settings.max_cpu / 100, sleep, costs.most)
+    wanted = pages_to_scan_for(pages, target_seconds, paused, costs.most)
+    most = _pages_to_scan_of(settings.max_cpu / 100, paused, costs.most)
     wanted = most if wanted is None else min(wanted, most)
     merged = counters["pages_shared"] + counters["pages_sharing"]
     rest = pages_at_rest(merged, pages - merged, prediction.smart_scan)
     advised = None
     if advisor:
         ends = (costs.least, costs.most)
-        advised = ScanRange(*(advisor_course(pages, sleep, end, advisor)[-1] for end in ends))
+        advised = ScanRange(*(advisor_course(pages, paused, end, advisor)[-1] for end in ends))
     return Schedule(
         target_seconds=target_seconds,
         cost=costs,
         scans=prediction.scans,
-        first=scan(pages, pages_to_scan),
-        proposed=scan(pages, wanted),
-        at_rest=scan(rest, wanted),
+        first=scan(pages, pages_to_scan, sleep),
+        proposed=scan(pages, wanted, paused),
+        at_rest=scan(rest, wanted, paused),
         advisor=advisor,
         advised=advised,
         running=ksm.get("run") == 1,
@@ -253,11 +257,7 @@ def schedule(
 
 
 def _pages_to_scan_of(cpu_share: float, sleep_millisecs: int, cost: PageCost) -> int:
-    """The most ``pages_to_scan`` that takes no more than ``cpu_share`` of a CPU, at least 1.
-
-    Without sleep ksmd takes all of it, whatever is set.
-    """
-    if cpu_share >= 1 or not sleep_millisecs:
-        return MOST_PAGES_TO_SCAN
-    busy_seconds = cpu_share * sleep_millisecs / 1000 / (1 - cpu_share)
-    return min(max(1, int(busy_seconds / cost.seconds)), MOST_PAGES_TO_SCAN)
+    """The most ``pages_to_scan`` that takes no more than ``cpu_share`` of a CPU, at least 1."""
+    share = min(cpu_share, 0.99)  # advisor_max_cpu may be 100
+    busy_seconds = share * sleep_millisecs / 1000 / (1 - share)
+    return max(1, int(busy_seconds / cost.seconds))

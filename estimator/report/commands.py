@@ -39,7 +39,10 @@ def settings_commands(schedule: Schedule) -> str:
     values: dict[str, object] = {}
     if schedule.advisor:
         values["advisor_mode"] = "none"
-    values["pages_to_scan"] = schedule.proposed.most.pages_to_scan
+    proposed = schedule.proposed.most
+    if proposed.sleep_millisecs != schedule.first.most.sleep_millisecs:
+        values["sleep_millisecs"] = proposed.sleep_millisecs
+    values["pages_to_scan"] = proposed.pages_to_scan
     if not schedule.running:
         values["run"] = 1
     return "\n".join(f"echo {v} > /sys/kernel/mm/ksm/{name}" for name, v in values.items())
