@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from estimator.advice.schedule import PageCost
+from estimator.advice.page_cost import PageCost, measured_cost
 from estimator.errors import UsageError
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.identity import Identity
@@ -74,13 +74,9 @@ def verify(prediction: Prediction, reality: Reality) -> Verification:
 
 def measured_page_cost(reality: Reality) -> PageCost | None:
     """CPU time of ksmd per page it scanned since boot, where both are known."""
-    scanned = reality.ksm.get("pages_scanned", 0)
-    if not scanned or reality.ksmd_cpu_seconds is None:
+    if reality.ksmd_cpu_seconds is None:
         return None
-    return PageCost(
-        reality.ksmd_cpu_seconds / scanned,
-        f"measured: {reality.ksmd_cpu_seconds:.1f} s of ksmd for {scanned:,} pages since boot",
-    )
+    return measured_cost(reality.ksmd_cpu_seconds, reality.ksm.get("pages_scanned", 0))
 
 
 def _processes(prediction: Prediction, reality: Reality) -> tuple[pd.DataFrame, int]:

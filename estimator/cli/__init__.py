@@ -27,7 +27,7 @@ from estimator.cli.interrupts import interrupted, raise_on_signals
 from estimator.cli.options import min_coverage_option, options, policy_options
 from estimator.cli.source import Source, source_options
 from estimator.cli.streams import standard_streams
-from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError
+from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError, UsageError
 from estimator.report.units import printable, printable_lines
 
 if TYPE_CHECKING:
@@ -74,11 +74,20 @@ def collect(source: Source, output: Path | None) -> None:
 @cli.command()
 @source_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def check(source: Source, as_json: bool) -> None:
+@click.option(
+    "--page-cost", is_flag=True, help="Measure what a page costs ksmd on this machine, for advise."
+)
+def check(source: Source, as_json: bool, page_cost: bool) -> None:
     """Say in seconds what a target allows, what is missing, how long it will take."""
     from estimator.cli.show_findings import show
 
+    if page_cost and not (source.live or source.procfs):
+        raise UsageError("--page-cost measures this machine: with --live or --procfs")
     findings = source.findings()
+    if page_cost:
+        from estimator.cli.page_cost import add_page_cost
+
+        add_page_cost(findings)
     show(findings, as_json)
     sys.exit(findings.exit_code)
 

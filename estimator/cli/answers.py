@@ -21,7 +21,7 @@ from estimator.cli.options import (
 from estimator.errors import EXIT_LOW_COVERAGE, CannotAnswerError, TargetError, UsageError
 
 if TYPE_CHECKING:
-    from estimator.advice.schedule import PageCost
+    from estimator.advice.page_cost import PageCost
     from estimator.ksm.coverage import Coverage
     from estimator.ksm.policy import Policy
     from estimator.ksm.prediction import Prediction
@@ -43,6 +43,13 @@ _advice_options = options(
         help="Count only sharing that stays inside one domain.",
     ),
     click.option(
+        "--only",
+        multiple=True,
+        type=click.Choice(["systemd", "prctl", "vm", "madvise"]),
+        help="By these means alone; repeated. madvise is for programs whose source you can change "
+        "(default: the others, or madvise where the kernel has no prctl).",
+    ),
+    click.option(
         "--scan-time",
         type=click.FloatRange(0, min_open=True),
         default=150.0,
@@ -53,7 +60,7 @@ _advice_options = options(
         "--page-cost",
         type=click.FloatRange(0, min_open=True),
         metavar="MICROSECONDS",
-        help="CPU time that ksmd needs per page; verify measures it on a running system.",
+        help="CPU time that ksmd needs per page (default: the snapshot's, else as published).",
     ),
 )
 
@@ -175,10 +182,11 @@ def verify(snapshot: Path, as_json: bool, root: Path, **policy: Any) -> None:
 
 @dataclass(frozen=True)
 class _Advice:
-    """The options of ``_advice_options``: percent, a domain, seconds, microseconds."""
+    """The options of ``_advice_options``: percent, a domain, means, seconds, microseconds."""
 
     share: float
     within: Literal["uid", "cgroup"] | None
+    only: tuple[str, ...]
     scan_time: float
     page_cost: float | None
 
@@ -259,19 +267,21 @@ def show_prediction(snapshot: Snapshot, prediction: Prediction, as_json: bool) -
 
 
 def _advise(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> Any:
+    from estimator.advice.opt_in import MEANS
     from estimator.advice.plan import make_plan
     from estimator.advice.risk import assess
     from estimator.advice.schedule import schedule
     from estimator.ksm.policy import Policy
 
-    plan = make_plan(snapshot, Policy(**policy), advice.share / 100, advice.within)
+    means = [MEANS[name] for name in advice.only]
+    plan = make_plan(snapshot, Policy(**policy), advice.share / 100, advice.within, means)
     cost = _page_cost(advice.page_cost)
     times = schedule(snapshot, plan.prediction, advice.scan_time, cost)
     return plan, times, assess(snapshot, plan.prediction)
 
 
 def _page_cost(microseconds: float | None) -> PageCost | None:
-    from estimator.advice.schedule import PageCost
+    from estimator.advice.page_cost import PageCost
 
     return None if microseconds is None else PageCost(microseconds / 1e6, "given")
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from estimator.kernel.address_spaces import AddressSpaces
     from estimator.kernel.page_array import PageArray
-    from estimator.kernel.processes import Damon, Mms
+    from estimator.kernel.processes import Mms
     from estimator.kernel.stable_tree import StableTree
     from estimator.kernel.target import Target
 
@@ -205,7 +205,7 @@ class _Collector:
             "stable_nodes": tree.unreadable,
         }
         snapshot = Snapshot(
-            self._info(unknown, taken_at_seconds, mms.damon),
+            self._info(unknown, taken_at_seconds, mms),
             *(mms.table, vma_table, mappings, frames, nodes, tree.items),
         )
         if derived:
@@ -276,7 +276,7 @@ class _Collector:
         return columns
 
     def _info(
-        self, unknown: dict[str, int], uptime_seconds: float | None, damon: Damon
+        self, unknown: dict[str, int], uptime_seconds: float | None, mms: Mms
     ) -> dict[str, Any]:
         from estimator.kernel import ksm_settings as settings
         from estimator.kernel.identity import boot_id, host
@@ -308,14 +308,14 @@ class _Collector:
                 datetime.datetime.now(datetime.UTC) - self._started
             ).total_seconds(),
             "hash": about_hash(self._seed),
-            "ksm": settings.read_settings(prog),
+            "ksm": settings.read_settings(prog) | {"ksmd_cpu_ns": mms.ksmd_cpu_ns},
             "sizes": settings.struct_sizes(prog),
             **settings.features(prog),
             "symbols": source_of_symbols(prog),
             "thp_enabled": settings.thp_enabled(prog),
             "thp_orders": settings.thp_orders(prog),
-            "damon_runs": damon.runs,
-            "damon_awake": damon.awake,
+            "damon_runs": mms.damon.runs,
+            "damon_awake": mms.damon.awake,
             "without_contents": self._without_contents,
             "unknown": unknown,
         }

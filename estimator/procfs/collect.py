@@ -20,7 +20,7 @@ from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
 from estimator.collect.tables import make_tables, only_mapped
 from estimator.errors import CannotAnswerError, TargetError
-from estimator.procfs.ksm_counters import read_identity
+from estimator.procfs.ksm_counters import ksmd_cpu_seconds, read_identity
 from estimator.procfs.ksm_settings import (
     features,
     read_settings,
@@ -138,7 +138,7 @@ def collect_procfs(
     if assumed:
         not_known = not_known | {"sizes": f"{', '.join(assumed)}: as usual from 5.19 to 6.18"}
     seconds = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
-    identity = read_identity()
+    identity, cpu = read_identity(), ksmd_cpu_seconds()
     info = {
         "format_version": FORMAT_VERSION,
         "program_version": __version__,
@@ -156,7 +156,7 @@ def collect_procfs(
         "collected_at": started.isoformat(timespec="seconds"),
         "collect_seconds": seconds,
         "hash": about_hash(seed),
-        "ksm": read_settings(),
+        "ksm": read_settings() | {"ksmd_cpu_ns": None if cpu is None else round(cpu * 1e9)},
         "sizes": sizes,
         **features(upstream_release()),
         "symbols": None,

@@ -101,9 +101,13 @@ def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
     return {
         "share": plan.share,
         "within": plan.within,
+        "only": plan.only,
+        "share_reached": plan.share_reached,
+        "worth_bytes": plan.worth_bytes,
+        "host": dataclasses.asdict(plan.host),
         "lines": [
             line | {"commands": commands}
-            for line, commands in zip(records(plan.lines), opt_in_commands(plan.lines), strict=True)
+            for line, commands in zip(records(plan.lines), opt_in_commands(plan), strict=True)
         ],
         "coverage": plan.everything.coverage.to_json(),
         "counters": plan.prediction.counters,
@@ -119,6 +123,7 @@ def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
             "borders": records(risk.borders),
             "pairs": records(risk.pairs),
             "poor_candidates": records(risk.poor_candidates),
+            "effects": dataclasses.asdict(risk.effects),
         },
         "warnings": plan.prediction.warnings,
     }

@@ -14,11 +14,11 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from estimator.advice.attribution import mapping_mm, page_bytes
+from estimator.advice.attribution import mapping_mm, page_bytes, scanned_pages
 from estimator.advice.plan import Plan
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.sharing import saved_between
-from estimator.report.units import printable
+from estimator.report.units import percent, printable
 from estimator.snapshot.names import units_of
 from estimator.snapshot.snapshot import Snapshot
 
@@ -32,20 +32,22 @@ _BLUE, _GREEN, _GREY = "#1f5fa8", "#2b8a3e", "#868e96"
 def frontier_figure(snapshot: Snapshot, plan: Plan) -> Figure:
     """Saved memory against memory scanned, best pieces first; the plan is marked."""
     scale = page_bytes(snapshot) / _MIB
-    steps = _thin(plan.frontier, plan.chosen)
+    steps = _thin(plan.frontier)
     scanned = np.concatenate([[0], steps["scanned_pages"]]) * scale
     saved = np.concatenate([[0], steps["saved_pages"]]) * scale
-    chosen = int(np.searchsorted(steps.index, plan.chosen - 1)) + 1 if plan.chosen else 0
+    freed, whole = (p.physical["frames_freed"] for p in (plan.prediction, plan.everything))
+    place = (scanned_pages(plan.prediction) * scale, freed * scale)
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(scanned, saved, color=_BLUE, marker=".")
     axes.fill_between(scanned, saved, color=_BLUE, alpha=0.1)
-    axes.plot(scanned[chosen], saved[chosen], "o", color=_GREEN, markersize=9)
+    axes.plot(*place, "o", color=_GREEN, markersize=9)
     axes.annotate(
-        f"{plan.share:.0%} of the saving",
-        (scanned[chosen], saved[chosen]),
-        xytext=(8, -16),
+        f"the plan: {percent(freed, whole)} of what everything frees",
+        place,
+        xytext=(8, -16) if place[0] < scanned[-1] / 2 else (-8, -20),
         textcoords="offset points",
+        ha="left" if place[0] < scanned[-1] / 2 else "right",
         color=_GREEN,
     )
     axes.set_xlabel("scanned by ksmd (MiB)")
@@ -57,10 +59,10 @@ def frontier_figure(snapshot: Snapshot, plan: Plan) -> Figure:
     return figure
 
 
-def _thin(steps: pd.DataFrame, chosen: int) -> pd.DataFrame:
-    """At most 200 of the steps, spread evenly, with the one that ends the plan."""
+def _thin(steps: pd.DataFrame) -> pd.DataFrame:
+    """At most 200 of the steps, spread evenly."""
     places = np.linspace(0, len(steps) - 1, min(len(steps), _POINTS)).round().astype(np.int64)
-    return steps.iloc[np.union1d(places, [chosen - 1] if chosen else []).astype(np.int64)]
+    return steps.iloc[places]
 
 
 def contribution_figure(
