@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.advice.page_cost import PUBLISHED, PageCost, page_cost
@@ -68,6 +68,7 @@ costs = st.floats(PUBLISHED.least.seconds, PUBLISHED.most.seconds)
 
 
 @given(costs, st.floats(0.5, 1000))
+@settings(max_examples=50, deadline=None)
 def test_what_is_set_does_not_depend_on_which_cost_is_true(seconds: float, target: float) -> None:
     """The same files are written, and what was set without knowing keeps the time asked for."""
     unknown = schedule(SNAPSHOT, PREDICTION, target)
