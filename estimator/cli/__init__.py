@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
@@ -197,13 +196,13 @@ def main() -> None:
             sys.stdout.flush()
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
     except EstimatorError as error:
         _fail_unless_interrupted(str(error), error.exit_code, debug)
     except click.UsageError as error:
-        text = io.StringIO()
-        error.show(text)
-        click.echo(printable_lines(text.getvalue()), err=True, nl=False)
-        sys.exit(error.exit_code)
+        _fail(_usage_words(error), error.exit_code)
     except click.Abort:
         _fail("interrupted", EXIT_INTERRUPTED)
     except KeyboardInterrupt:
@@ -214,6 +213,13 @@ def main() -> None:
     except Exception as error:
         told = f"internal error: {type(error).__name__}: {error}; see it with --debug"
         _fail_unless_interrupted(told, 1, debug)
+
+
+def _usage_words(error: click.UsageError) -> str:
+    """What is wrong with the command line, and where it is explained: one line."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    path = error.ctx.command_path if error.ctx else "ksm-estimator"
+    return f"{message[:1].lower()}{message[1:]}; see: {path} --help"
 
 
 def _complete(instruction: str) -> int:

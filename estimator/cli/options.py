@@ -21,6 +21,20 @@ def options(*parts: Callable[[Any], Any]) -> Callable[[Command], Command]:
     return decorate
 
 
+def _user(value: str) -> int:
+    """A user id, given as number or as name. Raises click.BadParameter for an unknown name."""
+    import pwd  # not every system has it
+
+    try:
+        return int(value)
+    except ValueError:
+        pass
+    try:
+        return pwd.getpwnam(value).pw_uid
+    except KeyError:
+        raise click.BadParameter(f"{value!r} is no user of this machine; give the number") from None
+
+
 min_coverage_option = click.option(
     "--min-coverage",
     type=click.FloatRange(0, 100),
@@ -41,13 +55,44 @@ def _scope(default: str) -> Callable[[Any], Any]:
 
 
 _who_and_how = options(
-    click.option("--pid", "pids", type=int, multiple=True, help="Only this process. Repeatable."),
-    click.option("--comm", "comms", multiple=True, help="Only processes of this name."),
-    click.option("--cgroup", "cgroups", multiple=True, help="Only this cgroup and those below it."),
-    click.option("--uid", "uids", type=int, multiple=True, help="Only processes of this user id."),
-    click.option("--max-page-sharing", type=int, metavar="N", help="Else as in the snapshot."),
-    click.option("--use-zero-pages/--no-use-zero-pages", default=None, help="Else as there."),
-    click.option("--merge-across-nodes/--no-merge-across-nodes", default=None),
+    click.option(
+        "--pid",
+        "pids",
+        type=int,
+        multiple=True,
+        help="Only this process. Each selector can be repeated; of several kinds all must fit.",
+    ),
+    click.option("--comm", "comms", multiple=True, help="Only processes of this name: 'worker*'."),
+    click.option(
+        "--cgroup",
+        "cgroups",
+        multiple=True,
+        help="Only this cgroup and those below it: 'system.slice/web*'.",
+    ),
+    click.option(
+        "--uid",
+        "uids",
+        type=_user,
+        metavar="USER",
+        multiple=True,
+        help="Only processes of this user: a number, or a name as on this machine.",
+    ),
+    click.option(
+        "--max-page-sharing",
+        type=int,
+        metavar="N",
+        help="How many mappings one KSM page may have; else as in the snapshot.",
+    ),
+    click.option(
+        "--use-zero-pages/--no-use-zero-pages",
+        default=None,
+        help="Whether zero-filled pages go to the kernel's zero page; else as in the snapshot.",
+    ),
+    click.option(
+        "--merge-across-nodes/--no-merge-across-nodes",
+        default=None,
+        help="Whether pages of different NUMA nodes merge; else as in the snapshot.",
+    ),
 )
 policy_options = options(_scope("all"), _who_and_how)
 policy_options_of_today = options(_scope("enabled"), _who_and_how)
