@@ -22,7 +22,7 @@ from estimator.cli.answers import (
     verify,
 )
 from estimator.cli.interrupts import interrupted, raise_on_signals
-from estimator.cli.options import min_coverage_option, options, policy_options
+from estimator.cli.options import min_coverage_option, note, options, policy_options, quiet_option
 from estimator.cli.source import Source, source_options
 from estimator.cli.streams import standard_streams
 from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError
@@ -67,7 +67,7 @@ def collect(source: Source, output: Path | None) -> None:
         raise click.UsageError("name the snapshot to make with -o NAME.ksm")
     check_output(output)
     write_snapshot(_collect(source), output)
-    click.echo(f"wrote {output}; next: ksm-estimator predict {output}", err=True)
+    note(f"wrote {output}; next: ksm-estimator predict {output}")
 
 
 @cli.command()
@@ -115,7 +115,7 @@ def run(
     min_coverage: float,
     **policy: Any,
 ) -> None:
-    """collect and predict in one go; with -o the snapshot is kept."""
+    """collect and predict in one go; with -o the snapshot is kept for report, advise ..."""
     from estimator.snapshot.store import check_output, write_snapshot
 
     if output is not None:
@@ -125,6 +125,7 @@ def run(
     if output is not None:
         try:
             write_snapshot(snapshot, output)
+            note(f"wrote {output}; next: ksm-estimator report {output}")
         except TargetError as error:  # the answer is there all the same
             unwritten = error
     try:
@@ -134,6 +135,8 @@ def run(
             raise
     if unwritten is not None:
         raise unwritten
+    if output is None and not as_json:
+        note("the snapshot is not kept; with -o NAME.ksm report and advise can be asked as well")
 
 
 def _collect(source: Source) -> Snapshot:
@@ -170,13 +173,15 @@ def _show(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:
         click.echo()
         return
     from estimator.report.tables import make_console
-    from estimator.report.text import render
+    from estimator.report.text import render_counters
 
-    render(snapshot, prediction, make_console(sys.stdout))
+    render_counters(snapshot, prediction, make_console(sys.stdout))
 
 
 for command in (report, advise, compare, verify):
     cli.add_command(command)
+for command in cli.commands.values():
+    quiet_option(command)
 
 
 def main() -> None:

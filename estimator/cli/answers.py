@@ -13,18 +13,29 @@ import click
 from click.core import ParameterSource
 
 from estimator.cli.options import (
+    force_option,
     min_coverage_option,
+    note,
     options,
     policy_options,
     policy_options_of_today,
+    top_option,
 )
-from estimator.errors import EXIT_LOW_COVERAGE, CannotAnswerError, TargetError, UsageError
+from estimator.cli.private_file import write_private
+from estimator.errors import (
+    EXIT_DIFFERS,
+    EXIT_LOW_COVERAGE,
+    CannotAnswerError,
+    TargetError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from estimator.advice.schedule import PageCost
     from estimator.ksm.coverage import Coverage
     from estimator.ksm.policy import Policy
     from estimator.ksm.prediction import Prediction
+    from estimator.report.text import Tables
     from estimator.snapshot.snapshot import Snapshot
 
 _snapshot = click.argument("snapshot", type=click.Path(path_type=Path))
@@ -61,30 +72,46 @@ _advice_options = options(
 @click.command()
 @_snapshot
 @policy_options
+@top_option
+@click.option("--sort", metavar="COLUMN", help="Sort tables by this column: net, scanned, pid ...")
 @_advice_options
 @min_coverage_option
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page.")
-def report(snapshot: Path, html: Path | None, min_coverage: float, **chosen: Any) -> None:
-    """Say what KSM would save, who brings it, and from what."""
+@force_option
+def report(
+    snapshot: Path,
+    html: Path | None,
+    force: bool,
+    top: int | None,
+    sort: str | None,
+    min_coverage: float,
+    **chosen: Any,
+) -> None:
+    """Say who brings what: services, programs, processes, VMAs, contents.
+
+    With --html a page of all there is: also the counters and the advice.
+    """
     from estimator.ksm.policy import Policy
+    from estimator.report.tables import make_console
+    from estimator.report.text import render_story
     from estimator.snapshot.store import open_snapshot
 
+    if html is not None and not force and os.path.lexists(html):
+        raise UsageError(f"{html} exists already", hint="replace it with --force")
     opened = open_snapshot(snapshot)
     advice, policy = _split(chosen)
     if html is None:
         _refuse_advice_options()
         if opened.info.get("without_contents"):
-            answer_with_bound(opened, Policy(**policy), False, min_coverage)
+            answer_with_bound(opened, Policy(**policy), False, min_coverage, top, sort)
             return
         prediction = _predict(opened, policy)
-        _print_prediction(opened, prediction)
+        render_story(opened, prediction, make_console(sys.stdout), _tables(top, sort))
         require_coverage(prediction.coverage, min_coverage)
         return
-    if html.exists():
-        raise UsageError(f"{html} exists already", hint="choose another name or remove it")
     page, coverage = _page(opened, policy, advice)
-    _write_private(html, page)
-    click.echo(f"wrote {html}", err=True)
+    write_private(html, page, force)
+    note(f"wrote {html}")
     require_coverage(coverage, min_coverage)
 
 
@@ -92,9 +119,12 @@ def report(snapshot: Path, html: Path | None, min_coverage: float, **chosen: Any
 @_snapshot
 @policy_options
 @_advice_options
+@top_option
 @min_coverage_option
 @_json
-def advise(snapshot: Path, as_json: bool, min_coverage: float, **chosen: Any) -> None:
+def advise(
+    snapshot: Path, as_json: bool, top: int | None, min_coverage: float, **chosen: Any
+) -> None:
     """Say what to opt in, how to set ksmd, and at what risk."""
     from estimator.report.as_json import plan_json
     from estimator.report.tables import make_console
@@ -107,7 +137,7 @@ def advise(snapshot: Path, as_json: bool, min_coverage: float, **chosen: Any) ->
     if as_json:
         click.echo(json.dumps(plan_json(plan, schedule, risk)))
     else:
-        render_plan(opened, plan, schedule, risk, make_console(sys.stdout))
+        render_plan(opened, plan, schedule, risk, make_console(sys.stdout), _tables(top))
     require_coverage(plan.everything.coverage, min_coverage)
 
 
@@ -115,14 +145,19 @@ def advise(snapshot: Path, as_json: bool, min_coverage: float, **chosen: Any) ->
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @policy_options
+@top_option
+@min_coverage_option
 @_json
-def compare(a: Path, b: Path, as_json: bool, **policy: Any) -> None:
+def compare(
+    a: Path, b: Path, as_json: bool, top: int | None, min_coverage: float, **policy: Any
+) -> None:
     """Say what changed from A to B: snapshots, or files from predict --json.
 
     The options are for snapshots: what is in a file was predicted already.
     """
     from estimator.advice.compare import compare as compare_predictions
     from estimator.report.as_json import comparison_json
+    from estimator.report.asked import policy_words
     from estimator.report.tables import make_console
     from estimator.report.text import render_comparison
 
@@ -131,16 +166,33 @@ def compare(a: Path, b: Path, as_json: bool, **policy: Any) -> None:
             f"{', '.join(given)} can't change what {a} and {b} say: they were predicted already",
             hint="predict with these options, or compare snapshots",
         )
-    comparison = compare_predictions(_load(a, policy), _load(b, policy))
+    sides = {"A": _load(a, policy), "B": _load(b, policy)}
+    comparison = compare_predictions(*sides.values())
     if as_json:
         click.echo(json.dumps(comparison_json(comparison)))
     else:
-        render_comparison(comparison, make_console(sys.stdout))
+        asked = [
+            f"{name} is {path}, asked: {policy_words(side.get('policy', {}), {})}."
+            for (name, side), path in zip(sides.items(), (a, b), strict=True)
+        ]
+        render_comparison(comparison, make_console(sys.stdout), asked, _tables(top))
+    for name, side in sides.items():
+        share = side.get("coverage", {}).get("hashed_share")
+        _require_share(share, min_coverage, f" of {name}")
 
 
 @click.command()
 @_snapshot
 @policy_options_of_today
+@top_option
+@min_coverage_option
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="PERCENT",
+    help="How far a counter may be from its prediction (default 0).",
+)
 @_json
 @click.option(
     "--root",
@@ -148,8 +200,19 @@ def compare(a: Path, b: Path, as_json: bool, **policy: Any) -> None:
     default=Path("/"),
     help="Where /sys and /proc of the running system are (default /).",
 )
-def verify(snapshot: Path, as_json: bool, root: Path, **policy: Any) -> None:
-    """Set the prediction beside what the running system shows."""
+def verify(
+    snapshot: Path,
+    as_json: bool,
+    root: Path,
+    top: int | None,
+    min_coverage: float,
+    tolerance: float,
+    **policy: Any,
+) -> None:
+    """Set the prediction beside what the running system shows.
+
+    Ends with 0 if they agree, 7 if a counter differs, 5 if ksmd has not come to rest yet.
+    """
     from estimator.advice.verify import verify as verify_prediction
     from estimator.procfs.ksm_counters import read_reality
     from estimator.report.as_json import verification_json
@@ -157,12 +220,25 @@ def verify(snapshot: Path, as_json: bool, root: Path, **policy: Any) -> None:
     from estimator.report.text import render_verification
     from estimator.snapshot.store import open_snapshot
 
-    prediction = _predict(open_snapshot(snapshot), policy)
+    opened = open_snapshot(snapshot)
+    prediction = _predict(opened, policy)
     verification = verify_prediction(prediction, read_reality(root))
     if as_json:
         click.echo(json.dumps(verification_json(verification)))
     else:
-        render_verification(verification, make_console(sys.stdout))
+        console = make_console(sys.stdout)
+        render_verification(opened, prediction.policy, verification, console, _tables(top))
+    if not verification.settled:
+        raise CannotAnswerError(
+            "nothing to compare with yet: ksmd has not done the scans that merging takes",
+            hint="turn it on (echo 1 > /sys/kernel/mm/ksm/run) and watch full_scans there",
+        )
+    require_coverage(prediction.coverage, min_coverage)
+    if differing := verification.differing(tolerance):
+        beyond = f" by more than {tolerance:g} %" if tolerance else ""
+        message = f"the kernel differs{beyond} in {', '.join(differing)}"
+        click.echo(f"ksm-estimator: {message}", err=True)
+        sys.exit(EXIT_DIFFERS)
 
 
 @dataclass(frozen=True)
@@ -202,7 +278,12 @@ def _given(policy: dict[str, Any]) -> list[str]:
 
 
 def answer_with_bound(
-    snapshot: Snapshot, policy: Policy, as_json: bool, min_coverage: float
+    snapshot: Snapshot,
+    policy: Policy,
+    as_json: bool,
+    min_coverage: float,
+    top: int | None = None,
+    sort: str | None = None,
 ) -> None:
     """Say what can be said of a snapshot without page contents; exits as ``require_coverage``."""
     from estimator.ksm.upper_bound import upper_bound
@@ -216,17 +297,26 @@ def answer_with_bound(
         from estimator.report.tables import make_console
         from estimator.report.text import render_bound
 
-        render_bound(snapshot, bound, make_console(sys.stdout))
+        render_bound(snapshot, bound, make_console(sys.stdout), _tables(top, sort))
     require_coverage(bound.coverage, min_coverage)
 
 
 def require_coverage(coverage: Coverage, percent: float) -> None:
     """Exit with 6 unless ``percent`` of what ksmd would visit was read; nothing to read is fine."""
-    share = coverage.hashed_share
+    _require_share(coverage.hashed_share, percent)
+
+
+def _require_share(share: float | None, percent: float, of: str = "") -> None:
     if share is not None and 100 * share < percent:
-        message = f"only {100 * share:.1f} % of the candidate pages could be read"
+        message = f"only {100 * share:.1f} % of the candidate pages{of} could be read"
         click.echo(f"ksm-estimator: {message}; accept it with --min-coverage", err=True)
         sys.exit(EXIT_LOW_COVERAGE)
+
+
+def _tables(top: int | None, sort: str | None = None) -> Tables:
+    from estimator.report.text import Tables
+
+    return Tables(top, sort, ": --top 0 shows all")
 
 
 def _predict(snapshot: Snapshot, policy: dict[str, Any]) -> Prediction:
@@ -234,13 +324,6 @@ def _predict(snapshot: Snapshot, policy: dict[str, Any]) -> Prediction:
     from estimator.ksm.predict import predict
 
     return predict(snapshot, Policy(**policy))
-
-
-def _print_prediction(snapshot: Snapshot, prediction: Prediction) -> None:
-    from estimator.report.tables import make_console
-    from estimator.report.text import render
-
-    render(snapshot, prediction, make_console(sys.stdout))
 
 
 def _advise(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> Any:
@@ -298,19 +381,3 @@ def _load(path: Path, policy: dict[str, Any]) -> Any:
             f"{path} holds an upper bound, made without page contents: there is nothing to compare"
         )
     return found
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read: it names what runs on the machine."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise TargetError(f"{path} can't be written: {error.strerror}") from error
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-    except BaseException as error:
-        path.unlink()
-        if isinstance(error, OSError):
-            raise TargetError(f"{path} can't be written: {error.strerror}") from error
-        raise

@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 
 import click
 
+from estimator.report.units import printable
+
+_QUIET = "quiet"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -42,6 +45,45 @@ min_coverage_option = click.option(
     metavar="PERCENT",
     help="Exit with 6 if less of the candidate pages could be read (default 95).",
 )
+
+
+top_option = click.option(
+    "--top",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Show so many rows of each table (default 10 or 15; 0: all).",
+)
+force_option = click.option("--force", is_flag=True, help="Replace what is there.")
+
+
+def quiet_option(command: click.Command) -> None:
+    """Give ``command`` -q: it says no more on stderr than why it failed."""
+
+    def be_quiet(context: click.Context, option: click.Parameter, chosen: bool) -> None:
+        if chosen:
+            context.find_root().obj = _QUIET
+
+    command.params.append(
+        click.Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=be_quiet,
+            help="No progress and no next steps on stderr, failures alone.",
+        )
+    )
+
+
+def quiet() -> bool:
+    """Whether -q is on the command line."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.find_root().obj == _QUIET
+
+
+def note(message: str) -> None:
+    """Say ``message`` on stderr, unless -q was given."""
+    if not quiet():
+        click.echo(printable(message), err=True)
 
 
 def _scope(default: str) -> Callable[[Any], Any]:

@@ -24,8 +24,10 @@ from estimator.advice.attribution import contributions, contributions_by, page_b
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
 from estimator.advice.schedule import Schedule
+from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.upper_bound import UpperBound
+from estimator.report.asked import question_words
 from estimator.report.bound_sections import bound_sections
 from estimator.report.plan_sections import plan_sections
 from estimator.report.plots import contribution_figure, frontier_figure, sharing_figure
@@ -51,6 +53,7 @@ def report_page(
     verdict, *report = prediction_sections(snapshot, prediction)
     return _page(
         snapshot,
+        prediction.policy,
         verdict,
         report,
         [(title, _svg(figure, str(n))) for n, (title, figure) in enumerate(figures)],
@@ -60,6 +63,7 @@ def report_page(
 
 def _page(
     snapshot: Snapshot,
+    policy: Policy,
     verdict: Section,
     report: list[Section],
     figures: list[tuple[str, Markup]],
@@ -68,8 +72,8 @@ def _page(
     info = snapshot.info
     script = _resource("report.js")
     return _template("report.html.j2").render(
-        title=printable(f"KSM on {info['host']}"),
-        subtitle=printable(f"Linux {info['kernel']['release']}, {info['collected_at']}"),
+        title=printable(f"KSM on {info['host'] or 'an unnamed host'}"),
+        asked=question_words(info, policy.to_json()),
         style=Markup(_resource("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -83,7 +87,7 @@ def _page(
 def bound_page(snapshot: Snapshot, bound: UpperBound) -> str:
     """The report of a snapshot without page contents as an HTML document: no figures, no plan."""
     verdict, *report = bound_sections(snapshot, bound)
-    return _page(snapshot, verdict, report, [], [])
+    return _page(snapshot, bound.policy, verdict, report, [], [])
 
 
 def fragment(sections: list[Section]) -> str:

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import pandas as pd
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.padding import Padding
 from rich.segment import Segment
@@ -21,6 +22,9 @@ from estimator.report.units import count, human_bytes, printable, printable_line
 PROSE_COLUMNS = 100
 _WIDE_COLUMNS = 120
 _PIPE_COLUMNS = 200
+_LEAST_TEXT_COLUMNS = 20
+_INDENT = "  "
+_TOGETHER = "\N{NO-BREAK SPACE}"  # textwrap leaves it alone
 
 
 class _Console(Console):
@@ -103,30 +107,80 @@ def bullets(console: Console, items: Iterable[str], style: str = "") -> None:
             console.print(Text(line, style=style))
 
 
-def table(console: Console, rows: pd.DataFrame, columns: list[Column], limit: int = 15) -> None:
-    """The first ``limit`` rows; cells that don't fit are folded, never cut."""
-    shown = [c for c in columns if not c.wide or console.width >= _WIDE_COLUMNS]
+def table(
+    console: Console, rows: pd.DataFrame, columns: list[Column], limit: int = 15, more: str = ""
+) -> None:
+    """The first ``limit`` rows; cells that don't fit are folded, never cut.
+
+    Where the names would get too little room, every row is a paragraph. ``more``: how to see the
+    rest, said where there is one.
+    """
     if rows.empty:
         return
+    shown = [c for c in columns if not c.wide or console.width >= _WIDE_COLUMNS]
+    cells = [[c.show(row[c.source]) for c in shown] for row in rows.head(limit).to_dict("records")]
+    if _has_room(console.width, shown, cells):
+        _print_grid(console, shown, cells)
+    else:
+        _print_paragraphs(console, shown, cells)
+    if len(rows) > limit:
+        console.print(f"  and {count(len(rows) - limit)} more{more}", style="dim")
+
+
+def _has_room(width: int, columns: list[Column], cells: list[list[str]]) -> bool:
+    """Whether each column of text can have 20 characters beside the numbers, or all it needs."""
+    needed = len(_INDENT) + 2 * len(columns) - 1
+    for column, texts in zip(columns, zip(*cells, strict=True), strict=True):
+        widest = max(map(cell_len, (column.title, *texts)))
+        needed += widest if column.number else min(widest, _LEAST_TEXT_COLUMNS)
+    return needed <= width
+
+
+def _print_grid(console: Console, columns: list[Column], cells: list[list[str]]) -> None:
     grid = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
         show_edge=False,
-        show_header=any(column.title for column in shown),
+        show_header=any(column.title for column in columns),
     )
-    for column in shown:
+    for column in columns:
         grid.add_column(
             column.title,
             justify="right" if column.number else "left",
             overflow="fold",
             no_wrap=column.number,
         )
-    for row in rows.head(limit).to_dict("records"):
-        grid.add_row(*(Text(column.show(row[column.source])) for column in shown))
-    console.print(Padding(grid, (0, 0, 0, 2), expand=False))
-    if len(rows) > limit:
-        console.print(f"  and {count(len(rows) - limit)} more", style="dim")
+    for row in cells:
+        grid.add_row(*map(Text, row))
+    padded = Padding(grid, (0, 0, 0, len(_INDENT)), expand=False)
+    if console.is_terminal:
+        console.print(padded)
+        return
+    with console.capture() as captured:
+        console.print(padded)
+    for line in captured.get().splitlines():  # without the blanks that fill the last column
+        console.out(line.rstrip(), highlight=False)
+
+
+def _print_paragraphs(console: Console, columns: list[Column], cells: list[list[str]]) -> None:
+    """Each row as its name, and below it what the other columns say."""
+    name = next((n for n, column in enumerate(columns) if not column.number), 0) + 1
+    for row in cells:
+        said = []
+        for column, text in zip(columns[name:], row[name:], strict=True):
+            words = f"{column.title} {text}".strip() if text else ""
+            said += [words.replace(" ", _TOGETHER) if column.number else words] if words else []
+        for indent, text in ((_INDENT, " ".join(row[:name])), (2 * _INDENT, ", ".join(said))):
+            lines = textwrap.wrap(
+                text,
+                console.width,
+                initial_indent=indent,
+                subsequent_indent=indent,
+                break_on_hyphens=False,
+            )
+            for line in lines:
+                console.print(Text(line.replace(_TOGETHER, " ")))
 
 
 def verbatim(console: Console, block: str) -> None:
