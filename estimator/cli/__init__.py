@@ -21,6 +21,7 @@ from estimator.cli.answers import (
     require_coverage,
     verify,
 )
+from estimator.cli.help_topics import show_help
 from estimator.cli.interrupts import interrupted, raise_on_signals
 from estimator.cli.options import min_coverage_option, note, options, policy_options, quiet_option
 from estimator.cli.source import Source, source_options
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from estimator.ksm.prediction import Prediction
     from estimator.snapshot.snapshot import Snapshot
 
-_COMPLETE = "_KSM_ESTIMATOR_COMPLETE"
+COMPLETE = "_KSM_ESTIMATOR_COMPLETE"
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -178,7 +179,7 @@ def _show(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:
     render_counters(snapshot, prediction, make_console(sys.stdout))
 
 
-for command in (report, advise, compare, verify):
+for command in (report, advise, compare, verify, show_help):
     cli.add_command(command)
 for command in cli.commands.values():
     quiet_option(command)
@@ -192,7 +193,7 @@ def main() -> None:
         quiet.setLevel(logging.CRITICAL + 1)
         logging.getLogger("drgn").addHandler(quiet)
     try:
-        if instruction := os.environ.get(_COMPLETE):
+        if instruction := os.environ.get(COMPLETE):
             sys.exit(_complete(instruction))
         try:
             with cli.make_context("ksm-estimator", sys.argv[1:]) as context:  # main() exits with 1
@@ -231,7 +232,7 @@ def _complete(instruction: str) -> int:
     """Do what the shell asks for completion: print its script, or what fits; exit code 0 or 1."""
     from click.shell_completion import shell_complete
 
-    return shell_complete(cli, {}, "ksm-estimator", _COMPLETE, instruction)
+    return shell_complete(cli, {}, "ksm-estimator", COMPLETE, instruction)
 
 
 def entry() -> NoReturn:
