@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
 from estimator.cli import cli
@@ -31,7 +32,7 @@ def test_the_man_page_is_readable_and_has_all() -> None:
     for name, each in cli.commands.items():
         assert f"\n   {name} " in done.stdout
         for option in each.params:
-            assert max(option.opts, key=len).upper() in done.stdout.upper()
+            assert not isinstance(option, click.Option) or max(option.opts) in done.stdout
     assert "130    interrupted" in done.stdout
 
 

@@ -23,7 +23,15 @@ from estimator.cli.answers import (
 )
 from estimator.cli.help_topics import show_help
 from estimator.cli.interrupts import interrupted, raise_on_signals
-from estimator.cli.options import min_coverage_option, note, options, policy_options, quiet_option
+from estimator.cli.options import (
+    force_option,
+    min_coverage_option,
+    note,
+    options,
+    policy_options,
+    quiet_option,
+    snapshot_argument,
+)
 from estimator.cli.source import Source, source_options
 from estimator.cli.streams import standard_streams
 from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError
@@ -46,7 +54,7 @@ _output = click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="NAME.ksm",
-    help="The snapshot directory to make.",
+    help="The snapshot to make: a directory; NAME.ksm.tar: one file; -: the same on stdout.",
 )
 
 
@@ -60,15 +68,18 @@ def cli(debug: bool) -> None:
 @cli.command()
 @source_options
 @_output
-def collect(source: Source, output: Path | None) -> None:
+@force_option
+def collect(source: Source, output: Path | None, force: bool) -> None:
     """Read a kernel's memory into a snapshot."""
+    from estimator.snapshot.archive import STREAM
     from estimator.snapshot.store import check_output, write_snapshot
 
     if output is None:
         raise click.UsageError("name the snapshot to make with -o NAME.ksm")
-    check_output(output)
-    write_snapshot(_collect(source), output)
-    note(f"wrote {output}; next: ksm-estimator predict {output}")
+    check_output(output, replace=force)
+    write_snapshot(_collect(source), output, replace=force)
+    if output != STREAM:
+        note(f"wrote {output}; next: ksm-estimator predict {output}")
 
 
 @cli.command()
@@ -84,7 +95,7 @@ def check(source: Source, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("snapshot", type=click.Path(path_type=Path))
+@snapshot_argument
 @click.option(
     "--and",
     "later",
@@ -107,25 +118,30 @@ def predict(
 @cli.command()
 @source_options
 @_output
+@force_option
 @policy_options
 @_answer
 def run(
     source: Source,
     output: Path | None,
+    force: bool,
     as_json: bool,
     min_coverage: float,
     **policy: Any,
 ) -> None:
     """collect and predict in one go; with -o the snapshot is kept for report, advise ..."""
+    from estimator.snapshot.archive import STREAM
     from estimator.snapshot.store import check_output, write_snapshot
 
+    if output == STREAM:
+        raise click.UsageError("the answer goes to stdout: collect writes a snapshot there")
     if output is not None:
-        check_output(output)
+        check_output(output, replace=force)
     snapshot = _collect(source)
     unwritten: TargetError | None = None
     if output is not None:
         try:
-            write_snapshot(snapshot, output)
+            write_snapshot(snapshot, output, replace=force)
             note(f"wrote {output}; next: ksm-estimator report {output}")
         except TargetError as error:  # the answer is there all the same
             unwritten = error

@@ -19,6 +19,7 @@ from estimator.cli.options import (
     options,
     policy_options,
     policy_options_of_today,
+    snapshot_argument,
     top_option,
 )
 from estimator.cli.private_file import write_private
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from estimator.report.text import Tables
     from estimator.snapshot.snapshot import Snapshot
 
-_snapshot = click.argument("snapshot", type=click.Path(path_type=Path))
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 _advice_options = options(
     click.option(
@@ -70,7 +70,7 @@ _advice_options = options(
 
 
 @click.command()
-@_snapshot
+@snapshot_argument
 @policy_options
 @top_option
 @click.option("--sort", metavar="COLUMN", help="Sort tables by this column: net, scanned, pid ...")
@@ -116,7 +116,7 @@ def report(
 
 
 @click.command()
-@_snapshot
+@snapshot_argument
 @policy_options
 @_advice_options
 @top_option
@@ -161,7 +161,7 @@ def compare(
     from estimator.report.tables import make_console
     from estimator.report.text import render_comparison
 
-    if a.is_file() and b.is_file() and (given := _given(policy)):
+    if _is_json(a) and _is_json(b) and (given := _given(policy)):
         raise UsageError(
             f"{', '.join(given)} can't change what {a} and {b} say: they were predicted already",
             hint="predict with these options, or compare snapshots",
@@ -182,7 +182,7 @@ def compare(
 
 
 @click.command()
-@_snapshot
+@snapshot_argument
 @policy_options_of_today
 @top_option
 @min_coverage_option
@@ -362,12 +362,23 @@ def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> tuple[
     return report_page(snapshot, plan.everything, plan, times, risk), plan.everything.coverage
 
 
+def _is_json(path: Path) -> bool:
+    """Whether ``path`` is a file that predict --json wrote, as far as its first letter tells."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(1) == b"{"
+    except OSError as error:
+        raise TargetError(f"{path} can't be read: {error.strerror}") from error
+
+
 def _load(path: Path, policy: dict[str, Any]) -> Any:
     """The prediction of a snapshot, or one written by predict --json."""
     from estimator.report.as_json import prediction_json
     from estimator.snapshot.store import open_snapshot
 
-    if not path.is_file():
+    if not _is_json(path):
         return prediction_json(_predict(open_snapshot(path), policy))
     try:
         found = json.loads(path.read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -47,6 +48,7 @@ min_coverage_option = click.option(
 )
 
 
+snapshot_argument = click.argument("snapshot", type=click.Path(path_type=Path, allow_dash=True))
 top_option = click.option(
     "--top",
     type=click.IntRange(min=0),
