@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from estimator.errors import CannotAnswerError
-from estimator.snapshot import read_tables
+from estimator.snapshot import read_tables, store
 from estimator.snapshot.schema import FORMAT_VERSION
 from estimator.snapshot.store import open_snapshot, write_snapshot
 from tests.synthetic import System, small

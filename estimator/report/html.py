@@ -115,15 +115,18 @@ def _shown_rows(rows: pd.DataFrame) -> list[dict[Any, Any]]:
     return rows.head(MAX_ROWS).to_dict("records")
 
 
-def _cells(row: dict[str, Any], columns: list[Column]) -> Iterator[tuple[str, str, bool]]:
-    """Of every cell: what to show, what to sort by, and whether that is a number."""
+def _cells(row: dict[str, Any], columns: list[Column]) -> Iterator[tuple[str, str, str, bool]]:
+    """Of every cell: its title, what to show, the exact number, and whether it has one.
+
+    Memory is in bytes there.
+    """
     for column in columns:
         value = row[column.source]
         key = ""
         if column.number and not pd.isna(value):
-            number = float(value)
-            key = repr(round(number, 4)) if math.isfinite(number) else ""
-        yield column.show(value), key, column.number
+            number = float(value) * (column.unit_bytes or 1)
+            key = f"{round(number, 4):.15g}" if math.isfinite(number) else ""
+        yield column.title, column.show(value), key, column.number
 
 
 def _svg(figure: Figure, salt: str) -> Markup:
@@ -132,6 +135,7 @@ def _svg(figure: Figure, salt: str) -> Markup:
     with mpl.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}
     ):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        metadata = {"Date": None, "Creator": None}
+        figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
     text = buffer.getvalue()
     return Markup(text[text.index("<svg") :])

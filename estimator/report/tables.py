@@ -59,7 +59,8 @@ def make_console(file: IO[str], width: int | None = None) -> Console:
 class Column:
     """One column of a text table.
 
-    ``show`` turns a cell into text. ``wide``: only where there is room for it.
+    ``show`` turns a cell into text. ``wide``: only where there is room for it. ``unit_bytes``: of
+    memory, what one of the numbers in ``source`` is; 0: it is no memory.
     """
 
     title: str
@@ -67,6 +68,7 @@ class Column:
     show: Callable[[Any], str] = lambda value: printable(str(value))
     number: bool = False
     wide: bool = False
+    unit_bytes: int = 0
 
 
 def pages(title: str, source: str, wide: bool = False) -> Column:
@@ -76,7 +78,14 @@ def pages(title: str, source: str, wide: bool = False) -> Column:
 
 def memory(title: str, source: str, unit_bytes: int = 1, wide: bool = False) -> Column:
     """A column of memory, stored in units of ``unit_bytes``."""
-    return Column(title, source, lambda n: human_bytes(n * unit_bytes), number=True, wide=wide)
+    return Column(
+        title,
+        source,
+        lambda n: human_bytes(n * unit_bytes),
+        number=True,
+        wide=wide,
+        unit_bytes=unit_bytes,
+    )
 
 
 def heading(console: Console, title: str) -> None:
