@@ -350,7 +350,7 @@ def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> tuple[
         from estimator.report.html import bound_page, report_page
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"--html needs {error.name}", hint="pip install 'ksm-estimator[report]'"
+            f"--html needs {error.name}", hint="pip install jinja2 matplotlib"
         ) from error
     if snapshot.info.get("without_contents"):
         from estimator.ksm.policy import Policy

@@ -52,18 +52,21 @@ def what_procfs_can_not_know(info: Mapping[str, Any]) -> list[str]:
     return [words for name, words in _NOT_KNOWN.items() if name in info.get("not_known", ())]
 
 
+def host_words(info: Mapping[str, Any]) -> str:
+    """The node name, where the kernel has one."""
+    host = info.get("host")
+    return "an unnamed host" if host in (None, "", "(none)") else str(host)
+
+
 def _picture_words(info: Mapping[str, Any]) -> str:
     kernel, source = info["kernel"], info.get("source", {})
     kind, path = source.get("kind"), source.get("path")
     way = {"core": f"the dump {path}", "qemu": f"the guest at {path} (--qemu)"} | _WAYS
     looks = int(info.get("passes", {}).get("count", 1))
     seen = f", {plural(looks, 'look')}" if looks > 1 else ""
-    host = info.get("host") or "an unnamed host"
-    machine = kernel.get("machine", "an unknown machine")
-    return printable(
-        f"Of {host}, Linux {kernel['release']} ({machine}): {way.get(kind, 'a snapshot')}, "
-        f"{when_words(info)}{seen}."
-    )
+    machine = f"{host_words(info)}, Linux {kernel['release']} ({kernel.get('machine', 'unknown')})"
+    how = f"{way.get(kind, 'a snapshot')}, {when_words(info)}{seen}"
+    return printable(f"Of {machine}: {how}.")
 
 
 def when_words(info: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from estimator.advice.schedule import Schedule
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.upper_bound import UpperBound
-from estimator.report.asked import question_words
+from estimator.report.asked import host_words, question_words
 from estimator.report.bound_sections import bound_sections
 from estimator.report.plan_sections import plan_sections
 from estimator.report.plots import contribution_figure, frontier_figure, sharing_figure
@@ -72,7 +72,7 @@ def _page(
     info = snapshot.info
     script = _resource("report.js")
     return _template("report.html.j2").render(
-        title=printable(f"KSM on {info['host'] or 'an unnamed host'}"),
+        title=printable(f"KSM on {host_words(info)}"),
         asked=question_words(info, policy.to_json()),
         style=Markup(_resource("report.css")),
         script=Markup(script),
