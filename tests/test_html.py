@@ -22,7 +22,7 @@ from estimator.snapshot.snapshot import Snapshot
 from tests.systems import Area, Process, fork_server, system
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -52,8 +52,7 @@ def test_names_are_text_wherever_they_appear() -> None:
     assert "onerror=alert(2)&gt;$x_2$" in html
 
 
-def test_needs_no_network() -> None:
-    html = page_of(fork_server())
+def test_needs_no_network(html: str) -> None:
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", html)
     assert not re.search(r"url\((?!#)", html)
     assert "@import" not in html
@@ -76,22 +75,33 @@ def test_stays_small_with_many_processes_and_vmas() -> None:
     assert "The first 1000 of 1500 rows." in html
 
 
-@pytest.fixture
-def browser_page(tmp_path: Path) -> Iterator[Page]:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         if os.environ.get("CI") == "true":
             pytest.fail("no chromium to look at the report with")
         pytest.skip("no chromium to look at the report with")
     from playwright.sync_api import sync_playwright
 
-    file = tmp_path / "report.html"
-    file.write_text(page_of(fork_server()))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.goto(file.as_uri())
-        yield page
+        yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return page_of(fork_server())
+
+
+@pytest.fixture
+def browser_page(browser: Browser, html: str, tmp_path: Path) -> Iterator[Page]:
+    file = tmp_path / "report.html"
+    file.write_text(html)
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto(file.as_uri())
+    yield page
+    page.close()
 
 
 def screenshots(tmp_path: Path) -> Path:
@@ -186,7 +196,6 @@ def test_on_paper(browser_page: Page, tmp_path: Path) -> None:
     assert page.locator("body").evaluate(f"e => ({style})(e).color") == "rgb(33, 37, 41)"
 
 
-def test_the_page_says_what_it_is_of(tmp_path: Path) -> None:
-    html = page_of(fork_server())
+def test_the_page_says_what_it_is_of(html: str) -> None:
     assert "<p>Of example, Linux 6.12 (x86_64): the dump vmcore, " in html
     assert "<p>Asked: --scope all; max_page_sharing 256, " in html
