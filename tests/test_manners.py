@@ -176,3 +176,18 @@ def test_verify_ends_with_what_it_found(tmp_path: Path, snapshot: Path) -> None:
     assert early.returncode == 5
     assert "nothing to compare with yet" in early.stderr
     assert "counters that this kernel shows" in early.stdout
+
+
+def test_findings_break_between_words() -> None:
+    options = ("check", "--core", "/nowhere/" + "a-b " * 30)
+    (line,) = estimator(*options).stdout.splitlines()
+    lines = estimator(*options, COLUMNS="60").stdout.splitlines()
+    assert len(lines) > 2
+    assert max(map(len, lines)) <= 60
+    assert " ".join(part.strip() for part in lines) == " ".join(line.split(" ")).strip()
+    assert {part[:18].strip() for part in lines[1:]} == {""}
+
+
+def test_check_takes_no_options_of_reading() -> None:
+    assert estimator("check", "--procfs", "--rate", "5").returncode == 2
+    assert "--rate" in estimator("collect", "--help").stdout

@@ -32,7 +32,7 @@ from estimator.cli.options import (
     quiet_option,
     snapshot_argument,
 )
-from estimator.cli.source import Source, source_options
+from estimator.cli.source import Source, source_options, target_options
 from estimator.cli.streams import standard_streams
 from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError
 from estimator.report.units import printable, printable_lines
@@ -83,7 +83,7 @@ def collect(source: Source, output: Path | None, force: bool) -> None:
 
 
 @cli.command()
-@source_options
+@target_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def check(source: Source, as_json: bool) -> None:
     """Say in seconds what a target allows, what is missing, how long it will take."""
