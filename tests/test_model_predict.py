@@ -48,6 +48,12 @@ def two_cgroups() -> System:
         ({"cgroups": ("/system.slice/web.service/worker",)}, [101]),
         ({"uids": (70,)}, [102]),
         ({"comms": ("web",), "pids": (101, 102)}, [101]),
+        ({"comms": ("w*",)}, [100, 101]),
+        ({"comms": ("?b",)}, [102]),
+        ({"cgroups": ("system.slice/web.service",)}, [100, 101]),
+        ({"cgroups": ("system.slice/[dw]*.service",)}, [100, 101, 102]),
+        ({"cgroups": ("/*/w?b.service",)}, [100, 101]),
+        ({"cgroups": ("*/worker",)}, [101]),
     ],
 )
 def test_selection(selector: dict[str, Any], pids: list[int]) -> None:
@@ -63,6 +69,9 @@ def test_selection(selector: dict[str, Any], pids: list[int]) -> None:
     [
         ({"pids": (99,)}, "it has pid 100, 101, 102"),
         ({"comms": ("wed",)}, "it has comm web"),
+        ({"comms": ("W*",)}, "it has comm"),
+        ({"comms": ("we",)}, "it has comm web"),
+        ({"cgroups": ("",)}, "the root, with all below it, is /"),
         ({"cgroups": ("/system.slice/webs",)}, "/system.slice/web.service"),
         ({"uids": (0,)}, "it has uid 33, 70"),
         ({"comms": ("web",), "uids": (70,)}, "at once"),
@@ -71,6 +80,13 @@ def test_selection(selector: dict[str, Any], pids: list[int]) -> None:
 def test_selecting_nothing_names_what_exists(selector: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         predict(two_cgroups().snapshot(), Policy(**selector))
+
+
+def test_a_name_that_looks_like_a_pattern_is_found_by_itself() -> None:
+    system = two_cgroups()
+    system.process(*small(1), comm="[db]", cgroup="/a[b]/c")
+    for policy in (Policy(comms=("[db]",)), Policy(cgroups=("/a[b]",))):
+        assert predict(system.snapshot(), policy).processes["comm"].tolist() == ["[db]"]
 
 
 def test_a_shared_mm_is_selected_by_any_of_its_thread_groups() -> None:

@@ -771,8 +771,16 @@ def test_check_says_who_has_opted_in(monkeypatch: pytest.MonkeyPatch) -> None:
 IOPRIO_GET, IOPRIO_CLASS_IDLE = 252, 3
 HANGS_SECONDS = 600  # no bound on speed: a busy machine takes long
 COLLECT_ONE = """
-import runpy, signal, sys
+import os, runpy, signal, sys
+from estimator.collect import load
 from estimator.procfs import collect
+pace, told = load.Pace.__call__, set()
+def tell(self, read_bytes):  # each process that hashes writes its pid, once
+    if os.getpid() not in told:
+        told.add(os.getpid())
+        os.write(1, b"%d\\n" % os.getpid())
+    pace(self, read_bytes)
+load.Pace.__call__ = tell
 everything, pid, path = collect.read_processes, int(sys.argv[1]), sys.argv[2]
 collect.read_processes = lambda: ([p for p in everything()[0] if p.pid == pid], 0)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
@@ -792,6 +800,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
                 subprocess.Popen(
                     [sys.executable, "-c", COLLECT_ONE, str(pids[0]), str(tmp_path / number.name)],
                     cwd=REPOSITORY,
+                    stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
                     start_new_session=True,
@@ -800,9 +809,8 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
             for number in numbers
         ]
         try:
-            workers = hashing_workers_of([process.pid for process in processes])
-            expected = min(2, len(os.sched_getaffinity(0))) - 1
-            assert [len(own) for own in workers] == [expected] * len(processes)
+            workers = [hashing_workers_of(process) for process in processes]
+            assert workers == [workers_of(process.pid) for process in processes]
             for pid in (
                 *(process.pid for process in processes),
                 *itertools.chain.from_iterable(workers),
@@ -826,17 +834,11 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def hashing_workers_of(pids: list[int]) -> list[list[int]]:
-    """Of each its workers once they hash, as slowly as they were told to: those before end soon."""
-    looks: list[list[list[int]]] = [[[]]]
-
-    def still_the_same() -> bool:
-        time.sleep(1.0)
-        looks.append([workers_of(pid) for pid in pids])
-        return all(looks[-1]) and all(look == looks[-1] for look in looks[-4:])
-
-    wait_until(still_the_same)
-    return looks[-1]
+def hashing_workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """The workers of ``process``, as soon as each of them and it hashes."""
+    assert process.stdout is not None
+    pids = {int(process.stdout.readline()) for _ in range(min(2, len(os.sched_getaffinity(0))))}
+    return sorted(pids - {process.pid})
 
 
 def workers_of(pid: int) -> list[int]:

@@ -131,7 +131,7 @@ class _Collector:
 
     def snapshot(self, max_memory_mib: int | None) -> Snapshot:
         from estimator.kernel.address_spaces import AddressSpaces
-        from estimator.kernel.clock import uptime_seconds
+        from estimator.kernel.clock import uptime_seconds, wall_clock
         from estimator.kernel.cmdlines import read_cmdlines
         from estimator.kernel.cross_checks import anonymous_pages
         from estimator.kernel.layout import has_member
@@ -143,7 +143,10 @@ class _Collector:
         from estimator.kernel.user_pages import require_mappings, require_user_pages
         from estimator.kernel.vmas import read_vmas
 
-        taken_at_seconds = uptime_seconds(self._prog)
+        clock = {
+            "uptime_seconds": uptime_seconds(self._prog),
+            "wall_clock": wall_clock(self._prog),
+        }
         self._progress("processes", 0, 1)
         mms = read_processes(self._prog, self._memory)
         if not len(mms.table):
@@ -205,7 +208,7 @@ class _Collector:
             "stable_nodes": tree.unreadable,
         }
         snapshot = Snapshot(
-            self._info(unknown, taken_at_seconds, mms),
+            self._info(unknown, clock, mms),
             *(mms.table, vma_table, mappings, frames, nodes, tree.items),
         )
         if derived:
@@ -275,9 +278,7 @@ class _Collector:
             read(self._progress)
         return columns
 
-    def _info(
-        self, unknown: dict[str, int], uptime_seconds: float | None, mms: Mms
-    ) -> dict[str, Any]:
+    def _info(self, unknown: dict[str, int], clock: dict[str, Any], mms: Mms) -> dict[str, Any]:
         from estimator.kernel import ksm_settings as settings
         from estimator.kernel.identity import boot_id, host
         from estimator.kernel.symbols import source_of_symbols
@@ -292,7 +293,7 @@ class _Collector:
                 "machine": prog.platform.arch.name.lower() if prog.platform else "unknown",
                 "page_size": self._memory.page_bytes,
                 "build_id": kernel_build_id(prog),
-                "uptime_seconds": uptime_seconds,
+                **clock,
             },
             "source": {
                 "kind": self._target.kind,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -119,7 +121,8 @@ def _candidate_rows(
 def select_mms(processes: pd.DataFrame, policy: Policy) -> Mask:
     """Bool per row of ``processes``: matches every selector that is given.
 
-    A cgroup selects its descendants too. An mm shared by several thread groups (CLONE_VM) is
+    A cgroup selects its descendants too; names and cgroups may be shell patterns, whose * matches
+    a / as well. An mm shared by several thread groups (CLONE_VM) is
     selected by the pid of any of them. Raises UsageError, naming what exists, for a value that
     matches no process.
     """
@@ -133,14 +136,12 @@ def select_mms(processes: pd.DataFrame, policy: Policy) -> Mask:
         ]
         selected &= _any_of("pid", policy.pids, matches, pids[pids >= 0])
     if policy.comms:
-        comms = processes["comm"].to_numpy()
-        selected &= _any_of("comm", policy.comms, [comms == c for c in policy.comms], comms)
+        comms = processes["comm"]
+        matches = [_named(comms, comm) for comm in policy.comms]
+        selected &= _any_of("comm", policy.comms, matches, comms)
     if policy.cgroups:
         cgroups = processes["cgroup"]
-        matches = [
-            ((cgroups == c.rstrip("/")) | cgroups.str.startswith(c.rstrip("/") + "/")).to_numpy()
-            for c in policy.cgroups
-        ]
+        matches = [_below(cgroups, cgroup) for cgroup in policy.cgroups]
         selected &= _any_of("cgroup", policy.cgroups, matches, cgroups)
     if policy.uids:
         uids = processes["uid"].to_numpy()
@@ -148,6 +149,22 @@ def select_mms(processes: pd.DataFrame, policy: Policy) -> Mask:
     if not selected.any() and len(selected):
         raise UsageError("no process matches all of the given selectors at once")
     return selected
+
+
+def _named(names: pd.Series[str], pattern: str) -> Mask:
+    """Which of ``names`` are ``pattern``, letter by letter or as a shell pattern."""
+    matches = re.compile(fnmatch.translate(pattern)).match
+    mask: Mask = ((names == pattern) | names.map(matches).notna()).to_numpy(np.bool_)
+    return mask
+
+
+def _below(cgroups: pd.Series[str], pattern: str) -> Mask:
+    """Which of ``cgroups`` ``pattern`` names, and what lies below these."""
+    if not pattern:
+        raise UsageError("an empty cgroup names none", hint="the root, with all below it, is /")
+    path = "/" + pattern.strip("/")
+    below = cgroups.str.startswith(path.rstrip("/") + "/").to_numpy(np.bool_)
+    return _named(cgroups, path) | _named(cgroups, path.rstrip("/") + "/*") | below
 
 
 def _any_of(

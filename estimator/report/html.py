@@ -29,8 +29,10 @@ from estimator.advice.attribution import (
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
 from estimator.advice.schedule import Schedule
+from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.upper_bound import UpperBound
+from estimator.report.asked import host_words, question_words
 from estimator.report.bound_sections import bound_sections
 from estimator.report.plan_sections import plan_sections
 from estimator.report.plots import contribution_figure, frontier_figure, sharing_figure
@@ -51,6 +53,7 @@ def report_page(
     figures = _figures(snapshot, prediction, plan) if scanned_pages(prediction) else []
     return _page(
         snapshot,
+        prediction.policy,
         verdict,
         report,
         [(title, _svg(figure, str(n))) for n, (title, figure) in enumerate(figures)],
@@ -69,16 +72,16 @@ def _figures(snapshot: Snapshot, prediction: Prediction, plan: Plan) -> list[tup
 
 def _page(
     snapshot: Snapshot,
+    policy: Policy,
     verdict: Section,
     report: list[Section],
     figures: list[tuple[str, Markup]],
     plan: list[Section],
 ) -> str:
-    title, subtitle = _header(snapshot)
     script = _resource("report.js")
     return _template("report.html.j2").render(
-        title=title,
-        subtitle=subtitle,
+        title=printable(f"KSM on {host_words(snapshot.info)}"),
+        asked=question_words(snapshot.info, policy.to_json()),
         style=Markup(_resource("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -89,20 +92,10 @@ def _page(
     )
 
 
-def _header(snapshot: Snapshot) -> tuple[str, str]:
-    """Of what machine the page is, and of when: of a dump only the time of reading is known."""
-    info = snapshot.info
-    host = info.get("host")
-    named = f" on {host}" if host and host != "(none)" else ""
-    source = "from a crash dump that was read" if info["source"].get("kind") == "core" else "read"
-    about = f"Linux {info['kernel']['release']}, {source} at {info['collected_at']}"
-    return printable(f"KSM{named}"), printable(about)
-
-
 def bound_page(snapshot: Snapshot, bound: UpperBound) -> str:
     """The report of a snapshot without page contents as an HTML document: no figures, no plan."""
     verdict, *report = bound_sections(snapshot, bound)
-    return _page(snapshot, verdict, report, [], [])
+    return _page(snapshot, bound.policy, verdict, report, [], [])
 
 
 def fragment(sections: list[Section]) -> str:
@@ -132,15 +125,18 @@ def _shown_rows(rows: pd.DataFrame) -> list[dict[Any, Any]]:
     return rows.head(MAX_ROWS).to_dict("records")
 
 
-def _cells(row: dict[str, Any], columns: list[Column]) -> Iterator[tuple[str, str, bool]]:
-    """Of every cell: what to show, what to sort by, and whether that is a number."""
+def _cells(row: dict[str, Any], columns: list[Column]) -> Iterator[tuple[str, str, str, bool]]:
+    """Of every cell: its title, what to show, the exact number, and whether it has one.
+
+    Memory is in bytes there.
+    """
     for column in columns:
         value = row[column.source]
         key = ""
         if column.number and not pd.isna(value):
-            number = float(value)
-            key = repr(round(number, 4)) if math.isfinite(number) else ""
-        yield column.show(value), key, column.number
+            number = float(value) * (column.unit_bytes or 1)
+            key = f"{round(number, 4):.15g}" if math.isfinite(number) else ""
+        yield column.title, column.show(value), key, column.number
 
 
 def _svg(figure: Figure, salt: str) -> Markup:
@@ -149,6 +145,7 @@ def _svg(figure: Figure, salt: str) -> Markup:
     with mpl.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}
     ):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        metadata = {"Date": None, "Creator": None}
+        figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
     text = buffer.getvalue()
     return Markup(text[text.index("<svg") :])

@@ -1,6 +1,6 @@
 """Pictures of a prediction and a plan, as matplotlib figures.
 
-matplotlib is optional: ``pip install 'ksm-estimator[report]'``.
+matplotlib is optional: ``pip install jinja2 matplotlib``.
 """
 
 from __future__ import annotations

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from estimator.advice.attribution import page_bytes
+from estimator.advice.verdict import Savings, savings
 from estimator.ksm.coverage import Coverage
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.report import words
-from estimator.report.summary import Summary, summarize
+from estimator.report.asked import what_procfs_can_not_know
+from estimator.report.summary import Summary, counters_beside_now, summarize
 from estimator.report.tables import Column, memory, pages
 from estimator.report.units import count, human_bytes, plural, printable
 from estimator.snapshot.snapshot import Snapshot
@@ -44,35 +47,62 @@ class Section:
 
 
 def prediction_sections(snapshot: Snapshot, prediction: Prediction) -> list[Section]:
-    """The report of ``prediction``: the verdict, counters, savings, coverage, contributors ..."""
-    summary = summarize(snapshot, prediction)
-    sections = [
-        _verdict(prediction, summary),
-        Section(WARNINGS, bullets=prediction.warnings),
-        _counters(prediction, summary),
-        _savings(summary),
-        _ledger(prediction, summary),
-        coverage_section(summary.coverage, summary.page_bytes),
-        *_contributors(summary),
+    """All of ``prediction``: the verdict, counters, savings, coverage, contributors ..."""
+    verdict, *counters = counter_sections(snapshot, prediction)
+    return [verdict, *counters, *_story(snapshot, prediction)]
+
+
+def counter_sections(snapshot: Snapshot, prediction: Prediction) -> list[Section]:
+    """What ksmd would show: the verdict, counters, savings, coverage."""
+    saved = savings(snapshot, prediction)
+    return [
+        *_head(snapshot, prediction, saved),
+        _counters(snapshot, prediction),
+        _savings(saved),
+        _ledger(prediction, saved, page_bytes(snapshot)),
+        coverage_section(prediction.coverage, page_bytes(snapshot)),
     ]
+
+
+def story_sections(snapshot: Snapshot, prediction: Prediction) -> list[Section]:
+    """Who brings what: the verdict, contributors, duplicated contents, what takes no part."""
+    saved = savings(snapshot, prediction)
+    return [*_head(snapshot, prediction, saved), *_story(snapshot, prediction)]
+
+
+def _head(snapshot: Snapshot, prediction: Prediction, saved: Savings) -> list[Section]:
+    size = page_bytes(snapshot)
+    verdict = Section(
+        words.verdict(prediction.policy, saved, prediction.coverage),
+        note=words.coverage_words(prediction.coverage, size),
+    )
+    return [verdict, *doubts(prediction.warnings, snapshot)]
+
+
+def doubts(warnings: list[str], snapshot: Snapshot) -> list[Section]:
+    """What to know before trusting the numbers, and what /proc leaves open; as far as there is."""
+    found = [
+        Section(WARNINGS, bullets=warnings),
+        Section("What --procfs can't know", bullets=what_procfs_can_not_know(snapshot.info)),
+    ]
+    return [section for section in found if section.bullets]
+
+
+def _story(snapshot: Snapshot, prediction: Prediction) -> list[Section]:
+    summary = summarize(snapshot, prediction)
+    sections = _contributors(summary)
     if len(summary.contents):
         sections += [_pairs(summary), _contents(summary)]
-    if len(summary.excluded):
-        sections.append(excluded_section(summary.excluded, summary.page_bytes))
+    if len(prediction.excluded):
+        sections.append(excluded_section(prediction.excluded, summary.page_bytes))
     return sections
 
 
-def _verdict(prediction: Prediction, summary: Summary) -> Section:
-    return Section(
-        words.verdict(prediction.policy, summary.savings, summary.coverage),
-        note=words.coverage_words(summary.coverage, summary.page_bytes),
-    )
-
-
-def _counters(prediction: Prediction, summary: Summary) -> Section:
-    rows = summary.counters.copy()
+def _counters(snapshot: Snapshot, prediction: Prediction) -> Section:
+    rows = counters_beside_now(snapshot, prediction)
+    size = page_bytes(snapshot)
     unit = {"general_profit": 1, "stable_node_chains": math.nan, "stable_node_dups": math.nan}
-    rows["memory"] = rows["predicted"] * [unit.get(n, summary.page_bytes) for n in rows["counter"]]
+    rows["memory"] = rows["predicted"] * [unit.get(n, size) for n in rows["counter"]]
     columns = [Column("counter", "counter"), pages("predicted", "predicted")]
     if rows["now"].fillna(0).any():
         columns.append(Column("now", "now", _maybe_count, number=True))
@@ -88,8 +118,7 @@ def _maybe_count(number: Any) -> str:
     return "-" if pd.isna(number) else count(number)
 
 
-def _savings(summary: Summary) -> Section:
-    s = summary.savings
+def _savings(s: Savings) -> Section:
     rows = pd.DataFrame(
         [
             ("general_profit", s.general_profit_bytes, "what the kernel will claim"),
@@ -103,13 +132,13 @@ def _savings(summary: Summary) -> Section:
     return Section("Two savings", rows, columns, note=words.why_they_differ(s))
 
 
-def _ledger(prediction: Prediction, summary: Summary) -> Section:
+def _ledger(prediction: Prediction, saved: Savings, size: int) -> Section:
     """The frames of the first sentence, the mappings that ksmd visits, the records it keeps."""
-    size, counters = summary.page_bytes, prediction.counters
+    counters = prediction.counters
     outcomes = np.bincount(prediction.outcome, minlength=len(Outcome))
     rows = [
-        ("frames of anonymous memory, mapped by whomever", summary.savings.anonymous_bytes // size),
-        ("mappings of them that ksmd visits in a full scan", summary.savings.scanned_pages),
+        ("frames of anonymous memory, mapped by whomever", saved.anonymous_bytes // size),
+        ("mappings of them that ksmd visits in a full scan", saved.scanned_pages),
         ("less: content not known", -outcomes[Outcome.UNKNOWN]),
         ("less: zero-filled, gone with the split of a huge page", -outcomes[Outcome.SPLIT_AWAY]),
         ("less: replaced by the zero page", -outcomes[Outcome.ZERO_PAGE]),
@@ -168,6 +197,7 @@ def _contributors(summary: Summary) -> list[Section]:
     ]
     processes = pages("processes", "processes")
     unit = [Column("unit", "unit"), Column("cgroup", "cgroup", wide=True), processes]
+    program = [Column("program", "comm"), processes]
     process = [
         Column("pid", "pid", str, number=True),
         Column("comm", "comm"),
@@ -179,8 +209,15 @@ def _contributors(summary: Summary) -> list[Section]:
     units, vma_names = summary.units, summary.vma_names
     return [
         Section("Who contributes: services and cgroups", units, unit + amounts, 10, total),
+        Section("Who contributes: programs", summary.programs, program + amounts, 10, total),
         Section("Who contributes: processes", summary.processes, process + amounts, total=total),
-        Section("Who contributes: VMAs by name", vma_names, name + amounts, total=total),
+        Section(
+            "Who contributes: VMAs by name",
+            vma_names,
+            name + amounts,
+            total=total,
+            note=words.self_words(summary.between_processes),
+        ),
     ]
 
 
