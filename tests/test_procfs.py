@@ -7,7 +7,6 @@ import errno
 import itertools
 import mmap
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from estimator.collect.load import Pace, low_priority
-from estimator.errors import CannotAnswerError, TargetError
+from estimator.errors import CannotAnswerError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.procfs import check, nodes, pagemap, processes, vmas
@@ -573,18 +572,6 @@ def test_scope_enabled_finds_what_a_process_has_opted_in(monkeypatch: pytest.Mon
     assert found.counters["ksm_rmap_items"] > 0
 
 
-@needs_pfns
-def test_pages_of_another_size_and_other_machines_are_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for page_bytes, machine in ((65536, "aarch64"), (4096, "aarch64"), (16384, "x86_64")):
-        monkeypatch.setattr(module, "PAGE_BYTES", page_bytes)
-        monkeypatch.setattr("platform.machine", lambda name=machine: name)
-        with pytest.raises(CannotAnswerError, match=f"{machine} with pages of {page_bytes} bytes"):
-            module.require_rights()
-        assert check.check_procfs().exit_code == 5
-
-
 def test_no_call_is_made_by_a_number_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[int] = []
 
@@ -609,60 +596,6 @@ def test_no_call_is_made_by_a_number_of_another_machine(monkeypatch: pytest.Monk
             pass
         assert called == expected
         called.clear()
-
-
-@needs_pfns
-def test_root_without_the_right_to_pfns_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pagemap.own_pfn() > 0
-    original = os.pread
-    hidden = 1 << 63  # present, and the PFN is 0
-    monkeypatch.setattr(
-        "os.pread",
-        lambda *place: (int.from_bytes(original(*place), "little") & hidden).to_bytes(8, "little"),
-    )
-    with pytest.raises(TargetError, match="no CAP_SYS_ADMIN"):
-        module.require_rights()
-
-
-@pytest.mark.parametrize(
-    ("lacking", "named"),
-    [
-        ([19], "no CAP_SYS_PTRACE,.*--cap-add SYS_PTRACE"),
-        ([21], "no CAP_SYS_ADMIN,.*--cap-add SYS_ADMIN"),
-        ([19, 21], "no CAP_SYS_ADMIN and no CAP_SYS_PTRACE,.*SYS_ADMIN --cap-add SYS_PTRACE"),
-    ],
-)
-def test_a_missing_capability_is_named(
-    lacking: list[int], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    for part in (module, processes):
-        monkeypatch.setattr(part, "PROC", tmp_path)
-    for name in ("kpageflags", "kpagecount"):
-        (tmp_path / name).touch()
-    (tmp_path / "self").mkdir()
-    all_but = (1 << 41) - 1 - sum(1 << bit for bit in lacking)
-    (tmp_path / "self" / "status").write_text(f"Name:\tx\nCapEff:\t{all_but:016x}\n")
-    with pytest.raises(TargetError, match=named):
-        module.require_rights()
-
-
-@needs_pfns
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv (util-linux)")
-@pytest.mark.parametrize("name", ["sys_admin", "sys_ptrace"])
-@pytest.mark.parametrize("command", ["check", "collect"])
-def test_root_of_an_ordinary_container_is_refused(command: str, name: str, tmp_path: Path) -> None:
-    output = ["-o", str(tmp_path / "x.ksm")] if command == "collect" else []
-    found = subprocess.run(
-        ["setpriv", f"--bounding-set=-{name}", sys.executable, "-m", "estimator"]
-        + [command, "--procfs", *output],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
-    assert found.returncode == 3
-    assert f"no CAP_{name.upper()}" in found.stdout + found.stderr
-    assert not list(tmp_path.iterdir())
 
 
 @needs_pfns
