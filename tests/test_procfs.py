@@ -25,7 +25,7 @@ from estimator.collect.load import Pace, low_priority
 from estimator.errors import CannotAnswerError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.procfs import check, nodes, pagemap, processes, vmas
+from estimator.procfs import check, nodes, pagemap, processes, running_kernel, vmas
 from estimator.procfs import collect as module
 from estimator.procfs import ksm_settings as settings
 from estimator.procfs import page_contents as procfs_contents
@@ -163,13 +163,13 @@ def test_the_release_of_kernel_org_is_found_behind_that_of_debian(
     monkeypatch.setattr(
         "platform.version", lambda: "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026)"
     )
-    assert settings.upstream_release() == "6.1.192"
+    assert running_kernel.upstream_release() == "6.1.192"
     monkeypatch.setattr("platform.version", lambda: "#45-Ubuntu SMP PREEMPT_DYNAMIC")
     (tmp_path / "signature").write_text("Ubuntu 6.8.0-45.45-generic 6.8.12\n")
-    monkeypatch.setattr(settings, "_UBUNTU", tmp_path / "signature")
-    assert settings.upstream_release() == "6.8.12"
-    monkeypatch.setattr(settings, "_UBUNTU", tmp_path / "none")
-    assert settings.upstream_release() == "6.1.0-56-cloud-amd64"
+    monkeypatch.setattr(running_kernel, "_UBUNTU", tmp_path / "signature")
+    assert running_kernel.upstream_release() == "6.8.12"
+    monkeypatch.setattr(running_kernel, "_UBUNTU", tmp_path / "none")
+    assert running_kernel.upstream_release() == "6.1.0-56-cloud-amd64"
 
 
 def sees_pfns() -> bool:
@@ -499,20 +499,6 @@ def test_a_process_whose_memory_can_not_be_read_is_unknown(monkeypatch: pytest.M
     assert snapshot.info["unknown"]["processes"] == 1
 
 
-def test_sizes_of_structs_are_those_of_slab(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(settings, "_SLAB", tmp_path)
-    names = ["ksm_rmap_item", "ksm_stable_node", "ksm_mm_slot"]
-    assert settings.struct_sizes() == (dict(zip(names, (64, 64, 48), strict=True)), names)
-    (tmp_path / ":0000072").mkdir()
-    (tmp_path / ":0000072" / "object_size").write_text("72\n")
-    (tmp_path / names[0]).symlink_to(":0000072")  # SLAB_MERGE
-    (tmp_path / names[1]).mkdir()
-    (tmp_path / names[1] / "object_size").write_text("80\n")
-    assert settings.struct_sizes() == (dict(zip(names, (72, 80, 48), strict=True)), names[2:])
-
-
 @needs_pfns
 def test_a_snapshot_says_which_sizes_it_assumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -521,7 +507,7 @@ def test_a_snapshot_says_which_sizes_it_assumes(
         only(pids, monkeypatch)
         for assumed in ([], ["ksm_mm_slot"]):
             monkeypatch.setattr(
-                module, "struct_sizes", lambda names=assumed: ({"ksm_mm_slot": 56}, names)
+                module, "struct_sizes", lambda _, names=assumed: ({"ksm_mm_slot": 56}, names)
             )
             info = collect().info
             assert info["sizes"] == {"ksm_mm_slot": 56}

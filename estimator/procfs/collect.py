@@ -20,14 +20,7 @@ from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
 from estimator.collect.tables import make_tables, only_mapped
 from estimator.procfs.ksm_counters import read_identity
-from estimator.procfs.ksm_settings import (
-    features,
-    read_settings,
-    struct_sizes,
-    thp_enabled,
-    thp_orders,
-    upstream_release,
-)
+from estimator.procfs.ksm_settings import read_settings, thp_enabled, thp_orders
 from estimator.procfs.merged_frames import ksm_flag_holds, mark_ksm
 from estimator.procfs.page_contents import forget_what_moved, look_at
 from estimator.procfs.page_size import PAGE_BYTES
@@ -42,6 +35,7 @@ from estimator.procfs.processes import (
     still_there,
 )
 from estimator.procfs.rights import part_of_host, require_memory, require_rights
+from estimator.procfs.running_kernel import RunningKernel, features, struct_sizes, upstream_release
 from estimator.procfs.vmas import listed_first, read_vmas
 from estimator.snapshot.flags import UNKNOWN_NODE
 from estimator.snapshot.schema import FORMAT_VERSION, SCHEMAS
@@ -61,7 +55,7 @@ _NOT_KNOWN = {
     "frames.batch_references": "null",
     "frames.folio_mapcount": "-1 for large folios",
     "stable_nodes": "none: where KSM has merged already is only seen as the kind KSM of frames",
-    "features": "by the kernel's release, where no file says it",
+    "features": "by the kernel's release, where nothing else tells: features_by_release",
 }
 
 
@@ -131,7 +125,8 @@ def collect_procfs(
     mappings, frames = make_tables(vmas, mapped, pfns, facts, seed, PAGE_BYTES)
     if (frames["node"] == UNKNOWN_NODE).any():
         not_known = not_known | {"frames.node": "65535 where several nodes may have the frame"}
-    sizes, assumed = struct_sizes()
+    kernel = RunningKernel()
+    sizes, assumed = struct_sizes(kernel)
     if assumed:
         not_known = not_known | {"sizes": f"{', '.join(assumed)}: as usual from 5.19 to 6.18"}
     seconds = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
@@ -155,7 +150,7 @@ def collect_procfs(
         "hash": about_hash(seed),
         "ksm": read_settings(),
         "sizes": sizes,
-        **features(upstream_release()),
+        **features(kernel, upstream_release()),
         "symbols": None,
         "thp_enabled": thp_enabled(),
         "thp_orders": thp_orders(),
