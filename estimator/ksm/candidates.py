@@ -126,7 +126,7 @@ def select_mms(processes: pd.DataFrame, policy: Policy) -> Mask:
     selected = np.ones(len(processes), dtype=bool)
     if policy.pids:
         pids = processes["pid"].to_numpy()
-        sharing = processes["sharing_pids"].to_numpy()
+        sharing = sharing_pids(processes)
         matches = [
             (pids == pid) | np.fromiter((pid in s for s in sharing), bool, len(sharing))
             for pid in policy.pids
@@ -148,6 +148,11 @@ def select_mms(processes: pd.DataFrame, policy: Policy) -> Mask:
     if not selected.any() and len(selected):
         raise UsageError("no process matches all of the given selectors at once")
     return selected
+
+
+def sharing_pids(processes: pd.DataFrame) -> list[tuple[int, ...]]:
+    """Of each row of ``processes``: the pids of further thread groups with its mm (CLONE_VM)."""
+    return [tuple(map(int, pids)) for pids in processes["sharing_pids"]]
 
 
 def _any_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.pagemap import PageMaps
 from estimator.procfs.processes import (
     PROC,
+    can_compare,
     damon_runs,
     is_listed,
     numbered,
@@ -126,6 +128,10 @@ def collect_procfs(
     if (frames["node"] == UNKNOWN_NODE).any():
         not_known = not_known | {"frames.node": "65535 where several nodes may have the frame"}
     kernel = RunningKernel()
+    if not can_compare(os.getpid()):
+        not_known = not_known | {
+            "processes.sharing_pids": "kcmp(2) is not to be had: each pid counts as an mm"
+        }
     sizes, assumed = struct_sizes(kernel)
     if assumed:
         not_known = not_known | {"sizes": f"{', '.join(assumed)}: as usual from 5.19 to 6.18"}

@@ -118,21 +118,45 @@ def _one_per_mm(processes: list[Process]) -> list[Process]:
 
 
 def _neighbours(group: list[Process]) -> list[tuple[Process, Process]]:
-    """Pairs that share an mm, in the kernel's own order of mms (kcmp(2)), the older one first."""
-    if len(group) == 1:
-        return []
-    with contextlib.suppress(OSError):
-        ordered = sorted(group, key=functools.cmp_to_key(_compare_mm))
-        return [pair for pair in itertools.pairwise(ordered) if _compare_mm(*pair) == 0]
+    """Pairs that share an mm, in the kernel's own order of mms (kcmp(2)), the older one first.
+
+    Without those that end meanwhile.
+    """
+    while len(group) > 1:
+        try:
+            ordered = sorted(group, key=functools.cmp_to_key(_compare_mm))
+            return [pair for pair in itertools.pairwise(ordered) if _compare_mm(*pair) == 0]
+        except OSError:
+            there = [process for process in group if can_compare(process.pid)]
+            if len(there) == len(group):
+                break
+            group = there
     return []
 
 
+def can_compare(pid: int) -> bool:
+    """Whether kcmp(2) is there (CONFIG_KCMP, no seccomp filter), and compares this process."""
+    try:
+        return _kcmp(pid, pid) == 0
+    except OSError:
+        return False
+
+
 def _compare_mm(first: Process, second: Process) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    order = libc.syscall(_SYS_KCMP, first.pid, second.pid, _KCMP_VM, 0, 0)
+    return {0: 0, 1: -1}.get(_kcmp(first.pid, second.pid), 1)
+
+
+def _kcmp(first: int, second: int) -> int:
+    """How the mms of two processes compare: 0 equal, 1 less, 2 greater."""
+    order: int = _libc().syscall(_SYS_KCMP, first, second, _KCMP_VM, 0, 0)
     if order < 0:
         raise OSError(ctypes.get_errno(), "kcmp")
-    return {0: 0, 1: -1}.get(order, 1)
+    return order
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def is_listed(process: Process, *, mergeable: bool) -> bool | None:
