@@ -83,7 +83,7 @@ def running(
         memory_mib=max(workload.memory_mib, 1024 if debian else 0),
         nodes=workload.nodes,
         cpu=WITHOUT_AVX2 if debian else "max",
-        modules=("virtio_blk",) if debian else (),
+        modules=(*workload.modules, *(("virtio_blk",) if debian else ())),
         files=files,
         arguments=("numa_balancing=disable",),
         qemu=("-qmp", f"unix:{monitor},server=on,wait=off", *disks),
