@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from estimator.ksm.predict import predict
 from estimator.procfs import collect as module
 from estimator.procfs import processes
 from estimator.procfs.processes import Process
-from tests.test_procfs import at_base, collect, needs_pfns, on_command, only, wait_until
+from tests.test_procfs import at_base, collect, digest, needs_pfns, on_command, only, wait_until
 
 pytestmark = pytest.mark.skipif(
     not processes.can_compare(os.getpid()), reason="kcmp(2) is not to be had here"
@@ -58,6 +60,43 @@ def test_an_mm_is_one_under_each_of_its_pids(way: str, monkeypatch: pytest.Monke
     assert by_pid[0] == by_pid[1]
     assert by_pid[0]["ksm_rmap_items"] >= 30
     assert snapshot.info["not_known"].get("processes.sharing_pids") is None
+
+
+WITHOUT_LEADER = """
+import ctypes, mmap, os, threading, time
+area = mmap.mmap(-1, 20 * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for page in range(20):
+    area[page * 4096:(page + 1) * 4096] = bytes([page + 100]) * 4096
+def stay():
+    time.sleep(0.2)
+    print(flush=True)
+    time.sleep(1000)
+threading.Thread(target=stay).start()
+ctypes.CDLL(None).syscall(60, 0)  # exit() of this thread alone
+"""
+
+
+@needs_pfns
+def test_a_process_whose_first_thread_has_ended_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_LEADER], stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            wait_until(lambda: ") Z " in Path(f"/proc/{process.pid}/stat").read_text())
+            found = processes.read_processes()[0]
+            monkeypatch.setattr(
+                module,
+                "read_processes",
+                lambda: ([p for p in found if p.leader == process.pid], 0),
+            )
+            snapshot = collect()
+        finally:
+            process.kill()
+    assert snapshot.processes["pid"].tolist() == [process.pid]
+    assert {digest(page + 100) for page in range(20)} <= set(snapshot.frames["hash"])
+    assert snapshot.processes["cmdline"].iloc[0].startswith(sys.executable)
 
 
 def test_a_process_that_ends_does_not_hide_who_shares(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,11 +30,16 @@ class Running:
 
     def python(self, arguments: str, *, timeout_seconds: float = 300.0) -> tuple[int, str]:
         """Run Python in the guest's Debian, where the package is installed; status and output."""
+        status, output = self.guest.run_raw(
+            self.command(arguments), timeout_seconds=timeout_seconds
+        )
+        return status, output.decode(errors="replace")
+
+    def command(self, arguments: str) -> str:
+        """What the guest's shell has to execute for that."""
         environment = "PYTHONPATH=/tmp/package.zip PYTHONDONTWRITEBYTECODE=1 HOME=/tmp"
         command = f"env -i {environment} /bin/busybox chroot {DEBIAN}"
-        command += f" /usr/bin/python{PYTHON} {arguments}"
-        status, output = self.guest.run_raw(command, timeout_seconds=timeout_seconds)
-        return status, output.decode(errors="replace")
+        return f"{command} /usr/bin/python{PYTHON} {arguments}"
 
     def fetch_snapshot(self, path: str, destination: Path) -> Path:
         """Copy the snapshot ``path`` of the guest to the directory ``destination``."""
