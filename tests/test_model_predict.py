@@ -94,6 +94,19 @@ def test_a_shared_mm_is_selected_by_any_of_its_thread_groups() -> None:
     system.processes[2].sharing_pids = [500]
     found = predict(system.snapshot(), Policy(pids=(500,)))
     assert found.processes["pid"].tolist() == [102]
+    assert found.processes["sharing_pids"].tolist() == [(500,)]
+
+
+def test_a_shared_mm_is_found_under_each_of_its_pids_in_json() -> None:
+    system = two_cgroups()
+    system.processes[1].sharing_pids = [500, 501]
+    prediction = predict(system.snapshot(), Policy())
+    for answer in (
+        prediction_json(prediction),
+        json.loads(b"".join(prediction_json_parts(prediction))),
+    ):
+        pids = {p["pid"]: list(p["sharing_pids"]) for p in answer["processes"]}
+        assert pids == {100: [], 101: [500, 501], 102: []}
 
 
 def half_enabled() -> System:
@@ -228,6 +241,7 @@ def test_json_holds_exact_integers() -> None:
         "comm": "web",
         "cgroup": "/system.slice/web.service",
         "uid": 33,
+        "sharing_pids": (),
         "ksm_rmap_items": 2,
         "ksm_merging_pages": 2,
         "ksm_zero_pages": 0,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from estimator.cli.options import Command, options
+from estimator.collect.budget import require_room_to_start
 from estimator.collect.limits import own_limits
 from estimator.collect.load import Pace, lower_priority
 from estimator.errors import UsageError
@@ -74,6 +75,8 @@ class Source:
                     progress=progress,
                     max_memory_mib=self.max_memory,
                 )
+        if self.max_memory is None:
+            require_room_to_start()
         lower_priority()
         with own_limits(), ExitStack() as opened:
             look = self._running(Pace(self.rate), progress, seed, opened)

@@ -153,9 +153,10 @@ class _Collector:
             if self._target.warnings:
                 raise TargetError(f"{self._target.warnings[0]} (no process can be read)")
             raise CannotAnswerError("no process with user memory was found in this kernel")
-        if max_memory_mib is not None:
+        running = self._target.running  # in a damaged dump the counters may be anything
+        if running or max_memory_mib is not None:
             mapped_pages = anonymous_pages(self._prog, self._memory, mms.addresses)
-            refuse_beyond(max_memory_mib, mapped_pages, running=self._target.running)
+            refuse_beyond(max_memory_mib, mapped_pages, running=running)
         vmas = read_vmas(self._prog, self._memory, mms)
         pages = PageArray(self._prog, self._memory)
         spaces = AddressSpaces(self._prog, self._memory, mms, vmas)

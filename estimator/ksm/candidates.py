@@ -129,7 +129,7 @@ def select_mms(processes: pd.DataFrame, policy: Policy) -> Mask:
     selected = np.ones(len(processes), dtype=bool)
     if policy.pids:
         pids = processes["pid"].to_numpy()
-        sharing = processes["sharing_pids"].to_numpy()
+        sharing = sharing_pids(processes)
         matches = [
             (pids == pid) | np.fromiter((pid in s for s in sharing), bool, len(sharing))
             for pid in policy.pids
@@ -165,6 +165,11 @@ def _below(cgroups: pd.Series[str], pattern: str) -> Mask:
     path = "/" + pattern.strip("/")
     below = cgroups.str.startswith(path.rstrip("/") + "/").to_numpy(np.bool_)
     return _named(cgroups, path) | _named(cgroups, path.rstrip("/") + "/*") | below
+
+
+def sharing_pids(processes: pd.DataFrame) -> list[tuple[int, ...]]:
+    """Of each row of ``processes``: the pids of further thread groups with its mm (CLONE_VM)."""
+    return [tuple(map(int, pids)) for pids in processes["sharing_pids"]]
 
 
 def _any_of(

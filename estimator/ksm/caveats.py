@@ -44,6 +44,7 @@ def warnings(
     few_unknown = (coverage.hashed_share or 0) >= 0.99
     found = [
         *case.snapshot.info.get("source", {}).get("warnings", ()),
+        _part_of_host(case),
         _lost(case),
         None if few_unknown else _unknown(coverage),
         _perhaps_merged(case),
@@ -68,6 +69,7 @@ def warnings_without_contents(
     missing = _page_tables(coverage)
     found = [
         *case.snapshot.info.get("source", {}).get("warnings", ()),
+        _part_of_host(case),
         _lost(case),
         f"{missing[0].upper()}{missing[1:]}: each counts as if it could be freed."
         if missing
@@ -90,6 +92,17 @@ def _by_release(case: Case) -> str | None:
     return (
         f"Only the release ({release}) tells {', '.join(told)}; but its distribution takes in "
         "changes of later kernels. With debug symbols (--symbols VMLINUX) it can be seen."
+    )
+
+
+def _part_of_host(case: Case) -> str | None:
+    part = case.snapshot.info.get("part_of_host")
+    if not part:
+        return None
+    return (
+        f"This is what one pid namespace (a container) shows: {part['threads']} of the host's "
+        f"{part['host_threads']} threads. ksmd works on the whole host; what it would merge of and "
+        "with the others is not in these numbers."
     )
 
 

@@ -49,13 +49,14 @@ class Prediction:
     until the counters stay the same. ``smart_scan``: the kernel skips pages that did not merge.
     ``khugepaged``: what pages_sharing can be where it collapses pages again; None: it can't.
 
-    ``processes``: one row per selected mm: mm_id, pid, comm, cgroup, uid, ksm_rmap_items,
-    ksm_merging_pages, ksm_zero_pages, pages_unshared, pages_volatile, smaps_ksm_pages,
-    unknown_pages, ksm_process_profit (bytes). ``vmas``: one row per VMA of a selected mm: vma_id,
-    mm_id, pid, start, end, name, ksm_rmap_items, ksm_merging_pages, ksm_zero_pages,
-    pages_unshared, pages_volatile, smaps_ksm_pages (what smaps shows as "KSM:"),
-    split_away_pages, unknown_pages, and ``excluded_by`` (null: a candidate VMA). ``cgroups``: sums
-    of ``processes`` by cgroup. ``excluded``: excluded_by, vmas, anonymous_pages.
+    ``processes``: one row per selected mm: mm_id, pid, comm, cgroup, uid, sharing_pids (a tuple:
+    further thread groups with the mm), ksm_rmap_items, ksm_merging_pages, ksm_zero_pages,
+    pages_unshared, pages_volatile, smaps_ksm_pages, unknown_pages, ksm_process_profit (bytes).
+    ``vmas``: one row per VMA of a selected mm: vma_id, mm_id, pid, start, end, name,
+    ksm_rmap_items, ksm_merging_pages, ksm_zero_pages, pages_unshared, pages_volatile,
+    smaps_ksm_pages (what smaps shows as "KSM:"), split_away_pages, unknown_pages, and
+    ``excluded_by`` (null: a candidate VMA). ``cgroups``: sums of ``processes`` by cgroup.
+    ``excluded``: excluded_by, vmas, anonymous_pages.
 
     ``outcome``: u8 ``Outcome`` per row of ``snapshot.mappings``. ``stable_node``: i32 per row of
     ``snapshot.mappings``, the frame_id of the KSM page that it maps in the end, -1 unless MERGED

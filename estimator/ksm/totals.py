@@ -16,6 +16,7 @@ from estimator.ksm.accounting import (
     stable_nodes,
     unmapped_pieces,
 )
+from estimator.ksm.candidates import sharing_pids
 from estimator.ksm.case import Case
 from estimator.ksm.caveats import Told, warnings
 from estimator.ksm.coverage import coverage_of
@@ -163,6 +164,7 @@ def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             **{name: processes[name] for name in ("mm_id", "pid", "comm", "cgroup", "uid")},
+            "sharing_pids": sharing_pids(processes),
             **sums,
             "ksm_process_profit": profit,
         }

@@ -185,7 +185,7 @@ def _records(table: pd.DataFrame) -> Iterator[bytes | memoryview]:
     for name, column in table.items():
         text += f"{json.dumps(name)}:"
         values = column.to_numpy()
-        if (values == values[0]).all():
+        if (values[1:] == values[:-1]).all():
             text += f"{json.dumps(values[:1].tolist()[0])},"
         else:
             parts += [text, _json_values(column)]
