@@ -23,7 +23,6 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from estimator.collect.load import Pace, low_priority
-from estimator.collect.mappings import Mapped
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
@@ -35,7 +34,7 @@ from estimator.procfs import page_flags as frames
 from estimator.procfs.collect import collect_procfs
 from estimator.procfs.processes import Process
 from estimator.snapshot.checks import check_snapshot
-from estimator.snapshot.flags import UNKNOWN_NODE, FrameFlag, FrameKind, Unknown
+from estimator.snapshot.flags import UNKNOWN_NODE, FrameFlag, Unknown
 from estimator.snapshot.snapshot import Snapshot
 from tests.lab.test_replaced_words import check_rows
 
@@ -860,26 +859,3 @@ def test_orders_of_anonymous_folios(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         (tmp_path / f"hugepages-{kib}kB").mkdir()
         (tmp_path / f"hugepages-{kib}kB/enabled").write_text(f"{text}\n")
     assert settings.thp_orders() == {"always": 1 << 4, "madvise": 1 << 8, "inherit": 1 << 9}
-
-
-@pytest.mark.parametrize(("second_merged", "told"), [(0, True), (2, True), (1, False)])
-def test_smaps_says_which_frames_are_merged(second_merged: int, told: bool) -> None:
-    """All anonymous pages have KPF_KSM; smaps says: all of the first VMA are merged."""
-    mapped = Mapped(
-        vma_id=np.array([0, 0, 1, 1, 2], np.uint32),
-        page_index=np.array([0, 1, 0, 1, 0], np.uint64),
-        pfn=np.array([5, 6, 6, 7, 8], np.uint64),
-        flags=np.zeros(5, np.uint8),
-        counts={},
-        first_page=np.array([0, 16, 32], np.uint64),
-    )
-    smaps = {
-        "KSM": np.array([2, second_merged, 0], np.uint64),
-        "Anonymous": np.array([2, 2, 0], np.uint64),
-    }
-    not_anonymous = 0
-    facts = {"kind": np.array([FrameKind.KSM] * 3 + [not_anonymous], np.uint8)}
-    pfns = np.array([5, 6, 7, 8], np.uint64)
-    assert frames.mark_ksm(facts, pfns, mapped, smaps) is told
-    seventh = FrameKind.KSM if second_merged == 2 else FrameKind.ANONYMOUS
-    assert facts["kind"].tolist() == [FrameKind.KSM, FrameKind.KSM, seventh, not_anonymous]

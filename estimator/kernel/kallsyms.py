@@ -15,7 +15,7 @@ from drgn import FaultError, Program
 from estimator.arrays import Words
 from estimator.errors import NoDebugInfoError, TargetError
 from estimator.kernel import vmcoreinfo
-from estimator.kernel.find_kallsyms import find_tables, walk_names
+from estimator.kernel.find_kallsyms import find_markers, find_tables, walk_names
 
 _TABLES = (
     "kallsyms_num_syms",
@@ -28,7 +28,7 @@ _WHERE_KNOWN = ("_stext", "init_uts_ns", "swapper_pg_dir")  # to VMCOREINFO too
 _TOKENS = 256
 _LONGEST_TOKEN = 512
 _MOST_SYMBOLS = 1 << 23
-_NAME_BYTES = (16, 32, 64)  # packed, on average, at most
+_MOST_NAME_BYTES = 64  # packed, on average, with what a symbol has in other tables
 # a number for each letter: names of other letters than the one looked for have other sums
 _LETTERS = np.random.default_rng(0).integers(1 << 63, size=256, dtype=np.uint64)
 
@@ -36,17 +36,17 @@ _LETTERS = np.random.default_rng(0).integers(1 << 63, size=256, dtype=np.uint64)
 class Names:
     """The names of all symbols, packed; a few are looked up, so they are not unpacked.
 
-    ``packed``: for each symbol the length of its name in tokens, and these. ``heads``: where.
-    A name begins with the class of the symbol in nm(1): b"Dinit_task".
+    ``packed``: for each of ``count`` symbols the length of its name in tokens, and these; behind
+    them the markers. A name begins with the class of the symbol in nm(1): b"Dinit_task".
     """
 
     def __init__(self, packed: bytes, count: int, tokens: list[bytes]) -> None:
         self._packed, self._tokens = packed, tokens
-        self._heads, lengths_end = walk_names(packed, count)
+        self._heads, lengths_end = walk_names(packed, count, find_markers(packed, len(packed))[1])
         token_sums = np.array([_sum(token) for token in tokens], np.uint64)
-        used = np.frombuffer(packed, np.uint8, self._heads[-1])
+        used = np.frombuffer(packed, np.uint8, int(self._heads[-1]))
         sums = token_sums[used]
-        heads = np.array(self._heads[:-1])
+        heads = self._heads[:-1]
         firsts = np.array([token[0] if token else 0 for token in tokens])
         sums[heads], sums[lengths_end - 1] = 0, 0
         self._sums = np.add.reduceat(sums, heads) - _LETTERS[firsts[used[lengths_end]]]
@@ -125,14 +125,15 @@ def _read_tables(prog: Program, told: Mapping[str, int]) -> Kallsyms:
 
 
 def _names(prog: Program, told: Mapping[str, int], count: int) -> Names:
-    """How many bytes they have stands nowhere."""
-    tokens = _tokens(prog, told)
-    for name_bytes in _NAME_BYTES:
-        try:
-            return Names(prog.read(told["kallsyms_names"], count * name_bytes), count, tokens)
-        except IndexError:
-            continue
-    raise ValueError("its names have no end")
+    """How many bytes they have stands nowhere; the tokens lie behind them."""
+    start, behind = told["kallsyms_names"], told["kallsyms_token_table"]
+    if not start < behind < start + count * _MOST_NAME_BYTES:
+        raise ValueError("its names have no end")
+    packed, tokens = prog.read(start, behind - start), _tokens(prog, told)
+    try:
+        return Names(packed, count, tokens)
+    except IndexError as error:
+        raise ValueError("its names have no end") from error
 
 
 def _tokens(prog: Program, told: Mapping[str, int]) -> list[bytes]:

@@ -45,6 +45,7 @@ def warnings(
         *case.snapshot.info.get("source", {}).get("warnings", ()),
         _lost(case),
         _unknown(coverage),
+        _perhaps_merged(case),
         _starts_over(told),
         _by_release(case),
         _prot_none(case),
@@ -97,6 +98,16 @@ def _lost(case: Case) -> str | None:
     names |= {"anonymous_pages": "anonymous pages that processes are charged for"}
     lost = [f"{unknown[key]} {name}" for key, name in names.items() if unknown.get(key)]
     return f"Not found or not readable: {', '.join(lost)}." if lost else None
+
+
+def _perhaps_merged(case: Case) -> str | None:
+    frames = case.snapshot.info.get("unknown", {}).get("perhaps_ksm_frames")
+    if not frames:
+        return None
+    return (
+        f"Of {frames} frames it is not known whether ksmd has merged them already (this kernel's "
+        "/proc/kpageflags does not say it): they are taken for pages that it has not."
+    )
 
 
 def _unknown(coverage: Coverage) -> str | None:

@@ -18,6 +18,7 @@ from estimator.ksm.frames import frame_facts
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.rules import Rules, tunables
+from estimator.ksm.seen_nodes import with_seen_nodes
 from estimator.ksm.totals import summarise
 from estimator.ksm.unmerge import has_to_start_over, unmerged
 from estimator.releases import better_dump
@@ -63,6 +64,7 @@ def predict(
         )
     ksm = tunables(snapshot.info)
     policy = (policy or Policy()).with_tunables(ksm)
+    snapshot = with_seen_nodes(snapshot, merge_across_nodes=bool(ksm["merge_across_nodes"]))
     rules = Rules.of(snapshot.info, policy)
     if not rules.merge_across_nodes:
         _require_nodes(snapshot)

@@ -153,6 +153,9 @@ def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:
         name: np.bincount(mm, vmas[name].to_numpy(), len(processes)).astype(np.int64)
         for name in _SUMS
     }
+    if rules.counts_zero_pages and "vmas.ksm_zero_pages" in case.snapshot.info.get("not_known", {}):
+        placed = processes["ksm_zero_pages"]  # no VMA is known to have them
+        sums["ksm_zero_pages"] += placed.to_numpy(np.int64, na_value=0)
     profit = (sums["ksm_merging_pages"] + sums["ksm_zero_pages"]) * rules.page_bytes - sums[
         "ksm_rmap_items"
     ] * rules.rmap_item_bytes  # ksm_process_profit() in mm/ksm.c

@@ -22,6 +22,7 @@ from estimator.ksm.coverage import Coverage, coverage_of
 from estimator.ksm.frames import FrameFacts, frame_facts
 from estimator.ksm.policy import Policy
 from estimator.ksm.rules import Rules, tunables
+from estimator.ksm.seen_nodes import with_seen_nodes
 from estimator.ksm.totals import excluded_vmas, sums_by
 from estimator.ksm.unmerge import has_to_start_over, unmerged
 from estimator.snapshot.flags import Unknown
@@ -120,6 +121,7 @@ def upper_bound(snapshot: Snapshot, policy: Policy | None = None) -> UpperBound:
     """
     ksm = tunables(snapshot.info)
     policy = (policy or Policy()).with_tunables(ksm)
+    snapshot = with_seen_nodes(snapshot, merge_across_nodes=bool(ksm["merge_across_nodes"]))
     rules = Rules.of(snapshot.info, policy)
     starts_over = has_to_start_over(snapshot, policy, ksm)
     if starts_over:

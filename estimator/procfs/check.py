@@ -8,8 +8,8 @@ from pathlib import Path
 from estimator.collect.findings import UPPER_BOUND_ONLY, Findings
 from estimator.procfs.collect import require_rights
 from estimator.procfs.ksm_settings import read_settings
+from estimator.procfs.merged_frames import ksm_flag_holds
 from estimator.procfs.page_contents import workers_here
-from estimator.procfs.page_flags import ksm_flag_holds
 from estimator.procfs.processes import read_processes
 from estimator.procfs.vmas import read_vmas
 
@@ -45,7 +45,8 @@ def check_procfs(without_contents: bool = False) -> Findings:
     if ksm["counters"].get("pages_sharing") and not ksm_flag_holds():
         findings.add(
             "KSM pages",
-            "this kernel marks every anonymous page as KSM's; smaps tells only whole VMAs",
+            "this kernel marks every anonymous page as KSM's; smaps counts them, which may leave "
+            "some open",
             status="warn",
             hint="--live sees them all",
         )

@@ -29,8 +29,8 @@ from estimator.procfs.ksm_settings import (
     thp_orders,
     upstream_release,
 )
+from estimator.procfs.merged_frames import ksm_flag_holds, mark_ksm
 from estimator.procfs.page_contents import forget_what_moved, look_at
-from estimator.procfs.page_flags import ksm_flag_holds, mark_ksm
 from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.pagemap import PageMaps, own_pfn
 from estimator.procfs.processes import (
@@ -119,9 +119,12 @@ def collect_procfs(
         "u8"
     )
     mapped = mapped.keep(~zero)
-    not_known = _NOT_KNOWN
-    if not ksm_flag_holds() and not mark_ksm(facts, pfns, mapped, smaps):
-        not_known = _NOT_KNOWN | {"frames.kind KSM": "only set where whole VMAs are merged"}
+    not_known, perhaps_ksm = _NOT_KNOWN, 0
+    if not ksm_flag_holds():
+        start = vmas["start"].to_numpy(np.uint64)
+        perhaps_ksm = mark_ksm(facts, pfns, mapped, start, smaps)
+    if perhaps_ksm:
+        not_known = _NOT_KNOWN | {"frames.kind": "KSM not set where smaps leaves it open"}
     table = process_table(processes)
     there = known & ~maps.gone & still_there(processes)  # after all that was read by pid
     mapped = mapped.of_vmas(there[vmas["mm_id"]])
@@ -167,6 +170,7 @@ def collect_procfs(
             "page_table_pages": 0,
             "changed_pages": changed,
             "stable_nodes": 0,
+            "perhaps_ksm_frames": perhaps_ksm,
         },
         "not_known": not_known,
     }

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 
 import numpy as np
 import numpy.typing as npt
 
 from estimator.arrays import Bytes, Words
-from estimator.collect.mappings import Columns, Mapped, distinct
-from estimator.procfs.page_size import HUGE_PAGES, PAGE_BYTES
+from estimator.collect.mappings import Columns, distinct
+from estimator.procfs.page_size import HUGE_PAGES
 from estimator.procfs.processes import PROC
 from estimator.snapshot.flags import FrameFlag, FrameKind, Unknown
 
@@ -28,8 +27,7 @@ _FLAGS = {
     19: FrameFlag.HWPOISON,
     33: FrameFlag.MLOCKED,
 }
-_PFN = np.uint64((1 << 55) - 1)
-_ANON, _HEAD, _TAIL, _KSM, _ZERO_PAGE = (np.uint64(1 << bit) for bit in (12, 15, 16, 21, 24))
+_ANON, _HEAD, _TAIL, KPF_KSM, _ZERO_PAGE = (np.uint64(1 << bit) for bit in (12, 15, 16, 21, 24))
 
 
 def frame_facts(pfns: Words) -> Columns:
@@ -42,7 +40,7 @@ def frame_facts(pfns: Words) -> Columns:
     for bit, flag in _FLAGS.items():
         kpf[(flags & np.uint64(1 << bit)) != 0] |= np.uint32(flag)
     kpf[order > 0] |= np.uint32(FrameFlag.LARGE)
-    mapcount = _words("kpagecount", pfns).astype(np.int32)
+    mapcount = frame_words("kpagecount", pfns).astype(np.int32)
     return {
         "ok": np.ones(len(pfns), np.bool_),
         "kind": _kind(flags),
@@ -60,13 +58,13 @@ def frame_facts(pfns: Words) -> Columns:
 
 def _kind(flags: Words) -> Bytes:
     kind = ((flags & _ANON) != 0).view(np.uint8) * np.uint8(FrameKind.ANONYMOUS)
-    kind[(flags & (_ANON | _KSM)) == _ANON | _KSM] = FrameKind.KSM
+    kind[(flags & (_ANON | KPF_KSM)) == _ANON | KPF_KSM] = FrameKind.KSM
     return kind
 
 
 def _flags(pfns: Words) -> tuple[Words, Words, npt.NDArray[np.uint8]]:
     """kpageflags of each frame, the head frame of its folio, and the order of that."""
-    flags, head = _words("kpageflags", pfns), pfns.copy()
+    flags, head = frame_words("kpageflags", pfns), pfns.copy()
     order = np.zeros(len(pfns), np.uint8)
     large = np.flatnonzero(flags & (_HEAD | _TAIL))
     block = pfns[large] // np.uint64(_BLOCK)
@@ -94,35 +92,8 @@ def _blocks(blocks: Words, pfns: Words, flags: Words) -> Words:
     whole = stop - start == _BLOCK
     words[whole] = flags[np.add.outer(start[whole], np.arange(_BLOCK))]
     wanted: Words = np.add.outer(first[~whole], within)
-    words[~whole] = _words("kpageflags", wanted.reshape(-1)).reshape(-1, _BLOCK)
+    words[~whole] = frame_words("kpageflags", wanted.reshape(-1)).reshape(-1, _BLOCK)
     return words
-
-
-def ksm_flag_holds() -> bool:
-    """Whether KPF_KSM means what it says: in 6.12 every anonymous page has it.
-
-    There stable_page_flags() tests one of the two bits of PAGE_MAPPING_KSM. A page of our own shows
-    it.
-    """
-    page = np.frombuffer(mmap.mmap(-1, PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
-    page[0] = 1
-    with (PROC / "self" / "pagemap").open("rb", buffering=0) as file:
-        entry = os.pread(file.fileno(), 8, page.ctypes.data // PAGE_BYTES * 8)
-    pfn = np.frombuffer(entry, np.uint64) & _PFN
-    return not _words("kpageflags", pfn)[0] & _KSM
-
-
-def mark_ksm(facts: Columns, pfns: Words, mapped: Mapped, smaps: dict[str, Words]) -> bool:
-    """Set the kind KSM by smaps instead of KPF_KSM; False if smaps leaves it open somewhere.
-
-    All anonymous pages of a VMA are KSM's, or none, or smaps says only how many.
-    """
-    merged, anonymous = smaps["KSM"], smaps["Anonymous"]
-    frames = distinct(mapped.pfn[((merged > 0) & (merged == anonymous))[mapped.vma_id]])
-    ksm = np.isin(pfns, frames, assume_unique=True)
-    known = facts["kind"] != 0
-    facts["kind"][known] = np.where(ksm, FrameKind.KSM, FrameKind.ANONYMOUS)[known]
-    return bool(((merged == 0) | (merged == anonymous)).all())
 
 
 def _folios(flags: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -133,7 +104,7 @@ def _folios(flags: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
     return head, np.bincount(own.ravel(), minlength=flags.size)[own]
 
 
-def _words(name: str, pfns: Words) -> Words:
+def frame_words(name: str, pfns: Words) -> Words:
     """The words of the frames ``pfns`` (ascending) in a file of /proc that has one per frame."""
     if not len(pfns):
         return np.zeros(0, np.uint64)

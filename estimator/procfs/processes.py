@@ -197,8 +197,16 @@ def _counter(text: str | None) -> int | None:
 
 
 def _cgroup(pid: int) -> str:
-    lines = _text(pid, "cgroup").splitlines()
-    return next((line[3:] for line in lines if line.startswith("0::")), "")
+    """Of the one hierarchy of version 2; "" if it can't be read.
+
+    It has no line until it is mounted somewhere (proc_cgroup_show() in kernel/cgroup/cgroup.c):
+    then all are in its root.
+    """
+    try:
+        lines = (PROC / str(pid) / "cgroup").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line[3:] for line in lines if line.startswith("0::")), "/")
 
 
 def _pairs(pid: int, name: str) -> dict[str, str]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from estimator.kernel.collect import collect, collect_core
+from estimator.kernel.running import open_qemu
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
+from estimator.ksm.prediction import Prediction
 from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag, Unknown
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot
@@ -23,6 +26,7 @@ from tests.lab.kernels import IN_FULL
 from tests.lab.running import DEBIAN, Running, running
 from tests.lab.test_qemu import MIXED
 from tests.lab.truth import report, settle
+from tests.lab.workload import Workload
 
 pytestmark = pytest.mark.lab
 
@@ -35,12 +39,27 @@ PAGE_KB = 4
 SAME_FLAGS = int(FrameFlag.ZERO | FrameFlag.LARGE | FrameFlag.SWAPBACKED)
 
 
+FAMILY = """
+comm family
+merge-any 1
+map own 60
+fill own same 2
+map list 200
+fill list list 1
+fork 2
+    fill list[:50] own 7
+end
+"""
+
+
 @pytest.fixture(scope="module", params=IN_FULL)
 def system(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     kernel, directory = lab_kernel(request.param), tmp_path_factory.mktemp("live")
-    with running(MIXED, kernel, directory, debian=True) as guest:
+    family = FAMILY.replace("merge-any 1\n", "") if request.param == "6.1" else FAMILY
+    workload = Workload("live", (*MIXED.scripts, family, family))
+    with running(workload, kernel, directory, debian=True) as guest:
         guest.session.scan(2)  # some of it is merged
         guest.guest.run(f"cat {BOOT_ID}")  # the kernel makes it when it is first read
         yield guest
@@ -67,7 +86,7 @@ def proc(system: Running) -> dict[int, Any]:
 
 
 def frozen_pids(system: Running) -> list[int]:
-    return [p["pid"] for p in report(system.guest).processes if p["comm"] == "actor"]
+    return [p["pid"] for p in report(system.guest).processes if p["comm"] in ("actor", "family")]
 
 
 def pages(snapshot: Snapshot, pids: list[int]) -> pd.DataFrame:
@@ -141,8 +160,8 @@ def test_proc_alone_gives_the_same_frames(system: Running, live: Snapshot, tmp_p
     theirs.loc[unread, "hash"] = pd.NA
     columns = ["pid", "address", "pfn", "hash", "frame_flags", "huge", "order", "head_pfn", "node"]
     pd.testing.assert_frame_equal(ours[columns], theirs[columns])
-    if "frames.kind KSM" not in procfs.info["not_known"]:
-        assert ours["kind"].equals(theirs["kind"])
+    assert procfs.info["unknown"]["perhaps_ksm_frames"] == 0
+    assert ours["kind"].equals(theirs["kind"])
     small = ours["order"] == 0
     assert ours["mapcount"][small].equals(theirs["mapcount"][small])
     shared = ["ksm_merging_pages", "ksm_rmap_items", "ksm_zero_pages", "uid", "threads"]
@@ -227,6 +246,63 @@ def test_root_is_all_that_is_needed(system: Running, live: Snapshot, tmp_path: P
     assert own.info["features"] == live.info["features"]
     expected, found = (predict(of, Policy(scope="enabled")) for of in (live, own))
     assert found.counters == expected.counters
+
+
+@pytest.fixture(scope="module")
+def looks(
+    system: Running, live: Snapshot, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Snapshot]:
+    """Snapshots of what holds still, by way of reading; ksmd has merged some of it and stands."""
+    directory = tmp_path_factory.mktemp("looks")
+    status, output = system.estimator("collect --procfs -o /tmp/four.ksm")
+    assert status == 0, output
+    procfs = open_snapshot(system.fetch_snapshot("/tmp/four.ksm", tmp_path_factory.mktemp("four")))
+    system.guest.qmp("stop")
+    qemu = collect(open_qemu(str(system.monitor)))
+    system.guest.dump(directory / "vmcore")
+    system.guest.qmp("cont")
+    core = collect_core(directory / "vmcore")
+    return {"live": live, "procfs": procfs, "qemu": qemu, "core": core}
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(scope="enabled"),
+        Policy(scope="enabled", use_zero_pages=True),
+        Policy(comms=("family",)),  # what else there is runs on between one look and the next
+        Policy(comms=("family",), max_page_sharing=64),
+    ],
+    ids=["enabled", "zero", "all", "smaller"],
+)
+@pytest.mark.parametrize("way", ["live", "procfs", "qemu"])
+def test_four_ways_of_reading_one_answer(
+    looks: Mapping[str, Snapshot], way: str, policy: Policy
+) -> None:
+    pids = set(looks["core"].processes["pid"])
+    found, dump = (answer(predict(looks[name], policy), pids) for name in (way, "core"))
+    assert found == dump
+    assert dump["counters"]["pages_sharing"] > 500
+
+
+def answer(prediction: Prediction, pids: Collection[int]) -> dict[str, Any]:
+    """All that is said of the processes ``pids``, and of all together, by name.
+
+    Not which frames the whole system has: the reader that runs in the guest has some of them.
+    """
+    physical = prediction.physical.items()
+    processes = prediction.processes[prediction.processes["pid"].isin(pids)]
+    vmas = prediction.vmas[prediction.vmas["pid"].isin(pids)]
+    vmas = vmas[vmas["excluded_by"].isna()].set_index(["pid", "start"]).sort_index()
+    processes = processes.set_index("pid").sort_index()
+    return {
+        "counters": prediction.counters,
+        "physical": {n: v for n, v in physical if n not in ("frames_before", "frames_after")},
+        "coverage": prediction.coverage,
+        "scans": prediction.scans,
+        "processes": processes.drop(columns="mm_id").to_dict("index"),
+        "vmas": vmas.drop(columns=["mm_id", "vma_id", "excluded_by"]).to_dict("index"),
+    }
 
 
 def test_the_prediction_is_what_ksmd_does(system: Running, live: Snapshot) -> None:

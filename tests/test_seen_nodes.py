@@ -1,0 +1,125 @@
+"""Without the stable tree, KSM's pages themselves say what is merged already."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.ksm.seen_nodes import with_seen_nodes
+from estimator.ksm.upper_bound import upper_bound
+from estimator.snapshot.flags import MappingFlag
+from estimator.snapshot.snapshot import Snapshot
+from tests.synthetic import Frame, System, small
+
+ENABLED = Policy(scope="enabled")
+
+
+def without_tree(snapshot: Snapshot) -> Snapshot:
+    """As /proc shows it: no stable node, and of no mapping whether it is an item of one."""
+    flags = snapshot.mappings["flags"].to_numpy() & ~np.uint8(MappingFlag.MERGED)
+    return replace(
+        snapshot,
+        info=snapshot.info | {"not_known": {"stable_nodes": "none"}},
+        mappings=snapshot.mappings.assign(flags=flags),
+        stable_nodes=snapshot.stable_nodes.iloc[:0],
+        stable_items=snapshot.stable_items.iloc[:0],
+    )
+
+
+def merged(*nodes: tuple[int, int, int], **ksm: Any) -> System:
+    """(content, items, NUMA node) of each stable node; equal contents of a tree are a chain."""
+    system = System("7.3", **ksm)
+    for content, items, node in nodes:
+        frame = Frame(content, node=node)
+        tree = 0 if system.ksm["merge_across_nodes"] else node
+        alike = [n for n in nodes if n[0] == content and (not tree or n[2] == node)]
+        system.stable_node(frame, chain=10 * content + tree if len(alike) > 1 else -1)
+        for _ in range(items):
+            system.process(frame, flags=MappingFlag.MERGED)
+    return system
+
+
+NODES = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(0, 1))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(NODES, min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1)), max_size=8),
+    st.fixed_dictionaries(
+        {
+            "max_page_sharing": st.integers(4, 6),
+            "merge_across_nodes": st.integers(0, 1),
+            "use_zero_pages": st.integers(0, 1),
+        }
+    ),
+)
+def test_the_answer_is_that_with_the_tree(
+    nodes: list[tuple[int, int, int]], others: list[tuple[int, int]], ksm: dict[str, int]
+) -> None:
+    system = merged(*nodes, **ksm)
+    for content, node in others:
+        system.process(*small(content, node=node))
+    snapshot = system.snapshot()
+    for policy in (ENABLED, Policy(), replace(ENABLED, max_page_sharing=3)):
+        known, seen = (predict(s, policy) for s in (snapshot, without_tree(snapshot)))
+        assert seen.counters == known.counters
+        assert seen.physical == known.physical
+        assert seen.processes.equals(known.processes)
+        bounds = [upper_bound(s, policy).ledger for s in (snapshot, without_tree(snapshot))]
+        assert bounds[0] == bounds[1]
+
+
+def test_what_maps_it_elsewhere_is_no_item() -> None:
+    system = merged((7, 2, 0))
+    page = system.stable_nodes[0][0]
+    system.process(page, mergeable=False)
+    system.process(page, listed=False)
+    snapshot = with_seen_nodes(without_tree(system.snapshot()), merge_across_nodes=True)
+    assert snapshot.mappings["flags"].tolist()[:2] == [MappingFlag.MERGED] * 2
+    assert not (snapshot.mappings["flags"].to_numpy()[2:] & MappingFlag.MERGED).any()
+    assert snapshot.stable_nodes["chain_id"].tolist() == [-1]
+
+
+def test_a_node_whose_content_is_unknown_is_in_no_chain() -> None:
+    system = System()
+    for content in (None, None, 5, 5):
+        frame = Frame(content)
+        system.stable_node(frame)
+        system.process(frame, flags=MappingFlag.MERGED)
+    chains = with_seen_nodes(without_tree(system.snapshot()), merge_across_nodes=True)
+    found = chains.stable_nodes["chain_id"].tolist()
+    assert found[:2] == [-1, -1]
+    assert found[2] == found[3] >= 0
+
+
+@pytest.mark.parametrize("known", ["frames.refcount", "stable_nodes"])
+def test_only_where_no_tree_was_read(known: str) -> None:
+    snapshot = without_tree(merged((7, 3, 0)).snapshot())
+    snapshot.info["not_known"] = {known: "said"}
+    assert predict(snapshot, ENABLED).counters["pages_sharing"] == (
+        2 if known == "stable_nodes" else 0
+    )
+
+
+def test_zero_pages_that_ksmd_has_placed_are_those_of_the_process() -> None:
+    """Which VMA has them /proc does not say."""
+    system = System(use_zero_pages=1)
+    system.process(*small(0, 1))
+    system.process(*small(2))
+    snapshot = system.snapshot()
+    snapshot.processes["ksm_zero_pages"] = pd.array([5, None], dtype="Int64")
+    assert predict(snapshot, ENABLED).counters["ksm_zero_pages"] == 1
+    snapshot.info["not_known"] = {"vmas.ksm_zero_pages": "said"}
+    found = predict(snapshot, ENABLED)
+    assert found.counters["ksm_zero_pages"] == 6
+    assert found.processes["ksm_zero_pages"].tolist() == [6, 0]
+    assert found.vmas["ksm_zero_pages"].sum() == 1
