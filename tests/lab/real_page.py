@@ -1,4 +1,4 @@
-"""Write the page about real programs, for `scripts/programs`: fails if a single number differs."""
+"""Write the page about real programs, for `scripts/proof --guest`: fails if a single number differs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLUMNS = (
 INTRODUCTION = """\
 # Real programs
 
-Written by `./scripts/programs`, not by hand, at commit {commit}. A guest boots Debian 13 with
+Written by `./scripts/proof --guest`, not by hand, at commit {commit}. A guest boots Debian 13 with
 systemd as its init. systemd starts each program with `MemoryKSM=yes`, it does some work
 (`tests/lab/services/opt/programs/traffic.py`), and the cgroup freezer stops all of them. The memory
 is read in four ways: by the command inside, with `--live` and `--procfs`, and from outside, with

@@ -1,6 +1,6 @@
 """Real programs under systemd: read in four ways, the prediction is what ksmd does with them.
 
-Only those that start quickly; `./scripts/programs` has them all.
+Only those that start quickly; `./scripts/proof --guest` has them all.
 """
 
 from __future__ import annotations
