@@ -1,4 +1,4 @@
-"""Write the page about real programs, for `scripts/proof --guest`: fails if a single number differs."""
+"""Write the page about real programs, for `scripts/proof --guest`; fails if a number differs."""
 
 from __future__ import annotations
 

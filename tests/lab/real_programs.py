@@ -17,7 +17,6 @@ from tests.lab.workload import NEVER_MILLISECONDS, THP
 
 SLICE = "programs.slice"
 CGROUP = f"/sys/fs/cgroup/{SLICE}"
-PROGRAM_SECONDS = 900.0
 PGBENCH = "systemd-run --quiet --unit pgbench --uid postgres pgbench --no-vacuum --client 20"
 IDLE = "psql -Atc \"SELECT count(*) = 20 FROM pg_stat_activity WHERE application_name = 'pgbench'"
 
@@ -113,17 +112,14 @@ def start(
     for unit in (unit for program in programs for unit in program.units):
         drop_in = f"/run/systemd/system/{unit}.d"
         text = f"[Service]\\nSlice={SLICE}\\n" + "MemoryKSM=yes\\n" * memory_ksm
-        guest.run(f"mkdir -p {drop_in} && printf '{text}' > {drop_in}/lab.conf")
-    guest.run("systemctl daemon-reload")
+        system.run(f"mkdir -p {drop_in} && printf '{text}' > {drop_in}/lab.conf")
+    system.run("systemctl daemon-reload")
     for program in programs:
         started = time.monotonic()
         names = " ".join(program.units)
-        guest.run(
-            f"systemctl start {names} || {{ systemctl status {names}; false; }}",
-            timeout_seconds=PROGRAM_SECONDS,
-        )
+        system.run(f"systemctl start {names} || {{ systemctl status {names}; false; }}")
         for command in program.traffic:
-            guest.run(command, timeout_seconds=PROGRAM_SECONDS)
+            system.run(command)
         say(f"{program.name}: started and worked with, {time.monotonic() - started:.0f} s")
 
 
@@ -131,8 +127,8 @@ def freeze(system: SystemdGuest) -> list[int]:
     """Freeze all processes of the slice; their pids."""
     system.guest.write_file(f"{CGROUP}/cgroup.freeze", "1")
     frozen = f"grep -q 'frozen 1' {CGROUP}/cgroup.events"
-    system.guest.run(f"until {frozen}; do sleep 0.1; done")
-    listed = system.guest.run(f"find {CGROUP} -name cgroup.procs -exec cat {{}} +").split()
+    system.run(f"until {frozen}; do sleep 0.1; done")
+    listed = system.run(f"find {CGROUP} -name cgroup.procs -exec cat {{}} +").split()
     if not listed:
         raise LabError(f"no process is in {SLICE}")
     return sorted(map(int, listed))
