@@ -118,9 +118,14 @@ def start(
         started = time.monotonic()
         names = " ".join(program.units)
         system.run(f"systemctl start {names} || {{ systemctl status {names}; false; }}")
-        for command in program.traffic:
-            system.run(command)
+        work(system, (program,))
         say(f"{program.name}: started and worked with, {time.monotonic() - started:.0f} s")
+
+
+def work(system: SystemdGuest, programs: Sequence[Program]) -> None:
+    """Let ``programs``, which run, do their work."""
+    for command in (command for program in programs for command in program.traffic):
+        system.run(command)
 
 
 def freeze(system: SystemdGuest) -> list[int]:
