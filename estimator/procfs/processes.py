@@ -103,12 +103,6 @@ def _of_living_thread(group: Process) -> Process:
     return group
 
 
-def capabilities() -> int:
-    """Our effective capabilities, a bit each (capabilities(7)); 0 if it is not said."""
-    lines = (PROC / "self" / "status").read_text().splitlines()
-    return next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
-
-
 def still_there(processes: list[Process]) -> Mask:
     """Which of them are what was read: not gone, no other process with the pid, no exec since."""
     return np.array([_is_still(process) for process in processes], np.bool_)

@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from estimator.collect.capabilities import SYS_ADMIN, SYS_PTRACE, capabilities
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.pagemap import own_pfn
-from estimator.procfs.processes import PROC, Process, capabilities
+from estimator.procfs.processes import PROC, Process
 
-# include/uapi/linux/capability.h: who may see PFNs, and who the memory of all processes
-_NEEDED = {"CAP_SYS_ADMIN": 21, "CAP_SYS_PTRACE": 19}
+# who may see PFNs, and who the memory of all processes
+_NEEDED = {"CAP_SYS_ADMIN": SYS_ADMIN, "CAP_SYS_PTRACE": SYS_PTRACE}
 _READ_HERE = {(4096, "x86_64")}  # pages of which size on which machines
 # the inodes of the first namespaces: PROC_*_INIT_INO in include/linux/proc_ns.h
 _FIRST = {"user": 0xEFFFFFFD, "pid": 0xEFFFFFFC}
@@ -43,7 +44,7 @@ def require_rights() -> None:
         )
     for name in ("kpageflags", "kpagecount"):
         _require_page_file(PROC / name)
-    lacking = [name for name, bit in _NEEDED.items() if not capabilities() >> bit & 1]
+    lacking = [name for name, bit in _NEEDED.items() if not capabilities(PROC) >> bit & 1]
     if lacking:
         raise TargetError(
             f"this process has no {' and no '.join(lacking)}, like root in an ordinary container",
