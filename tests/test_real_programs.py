@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from estimator.ksm.policy import Policy
@@ -30,9 +31,8 @@ def truth(snapshot: Snapshot) -> State:
     """What a kernel says that does what is predicted."""
     prediction = predict(snapshot, ENABLED)
     columns = ["pid", "comm", "ksm_merging_pages", "ksm_rmap_items", "ksm_zero_pages"]
-    processes = prediction.processes[columns].to_dict("records")
-    for process in processes:
-        process["ksm_stat"], process["vmas"] = {}, []
+    rows = json.loads(prediction.processes[columns].to_json(orient="records"))
+    processes = [row | {"ksm_stat": {}, "vmas": []} for row in rows]
     ksm = {name: str(value) for name, value in prediction.counters.items()} | {"smart_scan": "0"}
     return State(ksm, processes, {}, 0, 0, 0)
 

@@ -40,7 +40,7 @@ every unit (sums of its processes) and of every VMA.
 
 Settings: use_zero_pages=1; smart_scan=0, so that unshared and volatile are one number each;
 transparent huge pages as Debian has them (always), but khugepaged does not scan; everything else as
-the kernel starts. The guest has 2 CPUs, emulated, and {memory} MiB.
+the kernel starts, but ksmd without pauses. The guest has 2 CPUs, emulated, and {memory} MiB.
 
 What the columns of the programs say, each program alone, as if ksmd saw no other:
 
@@ -49,7 +49,8 @@ What the columns of the programs say, each program alone, as if ksmd saw no othe
   but free nothing, because fork shares their frame already.
 - *freed*: MiB that become free, of which *zero-filled*, copies *inside* one process, and copies
   *between* processes. *records*: MiB of rmap_items, stable nodes and mm slots. *net*: freed less
-  records, what is left.
+  records, what is left. `--procfs` does not see the pieces of huge pages that nobody maps and
+  that a split frees; the tables of programs are from the dump.
 """
 
 

@@ -1,4 +1,7 @@
-"""What `advise` prints is done in a guest as printed: those opt in, and the saving comes."""
+"""What `advise` prints for systemd is done in a guest as printed: those opt in, the saving comes.
+
+What it prints for programs and VMAs is a call to add to their own code: not tried here.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from estimator.advice.attribution import contributions
 from estimator.kernel.collect import collect
 from estimator.kernel.running import open_qemu
 from estimator.ksm.policy import Policy
@@ -28,8 +32,8 @@ pytestmark = pytest.mark.lab
 QUICK = [program for program in PROGRAMS if program.quick]
 SCAN_SECONDS = 5
 REST_SECONDS = 900.0
-NEAR = 0.1
-"""By how much the saving may differ from the promise: the programs were started anew."""
+NEAR = 0.05
+"""By how much the saving may differ from the promise: it is of processes that started anew."""
 
 
 def test_the_advice_holds(tmp_path: Path) -> None:
@@ -38,8 +42,8 @@ def test_the_advice_holds(tmp_path: Path) -> None:
         before = _look(system)
         assert not before.processes["merge_any"].any()
         advice = _advise(before, tmp_path / "before.ksm")
-        lines = advice["lines"]
-        assert {line["means"] for line in lines} == {"unit"}
+        lines = [line for line in advice["lines"] if line["means"] == "unit"]
+        assert len(lines) >= 3  # the Redis servers hold the same keys
         for line in lines:
             system.run(line["commands"])
         work(system, QUICK)
@@ -53,8 +57,9 @@ def test_the_advice_holds(tmp_path: Path) -> None:
         truth = report(system.guest)
     numbers = counter_numbers(prediction, truth) | process_numbers(prediction, truth, after, {})
     assert unequal(numbers) == {}
-    promised = advice["counters"]["general_profit"]
-    assert truth.counter("general_profit") == pytest.approx(promised, rel=NEAR)
+    promised = sum(line["profit_bytes"] for line in lines)
+    came = contributions(after, prediction)["profit_bytes"].sum()
+    assert came == pytest.approx(promised, rel=NEAR)
 
 
 def _look(system: SystemdGuest) -> Snapshot:
