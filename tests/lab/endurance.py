@@ -44,9 +44,9 @@ KSM, SWAPS = Path("/sys/kernel/mm/ksm"), Path("/proc/swaps")
 PAGE = """\
 # {collections} collections under churn
 
-Written by `./scripts/churn --collections {collections}` at commit {commit}, on {release}.
-One process collects with `--procfs` again and again while {workers} others, and their children,
-fork, exec, exit, map, unmap, collapse to huge pages, page out and call
+Written by `./scripts/churn --collections {collections} --workers {workers}` at commit {commit},
+on {release}. One process collects with `--procfs` again and again while {workers} others, and
+their children, fork, exec, exit, map, unmap, collapse to huge pages, page out and call
 `madvise(MADV_MERGEABLE)` as fast as they can, beside one that holds still. All are in a pid
 namespace of their own. In each snapshot ids and the order of rows are checked, every known page of
 the moving processes holds what one of them writes, and no page of the one that holds still is
@@ -60,7 +60,7 @@ missing or has another content; it may be unknown, if the kernel moved it meanwh
 | mappings seen, in all | {mappings} |
 | of these in huge pages | {huge} |
 | of KSM's | {merged} |
-| swap entries | {swapped} |
+| swap and migration entries | {swapped} |
 | pages that kept changing while they were read: unknown | {changed} |
 | unknown pages of the process that holds still: the kernel moves pages | {moved} |
 | processes that ended while they were read: left out | {lost} |
