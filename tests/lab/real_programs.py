@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from estimator.advice.attribution import unit_of
+from estimator.snapshot.names import unit_of
 from tests.lab.apt import LabError
 from tests.lab.kernels import say
 from tests.lab.systemd_guest import SystemdGuest
