@@ -30,9 +30,9 @@ def shown(snapshot: Snapshot, plan: Plan, width: int) -> str:
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_what_to_opt_in_can_be_read_at_any_width(width: int) -> None:
     text = shown(SNAPSHOT, make_plan(SNAPSHOT), width)
-    assert "1  app.service" in text
-    assert ("net" in text.partition("What to opt in")[2].splitlines()[1]) is (width == 200)
     table = text.partition("What to opt in")[2].partition("What to type")[0]
+    assert "1 app.service (systemd)" in table.replace("  ", " ")
+    assert ("net" in table.splitlines()[1]) is (width == 200)
     assert all(len(line) <= width for line in table.splitlines())
 
 

@@ -182,9 +182,16 @@ def test_the_plan_adds_up_to_its_prediction(answers: Answers) -> None:
     if answers.plan["frontier"]:
         saved = max(step["saved_pages"] for step in answers.plan["frontier"])
         assert saved == everything["frames_freed"]
-    total = next(row for row in answers.texts()["advise"]["The plan"] if row[0] == "all")
-    assert total[-2:] == [human_bytes(physical[n]) for n in ("bytes_saved", "net_bytes_saved")]
-    words = " ".join(answers.advise.split("The plan")[0].split())
+    tables = answers.texts()["advise"]
+    for heading, on in (("What to opt in", False), ("On already: nothing to change", True)):
+        lines = [line for line in answers.plan["lines"] if line["opted_in"] is on]
+        if not lines:
+            assert heading not in tables
+            continue
+        total = next(row for row in tables[heading] if row[0] == "all")
+        saved, net = (sum(line[n] for line in lines) for n in ("saved_pages", "profit_bytes"))
+        assert total[-2:] == [human_bytes(saved * PAGE), human_bytes(net)]
+    words = " ".join(answers.advise.split("What to opt in")[0].split())
     assert f"frees {human_bytes(physical['net_bytes_saved'])} net" in words
-    assert f"would free {human_bytes(everything['net_bytes_saved'])} net" in words
+    assert f"everything opted in {human_bytes(everything['net_bytes_saved'])}." in words
     assert f"of {answers.json['coverage']['candidate_pages']:,})" in words
