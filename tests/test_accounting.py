@@ -107,6 +107,24 @@ def test_frames_that_changed_are_never_freed(
     assert not (prediction.converted & of_row).any()
 
 
+def test_a_piece_that_was_written_is_not_freed_whoever_maps_it() -> None:
+    """The split of a huge page takes its zero-filled pieces, in VMAs that take no part as well."""
+
+    def system(last: int) -> System:
+        made = System(use_zero_pages=0)
+        pages = folio([7, 8, 9, last])
+        made.process(*pages[:3])
+        made.process(pages[3], mergeable=False)
+        made.process(*small(7))
+        return made
+
+    still, written = (system(last).snapshot() for last in (0, 5))
+    assert freed(predict(still, ENABLED)) == 2
+    found = predict(still, ENABLED, later=written)
+    assert freed(found) == 1
+    assert not found.freed.gone[3]
+
+
 def test_unmapped_pieces_are_credited_to_who_has_the_huge_page_scanned() -> None:
     """A huge page of 16 with 6 pieces mapped: the merge of one frees it and the 10 nobody maps."""
     system = System()

@@ -32,7 +32,7 @@ class Candidates:
     processes that were not selected. ``vma_starts``: i64, first row of ``mappings`` of every VMA,
     and one past the end. ``rows``: i32, the rows of ``mappings`` that are candidates, in scan
     order; None: all of them. ``frame``: u32, their frame_id. ``changing``: i32, rows that would be
-    candidates, but keep changing.
+    candidates, but keep changing. ``written``: i64, all rows that keep changing, candidates or not.
     """
 
     mms: Mask
@@ -42,6 +42,7 @@ class Candidates:
     rows: npt.NDArray[np.int32] | None
     frame: npt.NDArray[np.uint32]
     changing: npt.NDArray[np.int32]
+    written: Ints
 
     def row_numbers(self, part: slice = slice(None)) -> npt.NDArray[np.int32]:
         """``part`` of ``rows``, as i32 also where it is None."""
@@ -98,13 +99,14 @@ def find_candidates(
     vma_starts = np.searchsorted(vma_of_mapping, np.arange(len(vmas) + 1, dtype=np.uint32))
     frame = snapshot.mappings["frame_id"].to_numpy()
     rows = _candidate_rows(snapshot.mappings, taking_part, vma_starts, rules)
-    changing = np.zeros(0, dtype=np.int32)
+    changing, written = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
     if changed is not None and changed.any():
         rows = np.arange(len(frame), dtype=np.int32) if rows is None else rows
         rows, changing = rows[~changed[rows]], rows[changed[rows]]
+        written = np.flatnonzero(changed)
     if rows is not None:
         frame = frame[rows]
-    return Candidates(mms, taking_part, excluded_by, vma_starts, rows, frame, changing)
+    return Candidates(mms, taking_part, excluded_by, vma_starts, rows, frame, changing, written)
 
 
 def _candidate_rows(
