@@ -14,9 +14,9 @@ if TYPE_CHECKING:  # the same names for a type checker
     from estimator.advice.attribution import contributions_by as contributions_by
     from estimator.advice.borders import borders as borders
     from estimator.advice.compare import compare as compare
+    from estimator.advice.page_cost import PageCost as PageCost
     from estimator.advice.plan import make_plan as make_plan
     from estimator.advice.risk import assess as assess
-    from estimator.advice.schedule import PageCost as PageCost
     from estimator.advice.schedule import schedule as schedule
     from estimator.advice.verify import verify as verify
     from estimator.errors import EstimatorError as EstimatorError
@@ -50,7 +50,7 @@ _MODULE_OF = {
     "FrameFlag": "snapshot.flags",
     "MappingFlag": "snapshot.flags",
     "Outcome": "ksm.prediction",
-    "PageCost": "advice.schedule",
+    "PageCost": "advice.page_cost",
     "Policy": "ksm.policy",
     "Prediction": "ksm.prediction",
     "Snapshot": "snapshot.snapshot",

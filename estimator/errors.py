@@ -4,6 +4,7 @@ from __future__ import annotations
 
 EXIT_OK = 0
 EXIT_LOW_COVERAGE = 6
+EXIT_DIFFERS = 7
 EXIT_INTERRUPTED = 130
 
 

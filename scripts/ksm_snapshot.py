@@ -1,10 +1,12 @@
 """A snapshot from inside drgn: drgn -k scripts/ksm_snapshot.py OUT.ksm, or with -c VMCORE.
 
-A second snapshot, FIRST.ksm, gives the seed of the hashes: the two can be compared then.
+A second snapshot, FIRST.ksm, gives the seed of the hashes: the two can be compared then. With
+--without-contents no page of any process is read: for an upper bound, also of dumps without them.
 
 The package ksm-estimator has to be installed where drgn is.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -16,16 +18,22 @@ from estimator.errors import EstimatorError
 from estimator.kernel.collect import collect_program
 from estimator.snapshot.store import check_output, write_snapshot
 
-if len(sys.argv) not in (2, 3):
-    sys.exit(
-        "usage: drgn {-k | -c VMCORE} [-s VMLINUX] scripts/ksm_snapshot.py OUT.ksm [FIRST.ksm]"
-    )
+parser = argparse.ArgumentParser(
+    usage="drgn {-k | -c VMCORE} [-s VMLINUX] scripts/ksm_snapshot.py OUT.ksm [FIRST.ksm] "
+    "[--without-contents]"
+)
+parser.add_argument("out", type=Path)
+parser.add_argument("first", type=Path, nargs="?")
+parser.add_argument("--without-contents", action="store_true")
+chosen = parser.parse_args()
 try:
-    check_output(Path(sys.argv[1]))
-    seed = seed_of(Path(sys.argv[2])) if len(sys.argv) == 3 else None
+    check_output(chosen.out)
+    seed = seed_of(chosen.first) if chosen.first else None
     with low_priority():
-        snapshot = collect_program(get_default_prog(), seed=seed)
-    write_snapshot(snapshot, Path(sys.argv[1]))
+        snapshot = collect_program(
+            get_default_prog(), seed=seed, without_contents=chosen.without_contents
+        )
+    write_snapshot(snapshot, chosen.out)
 except EstimatorError as error:
     print(f"ksm_snapshot: {error}", file=sys.stderr)
     sys.exit(error.exit_code)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from estimator.advice.attribution import contributions
+from estimator.advice.attribution import contributions, scanned_pages
 from estimator.advice.borders import borders
 from estimator.advice.frontier import Peeling, patterns
 from estimator.advice.verdict import savings
@@ -17,9 +18,10 @@ from estimator.ksm.accounting import slab_bytes
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Outcome, Prediction
+from estimator.ksm.sharing import KEYS
 from estimator.report.as_json import prediction_json
 from estimator.report.words import verdict
-from estimator.snapshot.flags import FrameFlag, MappingFlag
+from estimator.snapshot.flags import FrameFlag, MappingFlag, Unknown
 from estimator.snapshot.snapshot import Snapshot
 from tests.synthetic import Frame, System, folio, small
 from tests.test_model_closed_forms import frames, systems
@@ -65,10 +67,62 @@ def test_contributions_add_up_to_what_is_freed(snapshot: Snapshot, limit: int | 
     """Whatever is split, copied, kept by others, changing or unmerged before (another limit)."""
     prediction = predict(snapshot, Policy(scope="enabled", max_page_sharing=limit))
     assert credited(snapshot, prediction) == pytest.approx(freed(prediction))
+    table = contributions(snapshot, prediction)
+    if len(table):
+        net = prediction.physical["net_bytes_saved"]
+        assert table["net_bytes"].sum() == pytest.approx(net, abs=1e-3)
+    assert table["scanned_pages"].sum() == scanned_pages(prediction)
+    for by in KEYS:
+        assert prediction.pairs(by)["saved_pages"].sum() == pytest.approx(freed(prediction))
     apart = borders(snapshot, prediction, np.arange(len(snapshot.processes)))
     assert apart.within + apart.across == pytest.approx(freed(prediction))
     before, after = (prediction.physical[f"frames_{when}"] for when in ("before", "after"))
     assert before - after == freed(prediction)
+
+
+@st.composite
+def two_looks(draw: st.DrawFn) -> tuple[Snapshot, Snapshot]:
+    """A random system, and the same one later: some frames have other bytes."""
+    first = draw(worn())
+    frames = first.frames
+    known = np.flatnonzero(frames["unknown"].to_numpy() == Unknown.HASHED)
+    written = draw(st.lists(st.sampled_from(known.tolist()), min_size=1, max_size=8, unique=True))
+    hashes = frames["hash"].copy()
+    hashes.iloc[written] = [2**63 + n for n in range(len(written))]
+    return first, replace(first, frames=frames.assign(hash=hashes))
+
+
+@given(two_looks(), st.booleans())
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+def test_frames_that_changed_are_never_freed(
+    looks: tuple[Snapshot, Snapshot], use_zero_pages: bool
+) -> None:
+    first, later = looks
+    policy = Policy(scope="enabled", use_zero_pages=use_zero_pages)
+    prediction = predict(first, policy, later=later)
+    assert credited(first, prediction) == pytest.approx(freed(prediction))
+    written = (first.frames["hash"] != later.frames["hash"]).fillna(False).to_numpy(np.bool_)
+    assert not (prediction.freed.gone[: len(written)] & written).any()
+    of_row = written[first.mappings["frame_id"].to_numpy()]
+    assert not (prediction.converted & of_row).any()
+
+
+def test_a_piece_that_was_written_is_not_freed_whoever_maps_it() -> None:
+    """The split of a huge page takes its zero-filled pieces, in VMAs that take no part as well."""
+
+    def system(last: int) -> System:
+        made = System(use_zero_pages=0)
+        pages = folio([7, 8, 9, last])
+        made.process(*pages[:3])
+        made.process(pages[3], mergeable=False)
+        made.process(*small(7))
+        return made
+
+    still, written = (system(last).snapshot() for last in (0, 5))
+    assert freed(predict(still, ENABLED)) == 2
+    found = predict(still, ENABLED, later=written)
+    assert freed(found) == 1
+    assert not found.freed.gone[3]
 
 
 def test_unmapped_pieces_are_credited_to_who_has_the_huge_page_scanned() -> None:

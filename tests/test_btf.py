@@ -7,7 +7,8 @@ from drgn import Architecture, Platform, Program, Qualifiers, TypeKind
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimator.kernel.btf import Btf, BtfError
+from estimator.collect.btf_records import BtfError
+from estimator.kernel.btf import Btf
 from tests.small_btf import (
     ARRAY,
     BOOL,

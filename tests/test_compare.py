@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from estimator.advice.compare import Comparison, compare
+from estimator.advice.compare import Comparison, changed_contents, compare
 from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
@@ -34,7 +34,7 @@ def test_what_changed_and_who_did_it() -> None:
     assert numbers["pages_shared"] == 1
     assert numbers["pages_sharing"] == -1 + 9
     programs = comparison.programs.set_index("comm")
-    assert programs.index.tolist() == ["cache", "gone", "web"]
+    assert programs.index.tolist() == ["cache", "web", "gone"]
     assert programs["processes_change"].to_dict() == {"cache": 1, "gone": -1, "web": 0}
     assert programs.loc["cache", "ksm_merging_pages_change"] == 10
     settings = comparison.settings.set_index("setting")
@@ -59,6 +59,59 @@ def test_a_file_and_a_snapshot_of_one_policy_do_not_differ() -> None:
     assert text.startswith("B would free as much as A: ")
     assert "Kernel and settings" not in text
     assert "Which programs" not in text
+
+
+def test_memory_has_its_unit_and_programs_add_up() -> None:
+    before = predict(system([WEB, WEB]))
+    after = predict(system([WEB, WEB, Process("cache", [Area([7] * 300)])]))
+    comparison = compare(as_file(before), as_file(after))
+    programs, numbers = comparison.programs, comparison.numbers.set_index("number")["change"]
+    assert programs["saved_pages_change"].sum() == pytest.approx(numbers["frames_freed"])
+    assert programs["net_bytes_change"].sum() == pytest.approx(numbers["net_bytes_saved"])
+    lines = {line.split()[0]: line.split() for line in shown(comparison).splitlines() if line}
+    assert lines["bytes_saved"] == ["bytes_saved", "12.0", "KiB", "1.2", "MiB", "+1.2", "MiB"]
+    assert lines["frames_freed"] == ["frames_freed", "3", "301", "+298"]
+    assert lines["cache"][:6] == ["cache", "0", "1", "+300", "+300", "+1.2"]
+
+
+def test_what_an_older_file_lacks_is_not_known() -> None:
+    """Files from before each process had what it frees."""
+    found = as_file(predict(system([WEB, WEB])))
+    older = json.loads(json.dumps(found))
+    for process in older["processes"]:
+        del process["saved_pages"], process["net_bytes"]
+    for a, b in ((older, found), (found, older)):
+        comparison = compare(a, b)
+        assert comparison.programs[["saved_pages_change", "net_bytes_a"]].isna().all(axis=None)
+        assert comparison_json(comparison)["programs"][0]["net_bytes_change"] is None
+
+
+def test_changed_contents_are_named() -> None:
+    first, later = (
+        system([Process("db", [Area([1, 2, 3, None]), Area(pages, name="[stack]")], pid=7)])
+        for pages in ([4, 5], [4, 6])
+    )
+    found = changed_contents(first, later)
+    assert found is not None
+    assert found.to_dict("records") == [
+        {"comm": "db", "label": "[stack]", "pages": 2, "compared_pages": 2, "changed_pages": 1},
+        {"comm": "db", "label": "[heap]", "pages": 4, "compared_pages": 3, "changed_pages": 0},
+    ]
+    answers = as_file(predict(first)), as_file(predict(later))
+    text = " ".join(shown(compare(*answers, found)).split())
+    assert "Of 6 mappings in A, 5 could be compared" in text
+    assert "1 of them changed." in text
+    assert "holds no contents" in " ".join(shown(compare(*answers)).split())
+
+
+def test_contents_of_two_boots_or_seeds_are_not_compared() -> None:
+    first, other = system([WEB]), system([WEB])
+    first.info["boot_id"], other.info["boot_id"] = "a", "b"
+    assert changed_contents(first, other) is None
+    other.info["boot_id"] = "a"
+    assert changed_contents(first, other) is not None
+    other.info["hash"] = {"name": "test", "seed": 1}
+    assert changed_contents(first, other) is None
 
 
 def test_a_build_id_that_is_not_known_is_said_to_be_so() -> None:

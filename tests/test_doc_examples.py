@@ -7,9 +7,9 @@ from types import ModuleType
 
 import pytest
 
-from estimator.advice import attribution as sharing
 from estimator.ksm import policy, predict
 from estimator.report import units
+from estimator.snapshot import names
 from tests.systems import Area, Process, system
 
 SNAPSHOT = system([Process("web", [Area([1, 2, 3])]), Process("web", [Area([1, 2, 4])])])
@@ -17,7 +17,7 @@ SNAPSHOT = system([Process("web", [Area([1, 2, 3])]), Process("web", [Area([1, 2
 
 @pytest.mark.parametrize(
     "module",
-    [sharing, units, policy, predict],
+    [names, units, policy, predict],
     ids=lambda module: module.__name__,
 )
 def test_examples_say_what_they_do(module: ModuleType) -> None:

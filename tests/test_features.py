@@ -1,4 +1,4 @@
-"""Both readers see the same kernel: by debug information, and by sysfs, kallsyms and release."""
+"""Both readers see the same kernel: by debug information, and by sysfs, kallsyms, BTF, release."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from estimator.kernel import ksm_settings as of_debug_information
 from estimator.ksm.features import FEATURES
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.procfs import ksm_settings as of_files
+from estimator.procfs import running_kernel as of_files
 from estimator.snapshot.flags import MappingFlag
+from tests.small_btf import ENUM, FUNC, FUNC_PROTO, UNION, SmallBtf
 from tests.synthetic import System, small
 
 PRCTL, WALK, FOLIO = "ksm_enable_merge_any", "ksm_next_page_pmd_entry", "folio_walk_start"
@@ -84,7 +85,12 @@ def by_debug_information(
 
 
 def by_files(
-    monkeypatch: pytest.MonkeyPatch, where: Path, release: str, names: list[str], kallsyms: bool
+    monkeypatch: pytest.MonkeyPatch,
+    where: Path,
+    release: str,
+    names: list[str],
+    kallsyms: bool = False,
+    btf: bytes = b"",
 ) -> dict[str, Any]:
     ksm = where / "ksm"
     ksm.mkdir(exist_ok=True)
@@ -97,7 +103,27 @@ def by_files(
     )
     monkeypatch.setattr(of_files, "_KSM", ksm)
     monkeypatch.setattr(of_files, "_KALLSYMS", where / "kallsyms")
-    return of_files.features(release)
+    monkeypatch.setattr(of_files, "_BTF", where / "btf")
+    (where / "btf").write_bytes(btf)
+    return of_files.features(of_files.RunningKernel(), release)
+
+
+def carried_types(names: list[str], parameters: int | None) -> bytes:
+    """BTF of a kernel whose source has ``names``: what is inlined is not there."""
+    btf = SmallBtf()
+    long = btf.integer("long unsigned int", 8)
+    for name in names:
+        struct, _, member = name.removeprefix("struct ").partition(".")
+        if member:  # in a union without a name, in there after another member
+            inner = btf.struct("", 8, [("other", long, 0), (member, long, 0)], kind=UNION)
+            btf.struct(struct, 16, [("first", long, 0), ("", inner, 64)])
+        elif name not in INLINED and name not in of_files._FILES:
+            btf.add(FUNC, name, btf.add(FUNC_PROTO))
+    if parameters == 2:
+        btf.add(
+            ENUM, "", 4, btf.name("FOLL_WRITE"), 1, btf.name("FOLL_HONOR_NUMA_FAULT"), 2, members=2
+        )
+    return btf.bytes()
 
 
 @pytest.mark.parametrize(("release", "names", "parameters", "scanned", "blocks"), KERNELS)
@@ -124,6 +150,12 @@ def test_readers_agree(
     assert own["features"] == found
     assert "checksum_before_stable_tree" in own["features_by_release"]
     assert "break_cow_forgets" not in own["features_by_release"]
+    types = carried_types(names, parameters)
+    carried = by_files(monkeypatch, tmp_path, release, names, btf=types)
+    assert carried["features"] == found
+    for told in ("split_maps_zero_page", "break_cow_forgets", "smart_scan"):
+        assert told not in carried["features_by_release"]
+    assert ("scans_prot_none" in carried["features_by_release"]) == (WALK not in names)
     for kallsyms in (False, True):
         files = by_files(monkeypatch, tmp_path, release, names, kallsyms)
         assert files["features"] == found
@@ -132,7 +164,8 @@ def test_readers_agree(
         )
     monkeypatch.setattr(of_files, "_KSM", tmp_path / "none")  # the release alone
     monkeypatch.setattr(of_files, "_KALLSYMS", tmp_path / "none")
-    alone = of_files.features(release)
+    (tmp_path / "btf").write_bytes(types[:-1])  # and BTF that is damaged
+    alone = of_files.features(of_files.RunningKernel(), release)
     assert alone == {"features": found, "features_by_release": sorted(found)}
 
 
@@ -142,12 +175,61 @@ def test_what_a_distribution_backported_goes_before_its_release(
     """RHEL 9: 5.14 by name, with the mm of a later kernel."""
     names, release = [PRCTL, ZERO, WALK], "5.14.0-503.el9.x86_64"
     debug = by_debug_information(monkeypatch, release, names, 1)["features"]
-    files = by_files(monkeypatch, tmp_path, release, names, kallsyms=True)["features"]
     assert debug["merge_any_prctl"]
     assert debug["counts_zero_pages"]
     assert debug["prot_none_blocks_tree"]
-    assert files["merge_any_prctl"]
-    assert files["counts_zero_pages"]
+    for seen in ({"kallsyms": True}, {"btf": carried_types(names, 1)}):
+        files = by_files(monkeypatch, tmp_path, release, names, **seen)["features"]
+        assert files["merge_any_prctl"]
+        assert files["counts_zero_pages"]
+
+
+def test_a_type_that_was_backported_is_seen_in_btf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, names = "6.12.0-100.el10.x86_64", [*SINCE_6_12, INDEX]
+    for btf, seen in ((carried_types(names, 2), True), (b"", False)):
+        found = by_files(monkeypatch, tmp_path, release, names, btf=btf)
+        assert found["features"]["break_cow_forgets"] == seen
+        assert ("break_cow_forgets" in found["features_by_release"]) == (not seen)
+
+
+def test_parameters_are_counted_in_btf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    btf = SmallBtf()
+    long = btf.integer("long unsigned int", 8)
+    words = [btf.name("vma"), long, btf.name("flags"), long]
+    btf.add(FUNC, "gup_can_follow_protnone", btf.add(FUNC_PROTO, "", long, *words, members=2))
+    (tmp_path / "btf").write_bytes(btf.bytes())
+    monkeypatch.setattr(of_files, "_BTF", tmp_path / "btf")
+    kernel = of_files.RunningKernel()
+    assert kernel.function_parameters("gup_can_follow_protnone") == 2
+    assert kernel.function_parameters("ksm_madvise") is None
+    (tmp_path / "btf").unlink()
+    assert of_files.RunningKernel().function_parameters("gup_can_follow_protnone") is None
+
+
+def test_sizes_of_structs_are_those_of_slab_then_of_btf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_files, "_SLAB", tmp_path)
+    monkeypatch.setattr(of_files, "_BTF", tmp_path / "btf")
+    names = ["ksm_rmap_item", "ksm_stable_node", "ksm_mm_slot"]
+
+    def sizes() -> tuple[dict[str, int], list[str]]:
+        return of_files.struct_sizes(of_files.RunningKernel())
+
+    assert sizes() == (dict(zip(names, (64, 64, 48), strict=True)), names)
+    (tmp_path / ":0000072").mkdir()
+    (tmp_path / ":0000072" / "object_size").write_text("72\n")
+    (tmp_path / names[0]).symlink_to(":0000072")  # SLAB_MERGE
+    (tmp_path / names[1]).mkdir()
+    (tmp_path / names[1] / "object_size").write_text("80\n")
+    assert sizes() == (dict(zip(names, (72, 80, 48), strict=True)), names[2:])
+    btf = SmallBtf()
+    for name in names:
+        btf.struct(name, 56, [])
+    (tmp_path / "btf").write_bytes(btf.bytes())
+    assert sizes() == (dict(zip(names, (72, 80, 56), strict=True)), [])
 
 
 @pytest.mark.parametrize(("release", "names", "parameters", "scanned", "blocks"), KERNELS)

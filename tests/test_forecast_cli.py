@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from estimator.advice.pace import pace
-from estimator.advice.schedule import PageCost
+from estimator.advice.page_cost import PageCost
 from estimator.errors import CannotAnswerError
 from estimator.ksm.forecast import forecast
 from estimator.ksm.policy import Policy

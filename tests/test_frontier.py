@@ -10,7 +10,7 @@ import pandas as pd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from estimator.advice.frontier import Patterns, Peeling, frontier, patterns, smallest_share
+from estimator.advice.frontier import Patterns, Peeling, frontier, patterns
 from estimator.advice.plan import restrict
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
@@ -96,19 +96,6 @@ def test_services_that_need_each_other_are_taken_together() -> None:
     steps = frontier(as_patterns(frames), np.array([100, 100, 100, 100]))
     assert set(steps["piece"].iloc[:2]) == {0, 1}
     assert steps["gain_pages"].tolist() == [0, 100, 9, 0]
-    assert set(smallest_share(steps, 0.9)) == {0, 1}
-    assert set(smallest_share(steps, 1.0)) == {0, 1, 2}
-
-
-@given(frame_lists, st.lists(st.integers(1, 50), min_size=PIECES, max_size=PIECES))
-@settings(max_examples=40, deadline=None)
-def test_the_smallest_set_reaches_the_share_and_holds_nothing_needless(
-    frames: Frames, scanned: list[int]
-) -> None:
-    steps = frontier(as_patterns(frames), np.array(scanned, np.int64))
-    chosen = set(smallest_share(steps, 0.9).tolist())
-    assert saved(frames, chosen) >= 0.9 * saved(frames, set(range(PIECES)))
-    assert all(saved(frames, chosen - {p}) < saved(frames, chosen) for p in chosen)
 
 
 def points(snapshot: Snapshot) -> list[tuple[int, int]]:

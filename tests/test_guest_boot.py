@@ -15,6 +15,7 @@ def guest(monkeypatch: pytest.MonkeyPatch, failures: list[str]) -> tuple[Guest, 
     done: list[str] = []
     made = Guest.__new__(Guest)
     made._states = None
+    made._boot_seconds = 1.0
     made.kernel = SimpleNamespace(release="6.12")  # type: ignore[assignment]
 
     def boot(_: Guest, seconds: float) -> None:
@@ -28,7 +29,14 @@ def guest(monkeypatch: pytest.MonkeyPatch, failures: list[str]) -> tuple[Guest, 
     return made, done
 
 
-@pytest.mark.parametrize("lost", ["QEMU ended\nOops: int3: 0000 [#1]", "timeout during 'boot'"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "QEMU ended\nOops: int3: 0000 [#1]",
+        "timeout during 'boot'",
+        "Kernel panic - not syncing: IO-APIC + timer doesn't work!  Boot with apic=debug",
+    ],
+)
 def test_what_emulation_loses_is_booted_again(monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
     made, done = guest(monkeypatch, [lost])
     with made:

@@ -7,19 +7,22 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import pandas as pd
 import pytest
 
 from estimator.advice.plan import make_plan
 from estimator.advice.risk import assess
 from estimator.advice.schedule import schedule
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
 from estimator.report.html import report_page
 from estimator.snapshot.snapshot import Snapshot
 from tests.systems import Area, Process, fork_server, system
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -49,8 +52,7 @@ def test_names_are_text_wherever_they_appear() -> None:
     assert "onerror=alert(2)&gt;$x_2$" in html
 
 
-def test_needs_no_network() -> None:
-    html = page_of(fork_server())
+def test_needs_no_network(html: str) -> None:
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", html)
     assert not re.search(r"url\((?!#)", html)
     assert "@import" not in html
@@ -73,22 +75,33 @@ def test_stays_small_with_many_processes_and_vmas() -> None:
     assert "The first 1000 of 1500 rows." in html
 
 
-@pytest.fixture
-def browser_page(tmp_path: Path) -> Iterator[Page]:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         if os.environ.get("CI") == "true":
             pytest.fail("no chromium to look at the report with")
         pytest.skip("no chromium to look at the report with")
     from playwright.sync_api import sync_playwright
 
-    file = tmp_path / "report.html"
-    file.write_text(page_of(fork_server()))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.goto(file.as_uri())
-        yield page
+        yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return page_of(fork_server())
+
+
+@pytest.fixture
+def browser_page(browser: Browser, html: str, tmp_path: Path) -> Iterator[Page]:
+    file = tmp_path / "report.html"
+    file.write_text(html)
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto(file.as_uri())
+    yield page
+    page.close()
 
 
 def screenshots(tmp_path: Path) -> Path:
@@ -120,7 +133,7 @@ def test_in_a_browser(browser_page: Page, tmp_path: Path) -> None:
     assert [int(pid) for pid in column.all_inner_texts()] == sorted(pids)
     freed = processes.get_by_role("button", name="frees", exact=True)
     freed.click()
-    keys = processes.locator("tbody td:nth-child(9)").evaluate_all(
+    keys = processes.locator("tbody td:nth-child(10)").evaluate_all(
         "c => c.map(x => +x.dataset.key)"
     )
     assert keys == sorted(keys, reverse=True)
@@ -129,11 +142,60 @@ def test_in_a_browser(browser_page: Page, tmp_path: Path) -> None:
     assert processes.locator("tbody tr:visible").count() == 2
     processes.screenshot(path=kept / "report-filtered.png")
 
-    page.set_viewport_size({"width": 390, "height": 844})
-    page.screenshot(path=kept / "report-phone.png", full_page=True)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
-    page.emulate_media(media="print")
-    page.pdf(path=kept / "report-print.pdf", format="A4")
-    assert not processes.locator(".filter").is_visible()
     assert not problems
+
+
+TOO_WIDE = """[document.documentElement, ...document.querySelectorAll(".scroll")]
+    .filter(box => box.scrollWidth > box.clientWidth).length"""
+OFF_SCREEN = """[...document.querySelectorAll("td.number")].filter(cell => {
+    const box = cell.getBoundingClientRect();
+    return box.width && (box.left < 0 || box.right > innerWidth);
+}).length"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_number_is_off_screen(
+    width: int, scheme: Literal["light", "dark"], browser_page: Page, tmp_path: Path
+) -> None:
+    page = browser_page
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    page.screenshot(path=screenshots(tmp_path) / f"report-{width}-{scheme}.png", full_page=True)
+    assert page.evaluate(TOO_WIDE) == 0
+    assert page.evaluate(OFF_SCREEN) == 0
+    lightness = "c => getComputedStyle(document.body)[c].match(/\\d+/g)[0]"
+    text, paper = (int(page.evaluate(lightness, c)) for c in ("color", "backgroundColor"))
+    assert (text < 64 and paper > 192) if scheme == "light" else (text > 192 and paper < 64)
+
+
+def test_a_table_as_csv(browser_page: Page, tmp_path: Path) -> None:
+    page = browser_page
+    heading = page.get_by_role("heading", name="Who contributes: processes")
+    section = page.locator("section", has=heading)
+    section.get_by_role("searchbox").fill("worker")
+    with page.expect_download() as download:
+        section.get_by_role("button", name="CSV").click()
+    assert download.value.suggested_filename == "Who-contributes-processes.csv"
+    download.value.save_as(tmp_path / "a.csv")
+    table = pd.read_csv(tmp_path / "a.csv")
+    snapshot = fork_server()
+    prediction = predict(snapshot, Policy())
+    expected = prediction.processes[prediction.processes["comm"] == "worker"]
+    assert sorted(table["pid"]) == sorted(expected["pid"])
+    assert table["merged bytes"].sum() == 4096 * expected["ksm_merging_pages"].sum()
+
+
+def test_on_paper(browser_page: Page, tmp_path: Path) -> None:
+    page = browser_page
+    page.emulate_media(media="print", color_scheme="dark")
+    page.pdf(path=screenshots(tmp_path) / "report-print.pdf", format="A4")
+    assert page.locator(".tools:visible").count() == 0
+    style = "e => getComputedStyle(e)"
+    assert page.locator("h2").first.evaluate(f"e => ({style})(e).breakAfter") == "avoid"
+    assert page.locator("body").evaluate(f"e => ({style})(e).color") == "rgb(33, 37, 41)"
+
+
+def test_the_page_says_what_it_is_of(html: str) -> None:
+    assert "<p>Of example, Linux 6.12 (x86_64): the dump vmcore, " in html
+    assert "<p>Asked: --scope all; max_page_sharing 256, " in html

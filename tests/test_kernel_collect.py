@@ -115,6 +115,20 @@ def test_the_kernels_own_clock_says_when_it_was(lost: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"CRASHTIME=1700000000\n", "2023-11-14T22:13:20+00:00"),
+        (b"CRASHTIME=99999999999999\n", None),
+        (b"", None),
+    ],
+)
+def test_a_dump_says_what_time_it_was(line: bytes, expected: str | None) -> None:
+    merged = Merged()
+    merged.kernel.text("VMCOREINFO", b"OSRELEASE=6.12.0\n" + line)
+    assert merged.collect().info["kernel"]["wall_clock"] == expected
+
+
+@pytest.mark.parametrize(
     ("written", "expected"),
     [
         (bytes(range(16)), "00010203-0405-0607-0809-0a0b0c0d0e0f"),

@@ -81,6 +81,16 @@ def test_tasks_without_an_mm_of_their_own() -> None:
     assert kernel.read_mms().unreadable == 1
 
 
+def test_the_cpu_time_of_ksmd() -> None:
+    kernel = FakeProcesses()
+    kernel.task(5, kernel.mm(), {"comm": b"ksmd", "se.sum_exec_runtime": 1})  # no thread of ksm.c
+    assert kernel.read_mms().ksmd_cpu_ns is None
+    kernel.task(6, 0, {"comm": b"ksmd", "flags": KTHREAD, "se.sum_exec_runtime": 7_000})
+    mms = kernel.read_mms()
+    assert mms.ksmd_cpu_ns == 7_000
+    assert mms.keep(np.array([True])).ksmd_cpu_ns == 7_000
+
+
 def test_an_exited_leader_leaves_its_mm_to_its_threads() -> None:
     kernel = FakeProcesses()
     mm = kernel.mm(listed=False)

@@ -156,7 +156,7 @@ def test_padding_in_the_stream(tmp_path: Path) -> None:
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dump = avml_of(tmp_path / "avml", avml(BLOCKS))
     monkeypatch.setitem(sys.modules, "cramjam", None)
-    with pytest.raises(TargetError, match=r"needs cramjam; pip install 'ksm-estimator\[avml\]'"):
+    with pytest.raises(TargetError, match="needs cramjam; pip install cramjam"):
         open_program(dump)
 
 

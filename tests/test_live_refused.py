@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import pytest
 
 from estimator import cli
+from estimator.collect.capabilities import SYS_RAWIO
 from estimator.errors import TargetError
 from estimator.kernel import check_running, running
 
@@ -39,6 +40,17 @@ def locked_down(kcore: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kcore.touch()
     kcore.with_name("lockdown").write_text("none integrity [confidentiality]\n")
     monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(running, "capabilities", lambda: 1 << SYS_RAWIO)
+
+
+def locked_down_without_securityfs(kcore: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked_down(kcore, monkeypatch)
+    kcore.with_name("lockdown").unlink()
+
+
+def without_rawio(kcore: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked_down(kcore, monkeypatch)
+    monkeypatch.setattr(running, "capabilities", lambda: ~(1 << SYS_RAWIO))
 
 
 def masked(kcore: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +63,8 @@ def missing(kcore: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 REFUSED = [
     (locked_down, "is forbidden: the kernel is locked down (confidentiality)"),
+    (locked_down_without_securityfs, "is forbidden, as where the kernel is locked down"),
+    (without_rawio, "is forbidden: we have no CAP_SYS_RAWIO, as in a container"),
     (masked, "is empty: a container masks it"),
     (missing, "this kernel has no "),
 ]

@@ -48,6 +48,12 @@ def two_cgroups() -> System:
         ({"cgroups": ("/system.slice/web.service/worker",)}, [101]),
         ({"uids": (70,)}, [102]),
         ({"comms": ("web",), "pids": (101, 102)}, [101]),
+        ({"comms": ("w*",)}, [100, 101]),
+        ({"comms": ("?b",)}, [102]),
+        ({"cgroups": ("system.slice/web.service",)}, [100, 101]),
+        ({"cgroups": ("system.slice/[dw]*.service",)}, [100, 101, 102]),
+        ({"cgroups": ("/*/w?b.service",)}, [100, 101]),
+        ({"cgroups": ("*/worker",)}, [101]),
     ],
 )
 def test_selection(selector: dict[str, Any], pids: list[int]) -> None:
@@ -63,6 +69,9 @@ def test_selection(selector: dict[str, Any], pids: list[int]) -> None:
     [
         ({"pids": (99,)}, "it has pid 100, 101, 102"),
         ({"comms": ("wed",)}, "it has comm web"),
+        ({"comms": ("W*",)}, "it has comm"),
+        ({"comms": ("we",)}, "it has comm web"),
+        ({"cgroups": ("",)}, "the root, with all below it, is /"),
         ({"cgroups": ("/system.slice/webs",)}, "/system.slice/web.service"),
         ({"uids": (0,)}, "it has uid 33, 70"),
         ({"comms": ("web",), "uids": (70,)}, "at once"),
@@ -73,11 +82,31 @@ def test_selecting_nothing_names_what_exists(selector: dict[str, Any], named: st
         predict(two_cgroups().snapshot(), Policy(**selector))
 
 
+def test_a_name_that_looks_like_a_pattern_is_found_by_itself() -> None:
+    system = two_cgroups()
+    system.process(*small(1), comm="[db]", cgroup="/a[b]/c")
+    for policy in (Policy(comms=("[db]",)), Policy(cgroups=("/a[b]",))):
+        assert predict(system.snapshot(), policy).processes["comm"].tolist() == ["[db]"]
+
+
 def test_a_shared_mm_is_selected_by_any_of_its_thread_groups() -> None:
     system = two_cgroups()
     system.processes[2].sharing_pids = [500]
     found = predict(system.snapshot(), Policy(pids=(500,)))
     assert found.processes["pid"].tolist() == [102]
+    assert found.processes["sharing_pids"].tolist() == [(500,)]
+
+
+def test_a_shared_mm_is_found_under_each_of_its_pids_in_json() -> None:
+    system = two_cgroups()
+    system.processes[1].sharing_pids = [500, 501]
+    prediction = predict(system.snapshot(), Policy())
+    for answer in (
+        prediction_json(prediction),
+        json.loads(b"".join(prediction_json_parts(prediction))),
+    ):
+        pids = {p["pid"]: list(p["sharing_pids"]) for p in answer["processes"]}
+        assert pids == {100: [], 101: [500, 501], 102: []}
 
 
 def half_enabled() -> System:
@@ -164,7 +193,7 @@ def test_unknown_pages_are_in_no_counter() -> None:
     assert found.coverage.page_table_missing_pages == 5
     assert found.coverage.pages_sharing_at_most == 8
     assert found.processes["unknown_pages"].tolist() == [2, 0]
-    assert "2 of 4 candidate pages could not be read (2 excluded)" in found.warnings[0]
+    assert "2 of 4 candidate mappings could not be read (2 excluded)" in found.warnings[0]
 
 
 def test_nothing_readable_can_not_be_answered() -> None:
@@ -212,6 +241,7 @@ def test_json_holds_exact_integers() -> None:
         "comm": "web",
         "cgroup": "/system.slice/web.service",
         "uid": 33,
+        "sharing_pids": (),
         "ksm_rmap_items": 2,
         "ksm_merging_pages": 2,
         "ksm_zero_pages": 0,
@@ -220,6 +250,10 @@ def test_json_holds_exact_integers() -> None:
         "smaps_ksm_pages": 2,
         "unknown_pages": 0,
         "ksm_process_profit": 2 * 4096 - 2 * 64,
+        "unit": "web.service",
+        "scanned_pages": 2,
+        "saved_pages": round(4 / 3, 6),
+        "net_bytes": round((4 * 4096 - found["physical"]["overhead_bytes"]) / 3, 6),
     }
     assert [c["ksm_rmap_items"] for c in found["cgroups"]] == [2, 2, 2]
 
@@ -359,7 +393,7 @@ def test_pages_that_change_between_two_snapshots_never_merge() -> None:
     assert found.coverage.changed_pages == 1
     assert found.coverage.candidate_pages == 6
     assert found.coverage.compared_pages == 6
-    assert "6 of 6 candidate pages could be compared" in found.warnings[-1]
+    assert "6 of 6 candidate mappings could be compared" in found.warnings[-1]
     assert ", 1 changed" in found.warnings[-1]
     assert "not known" not in found.warnings[-1]
     assert "upper bounds" in predict(earlier, ENABLED).warnings[-1]
@@ -376,7 +410,7 @@ def test_a_process_that_went_away_is_not_steady() -> None:
     shifted.vmas["start"] = earlier.vmas["start"][1:].to_numpy()
     found = predict(earlier, ENABLED, later=shifted)
     assert found.coverage.changed_pages == 4
-    assert "4 of 6 candidate pages could be compared" in found.warnings[-1]
+    assert "4 of 6 candidate mappings could be compared" in found.warnings[-1]
     assert "others keep changing is not known" in found.warnings[-1]
 
 
@@ -392,7 +426,7 @@ def test_warnings_tell_what_can_go_wrong() -> None:
     system.fork(system.process(*small(7), listed=False), 3)
     system.process(*small(7), listed=False)
     texts = " ".join(predict(system.snapshot(), Policy(scope="all")).warnings)
-    assert "1 contents on 5 pages depend on the order" in texts
+    assert "1 contents on 5 mappings depend on the order" in texts
     assert "another order" in texts
     assert "DAMON" not in texts
     snapshot = system.snapshot()

@@ -36,6 +36,11 @@ def test_the_example_goes_from_worth_it_to_which_two(
 ) -> None:
     write_snapshot(fork_server(), tmp_path / "made-up.ksm")
     outputs = run_example(tmp_path / "made-up.ksm", monkeypatch)
+    for words in ("KSM would free", "What to opt in"):
+        shown = [o["data"] for o in outputs if words in o.get("data", {}).get("text/html", "")]
+        assert len(shown) == 1
+        assert words in shown[0]["text/plain"]
+    assert all(output["output_type"] != "display_data" for output in outputs)
     kinds = {kind for output in outputs for kind in output.get("data", {})}
     assert {"text/html", "image/png"} <= kinds
     assert outputs[-1]["text"].startswith("/system.slice/app.service and /system.slice/batch")
@@ -55,3 +60,5 @@ def test_reports_show_themselves_as_html_and_text() -> None:
         html = display._repr_html_()
         assert words in html
         assert "<script" not in html
+        assert "<button" not in html
+        assert 'type="search"' not in html

@@ -18,10 +18,17 @@ from estimator._version import __version__
 REPO = Path(__file__).parents[1]
 WANTED = {
     "estimator/py.typed",
+    "estimator/report/README.md",
     "estimator/report/templates/report.html.j2",
     "estimator/report/templates/fragment.html.j2",
     "estimator/report/templates/report.css",
     "estimator/report/templates/report.js",
+}
+SHARED = {
+    "man/man1/ksm-estimator.1",
+    "bash-completion/completions/ksm-estimator",
+    "zsh/site-functions/_ksm-estimator",
+    "fish/vendor_completions.d/ksm-estimator.fish",
 }
 
 
@@ -56,7 +63,8 @@ def built(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPO / name, source)
-    shutil.copytree(REPO / "estimator", source / "estimator")
+    for name in ("estimator", "share"):
+        shutil.copytree(REPO / name, source / name)
     done = run(python, "-m", "build", "--no-isolation", cwd=source)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Deprecat" not in done.stdout + done.stderr
@@ -71,7 +79,10 @@ def test_wheel_is_complete(built: Path) -> None:
         said = message_from_bytes(wheel.read(metadata))
     modules = {str(file.relative_to(REPO)) for file in (REPO / "estimator").rglob("*.py")}
     assert modules | WANTED <= names
-    assert {name.split("/")[0] for name in names} == {"estimator", metadata.split("/")[0]}
+    shared = f"ksm_estimator-{__version__}.data/data/share/"
+    assert {name.removeprefix(shared) for name in names if name.startswith(shared)} == SHARED
+    others = {name.split("/")[0] for name in names if not name.startswith(shared)}
+    assert others == {"estimator", metadata.split("/")[0]}
     assert said["Version"] == __version__
     assert said["License-Expression"] == "MIT"
     assert said.get_all("License-File") == ["LICENSE"]
@@ -83,6 +94,7 @@ def test_source_distribution_is_complete(built: Path) -> None:
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {*WANTED, "pyproject.toml", "README.md", "LICENSE"} <= names
+    assert {f"share/{name}" for name in SHARED} <= names
 
 
 def test_what_is_installed_runs(built: Path, python: Path, tmp_path: Path) -> None:
@@ -92,5 +104,6 @@ def test_what_is_installed_runs(built: Path, python: Path, tmp_path: Path) -> No
     done = run(python.parent / "ksm-estimator", "--version", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"ksm-estimator, version {__version__}\n"
+    assert (python.parents[1] / "share/man/man1/ksm-estimator.1").is_file()
     code = "import estimator; print(estimator.__file__)"
     assert str(python.parents[1]) in run(python, "-c", code, cwd=tmp_path).stdout

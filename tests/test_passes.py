@@ -38,7 +38,7 @@ def test_what_no_later_look_has_is_not_steady() -> None:
         *(True, True, True),
     ]
     assert predict(found, Policy()).coverage.compared_pages == 5
-    assert "5 of 6 candidate pages could be compared" in predict(found, Policy()).warnings[-1]
+    assert "5 of 6 candidate mappings could be compared" in predict(found, Policy()).warnings[-1]
 
 
 def test_what_changed_does_not_merge() -> None:

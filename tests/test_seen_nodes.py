@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -107,3 +108,18 @@ def test_only_where_no_tree_was_read(known: str) -> None:
     assert predict(snapshot, ENABLED).counters["pages_sharing"] == (
         2 if known == "stable_nodes" else 0
     )
+
+
+def test_zero_pages_that_ksmd_has_placed_are_those_of_the_process() -> None:
+    """Which VMA has them /proc does not say."""
+    system = System(use_zero_pages=1)
+    system.process(*small(0, 1))
+    system.process(*small(2))
+    snapshot = system.snapshot()
+    snapshot.processes["ksm_zero_pages"] = pd.array([5, None], dtype="Int64")
+    assert predict(snapshot, ENABLED).counters["ksm_zero_pages"] == 1
+    snapshot.info["not_known"] = {"vmas.ksm_zero_pages": "said"}
+    found = predict(snapshot, ENABLED)
+    assert found.counters["ksm_zero_pages"] == 6
+    assert found.processes["ksm_zero_pages"].tolist() == [6, 0]
+    assert found.vmas["ksm_zero_pages"].sum() == 1

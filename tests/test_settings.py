@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from estimator.advice.page_cost import PageCost
 from estimator.advice.schedule import (
     AdvisorSettings,
     AdvisorState,
-    PageCost,
     advise_scan_time,
     advisor_course,
     pages_at_rest,

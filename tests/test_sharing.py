@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimator.advice.attribution import contributions, contributions_by, unit_of
+from estimator.advice.attribution import contributions, contributions_by
 from estimator.advice.borders import borders, sharing_matrix
-from estimator.advice.top_contents import top_contents
 from estimator.advice.verdict import savings as both_savings
+from estimator.ksm import sharing
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot.flags import MappingFlag
+from estimator.snapshot.names import unit_of
 from estimator.snapshot.snapshot import Snapshot
 from tests.synthetic import Frame, System, small
 from tests.systems import ZERO, Area, Process, fork_server, system
@@ -134,6 +136,50 @@ def test_sharing_matrix() -> None:
     assert matrix.tolist() == [[1, 2], [2, 0]]
 
 
+def saved_by(table: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """Whom the pairs of programs are of, and what each saves."""
+    names = zip(table["comm_a"], table["comm_b"].fillna("nobody"), strict=True)
+    return dict(zip(names, table["saved_pages"].tolist(), strict=True))
+
+
+def test_who_saves_with_whom() -> None:
+    """Three frames end as one: each two of them bring 2/3 of a frame."""
+    snapshot = system([Process("a", [Area([1, 1, 2])]), Process("b", [Area([1, 2, 3, 3])])])
+    prediction = predict(snapshot, EVERYTHING)
+    assert saved_by(prediction.pairs("program")) == pytest.approx(
+        {("a", "b"): 4 / 3 + 1, ("b", "b"): 1, ("a", "a"): 2 / 3}
+    )
+    by_process = prediction.pairs()
+    assert by_process.columns.tolist() == [
+        "pid_a", "comm_a", "unit_a", "pid_b", "comm_b", "unit_b", "saved_pages",
+    ]  # fmt: skip
+    assert by_process.iloc[0][["pid_a", "pid_b"]].tolist() == [1000, 1001]
+    assert prediction.pairs("service")["saved_pages"].tolist() == pytest.approx([4])
+
+
+def test_what_needs_no_partner_has_none() -> None:
+    snapshot = system([Process("a", [Area([ZERO] * 3 + [1])]), Process("b", [Area([1, ZERO])])])
+    pairs = predict(snapshot, Policy(use_zero_pages=True)).pairs("program")
+    assert saved_by(pairs) == {("a", "nobody"): 3, ("a", "b"): 1, ("b", "nobody"): 1}
+
+
+def test_a_frame_that_fork_shares_is_split_between_its_holders() -> None:
+    forks = [Process("fork", [Area([1], frames=["f"])])] * 2
+    pairs = predict(system([*forks, Process("copy", [Area([1])])]), EVERYTHING).pairs("process")
+    whom = [set(pair) for pair in pairs[["pid_a", "pid_b"]].to_numpy().tolist()]
+    assert sorted(map(sorted, whom)) == [[1000, 1002], [1001, 1002]]
+    assert pairs["saved_pages"].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_beyond_2000_processes_the_smallest_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "_MOST", 2)
+    crowd = [Process("big", [Area([1, 2, 3])]), *[Process(f"p{n}", [Area([n])]) for n in (1, 2, 3)]]
+    prediction = predict(system(crowd), EVERYTHING)
+    pairs = prediction.pairs()
+    assert pairs[["pid_a", "pid_b"]].to_numpy().tolist() == [[1000, 0]]
+    assert pairs["saved_pages"].sum() == pytest.approx(prediction.physical["frames_freed"])
+
+
 def test_contents_that_lie_in_the_same_places_are_one_line() -> None:
     cache = Area(list(range(1, 101)), name="[anon:cache]")
     snapshot = system(
@@ -143,17 +189,20 @@ def test_contents_that_lie_in_the_same_places_are_one_line() -> None:
             Process("db", [cache]),
         ]
     )
-    table = top_contents(snapshot, predict(snapshot, EVERYTHING))
+    table = predict(snapshot, EVERYTHING).contents()
     assert table["contents"].tolist() == [100, 1]
-    assert table["copies"].tolist() == [3, 3]
+    assert table["frames"].tolist() == table["mappings"].tolist() == [3, 3]
     assert table["saved_pages"].tolist() == pytest.approx([200, 2])
     assert table["zero"].tolist() == [False, True]
-    assert table["places"].tolist() == [
-        ["web [anon:cache] × 2", "db [anon:cache]"],
-        ["web [heap] × 3"],
+    assert table["holders"].tolist() == [
+        [
+            {"comm": "web", "unit": "/", "label": "[anon:cache]", "mappings": 2},
+            {"comm": "db", "unit": "/", "label": "[anon:cache]", "mappings": 1},
+        ],
+        [{"comm": "web", "unit": "/", "label": "[heap]", "mappings": 3}],
     ]
     first = table.iloc[0]
-    assert (first["pid"], first["name"]) == (7, "[anon:cache]")
+    assert (first["pid"], first["label"]) == (7, "[anon:cache]")
     assert first["address"] == snapshot.vmas["start"][0]
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from estimator.errors import CannotAnswerError
-from estimator.snapshot import store
+from estimator.snapshot import read_tables, store
 from estimator.snapshot.schema import FORMAT_VERSION
 from estimator.snapshot.store import open_snapshot, write_snapshot
 from tests.synthetic import System, small
@@ -62,7 +62,7 @@ def test_more_rows_than_there_are_numbers_for_are_refused(
 ) -> None:
     path = tmp_path / "web.ksm"
     write_snapshot(fork_server(), path)
-    monkeypatch.setattr(store, "MOST_ROWS", 5000)
+    monkeypatch.setattr(read_tables, "MOST_ROWS", 5000)
     with pytest.raises(CannotAnswerError, match="this program takes less than 5,000"):
         open_snapshot(path)
 

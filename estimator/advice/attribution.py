@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.ksm.prediction import Outcome, Prediction
+from estimator.snapshot.names import units_of, vma_labels
 from estimator.snapshot.snapshot import Snapshot
 
 
@@ -25,35 +26,39 @@ def contributions(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
     """One row per candidate VMA, with its owner and its part in cost and saving.
 
     Columns: vma_id, mm_id, pid, comm, cgroup, unit, uid, name and label (of the VMA, see
-    ``vma_labels``), start, end,
-    ksm_rmap_items, ksm_merging_pages, ksm_zero_pages, unknown_pages (pages), saved_pages (f64,
-    frames credited), profit_bytes (saved_pages less the rmap_items).
+    ``vma_labels``), start, end, ksm_rmap_items, ksm_merging_pages, ksm_zero_pages, unknown_pages,
+    scanned_pages (mappings that ksmd visits before anything has merged), saved_pages (f64, frames
+    credited), net_bytes (f64, these less a part of what KSM allocates, split in proportion to
+    ksm_rmap_items, or to scanned_pages where there are none). They add up to
+    ``physical["frames_freed"]`` and ``physical["net_bytes_saved"]``.
     """
     vmas = prediction.vmas[prediction.vmas["excluded_by"].isna()]
-    credit = np.bincount(
-        snapshot.mappings["vma_id"].to_numpy(),
-        weights=prediction.credits.of_row,
-        minlength=len(snapshot.vmas),
-    )
+    vma = snapshot.mappings["vma_id"].to_numpy()
+    credit = np.bincount(vma, prediction.credits.of_row, len(snapshot.vmas))
+    visited = np.bincount(vma[visited_rows(prediction)], minlength=len(snapshot.vmas))
     owners = snapshot.processes[["mm_id", "comm", "cgroup", "uid"]]
     table = vmas.drop(columns="excluded_by").merge(owners, on="mm_id", how="left")
-    table["unit"] = table["cgroup"].map({c: unit_of(c) for c in table["cgroup"].unique()})
+    table["unit"] = units_of(table["cgroup"])
     table["label"] = vma_labels(table)
     table["saved_pages"] = credit[table["vma_id"].to_numpy()]
-    table["profit_bytes"] = (
-        table["saved_pages"] * page_bytes(snapshot)
-        - table["ksm_rmap_items"] * snapshot.info["sizes"]["ksm_rmap_item"]
-    )
+    table["scanned_pages"] = visited[table["vma_id"].to_numpy()]
+    physical = prediction.physical
+    records = physical["bytes_saved"] - physical["net_bytes_saved"]
+    items = table["ksm_rmap_items" if table["ksm_rmap_items"].any() else "scanned_pages"]
+    part = items / items.sum() if items.any() else 1 / max(len(items), 1)
+    table["net_bytes"] = table["saved_pages"] * page_bytes(snapshot) - records * part
     return table
 
 
+_DIGITS = 6  # of sums of credits, so that one sum is one number whatever the order of its parts
 _SUMS = [
     "ksm_rmap_items",
     "ksm_merging_pages",
     "ksm_zero_pages",
     "unknown_pages",
+    "scanned_pages",
     "saved_pages",
-    "profit_bytes",
+    "net_bytes",
 ]
 
 
@@ -63,39 +68,16 @@ def contributions_by(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     Columns: ``keys``, processes (how many mms), and the sums of the numeric columns.
     """
     grouped = table.groupby(keys, sort=False, dropna=False)
-    sums = grouped[_SUMS].sum()
+    sums = grouped[_SUMS].sum().round(_DIGITS)
     sums.insert(0, "processes", grouped["mm_id"].nunique())
     order = ["saved_pages", "ksm_merging_pages", "ksm_rmap_items"]
     return sums.sort_values(order, ascending=False, kind="stable").reset_index()
 
 
-def unit_of(cgroup: str) -> str:
-    """The name people know a cgroup by: its systemd unit, else its last path component.
-
-    >>> unit_of("/system.slice/nginx.service/worker")
-    'nginx.service'
-    """
-    parts = [part for part in cgroup.split("/") if part]
-    for part in reversed(parts):
-        if part.endswith((".service", ".scope")):
-            return part
-    return parts[-1] if parts else "/"
-
-
-def vma_labels(vmas: pd.DataFrame) -> npt.NDArray[np.object_]:
-    """What to call VMAs that belong together across processes (str per row of ``vmas``).
-
-    Their name; nameless ones, anonymous mmaps, go by their size, which is the same in every process
-    of a program where addresses are not.
-    """
-    size_mib = ((vmas["end"] - vmas["start"]).to_numpy() >> np.uint64(20)).tolist()
-    return np.array(
-        [
-            name or (f"(anonymous, {mib:,} MiB)" if mib else "(anonymous, below 1 MiB)")
-            for name, mib in zip(vmas["name"], size_mib, strict=True)
-        ],
-        np.object_,
-    )
+def contributions_total(table: pd.DataFrame) -> dict[str, float]:
+    """The sums of all of ``contributions``: processes (how many mms), and the numeric columns."""
+    sums = {name: round(table[name].sum(), _DIGITS) for name in _SUMS}
+    return {"processes": table["mm_id"].nunique()} | sums
 
 
 def page_bytes(snapshot: Snapshot) -> int:
@@ -105,4 +87,10 @@ def page_bytes(snapshot: Snapshot) -> int:
 
 def scanned_pages(prediction: Prediction) -> int:
     """How many pages ksmd visits in a full scan before anything has merged."""
-    return int(np.count_nonzero(prediction.outcome != Outcome.NOT_CANDIDATE))
+    return int(np.count_nonzero(visited_rows(prediction)))
+
+
+def visited_rows(prediction: Prediction) -> npt.NDArray[np.bool_]:
+    """Which mappings ksmd visits, readable here or not (bool per row of ``mappings``)."""
+    visited: npt.NDArray[np.bool_] = prediction.outcome != Outcome.NOT_CANDIDATE
+    return visited

@@ -295,13 +295,4 @@ def frontier(found: Patterns, scanned_pages: Ints) -> pd.DataFrame:
         peeling.remove(piece)
         scanned -= int(scanned_pages[piece])
     columns = ["piece", "scanned_pages", "saved_pages", "gain_pages"]
-    return pd.DataFrame(steps[::-1], columns=columns)
-
-
-def smallest_share(steps: pd.DataFrame, share: float) -> Ints:
-    """The pieces of the shortest start of ``frontier`` that saves ``share`` of the whole."""
-    if steps.empty or steps["saved_pages"].iloc[-1] <= 0:
-        return np.zeros(0, np.int64)
-    enough = steps["saved_pages"] >= share * steps["saved_pages"].iloc[-1]
-    pieces: Ints = steps["piece"].to_numpy()[: int(enough.to_numpy().argmax()) + 1]
-    return pieces
+    return pd.DataFrame(steps[::-1], columns=columns, dtype=np.int64)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from estimator.advice.schedule import PageCost, scan_time
+from estimator.advice.page_cost import PageCost
+from estimator.advice.schedule import scan_time
 from estimator.errors import CannotAnswerError
 from estimator.ksm.forecast import Forecast
 from estimator.snapshot.snapshot import Snapshot

@@ -1,27 +1,40 @@
-"""The plan: the smallest set worth opting in, as a person would write it down."""
+"""The plan: the fewest lines worth doing that reach the share asked for, as a person would act.
+
+What a line is: ``opt_in``. What takes part already is in every plan and needs none. A line has to
+bring ``WORTH_BYTES`` net, or ``WORTH_SHARE`` of what all lines would save where that is less. Of
+each number of lines the best set is known (``smallest``); the plan is the first of them that saves
+the share, by the model's own answer for exactly that set and what is on already.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.advice.attribution import contributions, page_bytes, unit_of, vma_labels
+from estimator.advice.attribution import contributions, page_bytes
 from estimator.advice.borders import domain_signature
-from estimator.advice.frontier import Patterns, Peeling, frontier, patterns, smallest_share
+from estimator.advice.frontier import Patterns, Peeling, frontier, patterns
+from estimator.advice.host import Host, host_of, machine_names
+from estimator.advice.opt_in import Means, OptIns, opt_ins, visited_pages
+from estimator.advice.smallest import Best, best_sets
+from estimator.arrays import Ints, Mask
 from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.ksm.prediction import Outcome, Prediction
+from estimator.ksm.prediction import Prediction
+from estimator.snapshot.names import vma_labels
 from estimator.snapshot.snapshot import Snapshot
 
 Domain = Literal["uid", "cgroup"]
 
-SCANNED_IN_VAIN = 0.5
-"""A whole service or program is opted in unless more than this part of its pages is no use."""
+WORTH_BYTES, WORTH_SHARE = 1 << 20, 0.01
 
 _PIECE = ["cgroup", "comm", "name"]
 
@@ -30,28 +43,44 @@ _PIECE = ["cgroup", "comm", "name"]
 class Plan:
     """What to opt in, what it costs and what it brings.
 
-    ``lines``: one row per thing to do, biggest saving first: means ("unit": MemoryKSM= of a
-    systemd service, "program": prctl, "vma": madvise), cgroup, comm (empty for a unit), name (label
-    of the VMAs, for "vma"), processes, scanned_pages, merged_pages (of these, on stable nodes or
-    the zero page), saved_pages (f64, its part of the saving), profit_bytes (saved less rmap_items),
-    loss_pages (saved frames lost without this line alone), opted_in (bool: all of its VMAs that
-    count are VM_MERGEABLE already).
+    ``lines``: one row per thing to do, biggest saving first, after them what is on already
+    (opted_in): means ("unit": MemoryKSM= of a systemd service, "program": prctl by what starts it,
+    "vm": configuration of a virtual machine, "vma": madvise, "on": nothing), cgroup, comm (empty
+    for a unit, the name of a vm), name (label of the VMAs, for "vma"), uid (-1 for all), pids
+    (list), program (file of the oldest process, else its name), by_libvirt (who started it),
+    processes, vmas, mapped_bytes (of these VMAs), address (u64, of the first), scanned_pages,
+    merged_pages (of these, on stable nodes or the zero page), saved_pages (f64, its part of the
+    saving), profit_bytes (net: saved less its part of KSM's records), loss_pages (saved frames lost
+    without this line alone), opted_in.
 
-    ``frontier``: piece by piece, best first: cgroup, comm, name, and cumulated scanned_pages and
-    saved_pages; ``chosen``: how many of them the plan was written from. ``everything`` and
-    ``prediction``: the model's answers for all candidates and for exactly this plan. ``within``:
-    the border that counted sharing may not cross; ``within_pages``: frames that the plan saves
-    without crossing it.
+    ``only``: by which means, empty where none were named. ``worth_bytes``: less than this, net, no
+    line brings. ``possible``: how many lines there were to choose from. ``share_reached``: False
+    where what is worth a line saves less than the share. ``reachable``: the model's answer for all
+    lines and what is on; ``everything``: for all candidates; ``prediction``: for exactly this plan.
+    ``frontier``: groups of VMAs, best first: cgroup, comm, name, and cumulated scanned_pages and
+    saved_pages. ``within``: the border that counted sharing may not cross; ``within_pages``: frames
+    that the plan saves without crossing it. ``running``: KSM is on.
     """
 
     share: float
     within: Domain | None
+    only: tuple[Means, ...]
     lines: pd.DataFrame
+    worth_bytes: int
+    possible: int
+    share_reached: bool
     frontier: pd.DataFrame
-    chosen: int
     everything: Prediction
+    reachable: Prediction
     prediction: Prediction
     within_pages: int
+    host: Host
+    running: bool
+
+    @property
+    def to_do(self) -> pd.DataFrame:
+        """Those of ``lines`` that are not on yet."""
+        return self.lines[~self.lines["opted_in"]]
 
 
 def make_plan(
@@ -59,38 +88,52 @@ def make_plan(
     policy: Policy | None = None,
     share: float = 0.9,
     within: Domain | None = None,
+    only: Collection[Means] = (),
 ) -> Plan:
-    """The smallest set found that reaches ``share`` of what ``policy`` would save.
+    """The fewest lines found that save ``share`` of what all lines by the means ``only`` would.
 
-    ``within`` counts only sharing inside one uid or one cgroup; the kernel itself merges across.
-    The set is greedy, not proven smallest; its numbers come from a prediction of exactly this set.
-    Raises UsageError if ``share`` is not in (0, 1].
+    ``only``: empty for services, programs and virtual machines. ``within`` counts only sharing
+    inside one uid or one cgroup; the kernel itself merges across. The set is the smallest where no
+    more than ``smallest.EXACT`` lines are worth doing, greedy where there are more. Its numbers
+    come from a prediction of exactly this set. Raises UsageError if ``share`` is not in (0, 1] or
+    the kernel lacks the means.
     """
     if not 0 < share <= 1:
         raise UsageError(f"a share of {share:g} is not between 0 and 1")
     everything = predict(snapshot, policy or Policy())
-    pieces, piece_of_vma = _pieces(snapshot, everything)
-    steps = frontier(
-        patterns(snapshot, everything, piece_of_vma, _domains(snapshot, everything, within)),
-        _visited(snapshot, everything, piece_of_vma, len(pieces)),
+    ways = opt_ins(snapshot, everything, only, apart_by_uid=within == "uid")
+    reachable = _with(snapshot, everything, ways, np.arange(len(ways.lines)))
+    found = _patterns(snapshot, reachable, ways.line_of_vma, within)
+    size = page_bytes(snapshot)
+    visited = visited_pages(snapshot, reachable, ways.line_of_vma, len(ways.lines))
+    cost_pages = visited * snapshot.info["sizes"]["ksm_rmap_item"] / size
+    all_pages = Peeling(found, max(len(ways.lines), 1)).saved_pages - cost_pages.sum()
+    worth_bytes = max(1, int(min(WORTH_BYTES, WORTH_SHARE * all_pages * size)))
+    sets = best_sets(found, cost_pages, worth_bytes / size)
+    chosen, prediction, reached = _first_that_saves(
+        snapshot, reachable, ways, sets, share, all_pages, exact=within is None
     )
-    chosen = smallest_share(steps, share)
-    lines, line_of_vma = _write_lines(snapshot, everything, pieces, piece_of_vma, chosen)
-    prediction = predict(restrict(snapshot, line_of_vma >= 0), everything.policy)
-    found = patterns(snapshot, prediction, line_of_vma, _domains(snapshot, prediction, within))
+    lines, line_of_vma = _chosen_lines(snapshot, ways, chosen)
+    found = _patterns(snapshot, prediction, line_of_vma, within)
     return Plan(
         share=share,
         within=within,
+        only=tuple(only),
         lines=_price(snapshot, prediction, lines, line_of_vma, found),
-        frontier=steps.join(pieces, on="piece").drop(columns="piece"),
-        chosen=len(chosen),
+        worth_bytes=worth_bytes,
+        possible=len(ways.lines),
+        share_reached=reached,
+        frontier=_frontier(snapshot, everything, within),
         everything=everything,
+        reachable=reachable,
         prediction=prediction,
         within_pages=Peeling(found, max(len(lines), 1)).saved_pages,
+        host=host_of(snapshot),
+        running=snapshot.info["ksm"].get("run") == 1,
     )
 
 
-def restrict(snapshot: Snapshot, vmas: npt.NDArray[np.bool_]) -> Snapshot:
+def restrict(snapshot: Snapshot, vmas: Mask) -> Snapshot:
     """``snapshot`` as if only ``vmas`` (bool per row of ``snapshot.vmas``) could take part."""
     table = snapshot.vmas
     return replace(
@@ -105,10 +148,52 @@ def restrict(snapshot: Snapshot, vmas: npt.NDArray[np.bool_]) -> Snapshot:
     )
 
 
-def systemd_service(cgroup: str) -> str | None:
-    """The systemd service that owns ``cgroup``, if a drop-in of it can say MemoryKSM=."""
-    unit = unit_of(cgroup)
-    return unit if unit.endswith(".service") else None
+def _with(snapshot: Snapshot, everything: Prediction, ways: OptIns, lines: Ints) -> Prediction:
+    """The model's answer for ``lines`` and what is on already."""
+    vmas = ways.on | np.isin(ways.line_of_vma, lines)
+    taking_part = everything.vmas.loc[everything.vmas["excluded_by"].isna(), "vma_id"].to_numpy()
+    if vmas[taking_part].all():
+        return everything
+    return predict(restrict(snapshot, vmas), everything.policy)
+
+
+def _first_that_saves(
+    snapshot: Snapshot,
+    reachable: Prediction,
+    ways: OptIns,
+    sets: list[Best],
+    share: float,
+    all_pages: float,
+    *,
+    exact: bool,
+) -> tuple[Ints, Prediction, bool]:
+    """The first of ``sets`` that saves ``share``, the model's answer for it, and whether it does.
+
+    ``exact``: by the model, from the first on that should suffice. Where frames are shared, pinned
+    or in huge pages, what a set saves is only then known; larger sets are taken to save more.
+    """
+    whole = all_pages if all_pages > 0 else sets[-1].net_pages
+    last = len(sets) - 1
+    first = next((n for n, one in enumerate(sets) if one.net_pages >= share * whole), len(sets))
+    goal = share * reachable.physical["net_bytes_saved"]
+
+    @cache
+    def answer(number: int) -> Prediction:
+        return _with(snapshot, reachable, ways, sets[number].lines)
+
+    def saves(number: int) -> bool:
+        return answer(number).physical["net_bytes_saved"] >= goal
+
+    number = min(first, last)
+    if exact and not saves(number):
+        number = bisect_left(range(last), True, lo=number + 1, key=saves) if number < last else last
+    return sets[number].lines, answer(number), saves(number) if exact else first <= last
+
+
+def _patterns(
+    snapshot: Snapshot, prediction: Prediction, line_of_vma: Ints, within: Domain | None
+) -> Patterns:
+    return patterns(snapshot, prediction, line_of_vma, _domains(snapshot, prediction, within))
 
 
 def _domains(
@@ -120,10 +205,8 @@ def _domains(
     return domain_signature(snapshot, prediction, domain_of_mm)
 
 
-def _pieces(
-    snapshot: Snapshot, prediction: Prediction
-) -> tuple[pd.DataFrame, npt.NDArray[np.int64]]:
-    """The pieces to choose from (cgroup, comm, name of the VMA), and the piece of every VMA."""
+def _frontier(snapshot: Snapshot, prediction: Prediction, within: Domain | None) -> pd.DataFrame:
+    """The groups of VMAs of one cgroup, program and name, in the order in which they pay."""
     owners = snapshot.processes.iloc[snapshot.vmas["mm_id"].to_numpy()]
     keys = pd.DataFrame(
         {
@@ -136,53 +219,25 @@ def _pieces(
     piece_of_vma = np.full(len(keys), -1, np.int64)
     piece_of_vma[ours] = keys.iloc[ours].groupby(_PIECE, sort=False).ngroup().to_numpy()
     pieces = keys.iloc[ours].drop_duplicates().reset_index(drop=True)
-    return pieces, piece_of_vma
+    steps = frontier(
+        _patterns(snapshot, prediction, piece_of_vma, within),
+        visited_pages(snapshot, prediction, piece_of_vma, len(pieces)),
+    )
+    return steps.join(pieces, on="piece").drop(columns="piece")
 
 
-def _visited(
-    snapshot: Snapshot, prediction: Prediction, group_of_vma: npt.NDArray[np.int64], groups: int
-) -> npt.NDArray[np.int64]:
-    """Pages that ksmd visits, per group of VMAs."""
-    candidates = prediction.outcome != Outcome.NOT_CANDIDATE
-    group = group_of_vma[snapshot.mappings["vma_id"].to_numpy()[candidates]]
-    return np.bincount(group[group >= 0], minlength=groups)
-
-
-def _write_lines(
-    snapshot: Snapshot,
-    everything: Prediction,
-    pieces: pd.DataFrame,
-    piece_of_vma: npt.NDArray[np.int64],
-    chosen: npt.NDArray[np.int64],
-) -> tuple[pd.DataFrame, npt.NDArray[np.int64]]:
-    """The chosen pieces as lines (means, cgroup, comm, name), and the line of every VMA.
-
-    A whole unit or program stands for its pieces where most of what ksmd would scan in it is
-    chosen. What a service inherits through exec leaves out the stack (ksm-model §1.1).
-    """
-    visited = _visited(snapshot, everything, piece_of_vma, len(pieces))
-    has_prctl = bool(snapshot.info["features"].get("merge_any_prctl", True))
-    is_chosen = np.isin(np.arange(len(pieces)), chosen)
-    table = pieces.assign(visited=visited, wanted=np.where(is_chosen, visited, 0))
-    useful = {
-        level: sums["wanted"] >= (1 - SCANNED_IN_VAIN) * sums["visited"]
-        for level, sums in (
-            ("unit", table.groupby("cgroup")[["visited", "wanted"]].transform("sum")),
-            ("program", table.groupby(["cgroup", "comm"])[["visited", "wanted"]].transform("sum")),
-        )
-    }
-    in_service = table["cgroup"].map(lambda cgroup: systemd_service(cgroup) is not None)
-    unit = has_prctl & in_service & useful["unit"]
-    program = has_prctl & useful["program"] & ~unit
-    table["means"] = np.select([unit, program], ["unit", "program"], "vma")
-    table.loc[~is_chosen & (table["means"] == "vma"), "means"] = None
-    table.loc[(table["means"] == "unit") & (table["name"] == "[stack]"), "means"] = None
-    table.loc[table["means"] == "unit", ["comm", "name"]] = ""
-    table.loc[table["means"] == "program", "name"] = ""
-    keys = ["means", "cgroup", "comm", "name"]
-    line_of_piece = table.groupby(keys, sort=False).ngroup().fillna(-1).to_numpy(np.int64)
-    lines = table.loc[table["means"].notna(), keys].drop_duplicates().reset_index(drop=True)
-    line_of_vma = np.append(line_of_piece, -1)[piece_of_vma]
+def _chosen_lines(snapshot: Snapshot, ways: OptIns, chosen: Ints) -> tuple[pd.DataFrame, Ints]:
+    """The lines of the plan, after them what is on, by cgroup and program; and that of each VMA."""
+    number = np.full(len(ways.lines) + 1, -1, np.int64)
+    number[chosen] = np.arange(len(chosen))
+    line_of_vma = number[ways.line_of_vma]
+    processes, mm = snapshot.processes, snapshot.vmas["mm_id"].to_numpy()[ways.on]
+    machine = machine_names(processes)
+    names = np.where(machine != "", machine, processes["comm"])
+    owners = pd.DataFrame({"cgroup": processes["cgroup"].to_numpy()[mm], "comm": names[mm]})
+    line_of_vma[ways.on] = len(chosen) + owners.groupby(["cgroup", "comm"], sort=False).ngroup()
+    on = owners.drop_duplicates().assign(means="on", name="", uid=-1)
+    lines = pd.concat([ways.lines.iloc[chosen], on], ignore_index=True)
     return lines, line_of_vma
 
 
@@ -190,25 +245,40 @@ def _price(
     snapshot: Snapshot,
     prediction: Prediction,
     lines: pd.DataFrame,
-    line_of_vma: npt.NDArray[np.int64],
+    line_of_vma: Ints,
     found: Patterns,
 ) -> pd.DataFrame:
-    """Cost and gain of every line, under the plan as a whole."""
+    """Cost and gain of every line, under the plan as a whole, and whom it is about."""
     table = contributions(snapshot, prediction)
     table["line"] = line_of_vma[table["vma_id"].to_numpy()]
-    table["opted_in"] = snapshot.vmas["mergeable"].to_numpy()[table["vma_id"].to_numpy()]
-    counts = table[table["ksm_rmap_items"] > 0].groupby("line")["opted_in"].all()
+    table["mapped_bytes"] = (table["end"] - table["start"]).to_numpy()
     grouped = table.groupby("line")
+    pids = {line: sorted(set(rows["pid"].tolist())) for line, rows in grouped}
+    oldest = [snapshot.processes.iloc[int(rows["mm_id"].iloc[0])] for _, rows in grouped]
     priced = lines.assign(
+        pids=pd.Series(pids, dtype=object),
+        program=pd.Series([_program(one) for one in oldest], [*pids], dtype=object),
+        by_libvirt=pd.Series(["guest=" in str(one["cmdline"]) for one in oldest], [*pids]),
         processes=grouped["mm_id"].nunique(),
-        scanned_pages=_visited(snapshot, prediction, line_of_vma, len(lines)),
+        vmas=grouped["vma_id"].size(),
+        mapped_bytes=grouped["mapped_bytes"].sum(),
+        address=grouped["start"].first(),
+        scanned_pages=visited_pages(snapshot, prediction, line_of_vma, len(lines)),
         merged_pages=grouped["ksm_merging_pages"].sum() + grouped["ksm_zero_pages"].sum(),
         saved_pages=grouped["saved_pages"].sum(),
+        profit_bytes=grouped["net_bytes"].sum(),
         loss_pages=Peeling(found, max(len(lines), 1)).loss_pages[: len(lines)],
-        opted_in=counts.reindex(lines.index, fill_value=False),
+        opted_in=lines["means"] == "on",
     )
-    rmap_item = snapshot.info["sizes"]["ksm_rmap_item"]
-    priced["profit_bytes"] = (
-        priced["saved_pages"] * page_bytes(snapshot) - priced["scanned_pages"] * rmap_item
-    )
-    return priced.sort_values("saved_pages", ascending=False, ignore_index=True)
+    counts = priced[~priced["opted_in"] | (priced["scanned_pages"] > 0)]
+    order = ["opted_in", "saved_pages"]
+    return counts.sort_values(order, ascending=[True, False], kind="stable", ignore_index=True)
+
+
+def _program(process: pd.Series[Any]) -> str:
+    """The file that it runs, if its command line says it: that may say anything. No arguments.
+
+    They may be secrets.
+    """
+    words = str(process["cmdline"]).replace("\0", " ").split()
+    return words[0] if words and words[0].startswith("/") else str(process["comm"])

@@ -1,4 +1,4 @@
-"""KSM as a side channel: who would share pages with whom, and who is a poor candidate.
+"""What KSM risks: who would share pages with whom, who is a poor candidate, and side effects.
 
 Whoever shares a page can time a write to it and so learn that somebody else has the same content.
 The kernel merges across users, containers and virtual machines alike.
@@ -7,7 +7,6 @@ The kernel merges across users, containers and virtual machines alike.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +14,10 @@ import pandas as pd
 
 from estimator.advice.attribution import page_bytes
 from estimator.advice.borders import Borders, borders, sharing_matrix
+from estimator.advice.host import machine_names
+from estimator.advice.side_effects import SideEffects, side_effects
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot
-
-HYPERVISORS = (
-    "qemu",
-    "kvm",
-    "cloud-hyperviso",
-    "firecracker",
-    "crosvm",
-    "vmware-vmx",
-    "VBoxHeadless",
-)
-"""How the names of processes begin that are virtual machines (comm has at most 15 characters)."""
 
 _REAL_TIME = {1: "SCHED_FIFO", 2: "SCHED_RR", 6: "SCHED_DEADLINE"}
 
@@ -39,11 +29,13 @@ class Risk:
     ``borders``: one row per kind of border: border, domains (how many take part), within_bytes,
     across_bytes. ``pairs``: the domains with most merged pages in common: border, one, other,
     shared_pages (stable nodes). ``poor_candidates``: pid, comm, cgroup, reason, ksm_merging_pages.
+    ``effects``: what it does to the machine besides.
     """
 
     borders: pd.DataFrame
     pairs: pd.DataFrame
     poor_candidates: pd.DataFrame
+    effects: SideEffects
 
 
 def assess(snapshot: Snapshot, prediction: Prediction, pairs: int = 10) -> Risk:
@@ -70,21 +62,7 @@ def assess(snapshot: Snapshot, prediction: Prediction, pairs: int = 10) -> Risk:
         borders=pd.DataFrame(rows, columns=["border", "domains", "within_bytes", "across_bytes"]),
         pairs=pd.concat(closest, ignore_index=True) if closest else pd.DataFrame(columns=columns),
         poor_candidates=_poor_candidates(snapshot, prediction),
-    )
-
-
-def is_virtual_machine(processes: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Which processes are virtual machines, by their names (bool per row)."""
-    program = [
-        PurePosixPath(cmdline.split(" ")[0].split("\0")[0]).name if isinstance(cmdline, str) else ""
-        for cmdline in processes["cmdline"]
-    ]
-    return np.array(
-        [
-            comm.startswith(HYPERVISORS) or name.startswith(HYPERVISORS)
-            for comm, name in zip(processes["comm"], program, strict=True)
-        ],
-        np.bool_,
+        effects=side_effects(snapshot, prediction),
     )
 
 
@@ -92,10 +70,9 @@ def _domain_names(snapshot: Snapshot) -> dict[str, pd.Series[str]]:
     """The name of every mm's domain, per kind of border."""
     processes = snapshot.processes
     domains = {"uid": "uid " + processes["uid"].astype(str), "cgroup": processes["cgroup"]}
-    machines = is_virtual_machine(processes)
-    if machines.any():
-        names = processes["comm"] + " " + processes["pid"].astype(str)
-        domains["virtual machine"] = names.where(machines, "host")
+    machines = machine_names(processes)
+    if (machines != "").any():
+        domains["virtual machine"] = pd.Series(np.where(machines != "", machines, "host"))
     return domains
 
 

@@ -1,8 +1,9 @@
 """How long a scan takes, what ksmd costs, and the settings that reach a scan time.
 
-ksmd works in batches: it visits ``pages_to_scan`` pages, then sleeps ``sleep_millisecs``. The cost
-of a page can't be known from memory contents: it is measured or given, and where it is neither,
-only the time spent asleep can be stated, which is a lower bound (ksm-model §11).
+ksmd works in batches: it visits ``pages_to_scan`` pages, then sleeps ``sleep_millisecs``. What a
+page costs is a range (``page_cost``), so times and CPU are ranges too. What is proposed is a fixed
+``pages_to_scan``, whatever the cost: the one that reaches the time asked for if a page costs the
+most, or the one that takes ``advisor_max_cpu`` of a CPU then.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 from estimator.advice.attribution import scanned_pages
+from estimator.advice.page_cost import CostRange, PageCost, page_cost
 from estimator.errors import CannotAnswerError
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.readings import SKIPPING_SCANS
@@ -19,14 +21,8 @@ from estimator.snapshot.snapshot import Snapshot
 TARGET_SCAN_SECONDS = 150.0
 ADVISOR_TARGET_SECONDS = 200
 """The kernel's default of advisor_target_scan_time."""
-
-
-@dataclass(frozen=True)
-class PageCost:
-    """CPU time that ksmd needs per page, and where the number comes from."""
-
-    seconds: float
-    source: str
+SLEEP_MILLISECS = 20
+"""The kernel's default of sleep_millisecs."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,14 @@ class ScanTime:
     def batches(self) -> int:
         """How often ksmd sleeps in it (ksm_scan_thread() in mm/ksm.c)."""
         return self.pages // self.pages_to_scan + 1
+
+
+@dataclass(frozen=True)
+class ScanRange:
+    """One full scan, if a page costs the least and if it costs the most."""
+
+    least: ScanTime
+    most: ScanTime
 
 
 def scan_time_now(snapshot: Snapshot, pages: int) -> ScanTime | None:
@@ -170,25 +174,26 @@ class Schedule:
     """Settings for a set of pages to scan.
 
     ``scans``: full scans until everything has merged. ``first``: a full scan before anything has,
-    with the kernel's present tunables; ``proposed``: the same with the ``pages_to_scan`` that
-    reaches ``target_seconds``, None if none does; ``at_rest``: a full scan with that setting once
-    everything has merged. ``advisor``: its settings on kernels that have it; ``advisor_scans``:
-    the scans it leads to, empty where the cost of a page is not known.
+    with the kernel's present tunables; ``proposed``: the same with the ``pages_to_scan`` proposed,
+    and a sleep where ksmd has none; ``at_rest``: a full scan with these once everything has merged.
+    ``advisor``: its settings on kernels that have it; ``advised``: the scan that it settles at.
+    ``running``: KSM is on.
     """
 
     target_seconds: float
-    cost: PageCost | None
+    cost: CostRange
     scans: int
-    first: ScanTime
-    proposed: ScanTime | None
-    at_rest: ScanTime | None
+    first: ScanRange
+    proposed: ScanRange
+    at_rest: ScanRange
     advisor: AdvisorSettings | None
-    advisor_scans: list[ScanTime]
+    advised: ScanRange | None
+    running: bool
 
     @property
-    def advisor_too_eager(self) -> bool:
-        """Whether the advisor's lower limit of CPU time makes it scan far faster than asked."""
-        return bool(self.advisor_scans) and self.advisor_scans[-1].seconds < self.target_seconds / 2
+    def reaches_target(self) -> bool:
+        """Whether the proposed scan takes no longer than asked for, whatever a page costs."""
+        return self.proposed.most.seconds <= self.target_seconds * (1 + 1e-9)
 
 
 def schedule(
@@ -197,7 +202,7 @@ def schedule(
     target_seconds: float = TARGET_SCAN_SECONDS,
     cost: PageCost | None = None,
 ) -> Schedule:
-    """Settings that scan what ``prediction`` scans in ``target_seconds``.
+    """Settings that scan what ``prediction`` scans in ``target_seconds``; ``cost``: if known.
 
     Raises CannotAnswerError if the snapshot does not say how ksmd is set.
     """
@@ -210,24 +215,49 @@ def schedule(
             f"the snapshot does not say how ksmd is set ({error.args[0]}): no time of a scan",
             hint="collect again with this version of ksm-estimator",
         ) from error
+    costs = page_cost(snapshot, cost)
+
+    def scan(pages: int, pages_to_scan: int, sleep: int) -> ScanRange:
+        ends = (costs.least, costs.most)
+        return ScanRange(*(scan_time(pages, pages_to_scan, sleep, end) for end in ends))
+
+    paused = sleep or SLEEP_MILLISECS
+
+    settings = AdvisorSettings(
+        target_scan_time=round(target_seconds),
+        max_cpu=int(ksm.get("advisor_max_cpu", AdvisorSettings.max_cpu)),
+        min_pages_to_scan=int(
+            ksm.get("advisor_min_pages_to_scan", AdvisorSettings.min_pages_to_scan)
+        ),
+        max_pages_to_scan=int(
+            ksm.get("advisor_max_pages_to_scan", AdvisorSettings.max_pages_to_scan)
+        ),
+    )
+    advisor = settings if snapshot.info["features"].get("advisor") else None
+    wanted = pages_to_scan_for(pages, target_seconds, paused, costs.most)
+    most = _pages_to_scan_of(settings.max_cpu / 100, paused, costs.most)
+    wanted = most if wanted is None else min(wanted, most)
     merged = counters["pages_shared"] + counters["pages_sharing"]
     rest = pages_at_rest(merged, pages - merged, prediction.smart_scan)
-    wanted = pages_to_scan_for(pages, target_seconds, sleep, cost)
-    advisor = None
-    if snapshot.info["features"].get("advisor"):
-        advisor = AdvisorSettings(
-            target_scan_time=round(target_seconds),
-            max_cpu=int(ksm.get("advisor_max_cpu", 70)),
-            min_pages_to_scan=int(ksm.get("advisor_min_pages_to_scan", 500)),
-            max_pages_to_scan=int(ksm.get("advisor_max_pages_to_scan", 30000)),
-        )
+    advised = None
+    if advisor:
+        ends = (costs.least, costs.most)
+        advised = ScanRange(*(advisor_course(pages, paused, end, advisor)[-1] for end in ends))
     return Schedule(
         target_seconds=target_seconds,
-        cost=cost,
+        cost=costs,
         scans=prediction.scans,
-        first=scan_time(pages, pages_to_scan, sleep, cost),
-        proposed=scan_time(pages, wanted, sleep, cost) if wanted else None,
-        at_rest=scan_time(rest, wanted, sleep, cost) if wanted else None,
+        first=scan(pages, pages_to_scan, sleep),
+        proposed=scan(pages, wanted, paused),
+        at_rest=scan(rest, wanted, paused),
         advisor=advisor,
-        advisor_scans=advisor_course(pages, sleep, cost, advisor) if advisor and cost else [],
+        advised=advised,
+        running=ksm.get("run") == 1,
     )
+
+
+def _pages_to_scan_of(cpu_share: float, sleep_millisecs: int, cost: PageCost) -> int:
+    """The most ``pages_to_scan`` that takes no more than ``cpu_share`` of a CPU, at least 1."""
+    share = min(cpu_share, 0.99)  # advisor_max_cpu may be 100
+    busy_seconds = share * sleep_millisecs / 1000 / (1 - share)
+    return max(1, int(busy_seconds / cost.seconds))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from estimator.advice.schedule import PageCost
+from estimator.advice.page_cost import PageCost, measured_cost
 from estimator.errors import UsageError
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.identity import Identity
@@ -20,7 +20,8 @@ class Verification:
     ``counters``: counter, predicted, real, difference (real - predicted; Int64, null where the
     kernel does not show it). ``processes``: pid, comm, counter, predicted, real, difference; only
     those that run under the same pid and name. ``gone``: how many predicted ones do not.
-    ``caveats``: why the numbers may not be comparable yet; empty if they are. ``page_cost``: what a
+    ``caveats``: why the numbers may not be comparable yet; empty if they are. ``settled``: ksmd has
+    done the scans that merging takes. ``smart_scan``: as it is set there. ``page_cost``: what a
     page costs ksmd here, None where it can't be told.
     """
 
@@ -28,12 +29,29 @@ class Verification:
     processes: pd.DataFrame
     gone: int
     caveats: list[str]
+    settled: bool
+    smart_scan: bool
     page_cost: PageCost | None
+
+    def differing(self, percent: float = 0) -> list[str]:
+        """The counters that are more than ``percent`` of the prediction away from it.
+
+        With smart_scan only the sum of pages_unshared and pages_volatile has to fit: which of the
+        two a page counts as changes from scan to scan.
+        """
+        known = self.counters.dropna().set_index("counter")[["predicted", "difference"]]
+        pair = ["pages_unshared", "pages_volatile"]
+        if self.smart_scan and set(pair) <= set(known.index):
+            known.loc[" + ".join(pair)] = known.loc[pair].sum()
+            known = known.drop(index=pair)
+        far = known["difference"].abs() * 100 > percent * known["predicted"].abs()
+        return list(known.index[far])
 
 
 _PER_PROCESS = ["ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages", "ksm_process_profit"]
 # pages_volatile_show() in mm/ksm.c: what remains of all rmap_items
 _OF_ALL_ITEMS = {"pages_shared", "pages_sharing", "pages_unshared", "pages_volatile"}
+_SCANS_TO_SETTLE = 4  # two for the checksum, one to merge; the first may have begun before
 _SETTINGS = ["max_page_sharing", "use_zero_pages", "merge_across_nodes"]
 
 
@@ -69,18 +87,22 @@ def verify(prediction: Prediction, reality: Reality) -> Verification:
             f"{absent} of the predicted processes have no rmap_item here: not opted in; "
             "select those that are (--scope enabled, --cgroup ...)"
         )
-    return Verification(counters, processes, gone, caveats, measured_page_cost(reality))
+    return Verification(
+        counters,
+        processes,
+        gone,
+        caveats,
+        reality.ksm.get("full_scans", 0) >= _SCANS_TO_SETTLE,
+        bool(reality.ksm.get("smart_scan")),
+        measured_page_cost(reality),
+    )
 
 
 def measured_page_cost(reality: Reality) -> PageCost | None:
     """CPU time of ksmd per page it scanned since boot, where both are known."""
-    scanned = reality.ksm.get("pages_scanned", 0)
-    if not scanned or reality.ksmd_cpu_seconds is None:
+    if reality.ksmd_cpu_seconds is None:
         return None
-    return PageCost(
-        reality.ksmd_cpu_seconds / scanned,
-        f"measured: {reality.ksmd_cpu_seconds:.1f} s of ksmd for {scanned:,} pages since boot",
-    )
+    return measured_cost(reality.ksmd_cpu_seconds, reality.ksm.get("pages_scanned", 0))
 
 
 def _processes(prediction: Prediction, reality: Reality) -> tuple[pd.DataFrame, int]:
@@ -118,8 +140,11 @@ def _caveats(prediction: Prediction, reality: Reality) -> list[str]:
     if ksm.get("run") != 1:
         caveats.append(f"ksmd is not running: /sys/kernel/mm/ksm/run is {ksm.get('run', 'absent')}")
     scans = ksm.get("full_scans", 0)
-    if scans < 4:
-        caveats.append(f"ksmd has done {scans} full scans; merging takes at least 3, so wait")
+    if scans < _SCANS_TO_SETTLE:
+        caveats.append(
+            f"ksmd has done {scans} full scans since the last echo 2 > run, or the boot; merging "
+            "takes at least 3, so wait"
+        )
     if ksm.get("smart_scan"):
         caveats.append("smart_scan is on: compare the sum of pages_unshared and pages_volatile")
     for name in _SETTINGS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
@@ -20,21 +19,30 @@ from estimator.cli.answers import (
     compare,
     report,
     require_coverage,
+    show_prediction,
     verify,
 )
 from estimator.cli.forecast import forecast
+from estimator.cli.help_topics import show_help
 from estimator.cli.interrupts import interrupted, raise_on_signals
-from estimator.cli.options import min_coverage_option, options, policy_options
-from estimator.cli.source import Source, source_options
+from estimator.cli.options import (
+    force_option,
+    min_coverage_option,
+    note,
+    options,
+    policy_options,
+    quiet_option,
+    snapshot_argument,
+)
+from estimator.cli.source import Source, source_options, target_options
 from estimator.cli.streams import standard_streams
-from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError
+from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError, UsageError
 from estimator.report.units import printable, printable_lines
 
 if TYPE_CHECKING:
-    from estimator.ksm.prediction import Prediction
     from estimator.snapshot.snapshot import Snapshot
 
-_COMPLETE = "_KSM_ESTIMATOR_COMPLETE"
+COMPLETE = "_KSM_ESTIMATOR_COMPLETE"
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -47,7 +55,7 @@ _output = click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="NAME.ksm",
-    help="The snapshot directory to make.",
+    help="The snapshot to make: a directory; NAME.ksm.tar: one file; -: the same on stdout.",
 )
 
 
@@ -61,31 +69,43 @@ def cli(debug: bool) -> None:
 @cli.command()
 @source_options
 @_output
-def collect(source: Source, output: Path | None) -> None:
+@force_option
+def collect(source: Source, output: Path | None, force: bool) -> None:
     """Read a kernel's memory into a snapshot."""
+    from estimator.snapshot.archive import STREAM
     from estimator.snapshot.store import check_output, write_snapshot
 
     if output is None:
         raise click.UsageError("name the snapshot to make with -o NAME.ksm")
-    check_output(output)
-    write_snapshot(_collect(source), output)
-    click.echo(f"wrote {output}; next: ksm-estimator predict {output}", err=True)
+    check_output(output, replace=force)
+    write_snapshot(_collect(source), output, replace=force)
+    if output != STREAM:
+        note(f"wrote {output}; next: ksm-estimator predict {output}")
 
 
 @cli.command()
-@source_options
+@target_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def check(source: Source, as_json: bool) -> None:
+@click.option(
+    "--page-cost", is_flag=True, help="Measure what a page costs ksmd on this machine, for advise."
+)
+def check(source: Source, as_json: bool, page_cost: bool) -> None:
     """Say in seconds what a target allows, what is missing, how long it will take."""
     from estimator.cli.show_findings import show
 
+    if page_cost and not (source.live or source.procfs):
+        raise UsageError("--page-cost measures this machine: with --live or --procfs")
     findings = source.findings()
+    if page_cost:
+        from estimator.cli.page_cost import add_page_cost
+
+        add_page_cost(findings)
     show(findings, as_json)
     sys.exit(findings.exit_code)
 
 
 @cli.command()
-@click.argument("snapshot", type=click.Path(path_type=Path))
+@snapshot_argument
 @click.option(
     "--and",
     "later",
@@ -108,25 +128,31 @@ def predict(
 @cli.command()
 @source_options
 @_output
+@force_option
 @policy_options
 @_answer
 def run(
     source: Source,
     output: Path | None,
+    force: bool,
     as_json: bool,
     min_coverage: float,
     **policy: Any,
 ) -> None:
-    """collect and predict in one go; with -o the snapshot is kept."""
+    """collect and predict in one go; with -o the snapshot is kept for report, advise ..."""
+    from estimator.snapshot.archive import STREAM
     from estimator.snapshot.store import check_output, write_snapshot
 
+    if output == STREAM:
+        raise click.UsageError("the answer goes to stdout: collect writes a snapshot there")
     if output is not None:
-        check_output(output)
+        check_output(output, replace=force)
     snapshot = _collect(source)
     unwritten: TargetError | None = None
     if output is not None:
         try:
-            write_snapshot(snapshot, output)
+            write_snapshot(snapshot, output, replace=force)
+            note(f"wrote {output}; next: ksm-estimator report {output}")
         except TargetError as error:  # the answer is there all the same
             unwritten = error
     try:
@@ -136,6 +162,8 @@ def run(
             raise
     if unwritten is not None:
         raise unwritten
+    if output is None and not as_json:
+        note("the snapshot is not kept; with -o NAME.ksm report and advise can be asked as well")
 
 
 def _collect(source: Source) -> Snapshot:
@@ -160,25 +188,15 @@ def _answer_with(
         answer_with_bound(snapshot, Policy(**policy), as_json, min_coverage)
         return
     prediction = predict(snapshot, Policy(**policy), later=later)
-    _show(snapshot, prediction, as_json)
+    show_prediction(snapshot, prediction, as_json)
     require_coverage(prediction.coverage, min_coverage)
 
 
-def _show(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:
-    if as_json:
-        from estimator.report.as_json import prediction_json_parts
-
-        sys.stdout.buffer.writelines(prediction_json_parts(prediction))
-        click.echo()
-        return
-    from estimator.report.tables import make_console
-    from estimator.report.text import render
-
-    render(snapshot, prediction, make_console(sys.stdout))
-
-
-for command in (report, advise, forecast, compare, verify):
+for command in (report, advise, forecast, compare, verify, show_help):
     cli.add_command(command)
+for command in cli.commands.values():
+    quiet_option(command)
+    command.context_settings = {**_SETTINGS, **command.context_settings}  # if called alone too
 
 
 def main() -> None:
@@ -189,7 +207,7 @@ def main() -> None:
         quiet.setLevel(logging.CRITICAL + 1)
         logging.getLogger("drgn").addHandler(quiet)
     try:
-        if instruction := os.environ.get(_COMPLETE):
+        if instruction := os.environ.get(COMPLETE):
             sys.exit(_complete(instruction))
         try:
             with cli.make_context("ksm-estimator", sys.argv[1:]) as context:  # main() exits with 1
@@ -198,13 +216,13 @@ def main() -> None:
             sys.stdout.flush()
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
     except EstimatorError as error:
         _fail_unless_interrupted(str(error), error.exit_code, debug)
     except click.UsageError as error:
-        text = io.StringIO()
-        error.show(text)
-        click.echo(printable_lines(text.getvalue()), err=True, nl=False)
-        sys.exit(error.exit_code)
+        _fail(_usage_words(error), error.exit_code)
     except click.Abort:
         _fail("interrupted", EXIT_INTERRUPTED)
     except KeyboardInterrupt:
@@ -217,11 +235,18 @@ def main() -> None:
         _fail_unless_interrupted(told, 1, debug)
 
 
+def _usage_words(error: click.UsageError) -> str:
+    """What is wrong with the command line, and where it is explained: one line."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    path = error.ctx.command_path if error.ctx else "ksm-estimator"
+    return f"{message[:1].lower()}{message[1:]}; see: {path} --help"
+
+
 def _complete(instruction: str) -> int:
     """Do what the shell asks for completion: print its script, or what fits; exit code 0 or 1."""
     from click.shell_completion import shell_complete
 
-    return shell_complete(cli, {}, "ksm-estimator", _COMPLETE, instruction)
+    return shell_complete(cli, {}, "ksm-estimator", COMPLETE, instruction)
 
 
 def entry() -> NoReturn:

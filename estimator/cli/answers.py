@@ -13,21 +13,32 @@ import click
 from click.core import ParameterSource
 
 from estimator.cli.options import (
+    force_option,
     min_coverage_option,
+    note,
     options,
     policy_options,
     policy_options_of_today,
+    snapshot_argument,
+    top_option,
 )
-from estimator.errors import EXIT_LOW_COVERAGE, CannotAnswerError, TargetError, UsageError
+from estimator.cli.private_file import write_private
+from estimator.errors import (
+    EXIT_DIFFERS,
+    EXIT_LOW_COVERAGE,
+    CannotAnswerError,
+    TargetError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
-    from estimator.advice.schedule import PageCost
+    from estimator.advice.page_cost import PageCost
     from estimator.ksm.coverage import Coverage
     from estimator.ksm.policy import Policy
     from estimator.ksm.prediction import Prediction
+    from estimator.report.text import Tables
     from estimator.snapshot.snapshot import Snapshot
 
-_snapshot = click.argument("snapshot", type=click.Path(path_type=Path))
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 _advice_options = options(
     click.option(
@@ -43,6 +54,13 @@ _advice_options = options(
         help="Count only sharing that stays inside one domain.",
     ),
     click.option(
+        "--only",
+        multiple=True,
+        type=click.Choice(["systemd", "prctl", "vm", "madvise"]),
+        help="By these means alone; repeated. madvise is for programs whose source you can change "
+        "(default: the others, or madvise where the kernel has no prctl).",
+    ),
+    click.option(
         "--scan-time",
         type=click.FloatRange(0, min_open=True),
         default=150.0,
@@ -53,48 +71,74 @@ _advice_options = options(
         "--page-cost",
         type=click.FloatRange(0, min_open=True),
         metavar="MICROSECONDS",
-        help="CPU time that ksmd needs per page; verify measures it on a running system.",
+        help="CPU time that ksmd needs per page (default: the snapshot's, else as published).",
     ),
 )
 
 
 @click.command()
-@_snapshot
+@snapshot_argument
 @policy_options
+@top_option
+@click.option("--sort", metavar="COLUMN", help="Sort tables by this column: net, scanned, pid ...")
 @_advice_options
 @min_coverage_option
+@_json
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page.")
-def report(snapshot: Path, html: Path | None, min_coverage: float, **chosen: Any) -> None:
-    """Say what KSM would save, who brings it, and from what."""
+@force_option
+def report(
+    snapshot: Path,
+    as_json: bool,
+    html: Path | None,
+    force: bool,
+    top: int | None,
+    sort: str | None,
+    min_coverage: float,
+    **chosen: Any,
+) -> None:
+    """Say who brings what: services, programs, processes, VMAs, contents.
+
+    With --html a page of all there is: also the counters and the advice.
+    """
     from estimator.ksm.policy import Policy
+    from estimator.report.tables import make_console
+    from estimator.report.text import render_story
     from estimator.snapshot.store import open_snapshot
 
+    if html is not None and as_json:
+        raise UsageError("--json and --html are two reports", hint="ask for one, then the other")
+    if html is not None and not force and os.path.lexists(html):
+        raise UsageError(f"{html} exists already", hint="replace it with --force")
     opened = open_snapshot(snapshot)
     advice, policy = _split(chosen)
     if html is None:
         _refuse_advice_options()
         if opened.info.get("without_contents"):
-            answer_with_bound(opened, Policy(**policy), False, min_coverage)
+            answer_with_bound(opened, Policy(**policy), as_json, min_coverage, top, sort)
             return
         prediction = _predict(opened, policy)
-        _print_prediction(opened, prediction)
+        if as_json:
+            write_json(prediction)
+        else:
+            render_story(opened, prediction, make_console(sys.stdout), _tables(top, sort))
         require_coverage(prediction.coverage, min_coverage)
         return
-    if html.exists():
-        raise UsageError(f"{html} exists already", hint="choose another name or remove it")
     page, coverage = _page(opened, policy, advice)
-    _write_private(html, page)
-    click.echo(f"wrote {html}", err=True)
+    write_private(html, page, force)
+    note(f"wrote {html}")
     require_coverage(coverage, min_coverage)
 
 
 @click.command()
-@_snapshot
+@snapshot_argument
 @policy_options
 @_advice_options
+@top_option
 @min_coverage_option
 @_json
-def advise(snapshot: Path, as_json: bool, min_coverage: float, **chosen: Any) -> None:
+def advise(
+    snapshot: Path, as_json: bool, top: int | None, min_coverage: float, **chosen: Any
+) -> None:
     """Say what to opt in, how to set ksmd, and at what risk."""
     from estimator.report.as_json import plan_json
     from estimator.report.tables import make_console
@@ -107,7 +151,7 @@ def advise(snapshot: Path, as_json: bool, min_coverage: float, **chosen: Any) ->
     if as_json:
         click.echo(json.dumps(plan_json(plan, schedule, risk)))
     else:
-        render_plan(opened, plan, schedule, risk, make_console(sys.stdout))
+        render_plan(opened, plan, schedule, risk, make_console(sys.stdout), _tables(top))
     require_coverage(plan.everything.coverage, min_coverage)
 
 
@@ -115,32 +159,57 @@ def advise(snapshot: Path, as_json: bool, min_coverage: float, **chosen: Any) ->
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @policy_options
+@top_option
+@min_coverage_option
 @_json
-def compare(a: Path, b: Path, as_json: bool, **policy: Any) -> None:
+def compare(
+    a: Path, b: Path, as_json: bool, top: int | None, min_coverage: float, **policy: Any
+) -> None:
     """Say what changed from A to B: snapshots, or files from predict --json.
 
     The options are for snapshots: what is in a file was predicted already.
     """
+    from estimator.advice.compare import changed_contents
     from estimator.advice.compare import compare as compare_predictions
     from estimator.report.as_json import comparison_json
+    from estimator.report.asked import policy_words
     from estimator.report.tables import make_console
     from estimator.report.text import render_comparison
 
-    if a.is_file() and b.is_file() and (given := _given(policy)):
+    if _is_json(a) and _is_json(b) and (given := _given(policy)):
         raise UsageError(
             f"{', '.join(given)} can't change what {a} and {b} say: they were predicted already",
             hint="predict with these options, or compare snapshots",
         )
-    comparison = compare_predictions(_load(a, policy), _load(b, policy))
+    (one, first), (other, second) = (_load(path, policy) for path in (a, b))
+    sides = {"A": one, "B": other}
+    contents = changed_contents(first, second) if first and second else None
+    comparison = compare_predictions(one, other, contents)
     if as_json:
         click.echo(json.dumps(comparison_json(comparison)))
     else:
-        render_comparison(comparison, make_console(sys.stdout))
+        asked = [
+            f"{name} is {path}, asked: {policy_words(side.get('policy', {}), {})}."
+            for (name, side), path in zip(sides.items(), (a, b), strict=True)
+        ]
+        render_comparison(comparison, make_console(sys.stdout), asked, _tables(top))
+    for name, side in sides.items():
+        share = side.get("coverage", {}).get("hashed_share")
+        _require_share(share, min_coverage, f" of {name}")
 
 
 @click.command()
-@_snapshot
+@snapshot_argument
 @policy_options_of_today
+@top_option
+@min_coverage_option
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="PERCENT",
+    help="How far a counter may be from its prediction (default 0).",
+)
 @_json
 @click.option(
     "--root",
@@ -148,8 +217,19 @@ def compare(a: Path, b: Path, as_json: bool, **policy: Any) -> None:
     default=Path("/"),
     help="Where /sys and /proc of the running system are (default /).",
 )
-def verify(snapshot: Path, as_json: bool, root: Path, **policy: Any) -> None:
-    """Set the prediction beside what the running system shows."""
+def verify(
+    snapshot: Path,
+    as_json: bool,
+    root: Path,
+    top: int | None,
+    min_coverage: float,
+    tolerance: float,
+    **policy: Any,
+) -> None:
+    """Set the prediction beside what the running system shows.
+
+    Ends with 0 if they agree, 7 if a counter differs, 5 if ksmd has not come to rest yet.
+    """
     from estimator.advice.verify import verify as verify_prediction
     from estimator.procfs.ksm_counters import read_reality
     from estimator.report.as_json import verification_json
@@ -157,20 +237,34 @@ def verify(snapshot: Path, as_json: bool, root: Path, **policy: Any) -> None:
     from estimator.report.text import render_verification
     from estimator.snapshot.store import open_snapshot
 
-    prediction = _predict(open_snapshot(snapshot), policy)
+    opened = open_snapshot(snapshot)
+    prediction = _predict(opened, policy)
     verification = verify_prediction(prediction, read_reality(root))
     if as_json:
         click.echo(json.dumps(verification_json(verification)))
     else:
-        render_verification(verification, make_console(sys.stdout))
+        console = make_console(sys.stdout)
+        render_verification(opened, prediction.policy, verification, console, _tables(top))
+    if not verification.settled:
+        raise CannotAnswerError(
+            "nothing to compare with yet: ksmd has not done the scans that merging takes",
+            hint="turn it on (echo 1 > /sys/kernel/mm/ksm/run) and watch full_scans there",
+        )
+    require_coverage(prediction.coverage, min_coverage)
+    if differing := verification.differing(tolerance):
+        beyond = f" by more than {tolerance:g} %" if tolerance else ""
+        message = f"the kernel differs{beyond} in {', '.join(differing)}"
+        click.echo(f"ksm-estimator: {message}", err=True)
+        sys.exit(EXIT_DIFFERS)
 
 
 @dataclass(frozen=True)
 class _Advice:
-    """The options of ``_advice_options``: percent, a domain, seconds, microseconds."""
+    """The options of ``_advice_options``: percent, a domain, means, seconds, microseconds."""
 
     share: float
     within: Literal["uid", "cgroup"] | None
+    only: tuple[str, ...]
     scan_time: float
     page_cost: float | None
 
@@ -202,7 +296,12 @@ def _given(policy: dict[str, Any]) -> list[str]:
 
 
 def answer_with_bound(
-    snapshot: Snapshot, policy: Policy, as_json: bool, min_coverage: float
+    snapshot: Snapshot,
+    policy: Policy,
+    as_json: bool,
+    min_coverage: float,
+    top: int | None = None,
+    sort: str | None = None,
 ) -> None:
     """Say what can be said of a snapshot without page contents; exits as ``require_coverage``."""
     from estimator.ksm.upper_bound import upper_bound
@@ -216,17 +315,26 @@ def answer_with_bound(
         from estimator.report.tables import make_console
         from estimator.report.text import render_bound
 
-        render_bound(snapshot, bound, make_console(sys.stdout))
+        render_bound(snapshot, bound, make_console(sys.stdout), _tables(top, sort))
     require_coverage(bound.coverage, min_coverage)
 
 
 def require_coverage(coverage: Coverage, percent: float) -> None:
     """Exit with 6 unless ``percent`` of what ksmd would visit was read; nothing to read is fine."""
-    share = coverage.hashed_share
+    _require_share(coverage.hashed_share, percent)
+
+
+def _require_share(share: float | None, percent: float, of: str = "") -> None:
     if share is not None and 100 * share < percent:
-        message = f"only {100 * share:.1f} % of the candidate pages could be read"
+        message = f"only {100 * share:.1f} % of the candidate pages{of} could be read"
         click.echo(f"ksm-estimator: {message}; accept it with --min-coverage", err=True)
         sys.exit(EXIT_LOW_COVERAGE)
+
+
+def _tables(top: int | None, sort: str | None = None) -> Tables:
+    from estimator.report.text import Tables
+
+    return Tables(top, sort, ": --top 0 shows all")
 
 
 def _predict(snapshot: Snapshot, policy: dict[str, Any]) -> Prediction:
@@ -236,27 +344,41 @@ def _predict(snapshot: Snapshot, policy: dict[str, Any]) -> Prediction:
     return predict(snapshot, Policy(**policy))
 
 
-def _print_prediction(snapshot: Snapshot, prediction: Prediction) -> None:
+def show_prediction(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:
+    """Write the counters of a prediction to stdout, as text or JSON."""
+    if as_json:
+        write_json(prediction)
+        return
     from estimator.report.tables import make_console
-    from estimator.report.text import render
+    from estimator.report.text import render_counters
 
-    render(snapshot, prediction, make_console(sys.stdout))
+    render_counters(snapshot, prediction, make_console(sys.stdout))
+
+
+def write_json(prediction: Prediction) -> None:
+    """Write a prediction to stdout as one JSON object."""
+    from estimator.report.as_json import prediction_json_parts
+
+    sys.stdout.buffer.writelines(prediction_json_parts(prediction))
+    click.echo()
 
 
 def _advise(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> Any:
+    from estimator.advice.opt_in import MEANS
     from estimator.advice.plan import make_plan
     from estimator.advice.risk import assess
     from estimator.advice.schedule import schedule
     from estimator.ksm.policy import Policy
 
-    plan = make_plan(snapshot, Policy(**policy), advice.share / 100, advice.within)
+    means = [MEANS[name] for name in advice.only]
+    plan = make_plan(snapshot, Policy(**policy), advice.share / 100, advice.within, means)
     cost = _page_cost(advice.page_cost)
     times = schedule(snapshot, plan.prediction, advice.scan_time, cost)
     return plan, times, assess(snapshot, plan.prediction)
 
 
 def _page_cost(microseconds: float | None) -> PageCost | None:
-    from estimator.advice.schedule import PageCost
+    from estimator.advice.page_cost import PageCost
 
     return None if microseconds is None else PageCost(microseconds / 1e6, "given")
 
@@ -267,7 +389,7 @@ def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> tuple[
         from estimator.report.html import bound_page, report_page
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"--html needs {error.name}", hint="pip install 'ksm-estimator[report]'"
+            f"--html needs {error.name}", hint="pip install jinja2 matplotlib"
         ) from error
     if snapshot.info.get("without_contents"):
         from estimator.ksm.policy import Policy
@@ -279,13 +401,25 @@ def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> tuple[
     return report_page(snapshot, plan.everything, plan, times, risk), plan.everything.coverage
 
 
-def _load(path: Path, policy: dict[str, Any]) -> Any:
-    """The prediction of a snapshot, or one written by predict --json."""
+def _is_json(path: Path) -> bool:
+    """Whether ``path`` is a file that predict --json wrote, as far as its first letter tells."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(1) == b"{"
+    except OSError as error:
+        raise TargetError(f"{path} can't be read: {error.strerror}") from error
+
+
+def _load(path: Path, policy: dict[str, Any]) -> tuple[Any, Snapshot | None]:
+    """The prediction of a snapshot, with it, or one written by predict --json."""
     from estimator.report.as_json import prediction_json
     from estimator.snapshot.store import open_snapshot
 
-    if not path.is_file():
-        return prediction_json(_predict(open_snapshot(path), policy))
+    if not _is_json(path):
+        snapshot = open_snapshot(path)
+        return prediction_json(_predict(snapshot, policy)), snapshot
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -297,20 +431,4 @@ def _load(path: Path, policy: dict[str, Any]) -> Any:
         raise CannotAnswerError(
             f"{path} holds an upper bound, made without page contents: there is nothing to compare"
         )
-    return found
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read: it names what runs on the machine."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise TargetError(f"{path} can't be written: {error.strerror}") from error
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-    except BaseException as error:
-        path.unlink()
-        if isinstance(error, OSError):
-            raise TargetError(f"{path} can't be written: {error.strerror}") from error
-        raise
+    return found, None

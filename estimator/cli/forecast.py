@@ -62,7 +62,7 @@ def forecast(
 ) -> None:
     """Say what every full scan of ksmd brings, and when."""
     from estimator.advice.pace import pace
-    from estimator.advice.schedule import PageCost
+    from estimator.advice.page_cost import PageCost
     from estimator.ksm.forecast import forecast as foresee
     from estimator.ksm.policy import Policy
     from estimator.report.forecast_sections import forecast_json, forecast_sections

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from estimator.report.units import printable
+
+_QUIET = "quiet"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -21,6 +25,20 @@ def options(*parts: Callable[[Any], Any]) -> Callable[[Command], Command]:
     return decorate
 
 
+def _user(value: str) -> int:
+    """A user id, given as number or as name. Raises click.BadParameter for an unknown name."""
+    import pwd  # not every system has it
+
+    try:
+        return int(value)
+    except ValueError:
+        pass
+    try:
+        return pwd.getpwnam(value).pw_uid
+    except KeyError:
+        raise click.BadParameter(f"{value!r} is no user of this machine; give the number") from None
+
+
 min_coverage_option = click.option(
     "--min-coverage",
     type=click.FloatRange(0, 100),
@@ -28,6 +46,46 @@ min_coverage_option = click.option(
     metavar="PERCENT",
     help="Exit with 6 if less of the candidate pages could be read (default 95).",
 )
+
+
+snapshot_argument = click.argument("snapshot", type=click.Path(path_type=Path, allow_dash=True))
+top_option = click.option(
+    "--top",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Show so many rows of each table (default 10 or 15; 0: all).",
+)
+force_option = click.option("--force", is_flag=True, help="Replace what is there.")
+
+
+def quiet_option(command: click.Command) -> None:
+    """Give ``command`` -q: it says no more on stderr than why it failed."""
+
+    def be_quiet(context: click.Context, option: click.Parameter, chosen: bool) -> None:
+        if chosen:
+            context.find_root().obj = _QUIET
+
+    command.params.append(
+        click.Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=be_quiet,
+            help="No progress and no next steps on stderr, failures alone.",
+        )
+    )
+
+
+def quiet() -> bool:
+    """Whether -q is on the command line."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.find_root().obj == _QUIET
+
+
+def note(message: str) -> None:
+    """Say ``message`` on stderr, unless -q was given."""
+    if not quiet():
+        click.echo(printable(message), err=True)
 
 
 def _scope(default: str) -> Callable[[Any], Any]:
@@ -41,13 +99,44 @@ def _scope(default: str) -> Callable[[Any], Any]:
 
 
 _who_and_how = options(
-    click.option("--pid", "pids", type=int, multiple=True, help="Only this process. Repeatable."),
-    click.option("--comm", "comms", multiple=True, help="Only processes of this name."),
-    click.option("--cgroup", "cgroups", multiple=True, help="Only this cgroup and those below it."),
-    click.option("--uid", "uids", type=int, multiple=True, help="Only processes of this user id."),
-    click.option("--max-page-sharing", type=int, metavar="N", help="Else as in the snapshot."),
-    click.option("--use-zero-pages/--no-use-zero-pages", default=None, help="Else as there."),
-    click.option("--merge-across-nodes/--no-merge-across-nodes", default=None),
+    click.option(
+        "--pid",
+        "pids",
+        type=int,
+        multiple=True,
+        help="Only this process. Each selector can be repeated; of several kinds all must fit.",
+    ),
+    click.option("--comm", "comms", multiple=True, help="Only processes of this name: 'worker*'."),
+    click.option(
+        "--cgroup",
+        "cgroups",
+        multiple=True,
+        help="Only this cgroup and those below it: 'system.slice/web*'.",
+    ),
+    click.option(
+        "--uid",
+        "uids",
+        type=_user,
+        metavar="USER",
+        multiple=True,
+        help="Only processes of this user: a number, or a name as on this machine.",
+    ),
+    click.option(
+        "--max-page-sharing",
+        type=int,
+        metavar="N",
+        help="How many mappings one KSM page may have; else as in the snapshot.",
+    ),
+    click.option(
+        "--use-zero-pages/--no-use-zero-pages",
+        default=None,
+        help="Whether zero-filled pages go to the kernel's zero page; else as in the snapshot.",
+    ),
+    click.option(
+        "--merge-across-nodes/--no-merge-across-nodes",
+        default=None,
+        help="Whether pages of different NUMA nodes merge; else as in the snapshot.",
+    ),
 )
 policy_options = options(_scope("all"), _who_and_how)
 policy_options_of_today = options(_scope("enabled"), _who_and_how)

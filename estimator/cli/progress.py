@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from estimator.cli.options import quiet
 from estimator.kernel.collect import Progress as Report
 from estimator.kernel.collect import silent
 
@@ -15,7 +16,7 @@ _NAMES = {"bytes": "frames"}
 @contextmanager
 def progress_bar() -> Iterator[Report]:
     """A ``Progress`` for ``collect`` that draws on stderr while the context is open."""
-    if not sys.stderr.isatty():
+    if quiet() or not sys.stderr.isatty():
         yield silent
         return
     from rich.console import Console

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from estimator.cli.options import Command, options
+from estimator.collect.budget import require_room_to_start
 from estimator.collect.limits import own_limits
 from estimator.collect.load import Pace, lower_priority
 from estimator.errors import UsageError
@@ -36,13 +37,13 @@ class Source:
     procfs: bool
     symbols: tuple[Path, ...]
     architecture: str | None
-    seed_file: Path | None
-    like: Path | None
-    rate: float | None
-    passes: int
-    interval: float
     without_contents: bool
-    max_memory: int | None
+    seed_file: Path | None = None
+    like: Path | None = None
+    rate: float | None = None
+    passes: int = 1
+    interval: float = 10.0
+    max_memory: int | None = None
 
     def check(self) -> None:
         """Raise UsageError unless exactly one target is named."""
@@ -74,6 +75,8 @@ class Source:
                     progress=progress,
                     max_memory_mib=self.max_memory,
                 )
+        if self.max_memory is None:
+            require_room_to_start()
         lower_priority()
         with own_limits(), ExitStack() as opened:
             look = self._running(Pace(self.rate), progress, seed, opened)
@@ -142,7 +145,7 @@ class Source:
 
 TARGETS = ("live", "core", "qemu", "procfs")
 
-_options = options(
+_target_options = options(
     click.option("--live", is_flag=True, help="This machine's kernel, through /proc/kcore."),
     click.option(
         "--core",
@@ -176,6 +179,14 @@ _options = options(
         help="Of a dump that does not say it.",
     ),
     click.option(
+        "--without-contents",
+        is_flag=True,
+        help="Read no page of any process: who opted in, what a scan costs, and an upper bound of "
+        "the saving. Also for dumps without user pages (makedumpfile -d 31).",
+    ),
+)
+_reading_options = options(
+    click.option(
         "--seed-file",
         type=click.Path(path_type=Path),
         metavar="FILE",
@@ -208,12 +219,6 @@ _options = options(
         help="From the start of a pass to the next one (default 10).",
     ),
     click.option(
-        "--without-contents",
-        is_flag=True,
-        help="Read no page of any process: who opted in, what a scan costs, and an upper bound of "
-        "the saving. Also for dumps without user pages (makedumpfile -d 31).",
-    ),
-    click.option(
         "--max-memory",
         type=click.IntRange(min=1),
         metavar="MIB",
@@ -223,13 +228,21 @@ _options = options(
 
 
 def source_options(command: Command) -> Command:
-    """Give ``command`` the options that name a target; it gets them as ``source``."""
+    """Give ``command`` the options of a target and of how it is read, both as ``source``."""
+    return _with_source(command, options(_target_options, _reading_options))
 
+
+def target_options(command: Command) -> Command:
+    """Give ``command`` the options that name a target; it gets them as ``source``."""
+    return _with_source(command, _target_options)
+
+
+def _with_source(command: Command, decorate: Callable[[Any], Any]) -> Command:
     @functools.wraps(command)
     def with_source(**arguments: Any) -> Any:
-        named = {field.name: arguments.pop(field.name) for field in fields(Source)}
-        return command(source=Source(**named), **arguments)
+        given = [field.name for field in fields(Source) if field.name in arguments]
+        source = Source(**{name: arguments.pop(name) for name in given})
+        return command(source=source, **arguments)
 
-    decorate: Callable[[Any], Any] = _options
     decorated: Command = decorate(with_source)
     return decorated

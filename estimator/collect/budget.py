@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from estimator.errors import UsageError
+from estimator.collect.memory_room import memory_room, own_bytes
+from estimator.errors import ResourceError, UsageError
 
 _FIXED_BYTES = 200 << 20  # interpreter, libraries, symbols
 _BYTES_PER_MAPPING = 100
@@ -18,12 +19,41 @@ def needed_bytes(mappings: int, *, running: bool) -> int:
     return _FIXED_BYTES + each * mappings
 
 
-def refuse_beyond(max_memory_mib: int, mappings: int, *, running: bool) -> None:
-    """Raise UsageError if ``mappings`` may take more memory than ``max_memory_mib`` allows."""
-    needed_mib = -(-needed_bytes(mappings, running=running) // (1 << 20))
-    if needed_mib > max_memory_mib:
+def refuse_beyond(max_memory_mib: int | None, mappings: int, *, running: bool) -> None:
+    """Raise UsageError if ``mappings`` may take more memory than ``max_memory_mib`` allows.
+
+    Without it, ResourceError if they may take more than there is.
+    """
+    needed = needed_bytes(mappings, running=running)
+    needed_mib = _mib(needed)
+    mapped = f"{mappings:,} anonymous pages are mapped: that may take {needed_mib:,} MiB"
+    if max_memory_mib is None:
+        require_room(mapped, needed)
+    elif needed_mib > max_memory_mib:
         raise UsageError(
-            f"{mappings:,} anonymous pages are mapped: that may take {needed_mib:,} MiB, "
-            f"more than --max-memory {max_memory_mib:,}",
+            f"{mapped}, more than --max-memory {max_memory_mib:,}",
             hint="raise the limit, or take a dump and read it elsewhere",
         )
+
+
+def require_room_to_start() -> None:
+    """Raise ResourceError where there is no room for even the smallest system."""
+    require_room(f"reading a system takes {_mib(_FIXED_BYTES):,} MiB", _FIXED_BYTES)
+
+
+def require_room(why: str, needed: int) -> None:
+    """Raise ResourceError, telling ``why``, unless there is room for ``needed`` bytes.
+
+    What we have of them already counts.
+    """
+    room = memory_room()
+    if room is None or needed - own_bytes() <= room.free_bytes:
+        return
+    raise ResourceError(
+        f"{why}, and {room.where} has room for {max(0, room.free_bytes) >> 20:,} MiB more",
+        hint=f"give it more, or to try all the same: --max-memory {_mib(needed)}",
+    )
+
+
+def _mib(size: int) -> int:
+    return -(-size // (1 << 20))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -13,6 +12,7 @@ from typing import Any
 
 from estimator.collect.hashing import HASH_NAME
 from estimator.errors import TargetError, UsageError
+from estimator.snapshot.store import read_info
 
 _BITS = 64
 _MOST_BYTES = 64
@@ -67,14 +67,14 @@ def read_seed_file(path: Path) -> int:
 
 
 def seed_of(snapshot: Path) -> int:
-    """The seed of the snapshot directory ``snapshot``.
+    """The seed of the snapshot ``snapshot``.
 
     Raises TargetError if that can't be read, UsageError if its hashes are none of ours.
     """
     try:
-        found = json.loads((snapshot / "snapshot.json").read_text())["hash"]
+        found = read_info(snapshot)["hash"]
         name, seed = found["name"], found["seed"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise TargetError(f"{snapshot}: no readable snapshot.json ({error})") from error
     if name != HASH_NAME or not isinstance(seed, int) or not 0 <= seed < 1 << _BITS:
         raise UsageError(

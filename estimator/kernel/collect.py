@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from estimator.kernel.address_spaces import AddressSpaces
     from estimator.kernel.page_array import PageArray
-    from estimator.kernel.processes import Damon, Mms
+    from estimator.kernel.processes import Mms
     from estimator.kernel.stable_tree import StableTree
     from estimator.kernel.target import Target
 
@@ -131,7 +131,7 @@ class _Collector:
 
     def snapshot(self, max_memory_mib: int | None) -> Snapshot:
         from estimator.kernel.address_spaces import AddressSpaces
-        from estimator.kernel.clock import uptime_seconds
+        from estimator.kernel.clock import uptime_seconds, wall_clock
         from estimator.kernel.cmdlines import read_cmdlines
         from estimator.kernel.cross_checks import anonymous_pages
         from estimator.kernel.layout import has_member
@@ -143,16 +143,20 @@ class _Collector:
         from estimator.kernel.user_pages import require_mappings, require_user_pages
         from estimator.kernel.vmas import read_vmas
 
-        taken_at_seconds = uptime_seconds(self._prog)
+        clock = {
+            "uptime_seconds": uptime_seconds(self._prog),
+            "wall_clock": wall_clock(self._prog),
+        }
         self._progress("processes", 0, 1)
         mms = read_processes(self._prog, self._memory)
         if not len(mms.table):
             if self._target.warnings:
                 raise TargetError(f"{self._target.warnings[0]} (no process can be read)")
             raise CannotAnswerError("no process with user memory was found in this kernel")
-        if max_memory_mib is not None:
+        running = self._target.running  # in a damaged dump the counters may be anything
+        if running or max_memory_mib is not None:
             mapped_pages = anonymous_pages(self._prog, self._memory, mms.addresses)
-            refuse_beyond(max_memory_mib, mapped_pages, running=self._target.running)
+            refuse_beyond(max_memory_mib, mapped_pages, running=running)
         vmas = read_vmas(self._prog, self._memory, mms)
         pages = PageArray(self._prog, self._memory)
         spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
@@ -205,7 +209,7 @@ class _Collector:
             "stable_nodes": tree.unreadable,
         }
         snapshot = Snapshot(
-            self._info(unknown, taken_at_seconds, mms.damon),
+            self._info(unknown, clock, mms),
             *(mms.table, vma_table, mappings, frames, nodes, tree.items),
         )
         if derived:
@@ -275,9 +279,7 @@ class _Collector:
             read(self._progress)
         return columns
 
-    def _info(
-        self, unknown: dict[str, int], uptime_seconds: float | None, damon: Damon
-    ) -> dict[str, Any]:
+    def _info(self, unknown: dict[str, int], clock: dict[str, Any], mms: Mms) -> dict[str, Any]:
         from estimator.kernel import ksm_settings as settings
         from estimator.kernel.identity import boot_id, host
         from estimator.kernel.symbols import source_of_symbols
@@ -292,7 +294,7 @@ class _Collector:
                 "machine": prog.platform.arch.name.lower() if prog.platform else "unknown",
                 "page_size": self._memory.page_bytes,
                 "build_id": kernel_build_id(prog),
-                "uptime_seconds": uptime_seconds,
+                **clock,
             },
             "source": {
                 "kind": self._target.kind,
@@ -308,14 +310,14 @@ class _Collector:
                 datetime.datetime.now(datetime.UTC) - self._started
             ).total_seconds(),
             "hash": about_hash(self._seed),
-            "ksm": settings.read_settings(prog),
+            "ksm": settings.read_settings(prog) | {"ksmd_cpu_ns": mms.ksmd_cpu_ns},
             "sizes": settings.struct_sizes(prog),
             **settings.features(prog),
             "symbols": source_of_symbols(prog),
             "thp_enabled": settings.thp_enabled(prog),
             "thp_orders": settings.thp_orders(prog),
-            "damon_runs": damon.runs,
-            "damon_awake": damon.awake,
+            "damon_runs": mms.damon.runs,
+            "damon_awake": mms.damon.awake,
             "without_contents": self._without_contents,
             "unknown": unknown,
         }

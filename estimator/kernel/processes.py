@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from estimator.kernel.paths import Paths
 _PF_EXITING, _PF_KTHREAD = 0x4, 0x0020_0000  # include/linux/sched.h
 _TASK_NOLOAD = 0x400  # of TASK_IDLE
 _KDAMOND = "kdamond."  # __damon_start() in mm/damon/core.c
+_KSMD = "ksmd"  # ksm_init() in mm/ksm.c
 _MMF_VM_MERGE_ANY = 30  # include/linux/sched/coredump.h; 29 in 6.4-6.6
 _DEFAULT_PRIO, _MAX_PRIO = 120, 140
 _MAX_POLICY = 256
@@ -70,7 +71,7 @@ class Mms:
     """``table``: rows of ``processes.parquet``, without cmdline. ``structs``: the mm_structs.
 
     ``addresses``: u64, where the mm_structs are. ``unreadable``: tasks and mms not read, or left
-    out since.
+    out since. ``ksmd_cpu_ns``: CPU time of ksmd since boot; None: not found.
     """
 
     table: pd.DataFrame
@@ -78,13 +79,20 @@ class Mms:
     addresses: Words
     unreadable: int
     damon: Damon
+    ksmd_cpu_ns: int | None
 
     def keep(self, rows: Mask) -> Mms:
         """The mms where ``rows`` is true, numbered anew."""
         table = self.table[rows].reset_index(drop=True)
         table["mm_id"] = np.arange(len(table), dtype=np.uint32)
         unreadable = self.unreadable + int(np.count_nonzero(~rows))
-        return Mms(table, self.structs[rows], self.addresses[rows], unreadable, self.damon)
+        return replace(
+            self,
+            table=table,
+            structs=self.structs[rows],
+            addresses=self.addresses[rows],
+            unreadable=unreadable,
+        )
 
 
 def read_processes(prog: Program, memory: Memory) -> Mms:
@@ -95,7 +103,7 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
     tasks, unreadable = _leaders(prog, memory)
     is_thread_of_kernel = tasks["flags"] & _PF_KTHREAD != 0
     kernel_threads, tasks = tasks[is_thread_of_kernel], tasks[~is_thread_of_kernel]
-    damon = _damon(kernel_threads)
+    of_kernel = _damon(kernel_threads), _ksmd_cpu_ns(kernel_threads)
     owners, lost = _owners(prog, memory, tasks)
     unreadable += lost
     order = {mm: place for place, mm in enumerate(_ksm_mm_list(prog))}
@@ -106,13 +114,13 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
     addresses, structs = addresses[alive], structs[alive]
     unreadable += int((~ok).sum())
     if not len(structs):
-        return Mms(pd.DataFrame(), structs, addresses, unreadable, damon)
+        return Mms(pd.DataFrame(), structs, addresses, unreadable, *of_kernel)
     table = _table(prog, addresses.tolist(), structs, order, owners, tasks)
     place = table["scan_order"].where(table["scan_order"] >= 0, len(order))
     sorted_rows = np.lexsort((table["pid"], table["start_time_ns"], place))
     table = table.iloc[sorted_rows].reset_index(drop=True)
     table.insert(0, "mm_id", np.arange(len(table), dtype=np.uint32))
-    return Mms(table, structs[sorted_rows], addresses[sorted_rows], unreadable, damon)
+    return Mms(table, structs[sorted_rows], addresses[sorted_rows], unreadable, *of_kernel)
 
 
 def _damon(kernel_threads: Any) -> Damon:
@@ -120,6 +128,14 @@ def _damon(kernel_threads: Any) -> Damon:
     ours = [_comm(name).startswith(_KDAMOND) for name in kernel_threads["comm"]]
     awake = (kernel_threads["state"][ours] & _TASK_NOLOAD) == 0
     return Damon(any(ours), int(np.count_nonzero(awake)))
+
+
+def _ksmd_cpu_ns(kernel_threads: Any) -> int | None:
+    """What the scheduler has counted for it, as task_sched_runtime() gives to /proc."""
+    ours = np.array([_comm(name) == _KSMD for name in kernel_threads["comm"]], np.bool_)
+    if "runtime" not in kernel_threads.dtype.names or not ours.any():
+        return None
+    return int(kernel_threads["runtime"][ours][0])
 
 
 def still_there(prog: Program, memory: Memory, mms: Mms) -> Mask:
@@ -317,6 +333,8 @@ def _task_dtype(prog: Program) -> Any:
     type_ = "struct task_struct"
     members = {name: name for name in (*names, "start_time")}
     members["state"] = first_member(prog, type_, "__state", "state")  # 5.14, 2f064a59a11f
+    if has_member(prog, type_, "se.sum_exec_runtime"):
+        members["runtime"] = "se.sum_exec_runtime"
     return struct_dtype(prog, type_, members)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import select
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from drgn import FaultError, Program, ProgramFlags
 
+from estimator.collect.capabilities import SYS_RAWIO, capabilities
 from estimator.collect.limits import own_limits
 from estimator.errors import CannotAnswerError, NoDebugInfoError, ResourceError, TargetError
 from estimator.kernel.memory.running import RunningMemory
@@ -58,8 +60,12 @@ def kcore_refused() -> str | None:
             if file.read(4) != b"\x7fELF":
                 return f"{KCORE} is empty: a container masks it{instead}"
     except OSError as error:
+        if error.errno == errno.EPERM and not capabilities() >> SYS_RAWIO & 1:  # open_kcore()
+            return f"{KCORE} is forbidden: we have no CAP_SYS_RAWIO, as in a container{instead}"
         if mode == "confidentiality":
             return f"{KCORE} is forbidden: the kernel is locked down (confidentiality){instead}"
+        if error.errno == errno.EPERM and mode is None:
+            return f"{KCORE} is forbidden, as where the kernel is locked down{instead}"
         return f"{KCORE} can't be opened: {error.strerror}{instead}"
     return None
 

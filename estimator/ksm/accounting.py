@@ -75,6 +75,7 @@ def freed_frames(case: Case, fate: Fate, unmapped: Ints) -> Freed:
         copied=fate.copied,
         folio=facts.folio,
         unmapped=np.where(fate.split, unmapped, 0),
+        split=fate.split,
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +32,7 @@ class Candidates:
     processes that were not selected. ``vma_starts``: i64, first row of ``mappings`` of every VMA,
     and one past the end. ``rows``: i32, the rows of ``mappings`` that are candidates, in scan
     order; None: all of them. ``frame``: u32, their frame_id. ``changing``: i32, rows that would be
-    candidates, but keep changing.
+    candidates, but keep changing. ``written``: i64, all rows that keep changing, candidates or not.
     """
 
     mms: Mask
@@ -40,6 +42,7 @@ class Candidates:
     rows: npt.NDArray[np.int32] | None
     frame: npt.NDArray[np.uint32]
     changing: npt.NDArray[np.int32]
+    written: Ints
 
     def row_numbers(self, part: slice = slice(None)) -> npt.NDArray[np.int32]:
         """``part`` of ``rows``, as i32 also where it is None."""
@@ -96,13 +99,14 @@ def find_candidates(
     vma_starts = np.searchsorted(vma_of_mapping, np.arange(len(vmas) + 1, dtype=np.uint32))
     frame = snapshot.mappings["frame_id"].to_numpy()
     rows = _candidate_rows(snapshot.mappings, taking_part, vma_starts, rules)
-    changing = np.zeros(0, dtype=np.int32)
+    changing, written = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
     if changed is not None and changed.any():
         rows = np.arange(len(frame), dtype=np.int32) if rows is None else rows
         rows, changing = rows[~changed[rows]], rows[changed[rows]]
+        written = np.flatnonzero(changed)
     if rows is not None:
         frame = frame[rows]
-    return Candidates(mms, taking_part, excluded_by, vma_starts, rows, frame, changing)
+    return Candidates(mms, taking_part, excluded_by, vma_starts, rows, frame, changing, written)
 
 
 def _candidate_rows(
@@ -119,28 +123,27 @@ def _candidate_rows(
 def select_mms(processes: pd.DataFrame, policy: Policy) -> Mask:
     """Bool per row of ``processes``: matches every selector that is given.
 
-    A cgroup selects its descendants too. An mm shared by several thread groups (CLONE_VM) is
+    A cgroup selects its descendants too; names and cgroups may be shell patterns, whose * matches
+    a / as well. An mm shared by several thread groups (CLONE_VM) is
     selected by the pid of any of them. Raises UsageError, naming what exists, for a value that
     matches no process.
     """
     selected = np.ones(len(processes), dtype=bool)
     if policy.pids:
         pids = processes["pid"].to_numpy()
-        sharing = processes["sharing_pids"].to_numpy()
+        sharing = sharing_pids(processes)
         matches = [
             (pids == pid) | np.fromiter((pid in s for s in sharing), bool, len(sharing))
             for pid in policy.pids
         ]
         selected &= _any_of("pid", policy.pids, matches, pids[pids >= 0])
     if policy.comms:
-        comms = processes["comm"].to_numpy()
-        selected &= _any_of("comm", policy.comms, [comms == c for c in policy.comms], comms)
+        comms = processes["comm"]
+        matches = [_named(comms, comm) for comm in policy.comms]
+        selected &= _any_of("comm", policy.comms, matches, comms)
     if policy.cgroups:
         cgroups = processes["cgroup"]
-        matches = [
-            ((cgroups == c.rstrip("/")) | cgroups.str.startswith(c.rstrip("/") + "/")).to_numpy()
-            for c in policy.cgroups
-        ]
+        matches = [_below(cgroups, cgroup) for cgroup in policy.cgroups]
         selected &= _any_of("cgroup", policy.cgroups, matches, cgroups)
     if policy.uids:
         uids = processes["uid"].to_numpy()
@@ -148,6 +151,27 @@ def select_mms(processes: pd.DataFrame, policy: Policy) -> Mask:
     if not selected.any() and len(selected):
         raise UsageError("no process matches all of the given selectors at once")
     return selected
+
+
+def _named(names: pd.Series[str], pattern: str) -> Mask:
+    """Which of ``names`` are ``pattern``, letter by letter or as a shell pattern."""
+    matches = re.compile(fnmatch.translate(pattern)).match
+    mask: Mask = ((names == pattern) | names.map(matches).notna()).to_numpy(np.bool_)
+    return mask
+
+
+def _below(cgroups: pd.Series[str], pattern: str) -> Mask:
+    """Which of ``cgroups`` ``pattern`` names, and what lies below these."""
+    if not pattern:
+        raise UsageError("an empty cgroup names none", hint="the root, with all below it, is /")
+    path = "/" + pattern.strip("/")
+    below = cgroups.str.startswith(path.rstrip("/") + "/").to_numpy(np.bool_)
+    return _named(cgroups, path) | _named(cgroups, path.rstrip("/") + "/*") | below
+
+
+def sharing_pids(processes: pd.DataFrame) -> list[tuple[int, ...]]:
+    """Of each row of ``processes``: the pids of further thread groups with its mm (CLONE_VM)."""
+    return [tuple(map(int, pids)) for pids in processes["sharing_pids"]]
 
 
 def _any_of(

@@ -25,7 +25,7 @@ _TAKES_IN_LATER_CHANGES = re.compile(r"\.el\d|-default$")  # RHEL and its kin, S
 class Told:
     """How the question was put: with a later look; with settings that need a fresh start.
 
-    ``compared_pages``: how many candidate pages a later look could compare; None: there was none.
+    ``compared_pages``: candidate mappings that a later look could compare; None: there was none.
     """
 
     compared_pages: int | None = None
@@ -41,10 +41,12 @@ def warnings(
     told: Told,
 ) -> list[str]:
     """The warnings that apply, most important first."""
+    few_unknown = (coverage.hashed_share or 0) >= 0.99
     found = [
         *case.snapshot.info.get("source", {}).get("warnings", ()),
+        _part_of_host(case),
         _lost(case),
-        _unknown(coverage),
+        None if few_unknown else _unknown(coverage),
         _perhaps_merged(case),
         _starts_over(told),
         _by_release(case),
@@ -55,6 +57,7 @@ def warnings(
         _no_prctl(case, policy),
         _uncounted_zero_pages(case, fate),
         _changing(case, coverage, told),
+        _unknown(coverage) if few_unknown else None,
     ]
     return [text for text in found if text]
 
@@ -66,6 +69,7 @@ def warnings_without_contents(
     missing = _page_tables(coverage)
     found = [
         *case.snapshot.info.get("source", {}).get("warnings", ()),
+        _part_of_host(case),
         _lost(case),
         f"{missing[0].upper()}{missing[1:]}: each counts as if it could be freed."
         if missing
@@ -91,6 +95,17 @@ def _by_release(case: Case) -> str | None:
     )
 
 
+def _part_of_host(case: Case) -> str | None:
+    part = case.snapshot.info.get("part_of_host")
+    if not part:
+        return None
+    return (
+        f"This is what one pid namespace (a container) shows: {part['threads']} of the host's "
+        f"{part['host_threads']} threads. ksmd works on the whole host; what it would merge of and "
+        "with the others is not in these numbers."
+    )
+
+
 def _lost(case: Case) -> str | None:
     """What the kernel's own data says was there; whose pages it had can't be said."""
     unknown = case.snapshot.info.get("unknown", {})
@@ -105,7 +120,7 @@ def _perhaps_merged(case: Case) -> str | None:
     if not frames:
         return None
     return (
-        f"Of {frames} frames it is not known whether ksmd has merged them already (this kernel's "
+        f"Of {frames:,} frames it is not known whether ksmd has merged them already (this kernel's "
         "/proc/kpageflags does not say it): they are taken for pages that it has not."
     )
 
@@ -113,10 +128,10 @@ def _perhaps_merged(case: Case) -> str | None:
 def _unknown(coverage: Coverage) -> str | None:
     parts = []
     if coverage.unknown_pages:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in coverage.unknown_by_reason.items())
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in coverage.unknown_by_reason.items())
         parts.append(
-            f"{coverage.unknown_pages} of {coverage.candidate_pages} candidate pages could not be "
-            f"read ({reasons})"
+            f"{coverage.unknown_pages:,} of {coverage.candidate_pages:,} candidate mappings could "
+            f"not be read ({reasons})"
         )
     if missing := _page_tables(coverage):
         parts.append(missing)
@@ -151,8 +166,8 @@ def _changing(case: Case, coverage: Coverage, told: Told) -> str:
             "and pages_sharing are upper bounds."
         )
     text = (
-        f"{compared} of {total} candidate pages could be compared with a later look, "
-        f"{coverage.changed_pages} changed and are taken to keep changing: they count as "
+        f"{compared:,} of {total:,} candidate mappings could be compared with a later look, "
+        f"{coverage.changed_pages:,} changed and are taken to keep changing: they count as "
         "volatile."
     )
     if compared < total:
@@ -196,9 +211,9 @@ def _order(case: Case, policy: Policy, fate: Fate) -> str | None:
     frames = case.frame_of_row[fate.simulated]
     contents = len(distinct(case.contents.of_frame[frames]))
     text = (
-        f"{contents} contents on {len(fate.simulated)} pages depend on the order in which ksmd "
-        "scans (more copies than max_page_sharing, shared by fork, pinned or zero-filled): they "
-        "are simulated in that order. "
+        f"{contents:,} contents on {len(fate.simulated):,} mappings depend on the order in which "
+        "ksmd scans (more copies than max_page_sharing, shared by fork, pinned or zero-filled): "
+        "they are simulated in that order. "
     )
     unlisted = ~on_ksmds_list(case.snapshot)
     if policy.scope == "all" and (unlisted & case.candidates.mms).any():

@@ -20,7 +20,7 @@ class Freed:
     ``mapcount``: i32 per frame, all its mappings. ``gone``: bool per frame, it becomes free.
     ``copied``: i64 rows, each takes a frame for a copy made by break_cow(). ``folio``: i32 per
     frame, number of its large folio, else -1. ``unmapped``: i64 per large folio, pieces that
-    nobody maps and that its split frees.
+    nobody maps and that its split frees. ``split``: bool per large folio, ksmd splits it.
     """
 
     frame_of_row: npt.NDArray[np.uint32]
@@ -30,6 +30,7 @@ class Freed:
     copied: npt.NDArray[np.int64]
     folio: npt.NDArray[np.int32]
     unmapped: npt.NDArray[np.int64]
+    split: npt.NDArray[np.bool_]
 
     @property
     def frames(self) -> int:

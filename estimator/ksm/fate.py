@@ -189,7 +189,7 @@ def fate_of(case: Case, solved: Solved) -> Fate:
         moved &= ~gone[frame]
         left += count(frame[moved], len(left))
     left += count(case.frame_of_row[copied], len(left))
-    vanished[case.frame_of_row[candidates.changing]] = False
+    vanished[case.frame_of_row[candidates.written]] = False
     simulated = solved.ordered.rows if solved.ordered else root[:0]
     return Fate(
         outcome, stable_frame, copied, left, vanished, ksm | node, node, split, scans, simulated

@@ -20,8 +20,9 @@ class Policy:
 
     A process is selected if it matches one of the values of *each* selector that is not empty:
 
-    ``pids``: of thread group leaders. ``comms``: whole names as in /proc/PID/comm. ``cgroups``:
-    paths as in /proc/PID/cgroup, each with those below it. ``uids``: real user ids.
+    ``pids``: of thread group leaders. ``comms``: whole names as in /proc/PID/comm, or shell
+    patterns. ``cgroups``: paths as in /proc/PID/cgroup, or patterns of such, each with those below
+    it. ``uids``: real user ids.
 
     Tunables of /sys/kernel/mm/ksm; None: as the snapshot's own kernel has it:
 

@@ -64,18 +64,19 @@ def predict(
 class Question:
     """A snapshot and a policy, with what has to be known to answer.
 
-    ``policy`` has its tunables filled in. ``frame_count``: frames of the snapshot that was given.
+    ``policy`` has its tunables filled in. ``as_found``: the snapshot before anything was unmerged.
     """
 
     case: Case
     policy: Policy
     told: Told
-    frame_count: int
+    as_found: Snapshot
 
     def answer(self, fate: Fate) -> Prediction:
         """What is told of the state at rest."""
         prediction = summarise(self.case, self.policy, fate, self.told)
-        return replace(prediction, content=prediction.content[: self.frame_count])
+        content = prediction.content[: len(self.as_found.frames)]
+        return replace(prediction, snapshot=self.as_found, content=content)
 
 
 def ask(
@@ -95,7 +96,7 @@ def ask(
     if not rules.merge_across_nodes:
         _require_nodes(snapshot)
     changes = known_changes(snapshot, later)
-    frame_count = len(snapshot.frames)
+    as_found = snapshot
     starts_over = has_to_start_over(snapshot, policy, ksm)
     if starts_over:
         snapshot = unmerged(snapshot)
@@ -111,7 +112,7 @@ def ask(
     )
     case = Case(snapshot, rules, candidates, contents, facts)
     told = Told(compared_pages=_compared(changes, candidates), starts_over=starts_over)
-    return Question(case, policy, told, frame_count)
+    return Question(case, policy, told, as_found)
 
 
 def _with_contents(info: Mapping[str, Any]) -> str:

@@ -14,6 +14,10 @@ import pandas as pd
 from estimator.arrays import Mask
 from estimator.ksm.credits import Credits, Freed, credits_of
 from estimator.ksm.policy import Policy
+from estimator.ksm.sharing import By
+from estimator.ksm.sharing import pairs as sharing_pairs
+from estimator.ksm.top_contents import contents as top_contents
+from estimator.snapshot.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from estimator.ksm.coverage import Coverage
@@ -36,6 +40,7 @@ class Outcome(enum.IntEnum):
 class Prediction:
     """The state of KSM at rest under one policy.
 
+    ``snapshot``: the one that it is of.
     ``origin``: of what picture, see ``estimator.snapshot.identity.origin``.
     ``counters``: the files of /sys/kernel/mm/ksm, plus ``ksm_rmap_items`` (pages; general_profit
     in bytes), as read with smart_scan off. ``physical``: ``frames_before``, ``frames_after``,
@@ -44,13 +49,14 @@ class Prediction:
     until the counters stay the same. ``smart_scan``: the kernel skips pages that did not merge.
     ``khugepaged``: what pages_sharing can be where it collapses pages again; None: it can't.
 
-    ``processes``: one row per selected mm: mm_id, pid, comm, cgroup, uid, ksm_rmap_items,
-    ksm_merging_pages, ksm_zero_pages, pages_unshared, pages_volatile, smaps_ksm_pages,
-    unknown_pages, ksm_process_profit (bytes). ``vmas``: one row per VMA of a selected mm: vma_id,
-    mm_id, pid, start, end, name, ksm_rmap_items, ksm_merging_pages, ksm_zero_pages,
-    pages_unshared, pages_volatile, smaps_ksm_pages (what smaps shows as "KSM:"),
-    split_away_pages, unknown_pages, and ``excluded_by`` (null: a candidate VMA). ``cgroups``: sums
-    of ``processes`` by cgroup. ``excluded``: excluded_by, vmas, anonymous_pages.
+    ``processes``: one row per selected mm: mm_id, pid, comm, cgroup, uid, sharing_pids (a tuple:
+    further thread groups with the mm), ksm_rmap_items, ksm_merging_pages, ksm_zero_pages,
+    pages_unshared, pages_volatile, smaps_ksm_pages, unknown_pages, ksm_process_profit (bytes).
+    ``vmas``: one row per VMA of a selected mm: vma_id, mm_id, pid, start, end, name,
+    ksm_rmap_items, ksm_merging_pages, ksm_zero_pages, pages_unshared, pages_volatile,
+    smaps_ksm_pages (what smaps shows as "KSM:"), split_away_pages, unknown_pages, and
+    ``excluded_by`` (null: a candidate VMA). ``cgroups``: sums of ``processes`` by cgroup.
+    ``excluded``: excluded_by, vmas, anonymous_pages.
 
     ``outcome``: u8 ``Outcome`` per row of ``snapshot.mappings``. ``stable_node``: i32 per row of
     ``snapshot.mappings``, the frame_id of the KSM page that it maps in the end, -1 unless MERGED
@@ -59,6 +65,7 @@ class Prediction:
     same node where trees are per node), -1 where unknown.
     """
 
+    snapshot: Snapshot = field(repr=False)
     policy: Policy
     kernel: dict[str, Any]
     origin: dict[str, Any]
@@ -93,6 +100,31 @@ class Prediction:
     def credits(self) -> Credits:
         """Who is credited with the frames that become free; worked out when first asked for."""
         return credits_of(self.freed, self.stable_node, self.converted, self.scanned)
+
+    def contents(self, limit: int = 100) -> pd.DataFrame:
+        """The ``limit`` most duplicated contents: those that free the most frames, biggest first.
+
+        Contents that lie in the same places in the same numbers make one row, so that a thousand
+        pages preloaded by every worker are one row and not a thousand. Columns: contents (how
+        many), frames and mappings (of each of them: those that ksmd takes away from their holders),
+        saved_pages (f64, of all), zero (nothing but zero bytes), holders (list of dicts: comm,
+        unit, label of the VMAs, mappings; most mappings first), and of one mapping to look at pid,
+        label and address (u64).
+        """
+        return top_contents(self, limit)
+
+    def pairs(self, by: By = "process") -> pd.DataFrame:
+        """Who saves how much with whom, biggest saving first.
+
+        One row per pair of processes, programs (of one service) or services that save something
+        together, each with itself among them. Columns: pid_a, comm_a, unit_a, pid_b, comm_b,
+        unit_b, of which "program" has comm and unit and "service" the unit alone, and saved_pages
+        (f64). The columns of b are null where no partner is needed: zero-filled pages, pieces of
+        huge pages that nobody maps; copies made by break_cow() are less than 0. saved_pages adds up
+        to ``physical["frames_freed"]``; how it is split: ``estimator.ksm.sharing``. Of more than
+        2,000 the smallest are one, "(others)", with pid 0.
+        """
+        return sharing_pairs(self, by)
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: a copy or a pickle works the rest out again."""

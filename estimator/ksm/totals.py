@@ -16,6 +16,7 @@ from estimator.ksm.accounting import (
     stable_nodes,
     unmapped_pieces,
 )
+from estimator.ksm.candidates import sharing_pids
 from estimator.ksm.case import Case
 from estimator.ksm.caveats import Told, warnings
 from estimator.ksm.coverage import coverage_of
@@ -65,6 +66,7 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
     freed = freed_frames(case, fate, unmapped)
     columns = {name: per_mm[name].to_numpy() for name in (*_SUMS, "ksm_process_profit")}
     return Prediction(
+        snapshot=case.snapshot,
         policy=policy,
         kernel=dict(case.snapshot.info["kernel"]),
         origin=origin(case.snapshot.info),
@@ -153,12 +155,16 @@ def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:
         name: np.bincount(mm, vmas[name].to_numpy(), len(processes)).astype(np.int64)
         for name in _SUMS
     }
+    if rules.counts_zero_pages and "vmas.ksm_zero_pages" in case.snapshot.info.get("not_known", {}):
+        placed = processes["ksm_zero_pages"]  # no VMA is known to have them
+        sums["ksm_zero_pages"] += placed.to_numpy(np.int64, na_value=0)
     profit = (sums["ksm_merging_pages"] + sums["ksm_zero_pages"]) * rules.page_bytes - sums[
         "ksm_rmap_items"
     ] * rules.rmap_item_bytes  # ksm_process_profit() in mm/ksm.c
     table = pd.DataFrame(
         {
             **{name: processes[name] for name in ("mm_id", "pid", "comm", "cgroup", "uid")},
+            "sharing_pids": sharing_pids(processes),
             **sums,
             "ksm_process_profit": profit,
         }

@@ -14,7 +14,7 @@ import pandas as pd
 
 from estimator.arrays import Ints, Mask, count, take
 from estimator.ksm.accounting import slab_bytes, unmapped_pieces
-from estimator.ksm.candidates import Candidates, find_candidates
+from estimator.ksm.candidates import Candidates, find_candidates, sharing_pids
 from estimator.ksm.case import Case
 from estimator.ksm.caveats import Told, warnings_without_contents
 from estimator.ksm.contents import Contents
@@ -78,13 +78,14 @@ class UpperBound:
     pieces of huge pages that nobody maps among them. ``bytes_freed``: the bound.
     ``rmap_items_bytes``: what KSM would need for the records of all candidates.
 
-    ``processes``: one row per selected mm: mm_id, pid, comm, cgroup, uid, opted_in (by prctl, or it
-    has a VM_MERGEABLE VMA), mergeable_vmas, candidate_vmas, candidate_pages (mappings that ksmd
-    would visit), fork_shared_pages (of these, mappings of a frame that is mapped more than once),
-    swap_pages and zero_pages (of candidate VMAs; not visited while they are so). ``vmas``: one row
-    per VMA of a selected mm: vma_id, mm_id, pid, start, end, name, mergeable, candidate_pages,
-    fork_shared_pages, swap_pages, zero_pages, excluded_by (null: a candidate VMA). ``cgroups``:
-    sums of ``processes``. ``excluded``: excluded_by, vmas, anonymous_pages.
+    ``processes``: one row per selected mm: mm_id, pid, comm, cgroup, uid, sharing_pids (a tuple),
+    opted_in (by prctl, or it has a VM_MERGEABLE VMA), mergeable_vmas, candidate_vmas,
+    candidate_pages (mappings that ksmd would visit), fork_shared_pages (of these, mappings of a
+    frame that is mapped more than once), swap_pages and zero_pages (of candidate VMAs; not visited
+    while they are so). ``vmas``: one row per VMA of a selected mm: vma_id, mm_id, pid, start, end,
+    name, mergeable, candidate_pages, fork_shared_pages, swap_pages, zero_pages, excluded_by (null:
+    a candidate VMA). ``cgroups``: sums of ``processes``. ``excluded``: excluded_by, vmas,
+    anonymous_pages.
     """
 
     policy: Policy
@@ -260,6 +261,7 @@ def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             **{name: processes[name] for name in ("mm_id", "pid", "comm", "cgroup", "uid")},
+            "sharing_pids": sharing_pids(processes),
             "opted_in": by_prctl | (sums["mergeable_vmas"] > 0),
             **sums,
         }

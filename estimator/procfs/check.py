@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import platform
 from pathlib import Path
 
+import pandas as pd
+
+from estimator.arrays import Words
+from estimator.collect.budget import refuse_beyond
 from estimator.collect.findings import UPPER_BOUND_ONLY, Findings
-from estimator.procfs.collect import require_rights
 from estimator.procfs.ksm_settings import read_settings
 from estimator.procfs.merged_frames import ksm_flag_holds
 from estimator.procfs.page_contents import workers_here
+from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.processes import read_processes
+from estimator.procfs.rights import memory_denied, part_of_host, require_memory, require_rights
 from estimator.procfs.vmas import read_vmas
 
 _MEMINFO = Path("/proc/meminfo")
@@ -22,7 +29,7 @@ _BYTES_PER_SECOND = 1.3e9  # of each worker, as scripts/bench procfs measures it
 def check_procfs(without_contents: bool = False) -> Findings:
     """Findings on this machine without its kernel's memory.
 
-    A failure of ``require_rights`` or ``read_processes`` is a finding too, and not raised.
+    A failure is one too: no EstimatorError is raised.
     """
     findings = Findings()
     release = platform.release()
@@ -30,10 +37,19 @@ def check_procfs(without_contents: bool = False) -> Findings:
     if findings.ask("rights", lambda: _rights(findings)) is None:
         return findings
     ksm = read_settings()
-    found = findings.ask("processes", read_processes)
+    part = part_of_host()
+    if part:
+        findings.add(
+            "container",
+            str(part),
+            status="warn",
+            hint="run it on the host, or in a container with --pid=host",
+            **dataclasses.asdict(part),
+        )
+    found = findings.ask("processes", lambda: _processes(findings))
     if found is None:
         return findings
-    vmas, _, _ = read_vmas(found[0])
+    vmas, smaps = found
     mergeable = vmas[vmas["mergeable"]]
     opted_in = int(mergeable["mm_id"].nunique())
     findings.add_ksm(
@@ -50,16 +66,17 @@ def check_procfs(without_contents: bool = False) -> Findings:
             status="warn",
             hint="--live sees them all",
         )
-    pairs = (line.split() for line in _MEMINFO.read_text().splitlines())
-    anonymous = next((int(pair[1]) << 10 for pair in pairs if pair[0] == "AnonPages:"), 0)
+    mapped = int(smaps["Anonymous"].sum())
+    anonymous = min(_anonymous_bytes(), mapped * PAGE_BYTES)
+    size = f"{anonymous / _GIB:.1f} GiB" if anonymous >= _GIB / 10 else f"{anonymous >> 20} MiB"
+    findings.add("memory", f"{size} of anonymous memory", anonymous_bytes=anonymous)
+    if findings.ask("room", lambda: _room(mapped)) is None:
+        return findings
+    if without_contents:
+        findings.add("coverage", UPPER_BOUND_ONLY, status="warn")
     cores = workers_here()
     read = 0 if without_contents else anonymous
     seconds = _START_UP_SECONDS + read / _BYTES_PER_SECOND / cores
-    findings.add(
-        "memory", f"{anonymous / _GIB:.1f} GiB of anonymous memory", anonymous_bytes=anonymous
-    )
-    if without_contents:
-        findings.add("coverage", UPPER_BOUND_ONLY, status="warn")
     findings.add(
         "time", f"about {seconds:.1f} s on {cores} of the cores", seconds=round(seconds, 1)
     )
@@ -70,3 +87,33 @@ def _rights(findings: Findings) -> bool:
     require_rights()
     findings.add("rights", "root, PFNs can be seen")
     return True
+
+
+def _processes(findings: Findings) -> tuple[pd.DataFrame, dict[str, Words]]:
+    """VMAs and their numbers of smaps; notes the processes whose memory may not be read."""
+    processes, _ = read_processes()
+    vmas, smaps, known = read_vmas(processes)
+    unread = list(itertools.compress(processes, ~known))
+    if not known.any():
+        require_memory(unread)
+    denied = sum(map(memory_denied, unread))
+    if denied:
+        findings.add(
+            "processes",
+            f"the memory of {denied} of {len(processes)} may not be read: permission "
+            "denied, as by a security module",
+            status="warn",
+            denied_processes=denied,
+        )
+    return vmas, smaps
+
+
+def _room(mapped_pages: int) -> bool:
+    refuse_beyond(None, mapped_pages, running=True)
+    return True
+
+
+def _anonymous_bytes() -> int:
+    """What the whole machine has, in whichever namespace."""
+    pairs = (line.split() for line in _MEMINFO.read_text().splitlines())
+    return next((int(pair[1]) << 10 for pair in pairs if pair[0] == "AnonPages:"), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import platform
@@ -19,23 +20,15 @@ from estimator.collect.mappings import Columns, Mapped, distinct
 from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
 from estimator.collect.tables import make_tables, only_mapped
-from estimator.errors import CannotAnswerError, TargetError
-from estimator.procfs.ksm_counters import read_identity
-from estimator.procfs.ksm_settings import (
-    features,
-    read_settings,
-    struct_sizes,
-    thp_enabled,
-    thp_orders,
-    upstream_release,
-)
+from estimator.procfs.ksm_counters import ksmd_cpu_seconds, read_identity
+from estimator.procfs.ksm_settings import read_settings, thp_enabled, thp_orders
 from estimator.procfs.merged_frames import ksm_flag_holds, mark_ksm
 from estimator.procfs.page_contents import forget_what_moved, look_at
 from estimator.procfs.page_size import PAGE_BYTES
-from estimator.procfs.pagemap import PageMaps, own_pfn
+from estimator.procfs.pagemap import PageMaps
 from estimator.procfs.processes import (
     PROC,
-    capabilities,
+    can_compare,
     damon_runs,
     is_listed,
     numbered,
@@ -43,14 +36,13 @@ from estimator.procfs.processes import (
     read_processes,
     still_there,
 )
+from estimator.procfs.rights import part_of_host, require_memory, require_rights
+from estimator.procfs.running_kernel import RunningKernel, features, struct_sizes, upstream_release
 from estimator.procfs.vmas import listed_first, read_vmas
 from estimator.snapshot.flags import UNKNOWN_NODE
 from estimator.snapshot.schema import FORMAT_VERSION, SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
 
-# include/uapi/linux/capability.h: who may see PFNs, and who the memory of all processes
-_NEEDED = {"CAP_SYS_ADMIN": 21, "CAP_SYS_PTRACE": 19}
-_READ_HERE = {(4096, "x86_64")}  # pages of which size on which machines
 _NOT_KNOWN = {
     "processes.scan_order": "assumed from start times: no file says the order of ksmd's list; null "
     "where nothing says whether the process is on it (before 6.16, without a mergeable VMA)",
@@ -65,7 +57,7 @@ _NOT_KNOWN = {
     "frames.batch_references": "null",
     "frames.folio_mapcount": "-1 for large folios",
     "stable_nodes": "none: where KSM has merged already is only seen as the kind KSM of frames",
-    "features": "by the kernel's release, where no file says it",
+    "features": "by the kernel's release, where nothing else tells: features_by_release",
 }
 
 
@@ -90,6 +82,8 @@ def collect_procfs(
     progress("processes", 0, 1)
     processes, lost = read_processes()
     vmas, smaps, known = read_vmas(processes)
+    if not known.any():
+        require_memory(processes)
     mergeable = set(vmas.loc[vmas["mergeable"], "mm_id"])
     answers = [is_listed(p, mergeable=n in mergeable) for n, p in enumerate(processes)]
     listed = np.array([answer is True for answer in answers], np.bool_)
@@ -97,8 +91,7 @@ def collect_procfs(
     order, vmas, smaps = listed_first(listed, vmas, smaps)
     processes = [processes[number] for number in order]
     listed, said, known = listed[order], said[order], known[order]
-    if max_memory_mib is not None:
-        refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()), running=True)
+    refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()), running=True)
     maps = PageMaps(processes, vmas, smaps["AnonHugePages"])
     latest: list[Mapped] = []
 
@@ -134,11 +127,16 @@ def collect_procfs(
     mappings, frames = make_tables(vmas, mapped, pfns, facts, seed, PAGE_BYTES)
     if (frames["node"] == UNKNOWN_NODE).any():
         not_known = not_known | {"frames.node": "65535 where several nodes may have the frame"}
-    sizes, assumed = struct_sizes()
+    kernel = RunningKernel()
+    if not can_compare(os.getpid()):
+        not_known = not_known | {
+            "processes.sharing_pids": "kcmp(2) is not to be had: each pid counts as an mm"
+        }
+    sizes, assumed = struct_sizes(kernel)
     if assumed:
         not_known = not_known | {"sizes": f"{', '.join(assumed)}: as usual from 5.19 to 6.18"}
     seconds = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
-    identity = read_identity()
+    identity, part, cpu = read_identity(), part_of_host(), ksmd_cpu_seconds()
     info = {
         "format_version": FORMAT_VERSION,
         "program_version": __version__,
@@ -156,14 +154,15 @@ def collect_procfs(
         "collected_at": started.isoformat(timespec="seconds"),
         "collect_seconds": seconds,
         "hash": about_hash(seed),
-        "ksm": read_settings(),
+        "ksm": read_settings() | {"ksmd_cpu_ns": None if cpu is None else round(cpu * 1e9)},
         "sizes": sizes,
-        **features(upstream_release()),
+        **features(kernel, upstream_release()),
         "symbols": None,
         "thp_enabled": thp_enabled(),
         "thp_orders": thp_orders(),
         "damon_runs": damon_runs(),
         "without_contents": without_contents,
+        "part_of_host": dataclasses.asdict(part) if part else None,
         "unknown": {
             "processes": lost + int(np.count_nonzero(~there)),
             "vmas": 0,
@@ -185,35 +184,6 @@ def collect_procfs(
         }
     )
     return Snapshot(info, table, vmas, mappings, frames, nodes, items)
-
-
-def require_rights() -> None:
-    """Raise unless this machine shows all to us and has KSM, and pages of the size read here."""
-    machine = platform.machine()
-    if (PAGE_BYTES, machine) not in _READ_HERE:
-        raise CannotAnswerError(
-            f"{machine} with pages of {PAGE_BYTES} bytes: "
-            "--procfs reads only 4 KiB pages of x86_64 so far"
-        )
-    for name in ("kpageflags", "kpagecount"):
-        if not os.access(PROC / name, os.R_OK):
-            raise TargetError(
-                f"{PROC / name} can't be read: PFNs need root (CAP_SYS_ADMIN)", hint="try: sudo"
-            )
-    lacking = [name for name, bit in _NEEDED.items() if not capabilities() >> bit & 1]
-    if lacking:
-        raise TargetError(
-            f"this process has no {' and no '.join(lacking)}, like root in an ordinary container",
-            hint="run it as root of the host, or in a container with "
-            + " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in lacking),
-        )
-    if own_pfn() == 0:  # pagemap_read() in fs/proc/task_mmu.c
-        raise TargetError(
-            "PFNs are hidden (no CAP_SYS_ADMIN, as in an ordinary container)",
-            hint="run it as root of the host, or in a container with --cap-add SYS_ADMIN",
-        )
-    if not os.path.isdir("/sys/kernel/mm/ksm"):
-        raise CannotAnswerError(f"kernel {platform.release()} is built without CONFIG_KSM")
 
 
 def _renumbered(vmas: pd.DataFrame, mms: npt.NDArray[np.bool_]) -> pd.DataFrame:

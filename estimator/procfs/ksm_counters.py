@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -27,18 +28,24 @@ def read_reality(root: Path = Path("/")) -> Reality:
         raise TargetError(f"{error.filename} can't be read: {error.strerror}") from error
     ksm = {name: int(text) for name, text in files.items() if text.lstrip("-").isdigit()}
     processes = []
-    ksmd_cpu_seconds = None
     for place in sorted((root / "proc").glob("[0-9]*"), key=lambda path: int(path.name)):
         try:
             comm = (place / "comm").read_text().removesuffix("\n")
-            if comm == "ksmd" and not (place / "cmdline").read_bytes():
-                ksmd_cpu_seconds = _cpu_seconds(place)
             processes.append(RealProcess(int(place.name), comm, _ksm_stat(place)))
         except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             continue
         except PermissionError as error:
             raise TargetError(f"{error.filename}: permission denied", hint="run as root") from error
-    return Reality(ksm, processes, ksmd_cpu_seconds, read_identity(root))
+    return Reality(ksm, processes, ksmd_cpu_seconds(root), read_identity(root))
+
+
+def ksmd_cpu_seconds(root: Path = Path("/")) -> float | None:
+    """CPU time of ksmd since boot; None if it is not seen, as in a container."""
+    for place in (root / "proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (place / "comm").read_bytes() == b"ksmd\n" and not (place / "cmdline").read_bytes():
+                return _cpu_seconds(place)
+    return None
 
 
 def read_identity(root: Path = Path("/")) -> Identity:

@@ -26,12 +26,20 @@ _CLOCK_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Process:
-    """A thread group; ``stat``: the fields of /proc/PID/stat behind the name, from 3 (state)."""
+    """A thread group; ``stat``: the fields of /proc/PID/stat behind the name, from 3 (state).
+
+    ``pid``: through which it is read, ``leader`` its number: where the first thread has ended, and
+    is a zombie that has no memory, another one is read.
+    """
 
     pid: int
     comm: str
     stat: list[str]
     sharing_pids: list[int] = field(default_factory=list)
+    leader: int = 0
+
+    def __post_init__(self) -> None:
+        self.leader = self.leader or self.pid
 
     def field(self, number: int) -> int:
         """A field of proc_pid_stat(5) by its number there."""
@@ -54,6 +62,8 @@ def read_processes() -> tuple[list[Process], int]:
         if name.isdecimal() and int(name) != os.getpid():
             try:
                 process = _process(int(name))
+                if process.stat[0] == "Z" and process.field(20) > 1:
+                    process = _of_living_thread(process)
                 has_memory = process.field(23) > 0  # vsize: kernel threads and zombies have none
             except (OSError, ValueError, IndexError) as error:
                 if is_own_limit(error):
@@ -83,10 +93,14 @@ def _process(pid: int) -> Process:
     return Process(pid, comm, rest.split())
 
 
-def capabilities() -> int:
-    """Our effective capabilities, a bit each (capabilities(7)); 0 if it is not said."""
-    lines = (PROC / "self" / "status").read_text().splitlines()
-    return next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
+def _of_living_thread(group: Process) -> Process:
+    """``group``, whose first thread has ended, as another of its threads shows it."""
+    for name in os.listdir(PROC / str(group.pid) / "task"):
+        thread = _process(int(name))
+        if thread.field(23) > 0:
+            thread.leader, thread.comm = group.pid, group.comm
+            return thread
+    return group
 
 
 def still_there(processes: list[Process]) -> Mask:
@@ -113,26 +127,50 @@ def _one_per_mm(processes: list[Process]) -> list[Process]:
             shares[second.pid] = shares.get(first.pid, first)
     for process in processes:
         if process.pid in shares:
-            shares[process.pid].sharing_pids.append(process.pid)
+            shares[process.pid].sharing_pids.append(process.leader)
     return [process for process in processes if process.pid not in shares]
 
 
 def _neighbours(group: list[Process]) -> list[tuple[Process, Process]]:
-    """Pairs that share an mm, in the kernel's own order of mms (kcmp(2)), the older one first."""
-    if len(group) == 1:
-        return []
-    with contextlib.suppress(OSError):
-        ordered = sorted(group, key=functools.cmp_to_key(_compare_mm))
-        return [pair for pair in itertools.pairwise(ordered) if _compare_mm(*pair) == 0]
+    """Pairs that share an mm, in the kernel's own order of mms (kcmp(2)), the older one first.
+
+    Without those that end meanwhile.
+    """
+    while len(group) > 1:
+        try:
+            ordered = sorted(group, key=functools.cmp_to_key(_compare_mm))
+            return [pair for pair in itertools.pairwise(ordered) if _compare_mm(*pair) == 0]
+        except OSError:
+            there = [process for process in group if can_compare(process.pid)]
+            if len(there) == len(group):
+                break
+            group = there
     return []
 
 
+def can_compare(pid: int) -> bool:
+    """Whether kcmp(2) is there (CONFIG_KCMP, no seccomp filter), and compares this process."""
+    try:
+        return _kcmp(pid, pid) == 0
+    except OSError:
+        return False
+
+
 def _compare_mm(first: Process, second: Process) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    order = libc.syscall(_SYS_KCMP, first.pid, second.pid, _KCMP_VM, 0, 0)
+    return {0: 0, 1: -1}.get(_kcmp(first.pid, second.pid), 1)
+
+
+def _kcmp(first: int, second: int) -> int:
+    """How the mms of two processes compare: 0 equal, 1 less, 2 greater."""
+    order: int = _libc().syscall(_SYS_KCMP, first, second, _KCMP_VM, 0, 0)
     if order < 0:
         raise OSError(ctypes.get_errno(), "kcmp")
-    return {0: 0, 1: -1}.get(order, 1)
+    return order
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def is_listed(process: Process, *, mergeable: bool) -> bool | None:
@@ -170,7 +208,7 @@ def _row(process: Process) -> dict[str, Any]:
     counters = _pairs(process.pid, "ksm_stat")
     merging = _text(process.pid, "ksm_merging_pages").strip()
     return {
-        "pid": process.pid,
+        "pid": process.leader,
         "comm": process.comm,
         "cmdline": _text(process.pid, "cmdline").rstrip("\0").replace("\0", " ") or None,
         "uid": int(status.get("Uid", "0").split()[0]),

@@ -1,4 +1,4 @@
-"""Answers as JSON: exact integers, in pages, bytes or seconds as the names say."""
+"""Answers as JSON: numbers in pages, bytes or seconds as the names say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,11 +17,17 @@ from estimator.advice.risk import Risk
 from estimator.advice.schedule import Schedule, scan_time_now
 from estimator.advice.verify import Verification
 from estimator.ksm.prediction import Prediction
+from estimator.ksm.sharing import KEYS
 from estimator.ksm.upper_bound import UpperBound
 from estimator.report.commands import opt_in_commands, settings_commands
+from estimator.report.json_tables import prediction_tables
 from estimator.report.words import COUNTER_MEANINGS
 from estimator.snapshot.snapshot import Snapshot
 
+FORMAT_VERSION = 1
+"""Of the JSON of a prediction, see docs/prediction.schema.json. Fields may be added to it."""
+
+_MOST_CONTENTS = _MOST_PAIRS = 100
 _ROWS_AT_ONCE = 4096  # 1 MiB of JSON, in memory that is used again
 
 
@@ -36,13 +41,13 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def prediction_json(prediction: Prediction) -> dict[str, Any]:
-    """The prediction as JSON values: exact integers, bytes and pages.
+    """The prediction as JSON values, in bytes and pages: docs/prediction.schema.json.
 
-    ``vmas`` holds the VMAs with candidate pages.
+    Integers are exact; what is credited (saved_pages, net_bytes) has fractions.
     """
     tables = {
         name: [dict(zip(table, row, strict=True)) for row in zip(*_columns(table), strict=True)]
-        for name, table in _tables(prediction).items()
+        for name, table in prediction_tables(prediction).items()
     }
     return _values(prediction) | tables
 
@@ -52,6 +57,7 @@ def bound_json(snapshot: Snapshot, bound: UpperBound) -> dict[str, Any]:
     scan = scan_time_now(snapshot, bound.coverage.candidate_pages)
     ledger = dataclasses.asdict(bound.ledger)
     return {
+        "format_version": FORMAT_VERSION,
         "kernel": bound.kernel,
         "origin": bound.origin,
         "policy": bound.policy.to_json(),
@@ -83,7 +89,7 @@ def bound_json(snapshot: Snapshot, bound: UpperBound) -> dict[str, Any]:
 def prediction_json_parts(prediction: Prediction) -> Iterator[bytes | memoryview]:
     """``prediction_json`` as text, part after part, much faster where there are many VMAs."""
     yield json.dumps(_values(prediction))[:-1].encode()
-    for name, table in _tables(prediction).items():
+    for name, table in prediction_tables(prediction).items():
         yield f', "{name}": ['.encode()
         yield from _records(table)
         yield b"]"
@@ -95,9 +101,13 @@ def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
     return {
         "share": plan.share,
         "within": plan.within,
+        "only": plan.only,
+        "share_reached": plan.share_reached,
+        "worth_bytes": plan.worth_bytes,
+        "host": dataclasses.asdict(plan.host),
         "lines": [
             line | {"commands": commands}
-            for line, commands in zip(records(plan.lines), opt_in_commands(plan.lines), strict=True)
+            for line, commands in zip(records(plan.lines), opt_in_commands(plan), strict=True)
         ],
         "coverage": plan.everything.coverage.to_json(),
         "counters": plan.prediction.counters,
@@ -113,6 +123,7 @@ def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
             "borders": records(risk.borders),
             "pairs": records(risk.pairs),
             "poor_candidates": records(risk.poor_candidates),
+            "effects": dataclasses.asdict(risk.effects),
         },
         "warnings": plan.prediction.warnings,
     }
@@ -125,6 +136,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         "programs": records(comparison.programs),
         "origins": comparison.origins.to_dict("records"),
         "settings": comparison.settings.to_dict("records"),
+        "changed_contents": None if comparison.contents is None else records(comparison.contents),
     }
 
 
@@ -141,7 +153,9 @@ def verification_json(verification: Verification) -> dict[str, Any]:
 
 
 def _values(prediction: Prediction) -> dict[str, Any]:
+    pairs = {by: records(prediction.pairs(by).head(_MOST_PAIRS).round(6)) for by in KEYS}
     return {
+        "format_version": FORMAT_VERSION,
         "kernel": prediction.kernel,
         "origin": prediction.origin,
         "policy": prediction.policy.to_json(),
@@ -153,19 +167,8 @@ def _values(prediction: Prediction) -> dict[str, Any]:
         "smart_scan": prediction.smart_scan,
         "khugepaged": dataclasses.asdict(prediction.khugepaged) if prediction.khugepaged else None,
         "unmerged_readings": prediction.unmerged_readings(),
-    }
-
-
-def _tables(prediction: Prediction) -> dict[str, pd.DataFrame]:
-    vmas = prediction.vmas
-    touched = np.zeros(len(vmas), np.bool_)
-    for pages in ("ksm_rmap_items", "ksm_zero_pages", "unknown_pages"):
-        touched |= vmas[pages].to_numpy() > 0
-    return {
-        "processes": prediction.processes.drop(columns="mm_id"),
-        "vmas": vmas.drop(columns=["vma_id", "mm_id", "excluded_by"])[touched],
-        "cgroups": prediction.cgroups,
-        "excluded": prediction.excluded,
+        "contents": records(prediction.contents(_MOST_CONTENTS).round({"saved_pages": 6})),
+        "pairs": pairs,
     }
 
 
@@ -182,7 +185,7 @@ def _records(table: pd.DataFrame) -> Iterator[bytes | memoryview]:
     for name, column in table.items():
         text += f"{json.dumps(name)}:"
         values = column.to_numpy()
-        if (values == values[0]).all():
+        if (values[1:] == values[:-1]).all():
             text += f"{json.dumps(values[:1].tolist()[0])},"
         else:
             parts += [text, _json_values(column)]

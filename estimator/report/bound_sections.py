@@ -6,19 +6,21 @@ from typing import Any
 
 import pandas as pd
 
-from estimator.advice.attribution import page_bytes, unit_of
+from estimator.advice.attribution import page_bytes
 from estimator.advice.schedule import scan_time_now
 from estimator.ksm.upper_bound import UpperBound
 from estimator.releases import better_dump
 from estimator.report.prediction_sections import (
-    WARNINGS,
     Section,
     coverage_section,
+    doubts,
     excluded_section,
 )
 from estimator.report.tables import Column, memory, pages
 from estimator.report.units import count, human_bytes, human_seconds, plural
 from estimator.report.words import COUNTER_MEANINGS, scope_words
+from estimator.snapshot.flags import Unknown
+from estimator.snapshot.names import unit_of
 from estimator.snapshot.snapshot import Snapshot
 
 NOT_KNOWN = "?"
@@ -29,7 +31,7 @@ def bound_sections(snapshot: Snapshot, bound: UpperBound) -> list[Section]:
     size = page_bytes(snapshot)
     sections = [
         Section(headline(snapshot, bound), note=_how_to_know(snapshot)),
-        Section(WARNINGS, bullets=bound.warnings),
+        *doubts(bound.warnings, snapshot),
         _opt_ins(bound),
         _scan(snapshot, bound),
         _ledger(bound, size),
@@ -39,7 +41,7 @@ def bound_sections(snapshot: Snapshot, bound: UpperBound) -> list[Section]:
     ]
     if len(bound.excluded):
         sections.append(excluded_section(bound.excluded, size))
-    return [part for part in sections if part.title != WARNINGS or part.bullets]
+    return sections
 
 
 def headline(snapshot: Snapshot, bound: UpperBound) -> str:
@@ -61,7 +63,8 @@ def _how_to_know(snapshot: Snapshot) -> str:
         "That is a bound, not a prediction: it is reached only if all pages that could merge are "
         "equal. Real memory is far from it. For a prediction, collect without --without-contents"
     )
-    if snapshot.info["source"].get("kind") != "core":
+    left_out = (snapshot.frames["unknown"] == Unknown.EXCLUDED).any()
+    if snapshot.info["source"].get("kind") != "core" or not left_out:
         return f"{words}."
     return f"{words}; for a dump with user pages, {better_dump(snapshot.info['kernel']['release'])}"
 
@@ -155,9 +158,10 @@ def _owners(bound: UpperBound, size: int) -> list[Section]:
     opted_in = Column("opted in", "opted_in", _yes_or_no)
     process = [Column("pid", "pid", str, number=True), Column("comm", "comm"), opted_in]
     unit = [Column("unit", "unit"), Column("cgroup", "cgroup", wide=True)]
+    total = {column.source: bound.processes[column.source].sum() for column in amounts}
     return [
-        Section("To scan: services and cgroups", _by_size(cgroups), unit + amounts, limit=10),
-        Section("To scan: processes", _by_size(bound.processes), process + amounts),
+        Section("To scan: services and cgroups", _by_size(cgroups), unit + amounts, 10, total),
+        Section("To scan: processes", _by_size(bound.processes), process + amounts, total=total),
     ]
 
 

@@ -5,63 +5,143 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-import pandas as pd
-
-from estimator.advice.plan import systemd_service
+from estimator.advice.host import Host
+from estimator.advice.plan import Plan
 from estimator.advice.schedule import Schedule
-from estimator.report.units import printable
+from estimator.report.units import count, human_bytes, plural, printable
+from estimator.snapshot.names import unit_of
+
+_MOST_PIDS = 5
+
+LAUNCHER = (
+    "python3 -c 'import ctypes as c,os,sys; n=c.c_ulong; "
+    "c.CDLL(None,use_errno=True).prctl(67,n(1),n(0),n(0),n(0)) "
+    "and sys.exit(os.strerror(c.get_errno())); os.execvp(sys.argv[1],sys.argv[1:])'"
+)
+"""prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0), then exec: to be put before a program and its arguments.
+
+All five arguments are given as unsigned long: the kernel refuses others than 0 after the second. It
+asks for no capability (kernel/sys.c).
+"""
 
 
-def opt_in_commands(lines: pd.DataFrame) -> list[str]:
-    """The lines of a plan as blocks of text, in the same order.
+def opt_in_commands(plan: Plan) -> list[str]:
+    """The lines of a plan as blocks of text, in the same order; empty for what is on already.
 
-    Shell commands for systemd units; a call to add for programs and VMAs, which only their own
-    code can opt in.
+    Shell commands for systemd units and programs; what to set for virtual machines; a call to add
+    for VMAs, which only a program's own code can opt in.
     """
-    return [_block(line) for line in lines.to_dict("records")]
+    return [_block(line, plan.host) for line in plan.lines.to_dict("records")]
 
 
 def settings_commands(schedule: Schedule) -> str:
     """Set the scan rate and turn KSM on, as shell commands."""
     values: dict[str, object] = {}
-    if schedule.advisor and not schedule.advisor_too_eager:
-        values["advisor_mode"] = "scan-time"
-        values["advisor_target_scan_time"] = schedule.advisor.target_scan_time
-    elif schedule.proposed:
-        if schedule.advisor:
-            values["advisor_mode"] = "none"
-        values["pages_to_scan"] = schedule.proposed.pages_to_scan
-    values["run"] = 1
+    if schedule.advisor:
+        values["advisor_mode"] = "none"
+    proposed = schedule.proposed.most
+    if proposed.sleep_millisecs != schedule.first.most.sleep_millisecs:
+        values["sleep_millisecs"] = proposed.sleep_millisecs
+    values["pages_to_scan"] = proposed.pages_to_scan
+    if not schedule.running:
+        values["run"] = 1
     return "\n".join(f"echo {v} > /sys/kernel/mm/ksm/{name}" for name, v in values.items())
 
 
-def _block(line: dict[Any, Any]) -> str:
-    if line["means"] == "unit":
-        return _drop_in(line["cgroup"])
-    where = f"in {printable(line['comm'])} ({printable(line['cgroup'])})"
-    if line["means"] == "program":
+def systemd_note(plan: Plan) -> str:
+    """What to know of systemd before its units are changed; empty if there is none."""
+    if "unit" not in set(plan.to_do["means"]):
+        return ""
+    if not plan.host.exec_keeps:
         return (
-            f"/* {_comment(where)}, or in its parent before exec,\n"
-            "   or without a change to it: systemd-run -p MemoryKSM=yes ... */\n"
+            "Kernels of kernel.org before 6.7 lose at exec what systemd has set: MemoryKSM= helps "
+            "only where the distribution took in 3c6f33b7273a."
+        )
+    version = plan.host.systemd_version
+    if version is None:
+        return (
+            "MemoryKSM= needs systemd 256: 254 and 255 make the prctl with arguments missing, and "
+            "the service fails to start (systemd#31683). systemctl --version tells."
+        )
+    if not plan.host.memory_ksm_fails:
+        return ""
+    why = (
+        "does not know MemoryKSM= (254)"
+        if version < 254
+        else "may fail to start a service that has MemoryKSM= (systemd#31683, mended in 256)"
+    )
+    return (
+        f"systemd {version} runs here: it {why}. So the service opts in by a line of Python before "
+        "its program, which needs no right of its own."
+    )
+
+
+def _block(line: dict[Any, Any], host: Host) -> str:
+    if line["means"] == "on":
+        return ""
+    who = f"{printable(line['comm'])} in {printable(unit_of(line['cgroup']))}"
+    whom = f"{who} ({_pids(line['pids'])})"
+    if line["means"] == "vm":
+        return _machine(line)
+    if line["means"] == "vma":
+        name = printable(line["name"])
+        return (
+            f"/* {_comment(whom)}:\n"
+            f"   {plural(line['vmas'], 'VMA')} {_comment(name)}, "
+            f"{human_bytes(line['mapped_bytes'])}, the first at {line['address']:#x} */\n"
+            "madvise(start, length, MADV_MERGEABLE);"
+        )
+    if line["means"] == "unit":
+        return _drop_in(line["cgroup"], by_launcher=host.memory_ksm_fails)
+    if not host.exec_keeps:
+        return (
+            f"/* in {_comment(whom)}, itself: before 6.7 it is lost at exec */\n"
             "prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);"
         )
-    name = _comment(printable(line["name"]))
-    return f"/* {_comment(where)}, for {name} */\nmadvise(start, length, MADV_MERGEABLE);"
+    return (
+        f"# {whom}: start it so, as whatever user\n"
+        f"{LAUNCHER} {shlex.quote(printable(line['program']))} ARGUMENTS...\n"
+        "# or in its source: prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);"
+    )
 
 
-def _drop_in(cgroup: str) -> str:
-    unit = printable(systemd_service(cgroup) or "")
+def _machine(line: dict[Any, Any]) -> str:
+    name = printable(line["comm"])
+    about = f"# {name} ({_pids(line['pids'])}), {human_bytes(line['mapped_bytes'])} of guest memory"
+    if line["by_libvirt"]:
+        return (
+            f"{about}: take <nosharepages/> out of <memoryBacking>, then start the machine anew\n"
+            f"virsh edit {shlex.quote(name)}"
+        )
+    return f"{about}: QEMU offers it, unless told not to (mem-merge=off)\n-machine mem-merge=on"
+
+
+def _drop_in(cgroup: str, *, by_launcher: bool) -> str:
+    unit = printable(unit_of(cgroup))
     user = "/user@" in cgroup.rpartition("/")[0]
     directory = "~/.config/systemd/user/" if user else "/etc/systemd/system/"
     control = "systemctl --user" if user else "systemctl"
     target = directory + shlex.quote(f"{unit}.d")
-    return "\n".join(
-        [
-            f"mkdir -p {target}",
-            f"printf '[Service]\\nMemoryKSM=yes\\n' > {target}/ksm.conf",
-            f"{control} daemon-reload && {control} restart {shlex.quote(unit)}",
+    lines = [f"mkdir -p {target}"]
+    if by_launcher:
+        lines += [
+            f"start=$({control} cat {shlex.quote(unit)} | sed -n 's/^ExecStart=//p' | tail -n 1)",
+            f"cat > {target}/ksm.conf <<END",
+            "[Service]",
+            "ExecStart=",
+            f"ExecStart=/usr/bin/{LAUNCHER} $start",
+            "END",
         ]
-    )
+    else:
+        lines.append(f"printf '[Service]\\nMemoryKSM=yes\\n' > {target}/ksm.conf")
+    lines.append(f"{control} daemon-reload && {control} restart {shlex.quote(unit)}")
+    return "\n".join(lines)
+
+
+def _pids(pids: list[int]) -> str:
+    shown = ", ".join(str(pid) for pid in pids[:_MOST_PIDS])
+    more = f" and {count(len(pids) - _MOST_PIDS)} more" if len(pids) > _MOST_PIDS else ""
+    return f"pid {shown}{more}"
 
 
 def _comment(text: str) -> str:

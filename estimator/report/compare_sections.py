@@ -23,30 +23,79 @@ def comparison_sections(comparison: Comparison) -> list[Section]:
         columns = [Column("setting", "setting"), *_SIDES]
         title = "Kernel and settings that differ"
         sections.append(Section(title, comparison.settings, columns, len(comparison.settings)))
-    columns = [
-        Column("", "number"),
-        Column("A", "a", _number, number=True),
-        Column("B", "b", _number, number=True),
-        Column("change", "change", _signed, number=True),
-    ]
-    sections.append(
-        Section("What changed", comparison.numbers, columns, limit=len(comparison.numbers))
-    )
+    sections += [*_numbers(comparison.numbers), _changed(comparison)]
     programs = comparison.programs
     moved = [f"{name}_change" for name in ("processes", "ksm_rmap_items", "ksm_merging_pages")]
+    changed = (programs[moved] != 0).any(axis=1) | (programs["net_bytes_change"].abs() > 1)
+    if changed.any():
+        sections.append(_programs(programs, changed, comparison.page_bytes))
+    return sections
+
+
+def _numbers(numbers: pd.DataFrame) -> list[Section]:
+    """What is memory with its unit, then what is counted."""
+    memory = numbers["number"].str.contains("bytes") | (numbers["number"] == "general_profit")
+    sections = []
+    for title, rows, value, change in (
+        ("What changed: memory", numbers[memory], _bytes, _signed_bytes),
+        ("What changed: pages, and stable nodes", numbers[~memory], _number, _signed),
+    ):
+        columns = [
+            Column("", "number"),
+            Column("A", "a", value, number=True),
+            Column("B", "b", value, number=True),
+            Column("change", "change", change, number=True),
+        ]
+        sections.append(Section(title, rows, columns, limit=len(rows)))
+    return sections
+
+
+def _changed(comparison: Comparison) -> Section:
+    title = "Pages that have other contents in B"
+    contents = comparison.contents
+    if contents is None:
+        note = (
+            "Not known: that takes two snapshots of one boot with the same seed (collect the later "
+            "one with --like); a file holds no contents."
+        )
+        return Section(title, note=note)
+    names = ("pages", "compared_pages", "changed_pages")
+    sums = {name: int(contents[name].sum()) for name in names}
+    note = (
+        f"Of {plural(sums['pages'], 'mapping')} in A, {count(sums['compared_pages'])} could be "
+        f"compared: at the same place of the same process in B, and read in both. "
+        f"{count(sums['changed_pages'])} of them changed."
+    )
+    columns = [
+        Column("comm", "comm"),
+        Column("VMA", "label"),
+        pages("mappings in A", "pages"),
+        pages("compared", "compared_pages"),
+        pages("changed", "changed_pages"),
+    ]
+    rows = contents[contents["changed_pages"] > 0]
+    if rows.empty:
+        return Section(title, note=note)
+    return Section(title, rows, columns, total=sums, note=note)
+
+
+def _programs(programs: pd.DataFrame, changed: pd.Series[bool], page_bytes: int) -> Section:
+    def frees(value: float) -> str:
+        return _signed_bytes(value * page_bytes)
+
     columns = [
         Column("comm", "comm"),
         Column("cgroup", "cgroup", wide=True),
         pages("processes A", "processes_a"),
         pages("B", "processes_b"),
-        Column("scanned pages", "ksm_rmap_items_change", _signed, number=True),
+        Column("rmap_items", "ksm_rmap_items_change", _signed, number=True),
         Column("merging pages", "ksm_merging_pages_change", _signed, number=True),
-        Column("profit", "ksm_process_profit_change", human_bytes, number=True),
+        Column("frees", "saved_pages_change", frees, number=True),
+        Column("net", "net_bytes_change", _signed_bytes, number=True),
     ]
-    changed = programs[(programs[moved] != 0).any(axis=1)]
-    if len(changed):
-        sections.append(Section("Which programs did it", changed, columns))
-    return sections
+    numbers = [column.source for column in columns[2:]]
+    total = {name: programs[name].sum(skipna=False) for name in numbers}
+    return Section("Which programs did it", programs[changed], columns, total=total)
 
 
 def _headline(before: int, after: int) -> str:
@@ -87,6 +136,8 @@ def _value(value: Any) -> str:
     """One fact or setting; an empty selector selects all."""
     if isinstance(value, list):
         return printable(", ".join(map(str, value))) or "all"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return count(value)
     return "not known" if pd.isna(value) else printable(str(value))
 
 
@@ -138,6 +189,14 @@ def verification_sections(verification: Verification) -> list[Section]:
 
 def _signed(value: Any) -> str:
     return "-" if pd.isna(value) else f"{value:+,}" if value else "0"
+
+
+def _bytes(value: Any) -> str:
+    return "-" if pd.isna(value) else human_bytes(value)
+
+
+def _signed_bytes(value: Any) -> str:
+    return "-" if pd.isna(value) else f"{'+' if value > 0 else ''}{human_bytes(value)}"
 
 
 def _number(value: Any) -> str:

@@ -20,17 +20,24 @@ from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from estimator.advice.attribution import contributions, contributions_by, page_bytes
+from estimator.advice.attribution import (
+    contributions,
+    contributions_by,
+    page_bytes,
+    scanned_pages,
+)
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
 from estimator.advice.schedule import Schedule
+from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.upper_bound import UpperBound
+from estimator.report.asked import host_words, question_words
 from estimator.report.bound_sections import bound_sections
 from estimator.report.plan_sections import plan_sections
 from estimator.report.plots import contribution_figure, frontier_figure, sharing_figure
 from estimator.report.prediction_sections import Section, prediction_sections
-from estimator.report.tables import Column
+from estimator.report.tables import Column, total_cells
 from estimator.report.units import printable
 from estimator.snapshot.snapshot import Snapshot
 
@@ -41,16 +48,12 @@ MAX_ROWS = 1000
 def report_page(
     snapshot: Snapshot, prediction: Prediction, plan: Plan, schedule: Schedule, risk: Risk
 ) -> str:
-    """The whole report as an HTML document."""
-    units = contributions_by(contributions(snapshot, prediction), ["unit"])
-    figures = [
-        ("How much scanning buys how much saving", frontier_figure(snapshot, plan)),
-        ("Services", contribution_figure(units, "unit", page_bytes(snapshot))),
-        ("Which processes share with which", sharing_figure(snapshot, prediction)),
-    ]
+    """The whole report as an HTML document; without figures where ksmd finds nothing to scan."""
     verdict, *report = prediction_sections(snapshot, prediction)
+    figures = _figures(snapshot, prediction, plan) if scanned_pages(prediction) else []
     return _page(
         snapshot,
+        prediction.policy,
         verdict,
         report,
         [(title, _svg(figure, str(n))) for n, (title, figure) in enumerate(figures)],
@@ -58,18 +61,27 @@ def report_page(
     )
 
 
+def _figures(snapshot: Snapshot, prediction: Prediction, plan: Plan) -> list[tuple[str, Figure]]:
+    units = contributions_by(contributions(snapshot, prediction), ["unit"])
+    return [
+        ("How much scanning buys how much saving", frontier_figure(snapshot, plan)),
+        ("Services", contribution_figure(units, "unit", page_bytes(snapshot))),
+        ("Which processes save memory with which", sharing_figure(snapshot, prediction)),
+    ]
+
+
 def _page(
     snapshot: Snapshot,
+    policy: Policy,
     verdict: Section,
     report: list[Section],
     figures: list[tuple[str, Markup]],
     plan: list[Section],
 ) -> str:
-    info = snapshot.info
     script = _resource("report.js")
     return _template("report.html.j2").render(
-        title=printable(f"KSM on {info['host']}"),
-        subtitle=printable(f"Linux {info['kernel']['release']}, {info['collected_at']}"),
+        title=printable(f"KSM on {host_words(snapshot.info)}"),
+        asked=question_words(snapshot.info, policy.to_json()),
         style=Markup(_resource("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -83,12 +95,12 @@ def _page(
 def bound_page(snapshot: Snapshot, bound: UpperBound) -> str:
     """The report of a snapshot without page contents as an HTML document: no figures, no plan."""
     verdict, *report = bound_sections(snapshot, bound)
-    return _page(snapshot, verdict, report, [], [])
+    return _page(snapshot, bound.policy, verdict, report, [], [])
 
 
 def fragment(sections: list[Section]) -> str:
-    """``sections`` as a piece of HTML, for a notebook."""
-    style = Markup(_resource("report.css"))
+    """``sections`` as a piece of HTML in the style of the notebook around it, without a script."""
+    style = Markup(_resource("fragment.css"))
     return _template("fragment.html.j2").render(style=style, sections=sections)
 
 
@@ -99,7 +111,9 @@ def _template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(cells=_cells, shown=_shown_rows, max_rows=MAX_ROWS)
+    environment.globals.update(
+        cells=_cells, total_cells=total_cells, shown=_shown_rows, max_rows=MAX_ROWS
+    )
     return environment.get_template(name)
 
 
@@ -111,15 +125,18 @@ def _shown_rows(rows: pd.DataFrame) -> list[dict[Any, Any]]:
     return rows.head(MAX_ROWS).to_dict("records")
 
 
-def _cells(row: dict[str, Any], columns: list[Column]) -> Iterator[tuple[str, str, bool]]:
-    """Of every cell: what to show, what to sort by, and whether that is a number."""
+def _cells(row: dict[str, Any], columns: list[Column]) -> Iterator[tuple[str, str, str, bool]]:
+    """Of every cell: its title, what to show, the exact number, and whether it has one.
+
+    Memory is in bytes there.
+    """
     for column in columns:
         value = row[column.source]
         key = ""
         if column.number and not pd.isna(value):
-            number = float(value)
-            key = repr(round(number, 4)) if math.isfinite(number) else ""
-        yield column.show(value), key, column.number
+            number = float(value) * (column.unit_bytes or 1)
+            key = f"{round(number, 4):.15g}" if math.isfinite(number) else ""
+        yield column.title, column.show(value), key, column.number
 
 
 def _svg(figure: Figure, salt: str) -> Markup:
@@ -128,6 +145,7 @@ def _svg(figure: Figure, salt: str) -> Markup:
     with mpl.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}
     ):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        metadata = {"Date": None, "Creator": None}
+        figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
     text = buffer.getvalue()
     return Markup(text[text.index("<svg") :])

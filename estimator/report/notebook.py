@@ -6,9 +6,10 @@ import io
 from dataclasses import dataclass
 
 from estimator.advice.compare import Comparison
+from estimator.advice.page_cost import PageCost
 from estimator.advice.plan import Plan
 from estimator.advice.risk import assess
-from estimator.advice.schedule import TARGET_SCAN_SECONDS, PageCost, schedule
+from estimator.advice.schedule import TARGET_SCAN_SECONDS, schedule
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.upper_bound import UpperBound
 from estimator.report.bound_sections import bound_sections

@@ -1,20 +1,26 @@
-"""The plan, its settings and its risk, as parts of a report."""
+"""The plan and its settings, as parts of a report."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import pandas as pd
+
 from estimator.advice import verdict as _savings
-from estimator.advice.attribution import page_bytes, scanned_pages, unit_of
+from estimator.advice.attribution import page_bytes, scanned_pages
+from estimator.advice.opt_in import MEANS
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
-from estimator.advice.schedule import ADVISOR_MIN_CPU, AdvisorSettings, ScanTime, Schedule
+from estimator.advice.schedule import Schedule
 from estimator.report import words
-from estimator.report.commands import opt_in_commands, settings_commands
+from estimator.report.commands import opt_in_commands, settings_commands, systemd_note
 from estimator.report.prediction_sections import Section
+from estimator.report.risk_sections import risk_sections
+from estimator.report.settings_words import cpu_words, settings_words
 from estimator.report.tables import Column, memory, pages
-from estimator.report.units import count, human_bytes, human_seconds, percent, plural, printable
+from estimator.report.units import count, human_bytes, percent, plural, printable
+from estimator.snapshot.names import unit_of
 from estimator.snapshot.snapshot import Snapshot
 
 _BLOCKS = 200
@@ -25,24 +31,33 @@ def plan_sections(snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk
     """What to opt in, what to type, how to set ksmd, the frontier, the risk."""
     size = page_bytes(snapshot)
     first, *more = plan_words(snapshot, plan)
-    sections = [Section(first, note=" ".join(more))]
     if len(plan.lines):
-        sections += [
-            _lines(plan, size),
+        more.append(f"ksmd takes {cpu_words(schedule.proposed)} for it.")
+    sections = [Section(first, note=" ".join(more))]
+    to_do, on = plan.to_do, plan.lines[plan.lines["opted_in"]]
+    if len(to_do):
+        sections.append(_lines("What to opt in", to_do, size))
+    if len(on):
+        sections.append(_lines("On already: nothing to change", on, size))
+    if len(to_do):
+        sections.append(
             Section(
                 "What to type",
-                note="MemoryKSM= needs systemd 254." if "unit" in set(plan.lines["means"]) else "",
-                commands=_numbered(opt_in_commands(plan.lines)),
-            ),
+                note=systemd_note(plan),
+                commands=_numbered(opt_in_commands(plan)[: len(to_do)]),
+            )
+        )
+    if len(plan.lines):
+        sections.append(
             Section(
                 "Settings of ksmd",
-                bullets=settings_words(schedule),
+                bullets=settings_words(schedule) + _ksmtuned_words(plan),
                 commands=settings_commands(schedule),
-            ),
-        ]
-    if len(plan.frontier) and plan.frontier["saved_pages"].max() > 0:
+            )
+        )
+    if len(plan.frontier) and plan.frontier["saved_pages"].iloc[-1] > 0:
         sections.append(_frontier(plan, size))
-    return sections + risk_sections(risk, size)
+    return sections + (risk_sections(risk, size) if len(plan.lines) else [])
 
 
 def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
@@ -52,36 +67,70 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
     if plan.lines.empty or not everything.worth_it:
         sentences = [words.verdict(plan.everything.policy, everything, plan.everything.coverage)]
         if plan.lines.empty:
-            return [*sentences, "There is nothing to propose."]
+            return [*sentences, _why_nothing(plan, everything.worth_it)]
         sentences.append("KSM is not worth it here; the best set there is follows all the same.")
-    chosen = _savings.savings(snapshot, plan.prediction)
     scanned = scanned_pages(plan.prediction)
-    part = percent(scanned, everything.scanned_pages)
-    sentences.append(
-        f"Opt in the {plural(len(plan.lines), 'line')} below: that frees "
-        f"{human_bytes(chosen.net_bytes)} net, where everything opted in would free "
-        f"{human_bytes(everything.net_bytes)}, and scans {part} of the pages "
-        f"({count(scanned)} of {count(everything.scanned_pages)})."
+    net, most, lines_net = (
+        human_bytes(one.physical["net_bytes_saved"])
+        for one in (plan.prediction, plan.everything, plan.reachable)
     )
+    part = percent(scanned, everything.scanned_pages)
+    number = len(plan.to_do)
+    if number:
+        with_on = "With what is on already that" if number < len(plan.lines) else "That"
+        sentences.append(f"Opt in the {plural(number, 'line')} below. {with_on} frees {net} net,")
+    else:
+        left = (
+            "KSM runs, and nothing is left to do"
+            if plan.running
+            else "what is left to do is echo 1 > /sys/kernel/mm/ksm/run"
+        )
+        sentences.append(f"Nothing has to be opted in: {left}. What is on already frees {net} net,")
+    if plan.possible > number:
+        sentences[-1] += f" all {plural(plan.possible, 'line')} to choose from {lines_net},"
+    sentences[-1] += (
+        f" everything opted in {most}. ksmd scans {part} of the pages for it ({count(scanned)} of "
+        f"{count(everything.scanned_pages)})."
+    )
+    if not plan.share_reached:
+        sentences.append(
+            f"That is less than the {percent(plan.share, 1)} asked for: each of the other "
+            f"{plural(plan.possible - number, 'line')} would bring less than "
+            f"{human_bytes(plan.worth_bytes)}, which is not worth doing."
+        )
     if plan.within:
         inside = human_bytes(plan.within_pages * page_bytes(snapshot))
         sentences.append(
-            f"Only sharing inside one {plan.within} counted for the choice: {inside} of it. The "
-            "kernel does not keep to that: it merges everything that is opted in, across every "
-            f"{plan.within}."
+            f"Only sharing inside one {plan.within} counted for the choice: that alone frees "
+            f"{inside}, before KSM's own records. The kernel does not keep to it: it merges "
+            f"everything that is opted in, across every {plan.within}."
         )
     return sentences
 
 
+def _why_nothing(plan: Plan, worth_it: bool) -> str:
+    if not worth_it:
+        return "There is nothing to propose."
+    if plan.possible:
+        lines = plural(plan.possible, "line")
+        worth = human_bytes(plan.worth_bytes)
+        return f"There is nothing to propose: each of {lines} would bring less than {worth}."
+    means = " and ".join(f"--only {name}" for name, one in MEANS.items() if one in plan.only)
+    return f"There is nothing to propose{f' with {means}' if means else ''}."
+
+
 def line_words(line: Mapping[Hashable, Any]) -> str:
     """What a line of the plan opts in."""
-    unit = printable(unit_of(str(line["cgroup"])))
+    unit, comm = printable(unit_of(str(line["cgroup"]))), printable(str(line["comm"]))
     if line["means"] == "unit":
-        return f"{unit} (MemoryKSM=yes)"
-    comm = printable(str(line["comm"]))
-    if line["means"] == "program":
-        return f"{comm} in {unit} (prctl)"
-    return f"{printable(str(line['name']))} of {comm} in {unit} (madvise)"
+        return f"{unit} (systemd)"
+    who = comm if unit == "/" else f"{comm} in {unit}"
+    if line["uid"] >= 0:
+        who += f", uid {line['uid']}"
+    if line["means"] == "vma":
+        return f"{printable(str(line['name']))} of {who} (madvise)"
+    means = {"program": " (prctl)", "vm": " (virtual machine)"}
+    return who + means.get(str(line["means"]), "")
 
 
 def _numbered(blocks: list[str]) -> str:
@@ -91,81 +140,40 @@ def _numbered(blocks: list[str]) -> str:
     return "\n".join(shown)
 
 
-def _lines(plan: Plan, size: int) -> Section:
-    rows = plan.lines.assign(
-        what=[line_words(row) for row in plan.lines.to_dict("records")],
-        number=range(1, len(plan.lines) + 1),
-        loss_bytes=plan.lines["loss_pages"] * size,
+def _lines(title: str, lines: pd.DataFrame, size: int) -> Section:
+    rows = lines.assign(
+        what=[line_words(row) for row in lines.to_dict("records")],
+        number=range(1, len(lines) + 1),
+        loss_bytes=lines["loss_pages"] * size,
     )
     columns = [
         Column("", "number", str, number=True),
-        Column("opt in", "what"),
+        Column("what", "what"),
         pages("processes", "processes", wide=True),
         memory("scans", "scanned_pages", size),
-        memory("merges", "merged_pages", size),
+        memory("merges", "merged_pages", size, wide=True),
         memory("frees", "saved_pages", size),
-        memory("profit", "profit_bytes"),
+        memory("net", "profit_bytes", wide=True),
         memory("lost without", "loss_bytes"),
-        Column("on now", "opted_in", lambda on: "yes" if on else "no"),
     ]
-    return Section("The plan", rows, columns, limit=_BLOCKS)
+    sums = ("scanned_pages", "merged_pages", "saved_pages", "profit_bytes")
+    total = {name: rows[name].sum() for name in sums}
+    return Section(title, rows, columns, limit=_BLOCKS, total=total)
 
 
-def settings_words(schedule: Schedule) -> list[str]:
-    """How long a scan takes now, what reaches the target, and where the cost comes from."""
-    target = human_seconds(schedule.target_seconds)
-    everything = human_seconds(schedule.scans * schedule.first.seconds)
-    sentences = [
-        f"As set now: {_scan_words(schedule.first)}. All has merged after {schedule.scans} such "
-        f"scans, some {everything}."
+def _ksmtuned_words(plan: Plan) -> list[str]:
+    if not plan.host.ksmtuned:
+        return []
+    return [
+        "ksmtuned runs here and sets run, pages_to_scan and sleep_millisecs itself, by how much "
+        "memory is free: set it in /etc/ksmtuned.conf, or stop it first (systemctl disable --now "
+        "ksmtuned)."
     ]
-    if schedule.proposed and schedule.at_rest:
-        sentences.append(f"For a scan in {target}: {_scan_words(schedule.proposed)}.")
-        if schedule.at_rest.pages != schedule.proposed.pages:
-            sentences.append(
-                f"Once merged, smart_scan skips most of the rest: {_scan_words(schedule.at_rest)}."
-            )
-    else:
-        sentences.append(
-            f"No pages_to_scan reaches {target}: visiting the pages alone takes longer."
-        )
-    if schedule.advisor:
-        sentences.append(_advisor_words(schedule.advisor, schedule.advisor_scans))
-    if schedule.advisor_too_eager:
-        sentences.append(
-            f"The advisor aims at {ADVISOR_MIN_CPU}% of a CPU or more, so with so few pages it "
-            "scans faster than asked: a fixed pages_to_scan costs less."
-        )
-    if schedule.cost:
-        sentences.append(
-            f"A page costs {schedule.cost.seconds * 1e6:.2g} µs of CPU ({schedule.cost.source})."
-        )
-    else:
-        sentences.append(
-            "What a page costs ksmd is not known, so the times above are the time asleep alone, a "
-            "lower bound. Give it with --page-cost, measured by verify on a running system."
-        )
-    return sentences
-
-
-def _advisor_words(advisor: AdvisorSettings, scans: list[ScanTime]) -> str:
-    words = "This kernel has the scan-time advisor, which finds pages_to_scan itself"
-    if not scans:
-        return f"{words}, with at most {advisor.max_cpu}% of a CPU."
-    return f"{words}: after {len(scans)} scans, {_scan_words(scans[-1])}."
-
-
-def _scan_words(scan: ScanTime) -> str:
-    share = "" if scan.cpu_share is None else f", {percent(scan.cpu_share, 1)} of a CPU"
-    return (
-        f"pages_to_scan {count(scan.pages_to_scan)} every {scan.sleep_millisecs} ms visits "
-        f"{plural(scan.pages, 'page')} in {human_seconds(scan.seconds)}{share}"
-    )
 
 
 def _frontier(plan: Plan, size: int) -> Section:
     saved = plan.frontier["saved_pages"].to_numpy()
-    whole = saved.max()
+    whole = saved[-1]
     places = list(dict.fromkeys(int((saved >= s * whole).argmax()) for s in _FRONTIER_SHARES))
     rows = plan.frontier.iloc[places]
     rows = rows.assign(
@@ -175,46 +183,9 @@ def _frontier(plan: Plan, size: int) -> Section:
     )
     columns = [
         pages("VMA groups", "groups"),
-        memory("scanned", "scanned_pages", size),
-        memory("saved", "saved_pages", size),
+        memory("scans", "scanned_pages", size),
+        memory("frees", "saved_pages", size),
         Column("of all", "share", lambda part: percent(part, 1), number=True),
         Column("last one in", "last"),
     ]
-    return Section("How much scanning buys how much saving", rows, columns)
-
-
-def risk_sections(risk: Risk, size: int) -> list[Section]:
-    """Borders that sharing crosses, the closest pairs, and who should stay out."""
-    total = risk.borders["within_bytes"] + risk.borders["across_bytes"]
-    crossing = [
-        Column("border", "border"),
-        pages("domains", "domains"),
-        memory("saved within", "within_bytes"),
-        memory("saved across", "across_bytes"),
-        Column("across", "share", lambda part: percent(part, 1), number=True),
-    ]
-    sections = [
-        Section(
-            "Risk: whoever shares a page can find out that others have it",
-            risk.borders.assign(share=(risk.borders["across_bytes"] / total).fillna(0)),
-            crossing,
-        )
-    ]
-    if len(risk.pairs):
-        columns = [
-            Column("border", "border"),
-            Column("one", "one"),
-            Column("other", "other"),
-            memory("in common", "shared_pages", size),
-        ]
-        sections.append(Section("Risk: who shares most across a border", risk.pairs, columns))
-    if len(risk.poor_candidates):
-        columns = [
-            Column("pid", "pid", str, number=True),
-            Column("comm", "comm"),
-            Column("why", "reason"),
-            memory("merged", "ksm_merging_pages", size),
-        ]
-        title = "Poor candidates: a write to a merged page costs them a fault"
-        sections.append(Section(title, risk.poor_candidates, columns))
-    return sections
+    return Section("How little scanning could do, if each VMA were chosen", rows, columns)

@@ -1,6 +1,6 @@
 """Pictures of a prediction and a plan, as matplotlib figures.
 
-matplotlib is optional: ``pip install 'ksm-estimator[report]'``.
+matplotlib is optional: ``pip install jinja2 matplotlib``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from estimator.advice.attribution import page_bytes, unit_of
-from estimator.advice.borders import sharing_matrix
+from estimator.advice.attribution import mapping_mm, page_bytes, scanned_pages
 from estimator.advice.plan import Plan
 from estimator.ksm.prediction import Prediction
-from estimator.report.units import printable
+from estimator.ksm.sharing import saved_between
+from estimator.report.units import percent, printable
+from estimator.snapshot.names import units_of
 from estimator.snapshot.snapshot import Snapshot
 
 _MIB = 2**20
@@ -31,20 +32,22 @@ _BLUE, _GREEN, _GREY = "#1f5fa8", "#2b8a3e", "#868e96"
 def frontier_figure(snapshot: Snapshot, plan: Plan) -> Figure:
     """Saved memory against memory scanned, best pieces first; the plan is marked."""
     scale = page_bytes(snapshot) / _MIB
-    steps = _thin(plan.frontier, plan.chosen)
+    steps = _thin(plan.frontier)
     scanned = np.concatenate([[0], steps["scanned_pages"]]) * scale
     saved = np.concatenate([[0], steps["saved_pages"]]) * scale
-    chosen = int(np.searchsorted(steps.index, plan.chosen - 1)) + 1 if plan.chosen else 0
+    freed, whole = (p.physical["frames_freed"] for p in (plan.prediction, plan.everything))
+    place = (scanned_pages(plan.prediction) * scale, freed * scale)
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(scanned, saved, color=_BLUE, marker=".")
     axes.fill_between(scanned, saved, color=_BLUE, alpha=0.1)
-    axes.plot(scanned[chosen], saved[chosen], "o", color=_GREEN, markersize=9)
+    axes.plot(*place, "o", color=_GREEN, markersize=9)
     axes.annotate(
-        f"{plan.share:.0%} of the saving",
-        (scanned[chosen], saved[chosen]),
-        xytext=(8, -16),
+        f"the plan: {percent(freed, whole)} of what everything frees",
+        place,
+        xytext=(8, -16) if place[0] < scanned[-1] / 2 else (-8, -20),
         textcoords="offset points",
+        ha="left" if place[0] < scanned[-1] / 2 else "right",
         color=_GREEN,
     )
     axes.set_xlabel("scanned by ksmd (MiB)")
@@ -56,10 +59,10 @@ def frontier_figure(snapshot: Snapshot, plan: Plan) -> Figure:
     return figure
 
 
-def _thin(steps: pd.DataFrame, chosen: int) -> pd.DataFrame:
-    """At most 200 of the steps, spread evenly, with the one that ends the plan."""
+def _thin(steps: pd.DataFrame) -> pd.DataFrame:
+    """At most 200 of the steps, spread evenly."""
     places = np.linspace(0, len(steps) - 1, min(len(steps), _POINTS)).round().astype(np.int64)
-    return steps.iloc[np.union1d(places, [chosen - 1] if chosen else []).astype(np.int64)]
+    return steps.iloc[places]
 
 
 def contribution_figure(
@@ -72,7 +75,7 @@ def contribution_figure(
     figure = Figure(figsize=(7, 0.6 + 0.5 * max(len(rows), 2)), layout="constrained")
     axes = figure.add_subplot()
     series = [
-        ("scanned", "ksm_rmap_items", _GREY),
+        ("scanned", "scanned_pages", _GREY),
         ("merged", "ksm_merging_pages", _BLUE),
         ("frees", "saved_pages", _GREEN),
     ]
@@ -88,15 +91,16 @@ def contribution_figure(
 
 
 def sharing_figure(snapshot: Snapshot, prediction: Prediction) -> Figure:
-    """Which processes share with which: merged memory that two of them have in common.
+    """Which processes save memory with which: ``Prediction.pairs`` as a heat map.
 
-    One row per process, or per program in a unit where more than 24 processes merge pages; on the
-    diagonal what one shares with itself.
+    One row per process, or per program in a unit where more than 24 processes save something; on
+    the diagonal what one saves with itself.
     """
     group, names = _matrix_groups(snapshot, prediction)
-    matrix = sharing_matrix(snapshot, prediction, group, len(names)) * page_bytes(snapshot) / _MIB
+    saved, _ = saved_between(prediction, group, len(names))
+    matrix = saved * page_bytes(snapshot) / _MIB
     size = 2.2 + 0.28 * max(len(names), 4)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    figure = Figure(figsize=(max(size + 1, 7), size), layout="constrained")  # letters of one size
     axes = figure.add_subplot()
     shown = np.ma.masked_equal(matrix, 0)
     top = float(matrix.max(initial=0)) or 1.0
@@ -108,23 +112,23 @@ def sharing_figure(snapshot: Snapshot, prediction: Prediction) -> Figure:
     _label(axes.set_yticks, middle, names)
     axes.invert_yaxis()
     axes.set_aspect("equal")
-    figure.colorbar(mesh, label="merged pages in common (MiB)", shrink=0.8)
+    figure.colorbar(mesh, label="saved together (MiB)", shrink=0.8)
     return figure
 
 
 def _matrix_groups(
     snapshot: Snapshot, prediction: Prediction
 ) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """The group of every mm, or -1, and the names of the groups: those that merge most."""
-    processes = prediction.processes[prediction.processes["ksm_merging_pages"] > 0]
+    """The group of every mm, or -1, and the names of the groups: those that save most."""
+    processes = snapshot.processes
+    credit = prediction.credits.of_row
+    saved = pd.Series(np.bincount(mapping_mm(snapshot), credit, len(processes)))
     names = processes["comm"] + " " + processes["pid"].astype(str)
-    if len(processes) > _MATRIX_SIZE:
-        names = processes["comm"] + " in " + processes["cgroup"].map(unit_of)
-    weight = processes.groupby(names)["ksm_merging_pages"].sum()
+    if (saved > 0).sum() > _MATRIX_SIZE:
+        names = processes["comm"] + " in " + units_of(processes["cgroup"])
+    weight = saved[saved > 0].groupby(names).sum()
     chosen = sorted(weight.nlargest(_MATRIX_SIZE).index)
-    group = np.full(len(snapshot.processes), -1, np.int64)
-    group[processes["mm_id"].to_numpy()] = pd.Index(chosen).get_indexer(names)
-    return group, chosen
+    return pd.Index(chosen).get_indexer(names).astype(np.int64), chosen
 
 
 def _label(

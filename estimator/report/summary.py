@@ -1,4 +1,4 @@
-"""All that a report of one prediction shows, computed once for text, HTML and notebook."""
+"""The tables of a report of one prediction, computed once for text, HTML and notebook."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from estimator.advice import verdict as _savings
-from estimator.advice.attribution import contributions, contributions_by, page_bytes
+from estimator.advice.attribution import (
+    contributions,
+    contributions_by,
+    contributions_total,
+    page_bytes,
+)
 from estimator.advice.borders import Borders, borders
-from estimator.advice.top_contents import top_contents
-from estimator.advice.verdict import Savings
-from estimator.ksm.coverage import Coverage
 from estimator.ksm.prediction import Prediction
 from estimator.report.words import COUNTER_MEANINGS
 from estimator.snapshot.snapshot import Snapshot
@@ -20,23 +21,22 @@ from estimator.snapshot.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class Summary:
-    """The tables and numbers of a report.
+    """Who brings what.
 
-    ``counters``: counter, predicted, now (nullable Int64: the kernel's own at the snapshot),
-    meaning. ``units``, ``processes``, ``vma_names``: see ``contributions_by``.
-    ``contents``: see ``top_contents``. ``excluded``: excluded_by, vmas, anonymous_pages.
+    ``units``, ``programs``, ``processes``, ``vma_names``: see ``contributions_by``; ``total``:
+    ``contributions_total``. ``pairs``: of programs, see ``Prediction.pairs``. ``contents``: see
+    ``Prediction.contents``.
     """
 
     page_bytes: int
-    savings: Savings
-    coverage: Coverage
-    counters: pd.DataFrame
     units: pd.DataFrame
+    programs: pd.DataFrame
     processes: pd.DataFrame
     vma_names: pd.DataFrame
+    total: dict[str, float]
+    pairs: pd.DataFrame
     contents: pd.DataFrame
     between_processes: Borders
-    excluded: pd.DataFrame
 
 
 def summarize(snapshot: Snapshot, prediction: Prediction, contents: int = 10) -> Summary:
@@ -44,19 +44,19 @@ def summarize(snapshot: Snapshot, prediction: Prediction, contents: int = 10) ->
     table = contributions(snapshot, prediction)
     return Summary(
         page_bytes=page_bytes(snapshot),
-        savings=_savings.savings(snapshot, prediction),
-        coverage=prediction.coverage,
-        counters=_counters(snapshot, prediction),
         units=contributions_by(table, ["unit", "cgroup"]),
+        programs=contributions_by(table, ["comm"]),
         processes=contributions_by(table, ["pid", "comm", "unit", "uid"]),
         vma_names=contributions_by(table, ["label", "comm"]),
-        contents=top_contents(snapshot, prediction, contents),
+        total=contributions_total(table),
+        pairs=prediction.pairs("program"),
+        contents=prediction.contents(contents),
         between_processes=borders(snapshot, prediction, np.arange(len(snapshot.processes))),
-        excluded=prediction.excluded,
     )
 
 
-def _counters(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
+def counters_beside_now(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
+    """counter, predicted, now (nullable Int64: the kernel's own at the snapshot), meaning."""
     now = snapshot.info["ksm"].get("counters", {})
     names = list(prediction.counters)
     return pd.DataFrame(

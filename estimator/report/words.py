@@ -7,7 +7,7 @@ from estimator.advice.verdict import WORTH_IT, Savings
 from estimator.ksm.coverage import Coverage
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
-from estimator.report.units import count, human_bytes, percent, printable
+from estimator.report.units import count, human_bytes, percent, plural, printable
 
 COUNTER_MEANINGS = {
     "pages_shared": "merged pages that stay: one per stable node",
@@ -134,7 +134,7 @@ def self_words(between: Borders) -> str:
     if not total:
         return "Nothing is shared."
     return (
-        f"{percent(between.within, total)} ({count(between.within)} pages) comes from copies "
-        f"inside one process, {percent(between.across, total)} ({count(between.across)} pages) "
-        "from sharing between processes."
+        f"Were nothing shared between processes, {count(between.within)} of the "
+        f"{plural(total, 'frame')} would become free all the same; the other "
+        f"{count(between.across)} ({percent(between.across, total)}) need it."
     )

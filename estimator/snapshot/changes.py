@@ -112,7 +112,7 @@ def _same_picture(earlier: Snapshot, later: Snapshot) -> bool:
         ("frames", ("pfn", "unknown")),
         ("mappings", ("vma_id", "page_index", "frame_id")),
     )
-    same = _same_hash(earlier, later) and all(
+    same = same_hash(earlier, later) and all(
         np.array_equal(*(getattr(snapshot, table)[column] for snapshot in (earlier, later)))
         for table, columns in numbers
         for column in columns
@@ -129,7 +129,7 @@ def changed_mappings(earlier: Snapshot, later: Snapshot) -> Changes:
     not be read in one of the two are not compared. Raises UsageError if the hashes of the snapshots
     can't be compared.
     """
-    if not _same_hash(earlier, later):
+    if not same_hash(earlier, later):
         raise UsageError(
             "the hashes of the two snapshots have different seeds and can't be compared",
             hint="collect LATER with --like FIRST.ksm",
@@ -148,7 +148,8 @@ def changed_mappings(earlier: Snapshot, later: Snapshot) -> Changes:
     return Changes(changed, compared)
 
 
-def _same_hash(earlier: Snapshot, later: Snapshot) -> bool:
+def same_hash(earlier: Snapshot, later: Snapshot) -> bool:
+    """Whether equal pages have equal hashes in both."""
     first, second = earlier.info.get("hash", {}), later.info.get("hash", {})
     return all(first.get(key) == second.get(key) for key in ("name", "seed"))
 

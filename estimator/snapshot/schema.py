@@ -5,6 +5,8 @@ them, without a new format. Names are kept for ``frames.near_hash`` (u64: of the
 first and last 64 bytes) and ``frames.piece_hashes`` (lists of u64: of the 4 KiB pieces of a larger
 page).
 
+``info["ksm"]["ksmd_cpu_ns"]``: CPU time of ksmd since boot; null or missing: not known.
+
 ``info["without_contents"]``: no content of a frame was read, on demand; missing where a snapshot is
 older than the option.
 

@@ -9,16 +9,21 @@ every what-if. Row order carries meaning and is kept:
 - ``vmas``: by ``mm_id``, then ``start``. ``vma_id`` is the row number.
 - ``mappings``: by ``vma_id``, then ``page_index``. The row number is the place in a full scan.
 - ``frames``: by ``pfn``. ``frame_id`` is the row number.
+
+Named ``NAME.ksm.tar`` it is one file instead, with the same in it (``archive``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping, Set
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +32,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from estimator.errors import CannotAnswerError, TargetError
+from estimator.errors import TargetError
+from estimator.snapshot.archive import STREAM, is_archive, read_members, write_members
 from estimator.snapshot.checks import check_snapshot
-from estimator.snapshot.format_1 import FORMAT_1_SCHEMAS, from_format_1
-from estimator.snapshot.schema import (
-    FORMAT_VERSION,
-    I32,
-    I64,
-    MOST_ROWS,
-    ROW_GROUP_ROWS,
-    SCHEMAS,
-    U32,
-)
+from estimator.snapshot.format_1 import from_format_1
+from estimator.snapshot.read_tables import read_table
+from estimator.snapshot.schema import FORMAT_VERSION, ROW_GROUP_ROWS, SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
 
+_INFO = "snapshot.json"
+_FILES = {_INFO} | {f"{name}.parquet" for name in SCHEMAS}
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _ASCENDING = {"pfn", "head_pfn", "page_index", "frame_id"}
-_ROWS_AT_ONCE = 1 << 17  # decoded: more take more memory and no less time
 
 
 def _to_arrow(name: str, frame: pd.DataFrame) -> pa.Table:
@@ -74,18 +74,23 @@ def _nest_items(nodes: pd.DataFrame, items: pd.DataFrame) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def write_snapshot(snapshot: Snapshot, path: Path) -> None:
-    """Write ``snapshot`` to the new directory ``path`` (0700, files 0600).
+def write_snapshot(snapshot: Snapshot, path: Path, *, replace: bool = False) -> None:
+    """Write ``snapshot`` to the new directory ``path`` (0700, files 0600), or as one file.
 
-    Built beside ``path``, brought to the disk, and renamed at the end: a snapshot that exists is
-    complete, after a power cut too. Raises TargetError if ``path`` exists or can't be written, for
-    want of space or rights; nothing is left behind then.
+    ``NAME.tar`` is one file, - is stdout. Else built beside ``path``, brought to the disk, and
+    renamed at the end: a snapshot that exists is complete, after a power cut too. ``replace``: a
+    snapshot that is there goes. Raises TargetError if ``path`` exists or can't be written, for want
+    of space or rights; nothing is left behind then.
     """
-    check_output(path)
+    check_output(path, replace=replace)
+    if path == STREAM:
+        write_members(_members(snapshot), sys.stdout.buffer, "snapshot.ksm")
+        return
+    write = _write_file if is_archive(path) else _write
     try:
         parent = os.open(path.parent, _DIRECTORY)
         try:
-            _write(snapshot, path.name, parent)
+            write(snapshot, path.name, parent, replace)
         finally:
             os.close(parent)
     except OSError as error:
@@ -96,7 +101,34 @@ def write_snapshot(snapshot: Snapshot, path: Path) -> None:
         ) from error
 
 
-def _write(snapshot: Snapshot, name: str, parent: int) -> None:
+def _members(snapshot: Snapshot) -> Iterator[tuple[str, bytes]]:
+    """The files of ``snapshot``: name, content."""
+    for name, write in _files(snapshot):
+        buffer = io.BytesIO()
+        write(buffer)
+        yield name, buffer.getvalue()
+
+
+def _write_file(snapshot: Snapshot, name: str, parent: int, replace: bool) -> None:
+    """Write it as one file ``name`` in the directory open as ``parent``."""
+    temporary = f".{name}.{secrets.token_hex(8)}"
+    written: list[str] = []
+    try:
+        with _create(temporary, parent, written) as file:
+            write_members(_members(snapshot), file, name.removesuffix(".tar"))
+            _bring_to_disk(file)
+        if not replace:
+            _refuse_existing(name, parent)
+        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except BaseException:
+        for left in written:
+            os.unlink(left, dir_fd=parent)
+        raise
+    with contextlib.suppress(OSError):
+        os.fsync(parent)
+
+
+def _write(snapshot: Snapshot, name: str, parent: int, replace: bool) -> None:
     """Write it as ``name`` in the directory open as ``parent``, whoever else may write there."""
     temporary = f".{name}.{secrets.token_hex(8)}"
     os.mkdir(temporary, 0o700, dir_fd=parent)
@@ -106,6 +138,8 @@ def _write(snapshot: Snapshot, name: str, parent: int) -> None:
         try:
             _require_ours(directory)
             _fill(snapshot, directory, written)
+            if replace:
+                _remove(name, parent)
             _refuse_existing(name, parent)
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
@@ -124,19 +158,41 @@ def _write(snapshot: Snapshot, name: str, parent: int) -> None:
 
 def _fill(snapshot: Snapshot, directory: int, written: list[str]) -> None:
     """Write the files of ``snapshot``, and their names into ``written``."""
-    for table_name in SCHEMAS:
+    for name, write in _files(snapshot):
+        with _create(name, directory, written) as file:
+            write(file)
+            _bring_to_disk(file)
+    os.fsync(directory)
+
+
+def _files(snapshot: Snapshot) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    """The name of each file of ``snapshot``, and what writes it into an open one."""
+    for name in SCHEMAS:
         groups = (
             iter([_nest_items(snapshot.stable_nodes, snapshot.stable_items)])
-            if table_name == "stable_nodes"
-            else _row_groups(table_name, getattr(snapshot, table_name))
+            if name == "stable_nodes"
+            else _row_groups(name, getattr(snapshot, name))
         )
-        with _create(f"{table_name}.parquet", directory, written) as file:
-            _write_table(table_name, groups, file)
-            _bring_to_disk(file)
-    with _create("snapshot.json", directory, written) as file:
-        file.write(json.dumps(snapshot.info, indent=1).encode())
-        _bring_to_disk(file)
-    os.fsync(directory)
+        yield f"{name}.parquet", partial(_write_table, name, groups)
+    info = json.dumps(snapshot.info, indent=1).encode()
+    yield _INFO, lambda file: file.write(info)
+
+
+def _remove(name: str, parent: int) -> None:
+    """Remove the snapshot ``name``, if there is one. Raises OSError if that is something else."""
+    try:
+        directory = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except FileNotFoundError:
+        return
+    try:
+        found = os.listdir(directory)
+        if _INFO not in found or not _FILES.issuperset(found):
+            raise OSError(errno.EEXIST, "what is there is no snapshot")
+        for each in found:
+            os.unlink(each, dir_fd=directory)
+    finally:
+        os.close(directory)
+    os.rmdir(name, dir_fd=parent)
 
 
 def _require_ours(directory: int) -> None:
@@ -181,10 +237,14 @@ def _write_table(name: str, groups: Iterator[pa.Table], file: Any) -> None:
             writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, *, replace: bool = False) -> None:
     """Raise TargetError if a snapshot can't be made at ``path``; say so before any long work."""
-    if os.path.lexists(path):
-        raise TargetError(f"{path} exists already", hint="choose another name or remove it")
+    if path == STREAM:
+        if sys.stdout.isatty():
+            raise TargetError("a snapshot is not for a terminal", hint="-o NAME.ksm, or a pipe")
+        return
+    if os.path.lexists(path) and not replace:
+        raise TargetError(f"{path} exists already", hint="choose another name, or --force")
     if not path.parent.is_dir():
         raise TargetError(f"{path.parent} is not a directory", hint=f"mkdir -p {path.parent}")
     if not os.access(path.parent, os.W_OK):
@@ -192,122 +252,54 @@ def check_output(path: Path) -> None:
 
 
 def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
-    """Read the snapshot directory ``path``.
+    """Read the snapshot ``path``: a directory, a tar archive of it, or - for one on stdin.
 
     Format 1 is read too. Raises TargetError for a missing file, a newer format, a missing column,
     a wrong type, and for rows whose order or numbers can't be those of a collection (``checks``);
     CannotAnswerError for more rows than there are numbers for.
     """
-    directory = Path(path)
-    if not directory.is_dir():
-        raise TargetError(
-            f"{directory} is not a snapshot directory",
-            hint="make one with: ksm-estimator collect --core VMCORE -o NAME.ksm",
-        )
+    place = Path(path)
+    files = _open_files(place, _FILES)
+    info = _read_info(place, files)
     try:
-        info = json.loads((directory / "snapshot.json").read_text())
         version = info["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TargetError(f"{directory}: no readable snapshot.json ({error})") from error
+    except (KeyError, TypeError) as error:
+        raise TargetError(f"{place}: no readable {_INFO} ({error})") from error
     if version not in (1, FORMAT_VERSION):
         raise TargetError(
-            f"{directory} has snapshot format {version}, this program reads 1 to {FORMAT_VERSION}",
+            f"{place} has snapshot format {version}, this program reads 1 to {FORMAT_VERSION}",
             hint="use the version of ksm-estimator that wrote it, or collect again",
         )
-    tables = {name: _read_table(directory / f"{name}.parquet", name, version) for name in SCHEMAS}
+    tables = {name: read_table(place, files, name, version) for name in SCHEMAS}
     snapshot = Snapshot(info=info, stable_items=tables["stable_nodes"].attrs.pop("items"), **tables)
     if version == 1:
         snapshot = from_format_1(snapshot)
-    check_snapshot(str(directory), snapshot)
+    check_snapshot(str(place), snapshot)
     return snapshot
 
 
-def _read_table(path: Path, name: str, version: int) -> pd.DataFrame:
-    """The table ``name``; that of stable nodes has ``stable_items`` in its ``attrs["items"]``."""
-    schema = SCHEMAS[name] if version == FORMAT_VERSION else FORMAT_1_SCHEMAS[name]
+def read_info(path: Path) -> Any:
+    """What ``snapshot.json`` of the snapshot ``path`` holds; raises as ``open_snapshot``."""
+    return _read_info(path, _open_files(path, {_INFO}))
+
+
+def _open_files(place: Path, wanted: Set[str]) -> Mapping[str, Path | bytes]:
+    """Where each of the files is: in the directory ``place``, or in memory."""
+    if place.is_dir():
+        if not (place / _INFO).exists():
+            raise TargetError(f"{place} is a directory, but no snapshot: it has no {_INFO}")
+        return {name: place / name for name in wanted}
+    if place != STREAM and not place.exists():
+        raise TargetError(
+            f"{place} does not exist",
+            hint="make a snapshot with: ksm-estimator collect --core VMCORE -o NAME.ksm",
+        )
+    return read_members(place, wanted)
+
+
+def _read_info(place: Path, files: Mapping[str, Path | bytes]) -> Any:
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
-            if file.metadata.num_rows >= MOST_ROWS:
-                raise CannotAnswerError(
-                    f"{path} has {file.metadata.num_rows:,} rows, this program takes less than "
-                    f"{MOST_ROWS:,}",
-                    hint="collect again with a smaller part of the processes",
-                )
-            _require_columns(path, schema, file.schema_arrow)
-            if all(pa.types.is_integer(column.type) for column in schema):
-                return _read_numbers(path, file, schema)
-            table = file.read(columns=schema.names).cast(schema)
-    except (OSError, pa.ArrowException) as error:
-        raise TargetError(f"{path} can't be read: {error}") from error
-    for column in schema:
-        _require_no_nulls(path, column, table[column.name])
-    if name == "stable_nodes":
-        nodes = _to_pandas(table.drop_columns(["items"]))
-        nodes.attrs["items"] = _flatten_items(table)
-        return nodes
-    return _to_pandas(table)
-
-
-def _require_columns(path: Path, schema: pa.Schema, found: pa.Schema) -> None:
-    for column in schema:
-        if column.name not in found.names:
-            raise TargetError(f"{path}: column {column.name!r} is missing")
-        type_ = found.field(column.name).type
-        if type_ != column.type:
-            raise TargetError(f"{path}: column {column.name!r} is {type_}, not {column.type}")
-
-
-def _require_no_nulls(path: Path, column: pa.Field, values: Any) -> None:
-    if not column.nullable and values.null_count:
-        raise TargetError(f"{path}: column {column.name!r} has nulls")
-
-
-def _read_numbers(path: Path, file: pq.ParquetFile, schema: pa.Schema) -> pd.DataFrame:
-    """A table of integers, a piece at a time: all rows are held once."""
-    rows = file.metadata.num_rows
-    columns = {f.name: np.empty(rows, f.type.to_pandas_dtype()) for f in schema}
-    masks = {f.name: np.empty(rows, np.bool_) for f in schema if f.nullable}
-    at = 0
-    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=schema.names):
-        piece = slice(at, at + batch.num_rows)
-        for column in schema:
-            values = batch.column(column.name)
-            _require_no_nulls(path, column, values)
-            if column.nullable:
-                masks[column.name][piece] = values.is_null()
-                values = values.fill_null(0)
-            columns[column.name][piece] = values
-        at = piece.stop
-    nullable = {name: pd.arrays.IntegerArray(columns[name], mask) for name, mask in masks.items()}
-    return pd.DataFrame(columns | nullable, copy=False)
-
-
-_NULLABLE: dict[pa.DataType, Any] = {
-    U32: pd.UInt32Dtype(),
-    I32: pd.Int32Dtype(),
-    I64: pd.Int64Dtype(),
-    pa.bool_(): pd.BooleanDtype(),
-}
-
-
-def _to_pandas(table: pa.Table) -> pd.DataFrame:
-    """NumPy columns; nullable integers and booleans as pandas' own nullable types."""
-    return pd.DataFrame(
-        {
-            column.name: table[column.name].to_pandas(types_mapper=_NULLABLE.get)
-            if column.nullable
-            else table[column.name].to_numpy()
-            for column in table.schema
-        }
-    )
-
-
-def _flatten_items(nodes: pa.Table) -> pd.DataFrame:
-    lists = nodes["items"].combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):  # an empty table has no chunk to combine
-        lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
-    flat = lists.flatten()
-    counts = np.diff(lists.offsets.to_numpy())
-    data = {"node_id": np.repeat(nodes["node_id"].to_numpy(), counts)}
-    data |= {name: flat.field(name).to_numpy() for name in ("mm_id", "address", "age", "checksum")}
-    return pd.DataFrame(data)
+        source = files[_INFO]
+        return json.loads(source if isinstance(source, bytes) else source.read_text())
+    except (OSError, ValueError, KeyError) as error:
+        raise TargetError(f"{place}: no readable {_INFO} ({error})") from error

@@ -1,5 +1,5 @@
 /*
- * Churn: processes that fork, exec, exit, map and unmap as fast as they can.
+ * Churn: processes that fork, exec, exit, map, unmap, collapse, swap and opt in as fast as they can.
  *
  *     churn WORKERS    start them in the background
  *
@@ -12,6 +12,10 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
 
 enum { PAGE = 4096, CONTENTS = 16, PAGES = 512 };
 static char *const BASE = (char *)0x200000000000;
@@ -37,7 +41,19 @@ static void work(unsigned seed)
 	for (;;) {
 		int pages = 1 + rand_r(&seed) % PAGES;
 
-		fill(map(BASE, pages), pages);
+		map(BASE, PAGES); /* one huge page, if it is collapsed: what is not filled is zero */
+		fill(BASE, pages);
+		switch (rand_r(&seed) % 4) { /* what the kernel refuses is left out */
+		case 0:
+			madvise(BASE, (size_t)PAGES * PAGE, MADV_COLLAPSE);
+			break;
+		case 1:
+			madvise(BASE, (size_t)PAGES * PAGE, MADV_PAGEOUT);
+			break;
+		case 2:
+			madvise(BASE, (size_t)PAGES * PAGE, MADV_MERGEABLE);
+			break;
+		}
 		for (int i = 0; i < 16; i++) { /* many VMAs: the tree of VMAs grows and shrinks */
 			char *area = BASE + (size_t)(i * 2 + 4) * PAGES * PAGE;
 
@@ -52,7 +68,8 @@ static void work(unsigned seed)
 			_exit(0);
 		}
 		fill(BASE, pages);
-		munmap(BASE, (size_t)pages * PAGE);
+		munmap(BASE + (size_t)pages * PAGE, (size_t)(PAGES - pages) * PAGE); /* splits it */
+		munmap(BASE, (size_t)PAGES * PAGE);
 		for (int i = 0; i < 16; i++)
 			munmap(BASE + (size_t)(i * 2 + 4) * PAGES * PAGE, (size_t)CONTENTS * PAGE);
 		waitpid(child, NULL, 0);

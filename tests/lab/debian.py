@@ -32,14 +32,14 @@ MEGABYTES_FREE = 64
 
 def debian_image() -> Path:
     """An ext4 image with Python and all dependencies of the package; made if not cached."""
-    requirements = _requirements()
-    key = hashlib.sha256(repr((PACKAGES, requirements)).encode()).hexdigest()[:16]
+    needed = requirements()
+    key = hashlib.sha256(repr((PACKAGES, needed)).encode()).hexdigest()[:16]
     image = cache_directory() / f"debian-{key}.ext4"
     with locked(cache_directory() / "debian.lock"):
         if not image.exists():
             with tempfile.TemporaryDirectory(dir=cache_directory(), prefix=".debian.") as temp:
-                _unpack_debian(Path(temp), requirements)
-                _make_image(Path(temp) / "root", image)
+                _unpack_debian(Path(temp), needed)
+                make_image(Path(temp) / "root", image)
     return image
 
 
@@ -50,7 +50,7 @@ def symbols_image(kernel: Kernel) -> Path:
         if not image.exists():
             with tempfile.TemporaryDirectory(dir=cache_directory(), prefix=".symbols.") as temp:
                 shutil.copy(kernel.vmlinux, Path(temp) / "vmlinux")
-                _make_image(Path(temp), image)
+                make_image(Path(temp), image)
     return image
 
 
@@ -67,13 +67,14 @@ def package_zip(destination: Path) -> Path:
     return destination
 
 
-def _requirements() -> list[str]:
+def requirements() -> list[str]:
+    """What the package needs, as for pip."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    requirements: list[str] = project["dependencies"]
-    return sorted(requirements)
+    dependencies: list[str] = project["dependencies"]
+    return sorted(dependencies)
 
 
-def _unpack_debian(directory: Path, requirements: list[str]) -> None:
+def _unpack_debian(directory: Path, needed: list[str]) -> None:
     say("downloading a Debian user space")
     root = directory / "root"
     for name in ("debs", "root/proc", "root/sys", "root/dev", "root/tmp", "root/symbols"):
@@ -81,19 +82,25 @@ def _unpack_debian(directory: Path, requirements: list[str]) -> None:
     Apt().download(*PACKAGES, into=directory / "debs")
     for package in sorted((directory / "debs").glob("*.deb")):
         unpack(package, root)
+    pip_install(needed, root / SITE_PACKAGES, PYTHON)
+
+
+def pip_install(needed: list[str], target: Path, python: str) -> None:
+    """Put wheels for ``python`` ("3.11") and all that they need into the directory ``target``."""
     say("downloading Python packages")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    pip += ["--target", str(root / SITE_PACKAGES), "--python-version", PYTHON, "--no-compile"]
+    pip += ["--target", str(target), "--python-version", python, "--no-compile"]
     pip += ["--only-binary", ":all:", "--platform", "manylinux_2_28_x86_64"]
-    run([*pip, "--platform", "manylinux2014_x86_64", *requirements], cwd=directory)
-    for tests in (root / SITE_PACKAGES).glob("*/tests"):
+    run([*pip, "--platform", "manylinux2014_x86_64", *needed])
+    for tests in target.glob("*/tests"):
         shutil.rmtree(tests)
 
 
-def _make_image(root: Path, image: Path) -> None:
+def make_image(root: Path, image: Path, megabytes_free: int = MEGABYTES_FREE) -> None:
+    """Make an ext4 image of the files in ``root``."""
     say(f"making {image.name}")
     used = sum(path.lstat().st_size + 4096 for path in root.rglob("*"))
-    size = used * 11 // 10 // (1 << 20) + MEGABYTES_FREE
+    size = used * 11 // 10 // (1 << 20) + megabytes_free
     temporary = image.with_suffix(".new")
     temporary.unlink(missing_ok=True)
     mke2fs = shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin:/bin")

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.lab.apt import LabError
-from tests.lab.initramfs import build_initramfs
+from tests.lab.initramfs import INIT, build_initramfs
 from tests.lab.kernels import Kernel, say
 
 MODULES = ("virtio_pci", "virtio_console", "qemu_fw_cfg")  # the last: vmcoreinfo for dumps
@@ -27,7 +27,7 @@ VIRTIO_PORT = ("-device", "virtio-serial-pci", "-device", "virtserialport,charde
 SECOND_SERIAL_PORT = ("-device", "isa-serial,chardev=shell")  # slower, but its driver is built in
 BOOT_SECONDS = 60.0
 BOOTS = 3
-LOST_AT_BOOT = ("Oops: int3", "timeout during 'boot'")
+LOST_AT_BOOT = ("Oops: int3", "timeout during 'boot'", "IO-APIC + timer doesn't work")
 COMMAND_SECONDS = 60.0
 
 
@@ -64,6 +64,7 @@ class Guest:
     (after those that control and dump need). ``files`` appear in the guest:
     {path in guest: source}. ``arguments`` go to the kernel's command line, ``qemu`` to QEMU's.
     ``states``: guests that booted before, of which one like this is taken up where it stood.
+    ``init`` is the script that boots, and ``boot_seconds`` what it may take.
     """
 
     def __init__(
@@ -78,12 +79,16 @@ class Guest:
         arguments: Sequence[str] = (),
         qemu: Sequence[str] = (),
         states: States | None = None,
+        init: str = INIT,
+        boot_seconds: float = BOOT_SECONDS,
     ) -> None:
         self.kernel = kernel
+        self._boot_seconds = boot_seconds
         self._states = states
         self._directory = Path(tempfile.mkdtemp(prefix="ksm-lab."))
         initramfs = self._directory / "initramfs"
-        build_initramfs(kernel, initramfs, modules=(*MODULES, *modules), files=files or {})
+        modules = (*MODULES, *modules)
+        build_initramfs(kernel, initramfs, modules=modules, files=files or {}, init=init)
         self._command = [
             *("setpriv", "--pdeathsig", "KILL"),  # it must not outlive this process
             *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
@@ -108,14 +113,14 @@ class Guest:
 
         Once in some hundred boots QEMU's emulation shows a CPU the breakpoint that the kernel sets
         for a moment while it patches its own code (int3), and the kernel panics; sometimes a timer
-        never fires, and it hangs: boot again.
+        never fires, and it hangs or panics: boot again.
         """
         try:
             if self._resume():
                 return self
             for attempt in range(1, BOOTS + 1):
                 try:
-                    self._boot(BOOT_SECONDS if attempt == BOOTS else BOOT_SECONDS / 2)
+                    self._boot(self._boot_seconds / (1 if attempt == BOOTS else 2))
                     break
                 except LabError as error:
                     lost = next((sign for sign in LOST_AT_BOOT if sign in str(error)), None)

@@ -44,6 +44,7 @@ TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "busybox": "busybox-static",
     "gcc": "gcc",
+    "mmdebstrap": "mmdebstrap",
 }
 
 

@@ -76,7 +76,7 @@ def kernels(subjects: Iterable[tuple[str, Sequence[Verdict]]]) -> str:
         ]
         for release, found in of_release.items()
     ]
-    return _markdown(["kernel", "workloads", "numbers compared", "of them differ"], rows, text=1)
+    return markdown(["kernel", "workloads", "numbers compared", "of them differ"], rows, text=1)
 
 
 def put_into(document: str, table: str) -> str:
@@ -100,7 +100,7 @@ def _table(verdicts: Sequence[Verdict]) -> str:
         ]
         for verdict in verdicts
     ]
-    return _markdown(names, rows)
+    return markdown(names, rows)
 
 
 def _savings(verdicts: Sequence[Verdict]) -> str:
@@ -117,7 +117,7 @@ def _savings(verdicts: Sequence[Verdict]) -> str:
             given_back,
         )
         rows.append([verdict.workload.name, _short(verdict), *(f"{n:,}" for n in numbers)])
-    return _markdown(names, rows)
+    return markdown(names, rows)
 
 
 def _cell(verdict: Verdict, name: str) -> str:
@@ -130,6 +130,6 @@ def _short(verdict: Verdict) -> str:
     return ".".join(verdict.truth.release.split(".")[:2])
 
 
-def _markdown(names: Sequence[str], rows: Iterable[Sequence[str]], text: int = 2) -> str:
+def markdown(names: Sequence[str], rows: Iterable[Sequence[str]], text: int = 2) -> str:
     lines = [names, ["---"] * text + ["---:"] * (len(names) - text), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

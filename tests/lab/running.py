@@ -30,11 +30,16 @@ class Running:
 
     def python(self, arguments: str, *, timeout_seconds: float = 300.0) -> tuple[int, str]:
         """Run Python in the guest's Debian, where the package is installed; status and output."""
+        status, output = self.guest.run_raw(
+            self.command(arguments), timeout_seconds=timeout_seconds
+        )
+        return status, output.decode(errors="replace")
+
+    def command(self, arguments: str) -> str:
+        """What the guest's shell has to execute for that."""
         environment = "PYTHONPATH=/tmp/package.zip PYTHONDONTWRITEBYTECODE=1 HOME=/tmp"
         command = f"env -i {environment} /bin/busybox chroot {DEBIAN}"
-        command += f" /usr/bin/python{PYTHON} {arguments}"
-        status, output = self.guest.run_raw(command, timeout_seconds=timeout_seconds)
-        return status, output.decode(errors="replace")
+        return f"{command} /usr/bin/python{PYTHON} {arguments}"
 
     def fetch_snapshot(self, path: str, destination: Path) -> Path:
         """Copy the snapshot ``path`` of the guest to the directory ``destination``."""
@@ -83,7 +88,7 @@ def running(
         memory_mib=max(workload.memory_mib, 1024 if debian else 0),
         nodes=workload.nodes,
         cpu=WITHOUT_AVX2 if debian else "max",
-        modules=("virtio_blk",) if debian else (),
+        modules=(*workload.modules, *(("virtio_blk",) if debian else ())),
         files=files,
         arguments=("numa_balancing=disable",),
         qemu=("-qmp", f"unix:{monitor},server=on,wait=off", *disks),

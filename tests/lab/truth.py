@@ -80,7 +80,7 @@ HISTORY = (
 
 def report(guest: Guest) -> State:
     """Ask the guest for its state."""
-    return State(**json.loads(guest.run("probe report")))
+    return State(**json.loads(guest.run("probe report", timeout_seconds=SETTLE_SECONDS)))
 
 
 def settle(

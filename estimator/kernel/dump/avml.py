@@ -77,7 +77,7 @@ def unpack(path: Path) -> Unpacked:
     except ImportError as error:
         raise TargetError(
             f"{path} is compressed with snappy, which needs {error.name}",
-            hint="pip install 'ksm-estimator[avml]'",
+            hint="pip install cramjam",
         ) from error
     with path.open("rb") as file:
         blocks, _ = _walk(path, file, os.fstat(file.fileno()).st_size)

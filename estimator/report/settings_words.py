@@ -1,0 +1,83 @@
+"""How ksmd is to be set, and what it costs, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from estimator.advice.page_cost import CostRange
+from estimator.advice.schedule import ADVISOR_MIN_CPU, ScanRange, Schedule
+from estimator.report.units import count, human_seconds, percent, plural
+
+
+def settings_words(schedule: Schedule) -> list[str]:
+    """What a page costs, how long a scan takes now, what reaches the target."""
+    target = human_seconds(schedule.target_seconds)
+    first = schedule.first
+    everything = _range(
+        human_seconds(schedule.scans * scan.seconds) for scan in (first.least, first.most)
+    )
+    sentences = [
+        cost_words(schedule.cost),
+        f"As set now: {scan_words(first)}. All has merged after {schedule.scans} such scans, some "
+        f"{everything}.",
+    ]
+    proposed = scan_words(schedule.proposed)
+    if schedule.reaches_target:
+        sentences.append(f"For a scan in {target}: {proposed}.")
+    else:
+        sentences.append(
+            f"A scan in {target} would take more of a CPU than advisor_max_cpu, if a page costs "
+            f"that much. Within it: {proposed}."
+        )
+    if schedule.at_rest.most.pages != schedule.proposed.most.pages:
+        sentences.append(
+            f"Once merged, smart_scan skips most of the rest: {scan_words(schedule.at_rest)}."
+        )
+    if schedule.advised:
+        sentences.append(
+            f"The kernel's scan-time advisor finds pages_to_scan itself, but aims at "
+            f"{ADVISOR_MIN_CPU}% of a CPU or more. Asked for {target}, it settles at scans in "
+            f"{_seconds(schedule.advised)}, {cpu_words(schedule.advised)}."
+        )
+    return sentences
+
+
+def cost_words(cost: CostRange) -> str:
+    """What a page costs, and who says so."""
+    if cost.least == cost.most:
+        return f"A page costs {_micro(cost.most.seconds)} µs of CPU ({cost.most.source})."
+    return (
+        f"What a page costs here is not known: taken for {_micro(cost.least.seconds)} to "
+        f"{_micro(cost.most.seconds)} µs of CPU, as published or measured elsewhere: "
+        f"{_micro(cost.least.seconds)} ({cost.least.source}); "
+        f"{_micro(cost.most.seconds)} ({cost.most.source}). check --page-cost measures this "
+        "machine; where KSM has run, a snapshot has ksmd's own figures."
+    )
+
+
+def cpu_words(scan: ScanRange) -> str:
+    """The part of a CPU that ``scan`` takes."""
+    shares = sorted(end.cpu_share or 0 for end in (scan.least, scan.most))
+    return f"{_range(percent(share, 1) for share in shares)} of a CPU"
+
+
+def scan_words(scan: ScanRange) -> str:
+    """A full scan: its setting, its time and its cost."""
+    most = scan.most
+    return (
+        f"pages_to_scan {count(most.pages_to_scan)} every {most.sleep_millisecs} ms visits "
+        f"{plural(most.pages, 'page')} in {_seconds(scan)}, {cpu_words(scan)}"
+    )
+
+
+def _seconds(scan: ScanRange) -> str:
+    return _range(map(human_seconds, sorted((scan.least.seconds, scan.most.seconds))))
+
+
+def _range(ends: Iterable[str]) -> str:
+    """Both ends, or the one that both are."""
+    return " to ".join(dict.fromkeys(ends))
+
+
+def _micro(seconds: float) -> str:
+    return f"{seconds * 1e6:.3g}"

@@ -1,0 +1,1 @@
+"""The proof on this machine: real programs, opted in before they start, and its own ksmd."""

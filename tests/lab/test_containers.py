@@ -1,0 +1,114 @@
+"""What a guest says where its kernel memory is closed: masked, locked down; and what is not in RAM.
+
+Namespaces and cgroups are tried without a guest, in tests/test_rights.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.store import open_snapshot
+from tests.lab.conftest import lab_kernel
+from tests.lab.running import DEBIAN, Running, running
+from tests.lab.workload import Workload
+
+pytestmark = pytest.mark.lab
+
+SLOW_SECONDS = 900.0
+SWAPPED = """
+comm swapped
+map data 400
+fill data list 1
+advise data mergeable
+advise data[:100] pageout
+advise data[300:] pageout
+"""
+HUGE = """
+comm hugetlb
+map data 200
+fill data list 1
+advise data mergeable
+map huge 1024 hugetlb
+fill huge list 1
+"""
+CONTAINERS = Workload(
+    "containers",
+    (SWAPPED, SWAPPED, HUGE),
+    modules=("lzo-rle", "zram"),
+    settings={"/sys/block/zram0/disksize": "64M", "/proc/sys/vm/nr_hugepages": "8"},
+    commands=("mkswap /dev/zram0", "swapon /dev/zram0"),
+)
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    directory = tmp_path_factory.mktemp("containers")
+    with running(CONTAINERS, lab_kernel("6.12"), directory, debian=True) as guest:
+        yield guest
+
+
+@pytest.fixture(scope="module")
+def snapshot(system: Running, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    status, output = system.estimator(
+        "collect --procfs -o /tmp/procfs.ksm", timeout_seconds=SLOW_SECONDS
+    )
+    assert status == 0, output
+    return open_snapshot(
+        system.fetch_snapshot("/tmp/procfs.ksm", tmp_path_factory.mktemp("snapshot"))
+    )
+
+
+def test_what_is_in_zram_is_counted_and_not_read(system: Running, snapshot: Snapshot) -> None:
+    swap_lines = system.guest.run("cat /proc/[0-9]*/smaps | grep ^Swap:")
+    in_swap = sum(int(line.split()[1]) for line in swap_lines.splitlines())
+    assert snapshot.vmas["swap_pages"].sum() == in_swap // 4 > 300
+    found = predict(snapshot, Policy(comms=("swapped",), scope="enabled"))
+    assert found.coverage.candidate_pages + found.coverage.swap_pages == 2 * 400
+    assert found.coverage.hashed_share == 1
+    assert found.counters["pages_sharing"] == 200
+
+
+def test_pages_of_hugetlb_are_no_candidates(snapshot: Snapshot) -> None:
+    found = predict(snapshot, Policy(comms=("hugetlb",)))
+    assert found.coverage.candidate_pages < 400
+    assert "VM_HUGETLB" in set(found.vmas["excluded_by"])
+
+
+def test_a_masked_kcore_is_named_and_procfs_does_without(system: Running) -> None:
+    mask = f"mount -o bind /dev/null {DEBIAN}/proc/kcore"
+    command = system.command("-m estimator check")
+    script = f"{mask} && {command} --live; echo $? && {command} --procfs"
+    status, output = system.guest.run_raw(
+        f"unshare -m sh -c '{script}'", timeout_seconds=SLOW_SECONDS
+    )
+    text = output.decode()
+    assert status == 0, text
+    live, procfs = text.split("\n3\n")
+    assert "fail rights:" in live
+    assert "/proc/kcore is empty: a container masks it; collect --procfs" in live
+    assert "fail" not in procfs
+
+
+def test_lockdown_closes_kcore_and_not_procfs(system: Running) -> None:
+    """The last one: it can't be undone. A container has no securityfs to say why."""
+    securityfs = f"{DEBIAN}/sys/kernel/security"
+    system.guest.run(f"mount -t securityfs securityfs {securityfs}")
+    system.guest.write_file(f"{securityfs}/lockdown", "confidentiality")
+    told = "/proc/kcore is forbidden: the kernel is locked down (confidentiality)"
+    for arguments, expected in (
+        ("check --live", 3),
+        ("check --procfs", 0),
+        ("collect --procfs -o /tmp/locked.ksm", 0),
+    ):
+        status, output = system.estimator(arguments, timeout_seconds=SLOW_SECONDS)
+        assert status == expected, output
+        assert (told in output) == (expected == 3)
+    system.guest.run(f"umount {securityfs}")
+    status, output = system.estimator("run --live", timeout_seconds=SLOW_SECONDS)
+    assert status == 3
+    assert "/proc/kcore is forbidden, as where the kernel is locked down" in output

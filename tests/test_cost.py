@@ -1,0 +1,119 @@
+"""What ksmd costs: where the cost of a page comes from, and the settings that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from estimator.advice.page_cost import PUBLISHED, PageCost, page_cost
+from estimator.advice.schedule import schedule
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.ksm.prediction import Prediction
+from estimator.report.commands import settings_commands
+from estimator.report.settings_words import settings_words
+from estimator.snapshot.snapshot import Snapshot
+from tests.systems import fork_server
+
+SNAPSHOT = fork_server()
+PREDICTION: Prediction = predict(SNAPSHOT, Policy())
+PAGES = PREDICTION.coverage.candidate_pages
+
+
+def with_ksm(features: dict[str, bool] | None = None, **ksm: Any) -> Snapshot:
+    counters = SNAPSHOT.info["ksm"]["counters"] | ksm.pop("counters", {})
+    info = SNAPSHOT.info | {"ksm": SNAPSHOT.info["ksm"] | ksm | {"counters": counters}}
+    info["features"] = info["features"] | (features or {})
+    return replace(SNAPSHOT, info=info)
+
+
+def test_without_a_figure_of_its_own_the_cost_is_a_range_with_its_sources() -> None:
+    assert page_cost(SNAPSHOT) == PUBLISHED
+    words = " ".join(settings_words(schedule(SNAPSHOT, PREDICTION)))
+    assert "2.4 to 10.2 µs of CPU" in words
+    assert PUBLISHED.least.source in words
+    assert PUBLISHED.most.source in words
+    assert "check --page-cost" in words
+
+
+def test_where_ksm_has_run_its_own_figures_are_used() -> None:
+    ran = with_ksm(ksmd_cpu_ns=6_000_000_000, counters={"pages_scanned": 2_000_000})
+    cost = page_cost(ran)
+    assert cost.least == cost.most
+    assert cost.most.seconds == pytest.approx(3e-6)
+    assert "3 µs of CPU (measured: 6.0 s of ksmd" in " ".join(
+        settings_words(schedule(ran, PREDICTION))
+    )
+    assert page_cost(ran, PageCost(1e-6, "given")).most.source == "given"
+
+
+@pytest.mark.parametrize(
+    "ksm",
+    [
+        {"ksmd_cpu_ns": None, "counters": {"pages_scanned": 2_000_000}},
+        {"ksmd_cpu_ns": 6_000_000_000},
+        {"ksmd_cpu_ns": 1_000_000, "counters": {"pages_scanned": 2_000_000}},
+        {"ksmd_cpu_ns": 6_000_000_000, "counters": {"pages_scanned": 10}},
+    ],
+)
+def test_too_little_of_it_is_no_measurement(ksm: dict[str, Any]) -> None:
+    assert page_cost(with_ksm(**ksm)) == PUBLISHED
+
+
+costs = st.floats(PUBLISHED.least.seconds, PUBLISHED.most.seconds)
+
+
+@given(costs, st.floats(0.5, 1000))
+@settings(max_examples=50, deadline=None)
+def test_what_is_set_does_not_depend_on_which_cost_is_true(seconds: float, target: float) -> None:
+    """The same files are written, and what was set without knowing keeps the time asked for."""
+    unknown = schedule(SNAPSHOT, PREDICTION, target)
+    known = schedule(SNAPSHOT, PREDICTION, target, PageCost(seconds, "given"))
+    both = (unknown, known)
+    files = [[line.split()[-1] for line in settings_commands(t).splitlines()] for t in both]
+    assert files[0] == files[1]
+    assert unknown.reaches_target == known.reaches_target
+    assert unknown.proposed.most.pages_to_scan >= known.proposed.most.pages_to_scan
+    assert unknown.proposed.least.seconds <= unknown.proposed.most.seconds <= target + 1e-9
+
+
+def test_no_setting_takes_more_of_a_cpu_than_the_advisor_may() -> None:
+    """10.2 µs for each page takes longer than the scan shall: then 70 % of a CPU, and no more."""
+    times = schedule(SNAPSHOT, PREDICTION, PAGES * 10e-6)
+    assert not times.reaches_target
+    assert 0.6 < (times.proposed.most.cpu_share or 0) <= 0.7
+    assert "would take more of a CPU than advisor_max_cpu" in " ".join(settings_words(times))
+    less = schedule(with_ksm(advisor_max_cpu=20), PREDICTION, PAGES * 10e-6)
+    assert 0.1 < (less.proposed.most.cpu_share or 0) <= 0.2
+
+
+def test_the_advisor_is_told_of_and_switched_off() -> None:
+    times = schedule(SNAPSHOT, PREDICTION)
+    assert "aims at 10% of a CPU or more" in " ".join(settings_words(times))
+    assert settings_commands(times).splitlines() == [
+        "echo none > /sys/kernel/mm/ksm/advisor_mode",
+        f"echo {times.proposed.most.pages_to_scan} > /sys/kernel/mm/ksm/pages_to_scan",
+        "echo 1 > /sys/kernel/mm/ksm/run",
+    ]
+
+
+def test_an_older_kernel_has_none_and_one_that_runs_is_not_started() -> None:
+    times = schedule(with_ksm({"advisor": False}, run=1), PREDICTION, 0.5)
+    assert times.proposed.most.seconds <= 0.5
+    pages_to_scan = times.proposed.most.pages_to_scan
+    assert settings_commands(times) == f"echo {pages_to_scan} > /sys/kernel/mm/ksm/pages_to_scan"
+    assert "advisor finds" not in " ".join(settings_words(times))
+
+
+def test_where_ksmd_never_sleeps_it_is_told_to() -> None:
+    """Else it takes all of a CPU, whatever pages_to_scan is."""
+    times = schedule(with_ksm(sleep_millisecs=0, pages_to_scan=1_000_000_000), PREDICTION, 100.0)
+    assert times.first.most.cpu_share == 1.0
+    assert (times.proposed.most.cpu_share or 0) < 0.1
+    assert times.proposed == schedule(SNAPSHOT, PREDICTION, 100.0).proposed
+    assert "echo 20 > /sys/kernel/mm/ksm/sleep_millisecs" in settings_commands(times)
+    assert "sleep_millisecs" not in settings_commands(schedule(SNAPSHOT, PREDICTION, 100.0))

@@ -1,0 +1,54 @@
+"""A plan as people see it: on a narrow terminal, and as a dot in the plot."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+
+from estimator.advice.plan import Plan, make_plan
+from estimator.advice.risk import assess
+from estimator.advice.schedule import schedule
+from estimator.ksm.policy import Policy
+from estimator.report.plots import frontier_figure
+from estimator.report.tables import make_console
+from estimator.report.text import render_plan
+from estimator.snapshot.snapshot import Snapshot
+from tests.systems import Area, Process, fork_server, system
+
+SNAPSHOT = fork_server()
+
+
+def shown(snapshot: Snapshot, plan: Plan, width: int) -> str:
+    file = io.StringIO()
+    times, risk = schedule(snapshot, plan.prediction), assess(snapshot, plan.prediction)
+    render_plan(snapshot, plan, times, risk, make_console(file, width=width))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_what_to_opt_in_can_be_read_at_any_width(width: int) -> None:
+    text = shown(SNAPSHOT, make_plan(SNAPSHOT), width)
+    table = text.partition("What to opt in")[2].partition("What to type")[0]
+    assert "1 app.service (systemd)" in table.replace("  ", " ")
+    assert ("net" in table.splitlines()[1]) is (width == 200)
+    assert all(len(line) <= width for line in table.splitlines())
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_the_dot_is_where_the_plan_is(share: float) -> None:
+    plan = make_plan(SNAPSHOT, share=share)
+    (axes,) = frontier_figure(SNAPSHOT, plan).axes
+    dot = next(line for line in axes.lines if line.get_marker() == "o")
+    scanned_mib = plan.prediction.coverage.candidate_pages * 4096 / 2**20
+    freed_mib = plan.prediction.physical["bytes_saved"] / 2**20
+    assert np.allclose(np.column_stack(dot.get_data()), [[scanned_mib, freed_mib]])
+
+
+def test_no_plan_has_no_risks() -> None:
+    nothing = system([Process("db", [Area([1, 2, 3])])])
+    for policy in (Policy(), Policy(scope="enabled")):
+        text = shown(nothing, make_plan(nothing, policy), 80)
+        assert "There is nothing to propose." in text
+        assert "Risk" not in text

@@ -1,0 +1,181 @@
+"""What a plan says to type, by what runs on the host."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from estimator.advice.host import guest_memory, host_of, machine_names
+from estimator.advice.plan import Plan, make_plan
+from estimator.advice.risk import assess
+from estimator.advice.schedule import schedule
+from estimator.report.commands import LAUNCHER, opt_in_commands, systemd_note
+from estimator.report.plan_sections import plan_sections
+from estimator.snapshot.snapshot import Snapshot
+from tests.systems import Area, Process, system
+
+DATA = list(range(1, 201))
+SYSTEMD = "/usr/lib/x86_64-linux-gnu/systemd/libsystemd-shared-{}.so"
+
+
+def host(*processes: Process, systemd: int | None = None, release: str = "6.12.1") -> Snapshot:
+    """``processes``, besides a systemd of this version, on this kernel."""
+    init = [Process("systemd", [Area([9_000_000], name=SYSTEMD.format(systemd))], pid=1)]
+    other = [Process("systemd", [Area([9_000_001], name=SYSTEMD.format(100))])]  # in a container
+    snapshot = system([*(init if systemd else []), *other, *processes])
+    kernel = snapshot.info["kernel"] | {"release": release}
+    return replace(snapshot, info=snapshot.info | {"kernel": kernel})
+
+
+def web(systemd: int | None = None, release: str = "6.12.1") -> Plan:
+    service = Process("web", [Area(DATA)], cgroup="/system.slice/web.service")
+    return make_plan(host(service, service, systemd=systemd, release=release))
+
+
+def test_names_can_say_nothing_to_a_shell_or_a_terminal() -> None:
+    snapshot = system(
+        [
+            Process("web", [Area(DATA)], cgroup="/system.slice/a b$(x).service"),
+            Process(
+                "evil\n*/ x\x1b[2J",
+                [Area(DATA)],
+                cgroup="/c.scope",
+                cmdline="/x;reboot$(id) -pSECRET",
+            ),
+            Process(
+                "desk",
+                [Area(DATA)],
+                cgroup="/user.slice/user-1000.slice/user@1000.service/app.slice/desk.service",
+            ),
+        ]
+    )
+    plan = make_plan(snapshot, share=1.0)
+    text = "\n".join(sorted(opt_in_commands(plan)))
+    assert "/etc/systemd/system/'a b$(x).service.d'" in text
+    assert "systemctl restart 'a b$(x).service'" in text
+    assert "~/.config/systemd/user/desk.service.d" in text
+    assert "systemctl --user restart desk.service" in text
+    assert f"{LAUNCHER} '/x;reboot$(id)' ARGUMENTS...\n" in text
+    assert "SECRET" not in text
+    assert "\x1b" not in text
+    by_madvise = "\n".join(opt_in_commands(make_plan(snapshot, share=1.0, only=["vma"])))
+    assert "madvise(start, length, MADV_MERGEABLE);" in by_madvise
+    assert "1 VMA [heap], 800 KiB, the first at 0x7f00" in by_madvise
+    assert by_madvise.count("*/") == 3
+
+
+def test_the_launcher_opts_in_and_runs_the_program() -> None:
+    if "ksm_merge_any" not in Path("/proc/self/ksm_stat").read_text():
+        pytest.skip("this kernel does not say who opted in (6.16)")
+    words = shlex.split(LAUNCHER)
+    assert words[0] == "python3"
+    done = subprocess.run(
+        [sys.executable, *words[1:], "cat", "/proc/self/ksm_stat"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "ksm_merge_any: yes" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("version", "by_launcher", "said"),
+    [
+        (None, False, "systemctl --version tells"),
+        (252, True, "does not know MemoryKSM="),
+        (255, True, "may fail to start a service"),
+        (256, False, ""),
+    ],
+)
+def test_the_trap_of_systemd_is_named_where_it_is(
+    version: int | None, by_launcher: bool, said: str
+) -> None:
+    plan = web(version)
+    assert plan.host.systemd_version == version
+    (block,) = opt_in_commands(plan)
+    assert ("MemoryKSM=yes" in block) is not by_launcher
+    assert (f"ExecStart=/usr/bin/{LAUNCHER} $start" in block) is by_launcher
+    note = systemd_note(plan)
+    assert (said in note) if said else not note
+
+
+def test_before_6_7_the_opt_in_is_lost_at_exec() -> None:
+    plan = web(256, release="6.6.30")
+    assert plan.lines["means"].tolist() == ["program"]
+    (block,) = opt_in_commands(plan)
+    assert "itself: before 6.7 it is lost at exec" in block
+    assert block.endswith("prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);")
+    service = Process("web", [Area(DATA)], cgroup="/system.slice/web.service")
+    asked = make_plan(host(service, service, release="6.6.30"), only=["unit"])
+    assert "helps only where the distribution took in" in systemd_note(asked)
+
+
+def qemu(name: str | None, mergeable: bool = False, libvirt: bool = False) -> Process:
+    """A guest of 1 MiB, of which 800 KiB are mapped."""
+    called = "" if name is None else f" -name {'guest=' if libvirt else ''}{name},debug-threads=on"
+    memory = Area([*DATA, *[None] * 56], name="", mergeable=mergeable)
+    return Process(
+        "qemu-system-x86",
+        [memory, Area([1, 2], name="[heap]")],
+        cgroup=f"/machine.slice/machine-qemu-{name}.scope",
+        cmdline=f"/usr/bin/qemu-system-x86_64{called} -m 1M -smp 2",
+    )
+
+
+def test_virtual_machines_go_by_their_names() -> None:
+    snapshot = system([qemu("web1", libvirt=True), qemu("db1"), qemu(None), qemu("x"), qemu("x")])
+    names = ["web1", "db1", "qemu-system-x86 1002", "qemu-system-x86 1003", "qemu-system-x86 1004"]
+    assert machine_names(snapshot.processes).tolist() == names
+    assert guest_memory(snapshot).tolist() == [True, False] * 5
+    plan = make_plan(snapshot, share=1.0)
+    assert set(plan.lines["means"]) == {"vm"}
+    assert set(plan.lines["comm"]) == set(names)
+    blocks = dict(zip(plan.lines["comm"], opt_in_commands(plan), strict=True))
+    assert "<nosharepages/>" in blocks["web1"]
+    assert blocks["web1"].endswith("virsh edit web1")
+    assert blocks["db1"].endswith("-machine mem-merge=on")
+    borders = assess(snapshot, plan.prediction).borders.set_index("border")
+    assert borders.loc["virtual machine", "domains"] == 5
+
+
+def test_machines_that_offer_their_memory_are_not_told_to() -> None:
+    snapshot = system([qemu("web1", mergeable=True), qemu("db1", mergeable=True)])
+    plan = make_plan(snapshot, share=1.0)
+    assert plan.to_do.empty
+    assert plan.lines["comm"].tolist() == ["web1", "db1"]
+    assert plan.lines["opted_in"].all()
+
+
+@pytest.mark.parametrize(
+    ("memory", "mib"),
+    [
+        ("-m 1G", 1024),
+        ("-m size=2048k,slots=2,maxmem=9G", 2),
+        ("-m 512", 512),
+        ('-object {"qom-type":"memory-backend-ram","id":"pc.ram","size":268435456}', 256),
+        ("-object memory-backend-ram,id=ram0,size=64M", 64),
+    ],
+)
+def test_guest_memory_is_as_large_as_the_command_line_says(memory: str, mib: int) -> None:
+    machine = Process("kvm", [Area([1, 2], name=""), Area([3], name="")], cmdline=f"kvm {memory}")
+    snapshot = system([machine])
+    start = snapshot.vmas["start"]
+    for size, large in ((mib << 20, True), ((mib << 20) - 4096, False)):
+        vmas = snapshot.vmas.assign(end=start + size)
+        assert guest_memory(replace(snapshot, vmas=vmas)).tolist() == [large] * 2
+
+
+def test_ksmtuned_is_named() -> None:
+    service = Process("web", [Area(DATA)], cgroup="/system.slice/web.service")
+    snapshot = host(service, service, Process("ksmtuned", [Area([5])]))
+    assert host_of(snapshot).ksmtuned
+    plan = make_plan(snapshot)
+    times = schedule(snapshot, plan.prediction)
+    sections = plan_sections(snapshot, plan, times, assess(snapshot, plan.prediction))
+    settings = next(section for section in sections if section.title == "Settings of ksmd")
+    assert "ksmtuned runs here" in settings.bullets[-1]
