@@ -202,7 +202,7 @@ def test_the_script_for_drgn_makes_the_same_snapshot(
     status, output = system.python(f"{drgn} /tmp/inside.ksm")
     assert status == 3
     assert output.splitlines() == [
-        "ksm_snapshot: /tmp/inside.ksm exists already; choose another name, or --force"
+        "ksm_snapshot: /tmp/inside.ksm exists already; choose another name or remove it (collect, run: --force)"
     ]
 
 
@@ -227,7 +227,7 @@ def test_a_session_of_drgn_has_the_command(system: Running, live: Snapshot) -> N
     assert len(wrong_pid) == 1
     assert wrong_pid[0].startswith("drgn: error: ksm-estimate: no process of the snapshot has pid")
     assert wrong_output == [
-        "drgn: error: ksm-estimate: /tmp exists already; choose another name, or --force"
+        "drgn: error: ksm-estimate: /tmp exists already; choose another name or remove it (collect, run: --force)"
     ]
     assert any("pages_sharing" in line for line in report)
     assert sharing == [str(predict(live, Policy(scope="enabled")).counters["pages_sharing"])]
