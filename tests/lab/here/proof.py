@@ -113,7 +113,7 @@ def _table(proof: Proof) -> str:
     predicted = proof.prediction.processes.set_index("pid")
     true = pd.DataFrame([{"pid": p["pid"], **p["ksm_stat"]} for p in proof.truth.processes])
     rows = pd.DataFrame({"program": proof.programs}).rename_axis("pid")
-    rows = rows.join(predicted[[*columns]]).join(true.set_index("pid"), rsuffix=" of ksmd")
+    rows = rows.join(predicted[[*columns]]).join(true.set_index("pid").add_suffix(" of ksmd"))
     lines = [f"| program | processes | {' | '.join(columns)} |", f"| --- |{' ---: |' * 4}"]
     for program, part in rows.groupby("program"):
         cells = [f"{part[n].sum():,.0f} / {part[f'{n} of ksmd'].sum():,.0f}" for n in columns]
