@@ -42,7 +42,7 @@ def shared_files() -> dict[str, str]:
 
 def man_page() -> str:
     """The manual page of the command and all that it does, in troff's man macros."""
-    context = click.Context(cli, info_name="ksm-estimator")
+    context = click.Context(cli, info_name="ksm-estimator", **cli.context_settings)
     assert cli.help is not None
     lines = [
         '.TH KSM-ESTIMATOR 1 "" "" "User Commands"',

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import random
 
+import numpy as np
 import pytest
 from drgn import FaultError
 
 from estimator.errors import NoDebugInfoError, TargetError
+from estimator.kernel.find_kallsyms import walk_names
 from estimator.kernel.kallsyms import Kallsyms, read_kallsyms
 from tests.fake_kernel import FakeKernel
-from tests.small_kallsyms import BASE, Symbols, tables
+from tests.small_kallsyms import BASE, Symbols, packed, tables
 
 STEXT = BASE + 0x1000
 AT = BASE + 0x40_0000
@@ -139,3 +141,20 @@ def test_flipped_bits_never_end_in_anything_else() -> None:
             kernel.write(AT + numbers.randrange(kernel.size), bytes([numbers.randrange(256)]))
         with contextlib.suppress(TargetError, NoDebugInfoError):
             kernel.read().address("init_task")
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 600])
+def test_names_are_found_from_marker_to_marker_and_without(count: int) -> None:
+    """Markers that lead elsewhere, too few and too many of them are passed over."""
+    names = [packed("t" + "x" * (n % 140) + str(n)) for n in range(count)]
+    starts = np.cumsum([0, *map(len, names)])
+    marks = starts[:-1:256]
+    expected = [
+        starts.tolist(),
+        [s + 1 + (n[0] >= 128) for s, n in zip(starts, names, strict=False)],
+    ]
+    wrong = marks.copy()
+    wrong[-1] += 1
+    for given in (marks, wrong, marks[:-1], np.append(marks, starts[-1])):
+        heads, begins = walk_names(b"".join(names), count, given)
+        assert [heads.tolist(), begins.tolist()] == expected

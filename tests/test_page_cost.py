@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from estimator.cli import page_cost as command
-from estimator.collect import page_cost
+from estimator.collect import memory_room, page_cost
 from estimator.collect.findings import Findings
 from estimator.collect.page_cost import Measured, measure
 from estimator.errors import CannotAnswerError
@@ -19,7 +19,7 @@ MEASURED = Measured(1 << 16, 1.5e-6, 1e-6, 0.9e-6, 0.25e-6)
 
 def available(monkeypatch: pytest.MonkeyPatch, path: Path, mib: int) -> None:
     path.write_text(f"MemFree: 1 kB\nMemAvailable: {mib << 10} kB\n")
-    monkeypatch.setattr(page_cost, "_MEMINFO", path)
+    monkeypatch.setattr(memory_room, "_PROC", path.parent)
     monkeypatch.setattr(page_cost, "_FEWEST_BYTES", 16 << 20)
     monkeypatch.setattr(page_cost, "_PAGES", 500)
 

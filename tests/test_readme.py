@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 
 from estimator.cli import cli
@@ -35,7 +36,8 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_the_commands_are_such(command: str) -> None:
     name, *arguments = shlex.split(command)
-    cli.commands[name].make_context(name, arguments)
+    program = click.Context(cli, info_name="ksm-estimator", **cli.context_settings)
+    cli.commands[name].make_context(name, arguments, parent=program)
 
 
 def test_most_of_them_were_found() -> None:

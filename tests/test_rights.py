@@ -62,7 +62,8 @@ def test_pages_of_another_size_and_other_machines_are_refused(
 
 @needs_pfns
 def test_pfns_that_are_all_zero_are_not_pfns(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pagemap.own_pfn() > 0
+    with pagemap.own_page() as pfn:
+        assert pfn > 0
     original = os.pread
     hidden = 1 << 63  # present, and the PFN is 0
     monkeypatch.setattr(

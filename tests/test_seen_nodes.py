@@ -101,6 +101,16 @@ def test_a_node_whose_content_is_unknown_is_in_no_chain() -> None:
     assert found[2] == found[3] >= 0
 
 
+def test_each_content_has_a_chain_of_its_own() -> None:
+    system = merged((5, 1, 0), (5, 1, 0), (6, 1, 0), (6, 1, 0), (7, 1, 0))
+    seen = with_seen_nodes(without_tree(system.snapshot()), merge_across_nodes=True)
+    five, also_five, six, also_six, seven = seen.stable_nodes["chain_id"].tolist()
+    assert five == also_five >= 0
+    assert six == also_six >= 0
+    assert five != six
+    assert seven == -1
+
+
 @pytest.mark.parametrize("known", ["frames.refcount", "stable_nodes"])
 def test_only_where_no_tree_was_read(known: str) -> None:
     snapshot = without_tree(merged((7, 3, 0)).snapshot())

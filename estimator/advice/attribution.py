@@ -15,13 +15,6 @@ from estimator.snapshot.names import units_of, vma_labels
 from estimator.snapshot.snapshot import Snapshot
 
 
-def mapping_mm(snapshot: Snapshot) -> npt.NDArray[np.uint32]:
-    """The mm_id of every mapping (u32 per row of ``snapshot.mappings``)."""
-    mm_of_vma: npt.NDArray[np.uint32] = snapshot.vmas["mm_id"].to_numpy()
-    mm: npt.NDArray[np.uint32] = mm_of_vma[snapshot.mappings["vma_id"].to_numpy()]
-    return mm
-
-
 def contributions(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
     """One row per candidate VMA, with its owner and its part in cost and saving.
 

@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.advice.attribution import mapping_mm
 from estimator.ksm.prediction import Prediction
-from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot, mapping_mm
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,6 @@ for command in (report, advise, forecast, compare, verify, show_help):
     cli.add_command(command)
 for command in cli.commands.values():
     quiet_option(command)
-    command.context_settings = {**_SETTINGS, **command.context_settings}  # if called alone too
 
 
 def main() -> None:

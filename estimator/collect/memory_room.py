@@ -40,12 +40,17 @@ def own_bytes() -> int:
     return 0
 
 
-def _machine() -> Iterator[Room]:
+def meminfo_bytes(name: str) -> int | None:
+    """What /proc/meminfo says of ``name`` ("MemAvailable"); None if it does not say it."""
     with contextlib.suppress(OSError):
         pairs = (line.split() for line in (_PROC / "meminfo").read_text().splitlines())
-        kib = {pair[0]: int(pair[1]) for pair in pairs if len(pair) > 1}
-        if "MemAvailable:" in kib:
-            yield Room(kib["MemAvailable:"] << 10, "this machine")
+        return next((int(pair[1]) << 10 for pair in pairs if pair[0] == f"{name}:"), None)
+    return None
+
+
+def _machine() -> Iterator[Room]:
+    if (available := meminfo_bytes("MemAvailable")) is not None:
+        yield Room(available, "this machine")
 
 
 def _cgroups() -> Iterator[Room]:

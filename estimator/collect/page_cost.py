@@ -13,18 +13,17 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import xxhash
 
+from estimator.collect.memory_room import meminfo_bytes
 from estimator.errors import CannotAnswerError
 
 _PAGE_BYTES = 4096
 _MOST_BYTES, _FEWEST_BYTES = 1 << 30, 1 << 28
 """Of memory that is read in random order: more than the caches of a core hold."""
 _PAGES = 20_000
-_MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def measure() -> Measured:
 
     Raises CannotAnswerError where that is too little to be cold.
     """
-    size = min(_MOST_BYTES, _available_bytes() // 4)
+    size = min(_MOST_BYTES, (meminfo_bytes("MemAvailable") or 0) // 4)
     if size < _FEWEST_BYTES:
         raise CannotAnswerError(
             f"{_FEWEST_BYTES >> 20} MiB are read for it, and only {size >> 20} MiB can be spared"
@@ -89,8 +88,3 @@ def _seconds(work: Callable[[int, int], object], places: list[int]) -> float:
     for _ in places:
         work(places[0], 8)
     return max(0.0, 2 * cold - started - time.thread_time()) / len(places)
-
-
-def _available_bytes() -> int:
-    pairs = (line.split() for line in _MEMINFO.read_text().splitlines())
-    return next((int(pair[1]) << 10 for pair in pairs if pair[0] == "MemAvailable:"), 0)

@@ -155,7 +155,7 @@ def walk_names(packed: bytes, count: int, marks: Ints) -> tuple[Ints, Ints]:
     """
     if len(marks) == -(-count // _NAMES_PER_MARKER):
         heads, starts, ends = _walk(packed, marks[:-1], _NAMES_PER_MARKER)
-        if np.array_equal(ends, marks[1:]):
+        if np.array_equal(np.append(0, ends), marks):
             last = _walk(packed, marks[-1:], count - heads.size)
             heads = np.concatenate([heads.ravel(), last[0].ravel(), last[2]])
             return heads, np.concatenate([starts.ravel(), last[1].ravel()])

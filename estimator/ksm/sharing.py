@@ -15,6 +15,7 @@ import pandas as pd
 
 from estimator.arrays import Ints, count
 from estimator.snapshot.names import units_of
+from estimator.snapshot.snapshot import mapping_mm
 
 if TYPE_CHECKING:
     from estimator.ksm.prediction import Prediction
@@ -58,8 +59,7 @@ def saved_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tup
     """
     snapshot, found = prediction.snapshot, prediction.credits
     frame_of_row = prediction.freed.frame_of_row
-    mm_of_row = snapshot.vmas["mm_id"].to_numpy()[snapshot.mappings["vma_id"].to_numpy()]
-    group_of_row = group_of_mm[mm_of_row]
+    group_of_row = group_of_mm[mapping_mm(snapshot)]
 
     node = np.where(found.given_up, found.stable_node, -1)
     node[node[node >= 0]] = node[node >= 0]
@@ -103,8 +103,7 @@ def _groups(prediction: Prediction, by: By) -> tuple[pd.DataFrame, Ints]:
     if len(names) <= _MOST:
         return names, group
     snapshot = prediction.snapshot
-    mm_of_row = snapshot.vmas["mm_id"].to_numpy()[snapshot.mappings["vma_id"].to_numpy()]
-    weight = np.bincount(group[mm_of_row], prediction.converted, len(names))
+    weight = np.bincount(group[mapping_mm(snapshot)], prediction.converted, len(names))
     kept = np.sort(np.argsort(-weight, kind="stable")[: _MOST - 1])
     place: Ints = np.full(len(names), len(kept), np.int64)
     place[kept] = np.arange(len(kept))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import platform
-from pathlib import Path
 
 import pandas as pd
 
 from estimator.arrays import Words
 from estimator.collect.budget import refuse_beyond
 from estimator.collect.findings import UPPER_BOUND_ONLY, Findings
+from estimator.collect.memory_room import meminfo_bytes
 from estimator.procfs.ksm_settings import read_settings
 from estimator.procfs.merged_frames import ksm_flag_holds
 from estimator.procfs.page_contents import workers_here
@@ -20,7 +20,6 @@ from estimator.procfs.processes import read_processes
 from estimator.procfs.rights import memory_denied, part_of_host, require_memory, require_rights
 from estimator.procfs.vmas import read_vmas
 
-_MEMINFO = Path("/proc/meminfo")
 _GIB = 1 << 30
 _START_UP_SECONDS = 0.5
 _BYTES_PER_SECOND = 1.3e9  # of each worker, as scripts/bench procfs measures it
@@ -67,7 +66,7 @@ def check_procfs(without_contents: bool = False) -> Findings:
             hint="--live sees them all",
         )
     mapped = int(smaps["Anonymous"].sum())
-    anonymous = min(_anonymous_bytes(), mapped * PAGE_BYTES)
+    anonymous = min(meminfo_bytes("AnonPages") or 0, mapped * PAGE_BYTES)
     size = f"{anonymous / _GIB:.1f} GiB" if anonymous >= _GIB / 10 else f"{anonymous >> 20} MiB"
     findings.add("memory", f"{size} of anonymous memory", anonymous_bytes=anonymous)
     if findings.ask("room", lambda: _room(mapped)) is None:
@@ -111,9 +110,3 @@ def _processes(findings: Findings) -> tuple[pd.DataFrame, dict[str, Words]]:
 def _room(mapped_pages: int) -> bool:
     refuse_beyond(None, mapped_pages, running=True)
     return True
-
-
-def _anonymous_bytes() -> int:
-    """What the whole machine has, in whichever namespace."""
-    pairs = (line.split() for line in _MEMINFO.read_text().splitlines())
-    return next((int(pair[1]) << 10 for pair in pairs if pair[0] == "AnonPages:"), 0)

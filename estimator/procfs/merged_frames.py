@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import mmap
-import os
-
 import numpy as np
 
 from estimator.arrays import Ints, Mask, Numbers, Words
 from estimator.collect.mappings import Columns, Mapped
 from estimator.procfs.page_flags import KPF_KSM, frame_words
 from estimator.procfs.page_size import PAGE_BYTES
-from estimator.procfs.processes import PROC
+from estimator.procfs.pagemap import own_page
 from estimator.snapshot.flags import FrameKind
 
 _DIRTY, _SWAPCACHE = np.uint64(1 << 4), np.uint64(1 << 13)  # as in page_flags.py
-_PFN = np.uint64((1 << 55) - 1)
 
 
 def ksm_flag_holds() -> bool:
@@ -24,12 +20,8 @@ def ksm_flag_holds() -> bool:
     There stable_page_flags() tests one of the two bits of PAGE_MAPPING_KSM. A page of our own shows
     it.
     """
-    page = np.frombuffer(mmap.mmap(-1, PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
-    page[0] = 1
-    with (PROC / "self" / "pagemap").open("rb", buffering=0) as file:
-        entry = os.pread(file.fileno(), 8, page.ctypes.data // PAGE_BYTES * 8)
-    pfn = np.frombuffer(entry, np.uint64) & _PFN
-    return not frame_words("kpageflags", pfn)[0] & KPF_KSM
+    with own_page() as pfn:
+        return not frame_words("kpageflags", np.array([pfn], np.uint64))[0] & KPF_KSM
 
 
 def mark_ksm(

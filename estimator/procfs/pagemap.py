@@ -7,6 +7,7 @@ import fcntl
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -28,14 +29,15 @@ _GAP_PAGES = 512  # read over gaps shorter than this
 _VM_ACCESS = np.uint64(7)  # VM_READ | VM_WRITE | VM_EXEC
 
 
-def own_pfn() -> int:
-    """The PFN of a page of our own that is present; 0 if PFNs are not shown to us."""
+@contextmanager
+def own_page() -> Iterator[int]:
+    """The PFN of an anonymous page of our own, there until the end; 0: PFNs are not shown to us."""
     with mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE) as page:
         page[0] = 1
         place = ctypes.addressof(ctypes.c_char.from_buffer(page)) // mmap.PAGESIZE
         with (PROC / "self" / "pagemap").open("rb", 0) as file:
             entry = int.from_bytes(os.pread(file.fileno(), 8, 8 * place), "little")
-    return entry & int(_PFN)
+        yield entry & int(_PFN)
 
 
 class PageMaps:

@@ -12,7 +12,7 @@ from pathlib import Path
 from estimator.collect.capabilities import SYS_ADMIN, SYS_PTRACE, capabilities
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.procfs.page_size import PAGE_BYTES
-from estimator.procfs.pagemap import own_pfn
+from estimator.procfs.pagemap import own_page
 from estimator.procfs.processes import PROC, Process
 
 # who may see PFNs, and who the memory of all processes
@@ -51,8 +51,9 @@ def require_rights() -> None:
             hint="run it as root of the host, or in a container with "
             + " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in lacking),
         )
-    if own_pfn() == 0:  # pagemap_read() in fs/proc/task_mmu.c
-        raise TargetError("PFNs are hidden, for all that we have CAP_SYS_ADMIN")
+    with own_page() as pfn:  # pagemap_read() in fs/proc/task_mmu.c
+        if pfn == 0:
+            raise TargetError("PFNs are hidden, for all that we have CAP_SYS_ADMIN")
     if not _KSM.is_dir():
         if not _KSM.parent.is_dir():
             raise TargetError(

@@ -14,13 +14,13 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from estimator.advice.attribution import mapping_mm, page_bytes, scanned_pages
+from estimator.advice.attribution import page_bytes, scanned_pages
 from estimator.advice.plan import Plan
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.sharing import saved_between
 from estimator.report.units import percent, printable
 from estimator.snapshot.names import units_of
-from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot, mapping_mm
 
 _MIB = 2**20
 _MATRIX_SIZE = 24

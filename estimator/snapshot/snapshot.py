@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from estimator.snapshot.schema import SCHEMAS
@@ -31,3 +33,10 @@ class Snapshot:
         """How much there is of everything, in a notebook."""
         rows = {name: len(getattr(self, name)) for name in SCHEMAS}
         return pd.Series(rows, name=f"Linux {self.info['kernel']['release']}").to_frame().to_html()
+
+
+def mapping_mm(snapshot: Snapshot) -> npt.NDArray[np.uint32]:
+    """The mm_id of every mapping (u32 per row of ``snapshot.mappings``)."""
+    mm_of_vma: npt.NDArray[np.uint32] = snapshot.vmas["mm_id"].to_numpy()
+    mm: npt.NDArray[np.uint32] = mm_of_vma[snapshot.mappings["vma_id"].to_numpy()]
+    return mm

@@ -244,7 +244,10 @@ def check_output(path: Path, *, replace: bool = False) -> None:
             raise TargetError("a snapshot is not for a terminal", hint="-o NAME.ksm, or a pipe")
         return
     if os.path.lexists(path) and not replace:
-        raise TargetError(f"{path} exists already", hint="choose another name, or --force")
+        raise TargetError(
+            f"{path} exists already",
+            hint="choose another name or remove it (collect, run: --force)",
+        )
     if not path.parent.is_dir():
         raise TargetError(f"{path.parent} is not a directory", hint=f"mkdir -p {path.parent}")
     if not os.access(path.parent, os.W_OK):

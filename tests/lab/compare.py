@@ -84,6 +84,15 @@ def vma_numbers(prediction: Prediction, truth: State, snapshot: Snapshot) -> Num
     }
 
 
+def all_numbers(prediction: Prediction, truth: State, snapshot: Snapshot) -> Numbers:
+    """The counters of the system, of every process and of every VMA."""
+    return (
+        counter_numbers(prediction, truth)
+        | process_numbers(prediction, truth, snapshot, {})
+        | vma_numbers(prediction, truth, snapshot)
+    )
+
+
 def unequal(numbers: Numbers) -> Numbers:
     """Those in which prediction and truth differ."""
     return {what: pair for what, pair in numbers.items() if pair[0] != pair[1]}

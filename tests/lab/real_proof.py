@@ -17,20 +17,14 @@ from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot
-from tests.lab.compare import (
-    Numbers,
-    counter_numbers,
-    process_counters,
-    process_numbers,
-    unequal,
-    vma_numbers,
-)
+from tests.lab.compare import Numbers, all_numbers, process_counters, unequal
 from tests.lab.kernels import Kernel, say
 from tests.lab.real_programs import PROGRAMS, Program, freeze, start
 from tests.lab.systemd_guest import SystemdGuest, systemd_guest
 from tests.lab.truth import KSM, State, report, settle
 
 IN_GUEST = ("live", "procfs")
+IN_GUEST_DIRECTORY = "/var/tmp"
 SETTINGS = {"smart_scan": "0", "use_zero_pages": "1"}
 
 
@@ -61,10 +55,8 @@ class Proof:
         found = {}
         for way, prediction in self.predictions(Policy(scope="enabled")).items():
             snapshot = self.snapshots[way]
-            found[way] = counter_numbers(prediction, self.truth)
-            found[way] |= process_numbers(prediction, self.truth, snapshot, {})
+            found[way] = all_numbers(prediction, self.truth, snapshot)
             found[way] |= unit_numbers(prediction, self.truth, snapshot)
-            found[way] |= vma_numbers(prediction, self.truth, snapshot)
         return found
 
     def differences(self) -> dict[str, Numbers]:
@@ -89,9 +81,10 @@ def unit_numbers(prediction: Prediction, truth: State, snapshot: Snapshot) -> Nu
 
 def read_in_guest(system: SystemdGuest, directory: Path) -> dict[str, Snapshot]:
     """What the command in the guest collects, by the target it is given; on one CPU each."""
-    system.estimator(*(f"collect --{way} -o /root/{way}.ksm" for way in IN_GUEST))
+    system.estimator(*(f"collect --{way} -o {IN_GUEST_DIRECTORY}/{way}.ksm" for way in IN_GUEST))
     return {
-        way: open_snapshot(system.fetch(f"/root/{way}.ksm", directory / way)) for way in IN_GUEST
+        way: open_snapshot(system.fetch(f"{IN_GUEST_DIRECTORY}/{way}.ksm", directory / way))
+        for way in IN_GUEST
     }
 
 

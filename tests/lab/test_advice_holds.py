@@ -58,7 +58,7 @@ def test_the_advice_holds(tmp_path: Path) -> None:
     numbers = counter_numbers(prediction, truth) | process_numbers(prediction, truth, after, {})
     assert unequal(numbers) == {}
     promised = sum(line["profit_bytes"] for line in lines)
-    came = contributions(after, prediction)["profit_bytes"].sum()
+    came = contributions(after, prediction)["net_bytes"].sum()
     assert came == pytest.approx(promised, rel=NEAR)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.lab.here.started import Started
 
-FILES = Path(__file__).parent
+FILES, SERVICES = Path(__file__).parent, Path(__file__).parents[1] / "services"
 NOBODY = 65534
 PHP = next((path.name for path in sorted(Path("/usr/sbin").glob("php-fpm*"))), "php-fpm")
 GET = b"GET / HTTP/1.0\r\nHost: here\r\n\r\n"
@@ -28,7 +28,7 @@ def postgres(started: Started) -> None:
     make = ["initdb", "-D", str(data / "db"), "-U", "postgres", "-A", "trust", "--no-sync"]
     subprocess.run([*as_nobody, *make], check=True, stdout=subprocess.DEVNULL)
     options = ["-c", "listen_addresses=", "-c", "shared_buffers=64MB", "-k", str(data)]
-    started.start("PostgreSQL", "postgres", "-D", str(data / "db"), *options, uid=NOBODY)
+    started.start("PostgreSQL", *as_nobody, "postgres", "-D", str(data / "db"), *options)
     started.until((data / ".s.PGSQL.5432").exists, "PostgreSQL")
     before = started.said("SELECT 20000")
     for _ in range(20):
@@ -61,7 +61,8 @@ def memcached(started: Started) -> None:
 
 def nginx(started: Started) -> None:
     """Four workers of nginx, six of php-fpm."""
-    for name in ("nginx.conf", "php-fpm.conf", "work.php"):
+    shutil.copy(SERVICES / "var/www/html/prices.php", started.place)
+    for name in ("nginx.conf", "php-fpm.conf"):
         text = (FILES / name).read_text()
         (started.place / name).write_text(text.replace("PLACE", str(started.place)))
     started.start("php-fpm", PHP, "-F", "-y", str(started.place / "php-fpm.conf"))
@@ -74,8 +75,8 @@ def gunicorn(started: Started) -> None:
     """Flask and pandas, once with --preload: then the workers fork what is loaded."""
     for name, options in (("gunicorn", []), ("gunicorn-preload", ["--preload"])):
         server = [sys.executable, "-m", "gunicorn", "--workers", "4", *options]
-        where = ["--bind", f"unix:{started.place / name}", "--chdir", str(FILES), "app:app"]
-        started.start(name.replace("-", " --"), *server, *where)
+        where = ["--bind", f"unix:{started.place / name}", "--chdir", f"{SERVICES}/opt/programs"]
+        started.start(name.replace("-", " --"), *server, *where, "application:application")
         started.ask(name, GET, times=40)
 
 

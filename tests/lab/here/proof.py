@@ -19,7 +19,7 @@ from estimator.ksm.prediction import Prediction
 from estimator.procfs.collect import collect_procfs
 from estimator.snapshot.snapshot import Snapshot
 from tests.lab.apt import LabError
-from tests.lab.compare import Numbers, counter_numbers, process_numbers, unequal, vma_numbers
+from tests.lab.compare import Numbers, all_numbers, counter_numbers, unequal
 from tests.lab.here import programs as of
 from tests.lab.here.machine import borrowed, no_pace, refusal, report, settle, silent
 from tests.lab.here.started import Started
@@ -78,23 +78,14 @@ def prove(programs: Sequence[of.Program], *, use_zero_pages: bool) -> Proof:
             names,
             prediction,
             truth,
-            compare(prediction, truth, snapshot),
-            compare(predict(afterwards, OPTED_IN), truth, afterwards),
+            all_numbers(prediction, truth, snapshot),
+            all_numbers(predict(afterwards, OPTED_IN), truth, afterwards),
         )
 
 
 def look() -> Snapshot:
     """A snapshot of this machine by --procfs."""
     return collect_procfs(progress=silent, pace=no_pace)
-
-
-def compare(prediction: Prediction, truth: State, snapshot: Snapshot) -> Numbers:
-    """All numbers of the two: of the system, of every process and of every VMA."""
-    return (
-        counter_numbers(prediction, truth)
-        | process_numbers(prediction, truth, snapshot, {})
-        | vma_numbers(prediction, truth, snapshot)
-    )
 
 
 def page(proofs: Sequence[Proof], versions: Sequence[str], commit: str) -> str:
@@ -122,7 +113,7 @@ def _table(proof: Proof) -> str:
     predicted = proof.prediction.processes.set_index("pid")
     true = pd.DataFrame([{"pid": p["pid"], **p["ksm_stat"]} for p in proof.truth.processes])
     rows = pd.DataFrame({"program": proof.programs}).rename_axis("pid")
-    rows = rows.join(predicted[[*columns]]).join(true.set_index("pid"), rsuffix=" of ksmd")
+    rows = rows.join(predicted[[*columns]]).join(true.set_index("pid").add_suffix(" of ksmd"))
     lines = [f"| program | processes | {' | '.join(columns)} |", f"| --- |{' ---: |' * 4}"]
     for program, part in rows.groupby("program"):
         cells = [f"{part[n].sum():,.0f} / {part[f'{n} of ksmd'].sum():,.0f}" for n in columns]

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from estimator.report.commands import LAUNCHER
 from tests.lab.apt import LabError
 
 READY_SECONDS = 60.0
-OPT_IN = """
-import ctypes, os, sys
-libc = ctypes.CDLL(None, use_errno=True)
-if libc.prctl(67, 1, 0, 0, 0):  # PR_SET_MEMORY_MERGE
-    sys.exit("prctl: " + os.strerror(ctypes.get_errno()))
-uid = int(sys.argv[1])
-if uid:
-    os.setgroups([])
-    os.setgid(uid)
-    os.setuid(uid)
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass
@@ -56,9 +45,9 @@ class Started:
             process.kill()
             process.wait()
 
-    def start(self, name: str, *command: str, uid: int = 0) -> subprocess.Popen[bytes]:
-        """Start ``command`` opted in, as a part of the program ``name``."""
-        process = self.client(sys.executable, "-c", OPT_IN, str(uid), *command)
+    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        """Start ``command`` as ``advise`` says, opted in, as a part of the program ``name``."""
+        process = self.client(*shlex.split(LAUNCHER), *command)
         self.owner[process.pid] = name
         return process
 
