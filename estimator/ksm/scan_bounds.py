@@ -9,6 +9,7 @@ concerned. In later scans the item is not in the tree any more.
 
 Pages that ksmd has seen before. Where KSM ran, an unmerged item has its checksum already: it can
 merge in the first scan. How smart_scan skips it depends on its age, which snapshots do not have.
+Nor do they have ksmd's cursor (struct ksm_scan): the first scan may be all but over.
 """
 
 from __future__ import annotations
@@ -106,6 +107,7 @@ def scan_bounds(
             least["pages_scanned"] = np.cumsum(least["pages_shared"] + least["pages_sharing"])
             most["pages_scanned"] = np.cumsum(most["ksm_rmap_items"])
             least["pages_skipped"], most["pages_skipped"] = 0, np.cumsum(unmerged)
+        least["pages_scanned"] -= least["pages_scanned"].iloc[0]  # of it, all but the last page
     most["bytes_saved"] = most["frames_freed"] * case.rules.page_bytes
     merged = most["pages_shared"] + most["pages_sharing"]
     volatile = least["ksm_rmap_items"] - merged - most["pages_unshared"]
@@ -272,8 +274,8 @@ def _reasons(case: Case, blocked: _Blocked | None, *, seen: bool) -> list[str]:
         )
     if seen:
         found.append(
-            "ksmd has seen pages of these processes before: they can merge a scan earlier than "
-            "said"
+            "ksmd has seen pages of these processes before, and may be in the middle of a scan: they "
+            "can merge a scan earlier than said"
             + (
                 ", and when smart_scan skips them depends on ages that the snapshot does not have, "
                 "so no scan can be named by which all has merged."
