@@ -274,8 +274,8 @@ def _reasons(case: Case, blocked: _Blocked | None, *, seen: bool) -> list[str]:
         )
     if seen:
         found.append(
-            "ksmd has seen pages of these processes before, and may be in the middle of a scan: they "
-            "can merge a scan earlier than said"
+            "ksmd has seen pages of these processes before, and may be in the middle of a scan: "
+            "they can merge a scan earlier than said"
             + (
                 ", and when smart_scan skips them depends on ages that the snapshot does not have, "
                 "so no scan can be named by which all has merged."
