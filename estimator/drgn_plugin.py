@@ -42,8 +42,8 @@ def _cmd_ksm_estimate(prog: Program, name: str, args: argparse.Namespace, **_: A
     from estimator.ksm.upper_bound import upper_bound
     from estimator.report.tables import make_console
     from estimator.report.text import render, render_bound
-    from estimator.report.units import printable
     from estimator.snapshot.store import check_output, write_snapshot
+    from estimator.units import printable
 
     try:
         if args.output:

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from estimator import units
 from estimator.ksm import policy, predict
-from estimator.report import units
 from estimator.snapshot import names
 from tests.systems import Area, Process, system
 

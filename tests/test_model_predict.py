@@ -426,7 +426,7 @@ def test_warnings_tell_what_can_go_wrong() -> None:
     system.fork(system.process(*small(7), listed=False), 3)
     system.process(*small(7), listed=False)
     texts = " ".join(predict(system.snapshot(), Policy(scope="all")).warnings)
-    assert "1 contents on 5 mappings depend on the order" in texts
+    assert "decides for 1 content on 5 mappings" in texts
     assert "another order" in texts
     assert "DAMON" not in texts
     snapshot = system.snapshot()

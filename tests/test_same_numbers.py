@@ -20,8 +20,8 @@ from estimator.report.as_json import comparison_json, plan_json, prediction_json
 from estimator.report.html import report_page
 from estimator.report.tables import make_console
 from estimator.report.text import render, render_plan
-from estimator.report.units import human_bytes
 from estimator.snapshot.snapshot import Snapshot
+from estimator.units import human_bytes
 from tests.synthetic import PAGE, System, folio, small
 from tests.systems import fork_server
 

@@ -13,9 +13,9 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.report.tables import make_console
 from estimator.report.text import render
-from estimator.report.units import human_bytes
 from estimator.report.words import why_they_differ
 from estimator.snapshot.snapshot import Snapshot
+from estimator.units import human_bytes
 from tests.systems import Area, Process, fork_server, system
 
 

@@ -37,7 +37,7 @@ from estimator.cli.options import (
 from estimator.cli.source import Source, source_options, target_options
 from estimator.cli.streams import standard_streams
 from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError, UsageError
-from estimator.report.units import printable, printable_lines
+from estimator.units import printable, printable_lines
 
 if TYPE_CHECKING:
     from estimator.snapshot.snapshot import Snapshot

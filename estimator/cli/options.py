@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from estimator.report.units import printable
+from estimator.units import printable
 
 _QUIET = "quiet"
 Command = TypeVar("Command", bound=Callable[..., Any])

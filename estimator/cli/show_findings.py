@@ -11,7 +11,7 @@ import textwrap
 import click
 
 from estimator.collect.findings import Findings
-from estimator.report.units import printable
+from estimator.units import printable
 
 _STATUS_COLUMNS = 5
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}

@@ -39,6 +39,7 @@ from estimator.kernel.vmas import Vmas, read_vmas, vm_flag_values
 from estimator.kernel.vmcoreinfo import kernel_build_id, kernel_release
 from estimator.releases import better_dump
 from estimator.snapshot.flags import Unknown
+from estimator.units import human_bytes, plural
 
 _MIB = 1 << 20
 _SAMPLE_FRAMES = 1 << 16
@@ -144,7 +145,7 @@ def _anonymous_memory(target: Target, findings: Findings, without_contents: bool
     anonymous_bytes = frames * memory.page_bytes
     findings.add(
         "memory",
-        f"{len(mms.table)} processes, {anonymous_bytes / _MIB:,.0f} MiB of anonymous memory",
+        f"{plural(len(mms.table), 'process')}, {human_bytes(anonymous_bytes)} of anonymous memory",
         processes=len(mms.table),
         anonymous_bytes=anonymous_bytes,
     )
@@ -186,7 +187,7 @@ def _opt_ins(prog: Program, mms: Mms, vmas: Vmas, findings: Findings) -> None:
     areas = int(np.count_nonzero(vmas.flags & mergeable))
     findings.add_ksm(
         read_settings(prog),
-        f"{processes} processes by prctl, {areas} VMAs are mergeable",
+        f"{plural(processes, 'process')} by prctl, {plural(areas, 'mergeable VMA')}",
         prctl_processes=processes,
         mergeable_vmas=areas,
     )

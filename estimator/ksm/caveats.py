@@ -17,6 +17,7 @@ from estimator.ksm.khugepaged import Bounds
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
 from estimator.snapshot.flags import MappingFlag
+from estimator.units import plural
 
 _TAKES_IN_LATER_CHANGES = re.compile(r"\.el\d|-default$")  # RHEL and its kin, SUSE
 
@@ -109,9 +110,15 @@ def _part_of_host(case: Case) -> str | None:
 def _lost(case: Case) -> str | None:
     """What the kernel's own data says was there; whose pages it had can't be said."""
     unknown = case.snapshot.info.get("unknown", {})
-    names = {"processes": "processes", "vmas": "VMAs", "stable_nodes": "nodes of the stable tree"}
-    names |= {"anonymous_pages": "anonymous pages that processes are charged for"}
-    lost = [f"{unknown[key]} {name}" for key, name in names.items() if unknown.get(key)]
+    names = {
+        "processes": ("process", ""),
+        "vmas": ("VMA", ""),
+        "stable_nodes": ("node", " of the stable tree"),
+        "anonymous_pages": ("anonymous page", " that processes are charged for"),
+    }
+    lost = [
+        plural(unknown[key], noun) + of for key, (noun, of) in names.items() if unknown.get(key)
+    ]
     return f"Not found or not readable: {', '.join(lost)}." if lost else None
 
 
@@ -120,8 +127,8 @@ def _perhaps_merged(case: Case) -> str | None:
     if not frames:
         return None
     return (
-        f"Of {frames:,} frames it is not known whether ksmd has merged them already (this kernel's "
-        "/proc/kpageflags does not say it): they are taken for pages that it has not."
+        f"Of {plural(frames, 'frame')} it is not known whether ksmd has merged them already (this "
+        "kernel's /proc/kpageflags does not say it): they are taken for pages that it has not."
     )
 
 
@@ -130,8 +137,8 @@ def _unknown(coverage: Coverage) -> str | None:
     if coverage.unknown_pages:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in coverage.unknown_by_reason.items())
         parts.append(
-            f"{coverage.unknown_pages:,} of {coverage.candidate_pages:,} candidate mappings could "
-            f"not be read ({reasons})"
+            f"{coverage.unknown_pages:,} of "
+            f"{plural(coverage.candidate_pages, 'candidate mapping')} could not be read ({reasons})"
         )
     if missing := _page_tables(coverage):
         parts.append(missing)
@@ -142,8 +149,8 @@ def _page_tables(coverage: Coverage) -> str:
     if not coverage.page_table_missing_pages:
         return ""
     return (
-        f"the page tables of {coverage.page_table_missing_pages} pages of candidate VMAs are "
-        "missing or kept changing"
+        f"the page tables of {plural(coverage.page_table_missing_pages, 'page')} of candidate VMAs "
+        "are missing or kept changing"
     )
 
 
@@ -188,9 +195,10 @@ def _prot_none(case: Case) -> str | None:
     if not pages:
         return None
     return (
-        f"{pages} candidate pages are PROT_NONE (mprotect or NUMA balancing). This kernel's ksmd "
-        "can't see through them in its search tree: one of them can keep other pages from merging, "
-        "which depends on the bytes of the pages and is not predicted except for the first page."
+        f"PROT_NONE (mprotect or NUMA balancing): {plural(pages, 'candidate page')}. This kernel's "
+        "ksmd can't see through them in its search tree: one of them can keep other pages from "
+        "merging, which depends on the bytes of the pages and is not predicted except for the "
+        "first page."
     )
 
 
@@ -211,9 +219,9 @@ def _order(case: Case, policy: Policy, fate: Fate) -> str | None:
     frames = case.frame_of_row[fate.simulated]
     contents = len(distinct(case.contents.of_frame[frames]))
     text = (
-        f"{contents:,} contents on {len(fate.simulated):,} mappings depend on the order in which "
-        "ksmd scans (more copies than max_page_sharing, shared by fork, pinned or zero-filled): "
-        "they are simulated in that order. "
+        f"The order in which ksmd scans decides for {plural(contents, 'content')} on "
+        f"{plural(len(fate.simulated), 'mapping')} (more copies than max_page_sharing, shared by "
+        "fork, pinned or zero-filled), simulated in that order. "
     )
     unlisted = ~on_ksmds_list(case.snapshot)
     if policy.scope == "all" and (unlisted & case.candidates.mms).any():
@@ -239,6 +247,6 @@ def _uncounted_zero_pages(case: Case, fate: Fate) -> str | None:
     if case.rules.counts_zero_pages or not pages:
         return None
     return (
-        f"{pages} zero-filled pages are replaced by the zero page; this kernel has no counter "
-        "for them, so they are in the physical saving only."
+        f"The zero page replaces {plural(pages, 'zero-filled page')}; this kernel has no counter "
+        "for that: it is in the physical saving only."
     )

@@ -19,6 +19,7 @@ from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.processes import read_processes
 from estimator.procfs.rights import memory_denied, part_of_host, require_memory, require_rights
 from estimator.procfs.vmas import read_vmas
+from estimator.units import plural
 
 _GIB = 1 << 30
 _START_UP_SECONDS = 0.5
@@ -53,7 +54,7 @@ def check_procfs(without_contents: bool = False) -> Findings:
     opted_in = int(mergeable["mm_id"].nunique())
     findings.add_ksm(
         ksm,
-        f"{opted_in} processes, {len(mergeable)} VMAs are mergeable",
+        f"{plural(opted_in, 'process')} with {plural(len(mergeable), 'mergeable VMA')}",
         mergeable_processes=opted_in,
         mergeable_vmas=len(mergeable),
     )

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from estimator.report.units import plural, printable
+from estimator.units import plural, printable
 
 _TUNABLES = ("max_page_sharing", "use_zero_pages", "merge_across_nodes")
 _SELECTORS = {"pids": "--pid", "comms": "--comm", "cgroups": "--cgroup", "uids": "--uid"}

@@ -17,11 +17,11 @@ from estimator.report.prediction_sections import (
     excluded_section,
 )
 from estimator.report.tables import Column, memory, pages
-from estimator.report.units import count, human_bytes, human_seconds, plural
 from estimator.report.words import COUNTER_MEANINGS, scope_words
 from estimator.snapshot.flags import Unknown
 from estimator.snapshot.names import unit_of
 from estimator.snapshot.snapshot import Snapshot
+from estimator.units import count, human_bytes, human_seconds, plural
 
 NOT_KNOWN = "?"
 

@@ -8,8 +8,8 @@ from typing import Any
 from estimator.advice.host import Host
 from estimator.advice.plan import Plan
 from estimator.advice.schedule import Schedule
-from estimator.report.units import count, human_bytes, plural, printable
 from estimator.snapshot.names import unit_of
+from estimator.units import count, human_bytes, plural, printable
 
 _MOST_PIDS = 5
 

@@ -10,8 +10,8 @@ from estimator.advice.compare import Comparison
 from estimator.advice.verify import Verification
 from estimator.report.prediction_sections import Section
 from estimator.report.tables import Column, pages
-from estimator.report.units import count, human_bytes, plural, printable
 from estimator.snapshot.identity import Identity
+from estimator.units import count, human_bytes, plural, printable
 
 
 def comparison_sections(comparison: Comparison) -> list[Section]:

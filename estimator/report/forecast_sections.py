@@ -9,7 +9,7 @@ from estimator.ksm.forecast import Forecast
 from estimator.report.as_json import records
 from estimator.report.prediction_sections import WARNINGS, Section, coverage_section
 from estimator.report.tables import Column, memory, pages
-from estimator.report.units import count, human_bytes, human_seconds, percent, plural
+from estimator.units import count, human_bytes, human_seconds, percent, plural
 
 
 def forecast_sections(forecast: Forecast, pace: Pace) -> list[Section]:

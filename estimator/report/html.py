@@ -38,8 +38,8 @@ from estimator.report.plan_sections import plan_sections
 from estimator.report.plots import contribution_figure, frontier_figure, sharing_figure
 from estimator.report.prediction_sections import Section, prediction_sections
 from estimator.report.tables import Column, total_cells
-from estimator.report.units import printable
 from estimator.snapshot.snapshot import Snapshot
+from estimator.units import printable
 
 MAX_ROWS = 1000
 """Ints per table: enough to look through, few enough that the file stays below 5 MB."""

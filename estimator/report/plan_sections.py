@@ -19,9 +19,9 @@ from estimator.report.prediction_sections import Section
 from estimator.report.risk_sections import risk_sections
 from estimator.report.settings_words import cpu_words, settings_words
 from estimator.report.tables import Column, memory, pages
-from estimator.report.units import count, human_bytes, percent, plural, printable
 from estimator.snapshot.names import unit_of
 from estimator.snapshot.snapshot import Snapshot
+from estimator.units import count, human_bytes, percent, plural, printable
 
 _BLOCKS = 200
 _FRONTIER_SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)

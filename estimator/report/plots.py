@@ -18,9 +18,9 @@ from estimator.advice.attribution import page_bytes, scanned_pages
 from estimator.advice.plan import Plan
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.sharing import saved_between
-from estimator.report.units import percent, printable
 from estimator.snapshot.names import units_of
 from estimator.snapshot.snapshot import Snapshot, mapping_mm
+from estimator.units import percent, printable
 
 _MIB = 2**20
 _MATRIX_SIZE = 24

@@ -18,8 +18,8 @@ from estimator.report import words
 from estimator.report.asked import what_procfs_can_not_know
 from estimator.report.summary import Summary, counters_beside_now, summarize
 from estimator.report.tables import Column, memory, pages
-from estimator.report.units import count, human_bytes, plural, printable
 from estimator.snapshot.snapshot import Snapshot
+from estimator.units import count, human_bytes, plural, printable
 
 WARNINGS = "Before you trust these numbers"
 _NOBODY = (

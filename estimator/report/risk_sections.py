@@ -6,7 +6,7 @@ from estimator.advice.risk import Risk
 from estimator.advice.side_effects import SideEffects
 from estimator.report.prediction_sections import Section
 from estimator.report.tables import Column, memory, pages
-from estimator.report.units import count, human_bytes, human_seconds, percent, plural
+from estimator.units import count, human_bytes, human_seconds, percent, plural
 
 
 def risk_sections(risk: Risk, size: int) -> list[Section]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from estimator.advice.page_cost import CostRange
 from estimator.advice.schedule import ADVISOR_MIN_CPU, ScanRange, Schedule
-from estimator.report.units import count, human_seconds, percent, plural
+from estimator.units import count, human_seconds, percent, plural
 
 
 def settings_words(schedule: Schedule) -> list[str]:

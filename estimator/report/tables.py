@@ -17,7 +17,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from estimator.report.units import count, human_bytes, printable, printable_lines
+from estimator.units import count, human_bytes, printable, printable_lines
 
 PROSE_COLUMNS = 100
 _WIDE_COLUMNS = 120

@@ -7,7 +7,7 @@ from estimator.advice.verdict import WORTH_IT, Savings
 from estimator.ksm.coverage import Coverage
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
-from estimator.report.units import count, human_bytes, percent, plural, printable
+from estimator.units import count, human_bytes, percent, plural, printable
 
 COUNTER_MEANINGS = {
     "pages_shared": "merged pages that stay: one per stable node",
