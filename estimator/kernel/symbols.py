@@ -13,8 +13,9 @@ from estimator.collect.limits import own_limits
 from estimator.errors import EstimatorError, NoDebugInfoError, TargetError
 from estimator.kernel.carried import CarriedSymbols, carries_symbols, carry_symbols
 from estimator.kernel.ksm_settings import features
+from estimator.kernel.symbol_files import refuse_no_vmlinux
 from estimator.kernel.symbol_hints import DEBUGINFOD, debuginfod_servers, hint_elsewhere
-from estimator.kernel.vmcoreinfo import kernel_release
+from estimator.kernel.vmcoreinfo import kernel_build_id, kernel_release
 
 OWN = Path("btf")
 """Named in place of a file: only what the kernel carries itself."""
@@ -88,9 +89,8 @@ def _found_here(prog: Program) -> bool:
 def _load_debug_info(prog: Program, symbols: Sequence[Path], refused: Exception | None) -> None:
     """``refused``: why the kernel's own can't be used."""
     release = kernel_release(prog)
-    missing = [path for path in symbols if not path.is_file()]
-    if missing:
-        raise NoDebugInfoError(f"symbols {missing[0]} do not exist")
+    for path in symbols:
+        refuse_no_vmlinux(path)
     try:
         with own_limits():
             _load(prog, symbols)
@@ -101,9 +101,8 @@ def _load_debug_info(prog: Program, symbols: Sequence[Path], refused: Exception 
     except (MissingDebugInfoError, ValueError, OSError) as error:
         if symbols:
             raise NoDebugInfoError(f"{symbols[0]} can't be used as symbols: {error}") from error
-    main = prog.main_module()
     if not _has_debug_information(prog):
-        build_id = main.build_id.hex() if main.build_id else "unknown"
+        build_id = kernel_build_id(prog) or "unknown"
         if symbols:
             raise NoDebugInfoError(
                 f"{symbols[0]} is not the vmlinux of this kernel, {release} (build-id {build_id})",
@@ -115,6 +114,7 @@ def _load_debug_info(prog: Program, symbols: Sequence[Path], refused: Exception 
             hint=f"{hint_elsewhere(release)}, or name the file with --symbols VMLINUX, "
             "or a server with export DEBUGINFOD_URLS=...",
         )
+    main = prog.main_module()
     path = main.debug_file_path
     if main.build_id and not _is_of_build(path, main.build_id):
         raise NoDebugInfoError(

@@ -85,7 +85,7 @@ def contribution_figure(
     _label(axes.set_yticks, places, list(rows[label]))
     axes.invert_yaxis()
     axes.set_xlabel("MiB")
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside upper center", ncols=len(series))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
