@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # the same names for a type checker
     from estimator.advice.risk import assess as assess
     from estimator.advice.schedule import schedule as schedule
     from estimator.advice.verify import verify as verify
+    from estimator.advice.whatif import what_if as what_if
+    from estimator.advice.why import why as why
     from estimator.errors import EstimatorError as EstimatorError
     from estimator.kernel.collect import collect_core as collect_core
     from estimator.kernel.collect import collect_program as collect_program
@@ -77,6 +79,8 @@ _MODULE_OF = {
     "show_upper_bound": "report.notebook",
     "upper_bound": "ksm.upper_bound",
     "verify": "advice.verify",
+    "what_if": "advice.whatif",
+    "why": "advice.why",
     "write_snapshot": "snapshot.store",
 }
 

@@ -18,10 +18,10 @@ from estimator.cli.answers import (
     answer_with_bound,
     compare,
     report,
-    require_coverage,
     show_prediction,
     verify,
 )
+from estimator.cli.coverage import require_coverage
 from estimator.cli.forecast import forecast
 from estimator.cli.help_topics import show_help
 from estimator.cli.interrupts import interrupted, raise_on_signals
@@ -36,6 +36,7 @@ from estimator.cli.options import (
 )
 from estimator.cli.source import Source, source_options, target_options
 from estimator.cli.streams import standard_streams
+from estimator.cli.whatif import whatif
 from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError, UsageError
 from estimator.units import printable, printable_lines
 
@@ -192,7 +193,7 @@ def _answer_with(
     require_coverage(prediction.coverage, min_coverage)
 
 
-for command in (report, advise, forecast, compare, verify, show_help):
+for command in (report, advise, whatif, forecast, compare, verify, show_help):
     cli.add_command(command)
 for command in cli.commands.values():
     quiet_option(command)

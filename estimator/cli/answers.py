@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
+from estimator.cli.coverage import require_coverage, require_share
 from estimator.cli.options import (
     force_option,
     min_coverage_option,
@@ -23,9 +24,9 @@ from estimator.cli.options import (
     top_option,
 )
 from estimator.cli.private_file import write_private
+from estimator.cli.whatif import show_why
 from estimator.errors import (
     EXIT_DIFFERS,
-    EXIT_LOW_COVERAGE,
     CannotAnswerError,
     TargetError,
     UsageError,
@@ -86,10 +87,19 @@ _advice_options = options(
 @_json
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page.")
 @force_option
+@click.option(
+    "--why",
+    is_flag=True,
+    help="Say why so much and no more becomes free. The selectors choose whose pages it is about, "
+    "--scope alone who takes part.",
+)
+@click.option("--vma", metavar="ADDRESS", help="With --why: only the VMA with this address.")
 def report(
     snapshot: Path,
     as_json: bool,
     html: Path | None,
+    why: bool,
+    vma: str | None,
     force: bool,
     top: int | None,
     sort: str | None,
@@ -111,6 +121,14 @@ def report(
         raise UsageError(f"{html} exists already", hint="replace it with --force")
     opened = open_snapshot(snapshot)
     advice, policy = _split(chosen)
+    if vma is not None and not why:
+        raise UsageError("--vma goes with --why")
+    if why:
+        if html is not None:
+            raise UsageError("--why has no page", hint="leave out --html")
+        _refuse_advice_options()
+        show_why(opened, policy, vma, as_json, min_coverage)
+        return
     if html is None:
         _refuse_advice_options()
         if opened.info.get("without_contents"):
@@ -195,7 +213,7 @@ def compare(
         render_comparison(comparison, make_console(sys.stdout), asked, _tables(top))
     for name, side in sides.items():
         share = side.get("coverage", {}).get("hashed_share")
-        _require_share(share, min_coverage, f" of {name}")
+        require_share(share, min_coverage, f" of {name}")
 
 
 @click.command()
@@ -317,18 +335,6 @@ def answer_with_bound(
 
         render_bound(snapshot, bound, make_console(sys.stdout), _tables(top, sort))
     require_coverage(bound.coverage, min_coverage)
-
-
-def require_coverage(coverage: Coverage, percent: float) -> None:
-    """Exit with 6 unless ``percent`` of what ksmd would visit was read; nothing to read is fine."""
-    _require_share(coverage.hashed_share, percent)
-
-
-def _require_share(share: float | None, percent: float, of: str = "") -> None:
-    if share is not None and 100 * share < percent:
-        message = f"only {100 * share:.1f} % of the candidate pages{of} could be read"
-        click.echo(f"ksm-estimator: {message}; accept it with --min-coverage", err=True)
-        sys.exit(EXIT_LOW_COVERAGE)
 
 
 def _tables(top: int | None, sort: str | None = None) -> Tables:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from estimator.cli.answers import require_coverage
+from estimator.cli.coverage import require_coverage
 from estimator.cli.options import min_coverage_option, policy_options
 
 

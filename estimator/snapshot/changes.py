@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,27 @@ def known_changes(snapshot: Snapshot, later: Snapshot | None) -> Changes | None:
         return known
     require_pair(snapshot, later)
     return known | changed_mappings(snapshot, later)
+
+
+def with_changes(snapshot: Snapshot, later: Snapshot | None) -> Snapshot:
+    """``snapshot`` with what ``later`` says of its pages, as a later pass would have said it.
+
+    Raises UsageError as ``known_changes``.
+    """
+    if later is None:
+        return snapshot
+    known = known_changes(snapshot, later)
+    assert known is not None
+    flags = snapshot.mappings["flags"].to_numpy().copy()
+    flags[known.changed] |= np.uint8(MappingFlag.CHANGED)
+    flags[known.compared] |= np.uint8(MappingFlag.COMPARED)
+    passes = dict(snapshot.info.get("passes", {}))
+    passes["count"] = max(2, passes.get("count", 1))
+    return replace(
+        snapshot,
+        info=snapshot.info | {"passes": passes},
+        mappings=snapshot.mappings.assign(flags=flags),
+    )
 
 
 def require_pair(earlier: Snapshot, later: Snapshot) -> None:

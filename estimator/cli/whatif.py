@@ -1,0 +1,118 @@
+"""The command ``whatif``, and ``report --why``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from estimator.cli.coverage import require_coverage
+from estimator.cli.options import min_coverage_option, policy_options, snapshot_argument
+from estimator.errors import UsageError
+
+if TYPE_CHECKING:
+    from estimator.arrays import Ints
+    from estimator.snapshot.snapshot import Snapshot
+
+
+_SELECTORS = ("pids", "comms", "cgroups", "uids")
+
+
+@click.command()
+@snapshot_argument
+@click.option(
+    "--and",
+    "later",
+    type=click.Path(path_type=Path),
+    metavar="LATER.ksm",
+    help="A second snapshot of the same system: what changed in between never merges.",
+)
+@policy_options
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help='Domains of your own, lines of "PID LABEL" or "/CGROUP LABEL".',
+)
+@min_coverage_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def whatif(
+    snapshot: Path,
+    later: Path | None,
+    labels: Path | None,
+    min_coverage: float,
+    as_json: bool,
+    **policy: Any,
+) -> None:
+    """Set policies side by side: what each frees, what it costs, what it loses, and why."""
+    from estimator.advice.whatif import what_if
+    from estimator.ksm.policy import Policy
+    from estimator.report.asked import question_words
+    from estimator.report.tables import make_console
+    from estimator.report.text import print_sections
+    from estimator.report.whatif_sections import what_if_json, what_if_sections
+    from estimator.snapshot.store import open_snapshot
+
+    opened = open_snapshot(snapshot)
+    second = open_snapshot(later) if later else None
+    domains = _labels(opened, labels) if labels else None
+    found = what_if(opened, Policy(**policy), later=second, labels=domains)
+    if as_json:
+        click.echo(json.dumps(what_if_json(found)))
+    else:
+        asked = question_words(opened.info, found.asked.policy.to_json())
+        print_sections(what_if_sections(found), make_console(sys.stdout), asked)
+    require_coverage(found.asked.coverage, min_coverage)
+
+
+def show_why(
+    snapshot: Snapshot,
+    policy: dict[str, Any],
+    vma: str | None,
+    as_json: bool,
+    min_coverage: float,
+) -> None:
+    """Answer ``report --why``: ``policy`` has its selectors say whose pages it is about."""
+    from estimator.advice.why import why
+    from estimator.ksm.policy import Policy
+    from estimator.report.asked import question_words
+    from estimator.report.tables import make_console
+    from estimator.report.text import print_sections
+    from estimator.report.whatif_sections import why_json, why_sections
+
+    selectors = {name: policy[name] for name in _SELECTORS}
+    rest = {name: value for name, value in policy.items() if name not in _SELECTORS}
+    whom = Policy(**selectors) if any(selectors.values()) else None
+    address = None if vma is None else _address(vma)
+    if address is not None and whom is None:
+        raise UsageError("an address is one of a process", hint="add --pid PID")
+    found = why(snapshot, Policy(**rest), whom=whom, vma=address)
+    if as_json:
+        click.echo(json.dumps(why_json(found)))
+    else:
+        asked = question_words(snapshot.info, found.prediction.policy.to_json())
+        print_sections(why_sections(found), make_console(sys.stdout), asked)
+    require_coverage(found.prediction.coverage, min_coverage)
+
+
+def _address(text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is no address", hint="as in /proc/PID/maps: 7f1200000000"
+        ) from None
+
+
+def _labels(snapshot: Snapshot, path: Path) -> Ints:
+    from estimator.advice.domains import by_labels
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(f"{path} can't be read: {why}") from error
+    return by_labels(snapshot.processes, lines, str(path))

@@ -1,0 +1,180 @@
+"""Why so much and no more, and policies side by side, as parts of a report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from estimator.advice.whatif import WhatIf
+from estimator.advice.why import Why
+from estimator.ksm import losses as reasons
+from estimator.ksm.candidates import NOT_MERGEABLE, NOT_ON_LIST
+from estimator.ksm.losses import Losses
+from estimator.report.as_json import records
+from estimator.report.prediction_sections import WARNINGS, Section, coverage_section
+from estimator.report.tables import Column, memory, pages
+from estimator.report.words import scope_words
+from estimator.units import count, human_bytes, percent, printable
+
+_WORTH_A_WORD = 0.01
+_CHANGED_BY = {
+    NOT_MERGEABLE: "opt in: advise says what, and how",
+    NOT_ON_LIST: "opt in: advise says what, and how",
+    reasons.NOT_CHOSEN: "choose that process too",
+    reasons.KSM_PAGE: "a higher max_page_sharing",
+    reasons.ZERO: "use_zero_pages",
+    reasons.ELSEWHERE: "opt in who shares it by fork",
+    reasons.PINNED: "whatever holds it (VFIO, io_uring, RDMA)",
+    reasons.CHANGES: "none: a page that changes never merges",
+}
+
+
+def why_sections(why: Why) -> list[Section]:
+    """From all anonymous frames down to those that become free."""
+    lost, size = why.losses, why.prediction.kernel["page_size"]
+    warnings = why.prediction.warnings
+    return [
+        Section(_headline(why)),
+        *([Section(WARNINGS, bullets=warnings)] if warnings else []),
+        _waterfall(lost, size),
+        coverage_section(why.prediction.coverage, size),
+    ]
+
+
+def what_if_sections(found: WhatIf) -> list[Section]:
+    """Policies side by side."""
+    size = found.asked.kernel["page_size"]
+    rows = found.table
+    rows = rows.assign(name=rows["name"].where(rows["settable"], rows["name"] + " *"))
+    columns = [
+        Column("policy", "name"),
+        Column("set by", "setting", wide=True),
+        memory("frees", "bytes_saved"),
+        Column("net", "net_bytes_saved", _maybe_bytes, number=True),
+        Column("general_profit", "general_profit", _maybe_bytes, number=True, wide=True),
+        Column("rmap_items", "ksm_rmap_items", _maybe_count, number=True, wide=True),
+        Column("scanned", "scanned_pages", _maybe_count, number=True),
+        memory("less than ideal", "lost_bytes"),
+        Column("most of it", "lost_to", wide=True),
+    ]
+    ideal = human_bytes(found.losses.ideal * size)
+    saved = human_bytes(found.asked.physical["bytes_saved"])
+    return [
+        Section(
+            f"Of {ideal} that would be free if every equal page were merged, ksmd as asked frees "
+            f"{saved}."
+        ),
+        Section(
+            "Policies side by side",
+            rows,
+            columns,
+            limit=len(rows),
+            note="* No kernel can be set to that: a thought, by the same model.",
+        ),
+        _waterfall(found.losses, size),
+        *([Section(WARNINGS, bullets=found.asked.warnings)] if found.asked.warnings else []),
+        coverage_section(found.asked.coverage, size),
+    ]
+
+
+def why_json(why: Why) -> dict[str, Any]:
+    """A ``Why`` as JSON values."""
+    prediction = why.prediction
+    return {
+        "kernel": prediction.kernel,
+        "origin": prediction.origin,
+        "policy": prediction.policy.to_json(),
+        "whom": None if why.whom is None else why.whom.to_json(),
+        "vma": why.vma,
+        "frames": losses_json(why.losses),
+        "coverage": prediction.coverage.to_json(),
+        "warnings": prediction.warnings,
+    }
+
+
+def what_if_json(found: WhatIf) -> dict[str, Any]:
+    """A ``WhatIf`` as JSON values."""
+    asked = found.asked
+    return {
+        "kernel": asked.kernel,
+        "origin": asked.origin,
+        "policy": asked.policy.to_json(),
+        "policies": records(found.table),
+        "frames": losses_json(found.losses),
+        "coverage": asked.coverage.to_json(),
+        "warnings": asked.warnings,
+    }
+
+
+def losses_json(lost: Losses) -> dict[str, Any]:
+    """Frames, from all down to those that become free."""
+    return {
+        "anonymous": lost.anonymous,
+        "not_known": lost.not_known,
+        "single": lost.single,
+        "kept": lost.kept,
+        "equal": lost.equal,
+        "lost": records(lost.lost),
+        "split_pieces": lost.split_pieces,
+        "copied": lost.copied,
+        "freed": lost.freed,
+    }
+
+
+def _headline(why: Why) -> str:
+    lost, size = why.losses, why.prediction.kernel["page_size"]
+    asked = scope_words(why.prediction.policy)
+    whose = "" if why.whom is None else " that these processes map"
+    if why.vma is not None:
+        whose = f" mapped in the VMA at {why.vma:#x}"
+    if not lost.anonymous:
+        return f"There is no anonymous memory{whose}."
+    freed = human_bytes(lost.freed * size)
+    text = (
+        f"{asked}, {freed} of {human_bytes(lost.anonymous * size)} of anonymous memory{whose} "
+        f"become free: {percent(lost.freed, lost.anonymous)}."
+    )
+    if not lost.equal:
+        return f"{text} No page equals another one."
+    if len(lost.lost) and lost.lost["frames"].iloc[0] > _WORTH_A_WORD * lost.equal:
+        most = lost.lost.iloc[0]
+        text += (
+            f" Of equal pages, {human_bytes(int(most['frames']) * size)} more stay: "
+            f"{printable(str(most['reason']))}."
+        )
+    return text
+
+
+def _waterfall(lost: Losses, size: int) -> Section:
+    rows: list[tuple[str, int, str]] = [
+        ("anonymous memory", lost.anonymous, ""),
+        ("- content not known", -lost.not_known, ""),
+        ("- no other page is equal", -lost.single, ""),
+        ("- one page of each content stays", -lost.kept, ""),
+        ("= every equal page merged", lost.equal, ""),
+        *(
+            (f"- {row['reason']}", -int(row["frames"]), _CHANGED_BY.get(str(row["reason"]), ""))
+            for row in records(lost.lost)
+        ),
+        ("+ pieces of huge pages that nobody maps, freed by their split", lost.split_pieces, ""),
+        ("- copies made by break_cow()", -lost.copied, ""),
+    ]
+    shown = [row for number, row in enumerate(rows) if row[1] or number in (0, 4)]
+    shown.append(("= becomes free", lost.freed, ""))
+    table = pd.DataFrame(shown, columns=["step", "frames", "changed_by"])
+    columns = [
+        Column("", "step"),
+        pages("frames", "frames"),
+        memory("memory", "frames", size),
+        *([Column("changed by", "changed_by")] if any(table["changed_by"]) else []),
+    ]
+    return Section("From all anonymous memory to what becomes free", table, columns, len(table))
+
+
+def _maybe_bytes(number: Any) -> str:
+    return "" if pd.isna(number) else human_bytes(number)
+
+
+def _maybe_count(number: Any) -> str:
+    return "" if pd.isna(number) else count(number)
