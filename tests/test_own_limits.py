@@ -135,7 +135,7 @@ def load(error: Exception | None, *files: Path) -> None:
 @pytest.fixture
 def vmlinux(tmp_path: Path) -> Path:
     path = tmp_path / "vmlinux"
-    path.touch()
+    path.write_bytes(b"\x7fELF")
     return path
 
 

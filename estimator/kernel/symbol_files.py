@@ -35,7 +35,7 @@ def refuse_no_vmlinux(path: Path) -> None:
     try:
         with path.open("rb") as file:
             head = file.read(1024)
-    except OSError as error:
+    except PermissionError as error:
         raise NoDebugInfoError(f"{path} can't be read: {error.strerror}") from error
     for magic, command in _PACKED.items():
         if head.startswith(magic):

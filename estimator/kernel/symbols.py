@@ -89,10 +89,10 @@ def _found_here(prog: Program) -> bool:
 def _load_debug_info(prog: Program, symbols: Sequence[Path], refused: Exception | None) -> None:
     """``refused``: why the kernel's own can't be used."""
     release = kernel_release(prog)
-    for path in symbols:
-        refuse_no_vmlinux(path)
     try:
         with own_limits():
+            for path in symbols:
+                refuse_no_vmlinux(path)
             _load(prog, symbols)
     except FaultError as error:
         raise TargetError(
