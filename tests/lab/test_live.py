@@ -30,6 +30,9 @@ from tests.lab.workload import Workload
 
 pytestmark = pytest.mark.lab
 
+# Python in an emulated guest takes its time, and what differs by kernel is compared elsewhere.
+ON_ONE = pytest.mark.parametrize("system", ["6.12"], indirect=True)
+
 PROBE = Path(__file__).with_name("pagemap_probe.py")
 SESSION = Path(__file__).with_name("drgn_session.py")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "ksm_snapshot.py"
@@ -182,6 +185,7 @@ def test_proc_alone_gives_the_same_frames(system: Running, live: Snapshot, tmp_p
         assert name in ("counters", "ksmd_cpu_ns") or procfs.info["ksm"].get(name) == value, name
 
 
+@ON_ONE
 def test_the_script_for_drgn_makes_the_same_snapshot(
     system: Running, live: Snapshot, tmp_path: Path
 ) -> None:
@@ -205,6 +209,7 @@ def test_the_script_for_drgn_makes_the_same_snapshot(
     assert output.splitlines() == [f"ksm_snapshot: /tmp/inside.ksm {EXISTS}"]
 
 
+@ON_ONE
 def test_a_session_of_drgn_has_the_command(system: Running, live: Snapshot) -> None:
     """The entry point brings it; drgn's start stays quick; what goes wrong is one line."""
     system.guest.write_file("/tmp/drgn_session.py", SESSION.read_text())
@@ -231,6 +236,7 @@ def test_a_session_of_drgn_has_the_command(system: Running, live: Snapshot) -> N
     assert nice == ["0"]
 
 
+@ON_ONE
 def test_root_is_all_that_is_needed(system: Running, live: Snapshot, tmp_path: Path) -> None:
     """Without symbols the kernel's own types and symbols are read, through /proc/kcore."""
     status, output = system.estimator("check --live")
