@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from estimator.advice.attribution import page_bytes
+from estimator.advice.reasons import reasons
 from estimator.advice.verdict import Savings, savings
 from estimator.ksm.coverage import Coverage
 from estimator.ksm.prediction import Outcome, Prediction
@@ -76,7 +77,12 @@ def _head(snapshot: Snapshot, prediction: Prediction, saved: Savings) -> list[Se
         words.verdict(prediction.policy, saved, prediction.coverage),
         note=words.coverage_words(prediction.coverage, size),
     )
-    return [verdict, *doubts(prediction.warnings, snapshot)]
+    why = reasons(snapshot, prediction, saved)
+    return [
+        verdict,
+        *([Section("Why so little", bullets=why)] if why else []),
+        *doubts(prediction.warnings, snapshot),
+    ]
 
 
 def doubts(warnings: list[str], snapshot: Snapshot) -> list[Section]:

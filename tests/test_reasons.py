@@ -1,0 +1,95 @@
+"""Why KSM saves little: the first lines say what holds the memory back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from estimator.advice.reasons import reasons
+from estimator.advice.verdict import savings
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.report.prediction_sections import prediction_sections
+from estimator.snapshot.snapshot import Snapshot
+from tests.systems import Area, Process, fork_server, system
+
+OWN = list(range(1000, 1400))
+
+
+def why(snapshot: Snapshot, policy: Policy | None = None) -> list[str]:
+    prediction = predict(snapshot, policy)
+    return reasons(snapshot, prediction, savings(snapshot, prediction))
+
+
+def test_nobody_opted_in() -> None:
+    snapshot = system([Process("a", [Area([7] * 100)]), Process("b", [Area([7] * 100)])])
+    (reason,) = why(snapshot, Policy(scope="enabled"))
+    assert reason.startswith("Nobody has opted in: 800 KiB of anonymous memory is in VMAs")
+    assert "--scope all" in reason
+    sections = prediction_sections(snapshot, predict(snapshot, Policy(scope="enabled")))
+    assert [section.title for section in sections][1] == "Why so little"
+
+
+@pytest.mark.parametrize(("opted_in", "words"), [(1, "1 process has"), (2, "2 processes have")])
+def test_few_opted_in(opted_in: int, words: str) -> None:
+    few = [Process("a", [Area([n], mergeable=True)]) for n in range(opted_in)]
+    snapshot = system([*few, Process("b", [Area([7] * 100)])])
+    assert why(snapshot, Policy(scope="enabled"))[0].startswith(f"Only {words} opted in: 400 KiB")
+
+
+def test_where_much_is_saved_there_is_no_reason() -> None:
+    snapshot = fork_server()
+    assert why(snapshot) == []
+    titles = [section.title for section in prediction_sections(snapshot, predict(snapshot))]
+    assert "Why so little" not in titles
+
+
+def test_all_differ() -> None:
+    assert why(system([Process("a", [Area(OWN)])])) == [
+        "All pages have a content that no other page has."
+    ]
+    some = why(system([Process("a", [Area([*OWN, 7, 7])])]))
+    assert some == ["1.6 MiB of the pages have a content that no other page has."]
+
+
+def test_what_never_takes_part_comes_by_size() -> None:
+    areas = [
+        Area(OWN),
+        Area([7] * 500, excluded_by="VM_PFNMAP"),
+        Area([7] * 5, excluded_by="VM_IO"),
+        Area([7] * 1, excluded_by="VM_DROPPABLE"),
+    ]
+    first, second = why(system([Process("a", areas)]))
+    assert first == "2.0 MiB is in VMAs that never take part: VM_PFNMAP."
+    assert second.startswith("1.6 MiB of the pages")
+
+
+def test_shared_by_fork_already() -> None:
+    frames = [f"f{n}" for n in range(400)]
+    workers = [Process("w", [Area(OWN, frames=frames)]) for _ in range(3)]
+    forked, single = why(system([*workers, Process("x", [Area(OWN[:1])])]))
+    assert forked == "3.1 MiB is shared by fork already, without KSM."
+    assert single == "1.6 MiB of the pages have a content that no other page has."
+
+
+def test_swapped_out_and_guests_in_shared_memory() -> None:
+    snapshot = system(
+        [
+            Process("qemu-system-x86", [Area([1, 2]), Area([], excluded_by="VM_SHARED")]),
+            Process("a", [Area(OWN)]),
+        ]
+    )
+    vmas = snapshot.vmas.copy()
+    shared = vmas["excluded_by"] == "VM_SHARED"
+    vmas.loc[shared, "end"] = vmas.loc[shared, "start"] + (4 << 30)
+    vmas.loc[vmas["excluded_by"].isna(), "swap_pages"] = 300
+    guest, *_, swap = why(replace(snapshot, vmas=vmas))
+    assert guest.startswith("4.0 GiB mapped by 1 virtual machine is shared memory (memfd")
+    assert "2.3 MiB is swapped out" in " ".join([guest, *_, swap])
+
+
+def test_a_scan_of_days_is_named() -> None:
+    snapshot = system([Process("a", [Area(OWN)])], pages_to_scan=1, sleep_millisecs=400_000)
+    assert why(snapshot)[-1].startswith("With pages_to_scan 1 and sleep_millisecs 400000 one full")
+    assert "44 h" in why(snapshot)[-1]
