@@ -170,3 +170,35 @@ def test_what_is_refused(arguments: list[str], message: str, snapshot: Path) -> 
     done = estimator(arguments[0], snapshot, *arguments[1:])
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
+
+
+def test_larger_pages_share_less() -> None:
+    """Sixteen pages: the first four equal the next four, the others only in single pages."""
+    group = [1, 2, 3, 4]
+    snapshot = system([Process("a", [Area([*group, *group, 1, 1, 1, 1, 2, 2, 5, 6])])])
+    start = snapshot.vmas["start"] // 65536 * 65536
+    aligned = replace(snapshot, vmas=snapshot.vmas.assign(start=start, end=start + 65536))
+    table = what_if(aligned).page_sizes.set_index("page_bytes")
+    assert table["bytes_saved"].tolist() == [10 * 4096, 4 * 4096, 0, 0]
+    assert table["whole_bytes"].tolist() == [65536, 65536, 65536, 0]
+
+
+def test_larger_pages_that_fork_shares_are_one() -> None:
+    frames = [f"f{n}" for n in range(4)]
+    twice = [Process("w", [Area([1, 2, 3, 4], frames=frames)]) for _ in range(2)]
+    snapshot = system([*twice, Process("x", [Area([1, 2, 3, 4])]), Process("y", [Area([1, 2, 3])])])
+    start = snapshot.vmas["start"] // 16384 * 16384
+    vmas = snapshot.vmas.assign(start=start, end=start + 16384)
+    table = what_if(replace(snapshot, vmas=vmas)).page_sizes.set_index("page_bytes")
+    assert table["bytes_saved"][16384] == 16384
+    assert table["whole_bytes"][16384] == 2 * 16384
+
+
+def test_not_aligned_or_in_another_order_is_not_equal() -> None:
+    snapshot = system([Process("a", [Area([1, 2, 3, 4, 4, 3, 2, 1])])])
+    start = snapshot.vmas["start"] // 16384 * 16384
+    for shift, whole in ((0, 2), (4096, 1)):
+        vmas = snapshot.vmas.assign(start=start + shift, end=start + shift + 8 * 4096)
+        table = what_if(replace(snapshot, vmas=vmas)).page_sizes.set_index("page_bytes")
+        assert table["bytes_saved"][16384] == 0
+        assert table["whole_bytes"][16384] == whole * 16384

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from estimator.advice.domains import by_family, by_service, separated
+from estimator.advice.page_sizes import larger_pages
 from estimator.advice.why import Why, why
 from estimator.arrays import Ints
 from estimator.ksm.losses import Losses
@@ -36,12 +37,13 @@ class WhatIf:
     (frames), bytes_saved, net_bytes_saved, general_profit (bytes), ksm_rmap_items, scanned_pages
     (what ksmd visits in a full scan), lost_bytes (less than the ideal frees), lost_to (the reason
     that costs most; "" for none). Of the ideal only what it frees is said (the rest is null).
-    ``losses``: of ``asked``.
+    ``losses``: of ``asked``. ``page_sizes``: see ``larger_pages``.
     """
 
     asked: Prediction
     table: pd.DataFrame
     losses: Losses
+    page_sizes: pd.DataFrame
 
 
 def what_if(
@@ -79,7 +81,8 @@ def what_if(
     table["lost_bytes"] = (ideal - table["frames_freed"]) * page
     table[["setting", "lost_to"]] = table[["setting", "lost_to"]].fillna("")
     whole = ["net_bytes_saved", "general_profit", "ksm_rmap_items", "scanned_pages"]
-    return WhatIf(asked, table.astype(dict.fromkeys(whole, "Int64")), lost)
+    table = table.astype(dict.fromkeys(whole, "Int64"))
+    return WhatIf(asked, table, lost, larger_pages(snapshot, asked))
 
 
 def _row(name: str, setting: str, answer: Why) -> dict[str, str | int | bool]:

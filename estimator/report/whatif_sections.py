@@ -72,6 +72,7 @@ def what_if_sections(found: WhatIf) -> list[Section]:
             limit=len(rows),
             note="* No kernel can be set to that: a thought, by the same model.",
         ),
+        _page_sizes(found.page_sizes),
         _waterfall(found.losses, size),
         *([Section(WARNINGS, bullets=found.asked.warnings)] if found.asked.warnings else []),
         coverage_section(found.asked.coverage, size),
@@ -101,6 +102,7 @@ def what_if_json(found: WhatIf) -> dict[str, Any]:
         "origin": asked.origin,
         "policy": asked.policy.to_json(),
         "policies": records(found.table),
+        "page_sizes": records(found.page_sizes),
         "frames": losses_json(found.losses),
         "coverage": asked.coverage.to_json(),
         "warnings": asked.warnings,
@@ -144,6 +146,19 @@ def _headline(why: Why) -> str:
             f"{printable(str(most['reason']))}."
         )
     return text
+
+
+def _page_sizes(table: pd.DataFrame) -> Section:
+    columns = [
+        memory("pages of", "page_bytes"),
+        memory("in whole pages", "whole_bytes"),
+        memory("frees", "bytes_saved"),
+    ]
+    note = (
+        "Aligned groups of today's pages that are present, visited by ksmd and equal, as a kernel "
+        "with such pages would lay them out: a thought. What is not whole counts as nothing."
+    )
+    return Section("What larger pages would share", table, columns, len(table), note=note)
 
 
 def _waterfall(lost: Losses, size: int) -> Section:
