@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -99,9 +100,34 @@ def test_the_trap_of_systemd_is_named_where_it_is(
     assert plan.host.systemd_version == version
     (block,) = opt_in_commands(plan)
     assert ("MemoryKSM=yes" in block) is not by_launcher
-    assert (f"ExecStart=/usr/bin/{LAUNCHER} $start" in block) is by_launcher
+    assert (LAUNCHER in block) is by_launcher
     note = systemd_note(plan)
     assert (said in note) if said else not note
+
+
+@pytest.mark.parametrize(
+    ("start", "command"),
+    [
+        ("/usr/bin/web --port 80", "/usr/bin/{launcher} /usr/bin/web --port 80"),
+        ("-/usr/bin/web", "-/usr/bin/{launcher} /usr/bin/web"),
+        ("!!/usr/bin/web -x", "!!/usr/bin/{launcher} /usr/bin/web -x"),
+        ("/usr/bin/web \\\n    --a 1 \\\n  --b", "/usr/bin/{launcher} /usr/bin/web --a 1 --b"),
+    ],
+)
+def test_the_drop_in_for_an_older_systemd_keeps_how_the_service_starts(
+    start: str, command: str, tmp_path: Path
+) -> None:
+    (block,) = opt_in_commands(web(252))
+    unit, drop_in = tmp_path / "unit", tmp_path / "web.service.d/ksm.conf"
+    unit.write_text(f"[Service]\nExecStart=/bin/early\nExecStart={start}\nUser=web\n")
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\n[ "$1" != cat ] || cat {unit}\n')
+    systemctl.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    lines = block.replace("/etc/systemd/system", str(tmp_path))
+    subprocess.run(["sh", "-ec", lines], env={"PATH": path}, check=True)
+    expected = command.format(launcher=LAUNCHER)
+    assert drop_in.read_text() == f"[Service]\nExecStart=\nExecStart={expected}\n"
 
 
 def test_before_6_7_the_opt_in_is_lost_at_exec() -> None:

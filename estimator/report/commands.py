@@ -24,6 +24,9 @@ All five arguments are given as unsigned long: the kernel refuses others than 0 
 asks for no capability (kernel/sys.c).
 """
 
+_JOIN_LINES = r"sed -n ':a;/\\$/{N;s/[[:space:]]*\\\n[[:space:]]*/ /;ba};s/^ExecStart=//p'"
+"""The values of ExecStart=, each on one line: in a unit a backslash continues a line."""
+
 
 def opt_in_commands(plan: Plan) -> list[str]:
     """The lines of a plan as blocks of text, in the same order; empty for what is on already.
@@ -125,11 +128,12 @@ def _drop_in(cgroup: str, *, by_launcher: bool) -> str:
     lines = [f"mkdir -p {target}"]
     if by_launcher:
         lines += [
-            f"start=$({control} cat {shlex.quote(unit)} | sed -n 's/^ExecStart=//p' | tail -n 1)",
+            f"start=$({control} cat {shlex.quote(unit)} | {_JOIN_LINES} | tail -n 1)",
+            """how=$(echo "$start" | sed 's/[^-:+!].*//')""",
             f"cat > {target}/ksm.conf <<END",
             "[Service]",
             "ExecStart=",
-            f"ExecStart=/usr/bin/{LAUNCHER} $start",
+            f'ExecStart=$how/usr/bin/{LAUNCHER} ${{start#"$how"}}',
             "END",
         ]
     else:
