@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Ints
+from estimator.arrays import Ints, Numbers
 from estimator.ksm.credits import folio_rows
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot
@@ -77,21 +77,24 @@ def patterns(
     free = np.append(found.stable_node[frames] < 0, np.ones(alone, np.bool_))
     content = np.append(freed.content[frames], np.full(alone, -1, np.int32))
     domain = np.append(domain[frames], np.zeros(alone, np.uint64))
-    keys = pd.DataFrame(
-        {"content": np.where(free, -1, content), "domain": np.where(free, np.uint64(0), domain)}
-    )
+    content, domain = np.where(free, -1, content), np.where(free, np.uint64(0), domain)
+    contents_of = _numbered(content, domain if domain_of_frame is not None else None)
     ones = np.ones(len(frames), np.int64)
-    keys["frames"] = np.concatenate([ones, found.of_folio[folios], -np.ones_like(freed.copied)])
-    keys["content"] = keys.groupby(["content", "domain"], sort=False).ngroup()
-    keys["set"] = piece_sets
-    groups = keys.groupby(["content", "set"], sort=False)["frames"].sum().reset_index()
+    number = np.concatenate([ones, found.of_folio[folios], -np.ones_like(freed.copied)])
+    sets = int(piece_sets.max(initial=-1)) + 1
+    group, keys = pd.factorize(contents_of * sets + piece_sets)
+    summed = np.zeros(len(keys), np.int64)
+    np.add.at(summed, group, number)
+    groups = pd.DataFrame({"content": keys // sets, "set": keys % sets, "frames": summed})
 
-    kind = groups.groupby(["set", "frames"], sort=False).ngroup().to_numpy()
-    numbers = _random_names(int(kind.max(initial=-1)) + 1)
-    signature = np.zeros(int(groups["content"].max() + 1) if len(groups) else 0, np.uint64)
+    least = int(summed.min(initial=0))
+    span = int(summed.max(initial=0)) - least + 1
+    kind, kinds = pd.factorize(groups["set"].to_numpy() * span + summed - least)
+    numbers = _random_names(len(kinds))
+    signature = np.zeros(int(contents_of.max(initial=-1)) + 1, np.uint64)
     np.add.at(signature, groups["content"].to_numpy(), numbers[kind])
     free_of = np.zeros(len(signature), np.bool_)
-    free_of[keys["content"].to_numpy()] = free
+    free_of[contents_of] = free
     signature[free_of] = 0  # all free frames are one content, hence one pattern
 
     pattern_of, unique = pd.factorize(signature)
@@ -100,7 +103,7 @@ def patterns(
     representative = groups.drop_duplicates("pattern")["content"]
     groups = groups[groups["content"].isin(representative)].reset_index(drop=True)
 
-    first, length = _spans(member_set, int(piece_sets.max(initial=-1)) + 1)
+    first, length = _spans(member_set, sets)
     of_set = groups["set"].to_numpy()
     rows = _expand(first[of_set], length[of_set])
     return Patterns(
@@ -111,6 +114,14 @@ def patterns(
         contents=contents,
         free=np.asarray(unique == 0),
     )
+
+
+def _numbered(content: Numbers, domain: npt.NDArray[np.uint64] | None) -> Ints:
+    """A number from 0 for each pair of content and domain."""
+    if domain is None:
+        return np.asarray(pd.factorize(content)[0], np.int64)
+    keys = pd.DataFrame({"content": content, "domain": domain})
+    return np.asarray(keys.groupby(["content", "domain"], sort=False).ngroup(), np.int64)
 
 
 def _kept(
