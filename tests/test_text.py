@@ -61,7 +61,7 @@ def test_enabled_scope_and_selection_are_said() -> None:
     snapshot = fork_server()
     policy = Policy(scope="enabled", comms=("batch",))
     text = " ".join(text_report(snapshot, 100, policy).split())
-    assert text.startswith("With the processes with program batch as opted in now, KSM would free")
+    assert text.startswith("With program batch as opted in now, KSM would free")
 
 
 def test_names_can_not_drive_the_terminal() -> None:

@@ -36,8 +36,11 @@ class Reason:
 
 
 def reasons(snapshot: Snapshot, prediction: Prediction, saved: Savings) -> list[str]:
-    """Sentences that say why so little becomes free, biggest first; none where much does."""
-    if saved.worth_it:
+    """Sentences that say why so little becomes free, biggest first.
+
+    None where much does, and none where KSM has merged already.
+    """
+    if saved.worth_it or saved.merged_now_bytes:
         return []
     size = page_bytes(snapshot)
     found = [

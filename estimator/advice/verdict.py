@@ -22,7 +22,8 @@ class Savings:
     ``general_profit_bytes`` as the kernel computes it. ``freed_bytes``: frames that become free.
     ``net_bytes``: less ``bookkeeping_bytes`` (rmap_items, stable nodes, mm slots that are not
     there yet).
-    ``merged_now_pages``: references that existed when the snapshot was taken.
+    ``merged_now_pages``: references that existed when the snapshot was taken;
+    ``merged_now_bytes``: all that KSM saves then, whoever takes part; 0 if all is unmerged first.
     ``fork_shared_pages``: converted mappings that free nothing because fork shared their frame
     before. ``kept_pages``: converted mappings whose frame stays, mapped by something that does not
     take part. ``split_away_pages``: mappings of zero-filled pieces of huge pages, freed by the
@@ -36,6 +37,7 @@ class Savings:
     bookkeeping_bytes: int
     net_bytes: int
     merged_now_pages: int
+    merged_now_bytes: int
     fork_shared_pages: int
     kept_pages: int
     split_away_pages: int
@@ -56,6 +58,7 @@ def savings(snapshot: Snapshot, prediction: Prediction) -> Savings:
     merged_now[: len(snapshot.frames)] = snapshot.frames["kind"] == FrameKind.KSM
     forked = fate.given_up & ~merged_now
     kept = ~fate.given_up & ~merged_now
+    starts_over = len(prediction.freed.gone) > len(snapshot.frames)  # see unmerge.py
     references_now = int(np.maximum(fate.converted[merged_now] - 1, 0).sum())
     return Savings(
         general_profit_bytes=counters["general_profit"],
@@ -63,9 +66,23 @@ def savings(snapshot: Snapshot, prediction: Prediction) -> Savings:
         bookkeeping_bytes=physical["bytes_saved"] - physical["net_bytes_saved"],
         net_bytes=physical["net_bytes_saved"],
         merged_now_pages=references_now,
+        merged_now_bytes=0 if starts_over else _merged_now_bytes(snapshot),
         fork_shared_pages=int((fate.converted[forked] - 1).clip(0).sum()),
         kept_pages=int(fate.converted[kept].sum()),
         split_away_pages=int(np.count_nonzero(prediction.outcome == Outcome.SPLIT_AWAY)),
         anonymous_bytes=physical["frames_before"] * page_bytes(snapshot),
         scanned_pages=scanned_pages(prediction),
     )
+
+
+def _merged_now_bytes(snapshot: Snapshot) -> int:
+    """What KSM saves in the snapshot: mappings of its pages, but one of each, and zero pages.
+
+    Taken from the kernel's own pages_sharing and ksm_zero_pages where it has them.
+    """
+    counters = snapshot.info["ksm"].get("counters", {})
+    sharing = counters.get("pages_sharing")
+    if sharing is None:
+        ksm = (snapshot.frames["kind"] == FrameKind.KSM).to_numpy()
+        sharing = int((snapshot.frames["mapcount"].to_numpy()[ksm] - 1).clip(0).sum())
+    return (int(sharing) + int(counters.get("ksm_zero_pages") or 0)) * page_bytes(snapshot)

@@ -20,6 +20,7 @@ from estimator.ksm.losses import Losses
 from estimator.ksm.policy import Policy, Scope
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.changes import with_changes
+from estimator.snapshot.flags import FrameKind
 from estimator.snapshot.snapshot import Snapshot
 
 MAX_PAGE_SHARING = (2, 16, 256, 1024, 100_000)
@@ -34,16 +35,19 @@ class WhatIf:
 
     ``asked``: the prediction under the policy that was asked for. ``table``: one row per policy:
     name, settable (bool: a kernel can be set so), setting (how; else what is assumed), frames_freed
-    (frames), bytes_saved, net_bytes_saved, general_profit (bytes), ksm_rmap_items, scanned_pages
+    (frames; against the memory as it is now, so less than 0 where KSM has merged more already),
+    bytes_saved, net_bytes_saved, general_profit (bytes), ksm_rmap_items, scanned_pages
     (what ksmd visits in a full scan), lost_bytes (less than the ideal frees), lost_to (the reason
     that costs most; "" for none). Of the ideal only what it frees is said (the rest is null).
     ``losses``: of ``asked``. ``page_sizes``: see ``larger_pages``.
+    ``merged_now``: KSM has merged pages already.
     """
 
     asked: Prediction
     table: pd.DataFrame
     losses: Losses
     page_sizes: pd.DataFrame
+    merged_now: bool
 
 
 def what_if(
@@ -62,17 +66,17 @@ def what_if(
     snapshot = with_changes(snapshot, later)
     answer = why(snapshot, policy)
     asked, lost = answer.prediction, answer.losses
-    rows = [_row("as asked", "", answer)]
+    rows = [_row("as asked", "", answer, asked)]
     for name, setting, other in _settings(policy, asked):
-        rows.append(_row(name, setting, why(snapshot, other)))
+        rows.append(_row(name, setting, why(snapshot, other), asked))
     for name, domains in _domains(snapshot, labels):
         apart = separated(snapshot, domains, keep_zero=bool(asked.policy.use_zero_pages))
-        rows.append(_thought(name, OTHERS, lost, why(apart, policy)))
+        rows.append(_thought(name, OTHERS, answer, why(apart, policy)))
     only_zeroes = separated(snapshot, None, keep_zero=True)
     zeroes = replace(policy, use_zero_pages=True)
-    rows.append(_thought("zero-filled pages only", OTHER, lost, why(only_zeroes, zeroes)))
+    rows.append(_thought("zero-filled pages only", OTHER, answer, why(only_zeroes, zeroes)))
     table = pd.DataFrame(rows)
-    ideal = lost.ideal
+    ideal = round(lost.ideal)
     page = asked.kernel["page_size"]
     head = pd.DataFrame(
         [{"name": IDEAL, "settable": False, "frames_freed": ideal, "bytes_saved": ideal * page}]
@@ -82,18 +86,26 @@ def what_if(
     table[["setting", "lost_to"]] = table[["setting", "lost_to"]].fillna("")
     whole = ["net_bytes_saved", "general_profit", "ksm_rmap_items", "scanned_pages"]
     table = table.astype(dict.fromkeys(whole, "Int64"))
-    return WhatIf(asked, table, lost, larger_pages(snapshot, asked))
+    merged = bool((snapshot.frames["kind"] == FrameKind.KSM).any())
+    return WhatIf(asked, table, lost, larger_pages(snapshot, asked), merged)
 
 
-def _row(name: str, setting: str, answer: Why) -> dict[str, str | int | bool]:
+def _row(name: str, setting: str, answer: Why, asked: Prediction) -> dict[str, str | int | bool]:
+    """What ``answer`` brings against the memory as it is now, as ``asked`` finds it.
+
+    Where all is unmerged first, the model starts from more frames.
+    """
     prediction, reasons = answer.prediction, answer.losses.lost
+    physical, page = prediction.physical, asked.kernel["page_size"]
+    freed = asked.physical["frames_before"] - physical["frames_after"]
+    overhead = physical["overhead_bytes"] - asked.physical["overhead_now_bytes"]
     return {
         "name": name,
         "settable": True,
         "setting": setting,
-        "frames_freed": prediction.physical["frames_freed"],
-        "bytes_saved": prediction.physical["bytes_saved"],
-        "net_bytes_saved": prediction.physical["net_bytes_saved"],
+        "frames_freed": freed,
+        "bytes_saved": freed * page,
+        "net_bytes_saved": freed * page - overhead,
         "general_profit": prediction.counters["general_profit"],
         "ksm_rmap_items": prediction.counters["ksm_rmap_items"],
         "scanned_pages": prediction.coverage.candidate_pages,
@@ -101,12 +113,12 @@ def _row(name: str, setting: str, answer: Why) -> dict[str, str | int | bool]:
     }
 
 
-def _thought(name: str, apart: str, asked: Losses, answer: Why) -> dict[str, str | int | bool]:
+def _thought(name: str, apart: str, asked: Why, answer: Why) -> dict[str, str | int | bool]:
     """What no kernel can be set to. ``apart``: why pages that are equal are not taken for that."""
     lost = answer.losses
-    row = _row(name, "", answer) | {"settable": False}
+    row = _row(name, "", answer, asked.prediction) | {"settable": False}
     most = int(lost.lost["frames"].max()) if len(lost.lost) else 0
-    fewer = asked.ideal - lost.ideal
+    fewer = asked.losses.ideal - lost.ideal
     return row | {"lost_to": apart} if fewer and fewer >= most else row
 
 

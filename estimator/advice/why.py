@@ -44,7 +44,7 @@ def why(
     fate = settle(question.case)
     prediction = question.answer(fate)
     rows = None if whom is None else _rows(question.case.snapshot, whom, vma)
-    return Why(prediction, losses(question.case, fate, prediction.freed, rows), whom, vma)
+    return Why(prediction, losses(question.case, fate, prediction, rows), whom, vma)
 
 
 def _rows(snapshot: Snapshot, whom: Policy, vma: int | None) -> Ints:

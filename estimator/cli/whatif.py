@@ -82,6 +82,7 @@ def show_why(
     from estimator.report.tables import make_console
     from estimator.report.text import print_sections
     from estimator.report.whatif_sections import why_json, why_sections
+    from estimator.report.words import chosen_words
 
     selectors = {name: policy[name] for name in _SELECTORS}
     rest = {name: value for name, value in policy.items() if name not in _SELECTORS}
@@ -94,6 +95,8 @@ def show_why(
         click.echo(json.dumps(why_json(found)))
     else:
         asked = question_words(snapshot.info, found.prediction.policy.to_json())
+        if whom is not None:
+            asked.append(f"About {chosen_words(whom)}; who takes part is what --scope says.")
         print_sections(why_sections(found), make_console(sys.stdout), asked)
     require_coverage(found.prediction.coverage, min_coverage)
 

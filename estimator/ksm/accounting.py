@@ -12,6 +12,9 @@ from estimator.ksm.frames import live_node_frames
 from estimator.ksm.rules import Rules
 from estimator.snapshot.flags import FrameFlag
 
+# pages_volatile_show() in mm/ksm.c: what remains of all rmap_items
+_OF_ALL_ITEMS = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile")
+
 
 def general_profit_bytes(rules: Rules, sharing: int, zero_pages: int, rmap_items: int) -> int:
     """general_profit_show() in mm/ksm.c; kernels that don't count zero pages leave them out."""
@@ -100,23 +103,30 @@ def physical(
         ),
     }
     overhead_bytes = sum(overhead.values())
-    before = len(case.facts.items) + unmapped
+    unmerged = np.count_nonzero(case.facts.ksm & (case.facts.mapcount <= 0))  # see unmerge.py
+    before = len(case.facts.items) - int(unmerged) + unmapped
     saved = freed * rules.page_bytes
+    overhead_now_bytes = _overhead_now_bytes(case)
     return {
         "frames_before": before,
         "frames_after": before - freed,
         "frames_freed": freed,
         "bytes_saved": saved,
-        "net_bytes_saved": saved - overhead_bytes + _overhead_now_bytes(case),
+        "net_bytes_saved": saved - overhead_bytes + overhead_now_bytes,
         "overhead_bytes": overhead_bytes,
+        "overhead_now_bytes": overhead_now_bytes,
         **overhead,
     }
 
 
 def _overhead_now_bytes(case: Case) -> int:
+    """What is there of it already; before 6.1 rmap_items are counted for the whole system alone."""
     rules, snapshot = case.rules, case.snapshot
-    counted = snapshot.processes["ksm_rmap_items"].to_numpy(dtype=np.int64, na_value=0)
-    rmap_items = int(counted[case.candidates.mms].sum())
+    counted = snapshot.processes["ksm_rmap_items"]
+    rmap_items = int(counted.to_numpy(np.int64, na_value=0)[case.candidates.mms].sum())
+    if counted.isna().all() and case.candidates.mms.all():
+        counters = snapshot.info.get("ksm", {}).get("counters", {})
+        rmap_items = sum(int(counters.get(name) or 0) for name in _OF_ALL_ITEMS)
     chain_ids = snapshot.stable_nodes["chain_id"].to_numpy()
     nodes = len(chain_ids) + len(np.unique(chain_ids[chain_ids >= 0]))
     return slab_bytes(rmap_items, rules.rmap_item_bytes, rules.page_bytes) + slab_bytes(

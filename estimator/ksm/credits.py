@@ -79,12 +79,7 @@ def credits_of(freed: Freed, stable_node: Numbers, converted: Mask, scanned: Mas
 
     stays = (node == np.arange(frame_count)) & (leave >= freed.mapcount) & ~freed.gone
     given_up = (freed.gone & (leave > 0)) | stays
-    of_frame = given_up.astype(np.float64)
-    onto_node = given_up & (node >= 0)
-    frames = np.bincount(node[onto_node], minlength=frame_count)
-    of_frame[onto_node] -= (stays / np.maximum(frames, 1))[node[onto_node]]
-
-    of_frame /= np.maximum(leave, 1)
+    of_frame = frame_credits(given_up, node, stays) / np.maximum(leave, 1)
     of_row = np.where(converted, of_frame[frame_of_row], 0.0)
     np.subtract.at(of_row, freed.copied, 1.0)
     of_folio = freed.unmapped.copy()
@@ -96,6 +91,15 @@ def credits_of(freed: Freed, stable_node: Numbers, converted: Mask, scanned: Mas
     if not math.isclose(float(of_row.sum()), freed.frames, rel_tol=1e-9, abs_tol=1e-6):
         raise AssertionError(f"credits of {of_row.sum()} frames for {freed.frames} freed ones")
     return Credits(leave, given_up, stays, node, of_folio, of_row)
+
+
+def frame_credits(given_up: Mask, node: Numbers, stays: Mask) -> npt.NDArray[np.float64]:
+    """What each frame is credited with (f64 per frame), see ``Credits``: of ``d``, (d - 1) / d."""
+    of_frame = given_up.astype(np.float64)
+    onto_node = given_up & (node >= 0)
+    frames = np.bincount(node[onto_node], minlength=len(given_up))
+    of_frame[onto_node] -= (stays / np.maximum(frames, 1))[node[onto_node]]
+    return of_frame
 
 
 def folio_rows(freed: Freed, scanned: Mask, folios: Mask) -> tuple[Ints, Ints]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from estimator.arrays import Ints, Mask, Numbers
 from estimator.ksm.case import Case
-from estimator.ksm.credits import Freed
+from estimator.ksm.credits import Credits, Freed, frame_credits
 from estimator.ksm.fate import Fate
 from estimator.ksm.frames import live_node_frames
+from estimator.ksm.prediction import Prediction
+
+Amounts = npt.NDArray[np.float64]
 
 KSM_PAGE = "a further KSM page of one content (max_page_sharing)"
 ZERO = "zero-filled, kept as a KSM page (use_zero_pages is off)"
@@ -27,6 +31,9 @@ CHANGES = "keeps changing"
 class Losses:
     """From all anonymous frames down to those that become free; in frames.
 
+    Of some mappings only: what fork shares counts in parts, as in PSS, and so does the one page
+    that stays of several: ``freed`` is then what these mappings are credited with (``Credits``).
+
     ``anonymous`` - ``not_known`` - ``single`` (no other is equal) - ``kept`` (one of each content
     that several frames have; a zero-filled one needs none) = ``equal``: all that would be free if
     every equal frame were merged, whatever the VMA. ``lost``: of these stay, by reason:
@@ -34,35 +41,37 @@ class Losses:
     that are freed besides, ``copied``: frames that break_cow() takes.
     """
 
-    anonymous: int
-    not_known: int
-    single: int
-    kept: int
-    equal: int
+    anonymous: float
+    not_known: float
+    single: float
+    kept: float
+    equal: float
     lost: pd.DataFrame
-    split_pieces: int
+    split_pieces: float
     copied: int
 
     @property
-    def ideal(self) -> int:
+    def ideal(self) -> float:
         """What would be free if every equal frame were merged and no copy were made."""
         return self.equal + self.split_pieces - self.copied
 
     @property
-    def freed(self) -> int:
-        """What becomes free: ``Prediction.physical["frames_freed"]``."""
-        return self.equal - int(self.lost["frames"].sum()) + self.split_pieces - self.copied
+    def freed(self) -> float:
+        """What becomes free: of all, ``Prediction.physical["frames_freed"]``."""
+        return self.equal - float(self.lost["frames"].sum()) + self.split_pieces - self.copied
 
 
-def losses(case: Case, fate: Fate, freed: Freed, rows: Ints | None = None) -> Losses:
+def losses(case: Case, fate: Fate, prediction: Prediction, rows: Ints | None = None) -> Losses:
     """Count every anonymous frame once.
 
     Of the frames of one content one may stay; it is taken to be the one with the best reason: a KSM
     page before one that waits for a partner, both before one that can't merge. ``rows``: of
-    ``mappings``; count only the frames that these map.
+    ``mappings``; count only what these map.
     """
+    freed = prediction.freed
     content, gone = case.contents.of_frame, freed.gone
-    known = content >= 0
+    there = ~(case.facts.ksm & (case.facts.mapcount <= 0))  # not: unmerged before, see unmerge.py
+    known = (content >= 0) & there
     frames = np.bincount(content[known], minlength=len(case.contents))
     of_zeroes = np.zeros(len(frames), np.bool_)
     of_zeroes[content[case.facts.zero & known]] = True
@@ -74,24 +83,47 @@ def losses(case: Case, fate: Fate, freed: Freed, rows: Ints | None = None) -> Lo
     of = content[staying]
     first = np.append(True, of[1:] != of[:-1])[: len(of)]
     lost = ~first | of_zeroes[of]
-    counted = np.ones(len(content), np.bool_) if rows is None else _of_rows(case, rows)
-    per_reason = np.bincount(reasons[lost & counted[staying]], minlength=len(names))
+    part = there.astype(np.float64) if rows is None else _part_of(case, rows)
+    per_reason = np.bincount(reasons[lost], part[staying[lost]], minlength=len(names))
     table = pd.DataFrame({"reason": names, "frames": per_reason})
     table = table[table["frames"] > 0].sort_values("frames", ascending=False, kind="stable")
+    if rows is None:
+        goes, pieces, copied = _sum(part, gone), float(freed.unmapped.sum()), len(freed.copied)
+    else:
+        goes, pieces, copied = _credited(prediction.credits, freed, part, rows)
+    equal = goes + float(per_reason.sum())
     return Losses(
-        anonymous=_number(counted),
-        not_known=_number(counted & ~known),
-        single=_number(counted & known & ~has_equal & ~gone),
-        kept=_number(counted[staying[~lost]]),
-        equal=_number(counted & gone) + int(per_reason.sum()),
+        anonymous=float(part.sum()),
+        not_known=_sum(part, ~known),
+        single=_sum(part, known & ~has_equal & ~gone),
+        kept=_sum(part, known & (has_equal | gone)) - equal,
+        equal=equal,
         lost=table.reset_index(drop=True),
-        split_pieces=int(freed.unmapped.sum()) if rows is None else 0,
-        copied=len(freed.copied) if rows is None else 0,
+        split_pieces=pieces,
+        copied=copied,
     )
 
 
-def _number(frames: Mask) -> int:
-    return int(np.count_nonzero(frames))
+def _sum(part: Amounts, frames: Mask) -> float:
+    return float(part[frames].sum())
+
+
+def _part_of(case: Case, rows: Ints) -> Amounts:
+    """Of each frame, which part of its mappings ``rows`` are."""
+    mappings = np.bincount(case.frame_of_row[rows], minlength=len(case.facts.items))
+    part: Amounts = np.minimum(mappings / np.maximum(case.facts.mapcount, 1), 1)
+    return part
+
+
+def _credited(
+    credits: Credits, freed: Freed, part: Amounts, rows: Ints
+) -> tuple[float, float, int]:
+    """What ``rows`` are credited with: frames that have an equal one, pieces of folios, copies."""
+    by_split = freed.gone & (credits.converted == 0)
+    of_frame = frame_credits(credits.given_up, credits.stable_node, credits.stays)
+    goes = float((of_frame * part).sum()) + _sum(part, by_split)
+    copied = int(np.isin(freed.copied, rows).sum())
+    return goes, float(credits.of_row[rows].sum()) - goes + copied, copied
 
 
 def _reasons(case: Case, fate: Fate, frames: Ints) -> tuple[Ints, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from estimator.ksm.losses import Losses
 from estimator.report.as_json import records
 from estimator.report.prediction_sections import WARNINGS, Section, coverage_section
 from estimator.report.tables import Column, memory, pages
-from estimator.report.words import scope_words
+from estimator.report.words import chosen_words, scope_words
 from estimator.units import count, human_bytes, percent, printable
 
 _WORTH_A_WORD = 0.01
@@ -37,7 +38,7 @@ def why_sections(why: Why) -> list[Section]:
     return [
         Section(_headline(why)),
         *([Section(WARNINGS, bullets=warnings)] if warnings else []),
-        _waterfall(lost, size),
+        _waterfall(lost, size, in_parts=why.whom is not None),
         coverage_section(why.prediction.coverage, size),
     ]
 
@@ -54,7 +55,7 @@ def what_if_sections(found: WhatIf) -> list[Section]:
         Column("net", "net_bytes_saved", _maybe_bytes, number=True),
         Column("general_profit", "general_profit", _maybe_bytes, number=True, wide=True),
         Column("rmap_items", "ksm_rmap_items", _maybe_count, number=True, wide=True),
-        Column("scanned", "scanned_pages", _maybe_count, number=True),
+        Column("scanned", "scanned_pages", _scanned(size), number=True),
         memory("less than ideal", "lost_bytes"),
         Column("most of it", "lost_to", wide=True),
     ]
@@ -70,7 +71,7 @@ def what_if_sections(found: WhatIf) -> list[Section]:
             rows,
             columns,
             limit=len(rows),
-            note="* No kernel can be set to that: a thought, by the same model.",
+            note=_what_lines_mean(found),
         ),
         _page_sizes(found.page_sizes),
         _waterfall(found.losses, size),
@@ -111,39 +112,49 @@ def what_if_json(found: WhatIf) -> dict[str, Any]:
 
 def losses_json(lost: Losses) -> dict[str, Any]:
     """Frames, from all down to those that become free."""
-    return {
-        "anonymous": lost.anonymous,
-        "not_known": lost.not_known,
-        "single": lost.single,
-        "kept": lost.kept,
-        "equal": lost.equal,
-        "lost": records(lost.lost),
-        "split_pieces": lost.split_pieces,
-        "copied": lost.copied,
-        "freed": lost.freed,
+    names = ("anonymous", "not_known", "single", "kept", "equal", "split_pieces", "copied", "freed")
+    return {name: round(float(getattr(lost, name)), 3) for name in names} | {
+        "lost": records(lost.lost)
     }
 
 
 def _headline(why: Why) -> str:
     lost, size = why.losses, why.prediction.kernel["page_size"]
     asked = scope_words(why.prediction.policy)
-    whose = "" if why.whom is None else " that these processes map"
-    if why.vma is not None:
-        whose = f" mapped in the VMA at {why.vma:#x}"
     if not lost.anonymous:
-        return f"There is no anonymous memory{whose}."
-    freed = human_bytes(lost.freed * size)
+        return f"{_whose(why)} has no anonymous memory."
     text = (
-        f"{asked}, {freed} of {human_bytes(lost.anonymous * size)} of anonymous memory{whose} "
-        f"become free: {percent(lost.freed, lost.anonymous)}."
+        f"{asked}, {human_bytes(lost.freed * size)} of {human_bytes(lost.anonymous * size)} of "
+        f"{_whose(why)} become free: {percent(lost.freed, lost.anonymous)}."
     )
     if not lost.equal:
         return f"{text} No page equals another one."
     if len(lost.lost) and lost.lost["frames"].iloc[0] > _WORTH_A_WORD * lost.equal:
         most = lost.lost.iloc[0]
         text += (
-            f" Of equal pages, {human_bytes(int(most['frames']) * size)} more stay: "
+            f" Equal pages that stay, most of all: {human_bytes(float(most['frames']) * size)}, "
             f"{printable(str(most['reason']))}."
+        )
+    return text
+
+
+def _whose(why: Why) -> str:
+    """Whose memory it is about, as the asked selectors say it."""
+    if why.vma is not None:
+        return f"the VMA at {why.vma:#x}"
+    if why.whom is None:
+        return "anonymous memory"
+    who = chosen_words(why.whom)
+    return f"the anonymous memory of {who}"
+
+
+def _what_lines_mean(found: WhatIf) -> str:
+    text = "* No kernel can be set to that: a thought, by the same model."
+    if found.merged_now:
+        text += (
+            " What is freed is against the memory as it is now, in which KSM has merged already: a "
+            "line below 0 saves less than KSM does now. To change max_page_sharing the kernel asks "
+            "for all to be unmerged first (echo 2 > /sys/kernel/mm/ksm/run)."
         )
     return text
 
@@ -161,15 +172,15 @@ def _page_sizes(table: pd.DataFrame) -> Section:
     return Section("What larger pages would share", table, columns, len(table), note=note)
 
 
-def _waterfall(lost: Losses, size: int) -> Section:
-    rows: list[tuple[str, int, str]] = [
+def _waterfall(lost: Losses, size: int, *, in_parts: bool = False) -> Section:
+    rows: list[tuple[str, float, str]] = [
         ("anonymous memory", lost.anonymous, ""),
         ("- content not known", -lost.not_known, ""),
         ("- no other page is equal", -lost.single, ""),
         ("- one page of each content stays", -lost.kept, ""),
         ("= every equal page merged", lost.equal, ""),
         *(
-            (f"- {row['reason']}", -int(row["frames"]), _CHANGED_BY.get(str(row["reason"]), ""))
+            (f"- {row['reason']}", -float(row["frames"]), _CHANGED_BY.get(str(row["reason"]), ""))
             for row in records(lost.lost)
         ),
         ("+ pieces of huge pages that nobody maps, freed by their split", lost.split_pieces, ""),
@@ -184,7 +195,13 @@ def _waterfall(lost: Losses, size: int) -> Section:
         memory("memory", "frames", size),
         *([Column("changed by", "changed_by")] if any(table["changed_by"]) else []),
     ]
-    return Section("From all anonymous memory to what becomes free", table, columns, len(table))
+    note = "What several processes share counts in parts." if in_parts else ""
+    title = "From all anonymous memory to what becomes free"
+    return Section(title, table, columns, len(table), note=note)
+
+
+def _scanned(size: int) -> Callable[[Any], str]:
+    return lambda pages: "" if pd.isna(pages) else human_bytes(pages * size)
 
 
 def _maybe_bytes(number: Any) -> str:

@@ -24,6 +24,14 @@ COUNTER_MEANINGS = {
 
 def scope_words(policy: Policy) -> str:
     """Who takes part, as the first words of a sentence."""
+    who = chosen_words(policy) or "every process"
+    if policy.scope == "enabled":
+        return f"With {who} as opted in now"
+    return f"With {who} opted in"
+
+
+def chosen_words(policy: Policy) -> str:
+    """Whom the selectors choose; "" for all."""
     chosen = [
         f"{word} {', '.join(printable(str(value)) for value in values)}"
         for word, values in (
@@ -34,10 +42,7 @@ def scope_words(policy: Policy) -> str:
         )
         if values
     ]
-    who = f"the processes with {' and '.join(chosen)}" if chosen else "every process"
-    if policy.scope == "enabled":
-        return f"With {who} as opted in now"
-    return f"With {who} opted in"
+    return " and ".join(chosen)
 
 
 def verdict(policy: Policy, savings: Savings, coverage: Coverage) -> str:
@@ -52,6 +57,11 @@ def verdict(policy: Policy, savings: Savings, coverage: Coverage) -> str:
         return (
             f"{scope_words(policy)}, ksmd finds nothing to scan: none of the {out_of} takes part."
         )
+    if savings.net_bytes <= 0 and savings.merged_now_bytes > 0:
+        return (
+            f"{scope_words(policy)}, KSM would free nothing more: it saves "
+            f"{human_bytes(savings.merged_now_bytes)} now, before its own records."
+        )
     if savings.net_bytes <= 0:
         return (
             f"{scope_words(policy)}, KSM would cost memory: it frees "
@@ -62,7 +72,9 @@ def verdict(policy: Policy, savings: Savings, coverage: Coverage) -> str:
         f"{scope_words(policy)}, KSM would free {human_bytes(savings.net_bytes)} net: "
         f"{percent(savings.net_bytes, savings.anonymous_bytes)} of {out_of}."
     )
-    if not savings.worth_it:
+    if savings.merged_now_bytes:
+        sentence += f" That is on top of {human_bytes(savings.merged_now_bytes)} that it saves now."
+    elif not savings.worth_it:
         sentence += f" Below {WORTH_IT:.0%} it hardly pays for ksmd's CPU time."
     return sentence
 
