@@ -2,44 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from estimator.advice.moment import Moment
 from estimator.advice.pace import Pace
 from estimator.ksm.forecast import Forecast
 from estimator.report.as_json import records
 from estimator.report.prediction_sections import WARNINGS, Section, coverage_section
+from estimator.report.settings_words import cost_words
 from estimator.report.tables import Column, memory, pages
 from estimator.report.units import count, human_bytes, human_seconds, percent, plural
 
+_ROWS = 40
+_STEPS, _BAR = 12, 24
+"""Rows and columns of the bars."""
 
-def forecast_sections(forecast: Forecast, pace: Pace) -> list[Section]:
-    """The whole in a sentence, the way there, and what is not known."""
+
+def forecast_sections(forecast: Forecast, pace: Pace, then: Moment | None = None) -> list[Section]:
+    """The whole in a sentence, the way there, and what is not known. ``then``: at its end."""
     warnings = [*forecast.bounds.reasons, *forecast.at_rest.warnings]
+    if pace.pacing.advisor_was_on:
+        warnings.append(
+            "The advisor is on already. What it remembers of earlier scans is not in the snapshot: "
+            "it is taken to start afresh from the pages_to_scan that it had set."
+        )
     return [
         Section(_headline(forecast, pace), note=_marks(forecast, pace)),
         *([Section(WARNINGS, bullets=warnings)] if warnings else []),
+        *([_moment(then)] if then else []),
+        *over_time(forecast, pace),
         _scans(forecast, pace),
         coverage_section(forecast.at_rest.coverage, forecast.page_bytes),
     ]
 
 
-def forecast_json(forecast: Forecast, pace: Pace) -> dict[str, Any]:
+def forecast_json(forecast: Forecast, pace: Pace, then: Moment | None = None) -> dict[str, Any]:
     """A forecast as JSON values; ``scans``: one object per full scan."""
-    at_rest = forecast.at_rest
+    at_rest, advisor = forecast.at_rest, pace.pacing.advisor
     return {
         "kernel": at_rest.kernel,
         "origin": at_rest.origin,
         "policy": at_rest.policy.to_json(),
         "settings": {
-            "pages_to_scan": pace.pages_to_scan,
-            "sleep_millisecs": pace.sleep_millisecs,
+            "pages_to_scan": pace.pacing.pages_to_scan,
+            "sleep_millisecs": pace.pacing.sleep_millisecs,
             "smart_scan": at_rest.smart_scan,
+            "advisor": asdict(advisor) if advisor else None,
         },
-        "page_cost": {"seconds": pace.cost.seconds, "source": pace.cost.source}
-        if pace.cost
-        else None,
+        "cost": asdict(pace.cost),
         "coverage": at_rest.coverage.to_json(),
         "warnings": [*forecast.bounds.reasons, *at_rest.warnings],
+        "marks": [
+            {
+                "share": share,
+                "full_scans": int(pace.scans["full_scans"].iloc[row]),
+                "seconds": pace.range_of("seconds", row),
+                "cpu_seconds": pace.range_of("cpu_seconds", row),
+            }
+            for share, row in pace.marks.items()
+        ],
+        "then": asdict(then) if then else None,
         "scans": _scans_json(forecast, pace),
         "at_rest": {
             "full_scans": at_rest.scans,
@@ -52,10 +79,15 @@ def forecast_json(forecast: Forecast, pace: Pace) -> dict[str, Any]:
 
 def _scans_json(forecast: Forecast, pace: Pace) -> list[dict[str, Any]]:
     """``bounds``: least and most of those numbers of the scan that are not exact."""
-    least, most = (records(table) for table in (forecast.bounds.least, forecast.bounds.most))
+    tables = (forecast.bounds.least, forecast.bounds.most, pace.scans, pace.cheap)
+    least, most, scans, cheap = (records(table) for table in tables)
     return [
-        row | {"bounds": {name: [low[name], high[name]] for name in low if low[name] != high[name]}}
-        for row, low, high in zip(records(pace.scans), least, most, strict=True)
+        row
+        | {
+            "bounds": {name: [low[name], high[name]] for name in low if low[name] != high[name]}
+            | {name: sorted([n, row[name]]) for name, n in quick.items() if n != row[name]}
+        }
+        for row, low, high, quick in zip(scans, least, most, cheap, strict=True)
     ]
 
 
@@ -65,21 +97,81 @@ def _headline(forecast: Forecast, pace: Pace) -> str:
     done = f"ksmd has merged all that it can after {plural(at_rest.scans, 'full scan')}"
     if len(pace.scans) < at_rest.scans:
         return f"{done}, and then saves {saved}."
-    time = human_seconds(pace.scans["seconds"].iloc[at_rest.scans - 1])
-    return f"{done}, in {time}{' or more' if pace.cost is None else ''}, and then saves {saved}."
+    return f"{done}, in {_between(pace, 'seconds', at_rest.scans - 1)}, and then saves {saved}."
+
+
+def _between(pace: Pace, name: str, row: int) -> str:
+    """Seconds in words, from the least to the most that a page may cost."""
+    return words_between(pace.range_of(name, row), human_seconds)
+
+
+def words_between(ends: tuple[float, float], show: Callable[[float], str]) -> str:
+    """Both ends, or the one that both are."""
+    return " to ".join(dict.fromkeys(map(show, ends)))
 
 
 def _marks(forecast: Forecast, pace: Pace) -> str:
     marks = [
         f"{percent(share, 1)} of that after scan {count(pace.scans['full_scans'].iloc[row])}, "
-        f"{human_seconds(pace.scans['seconds'].iloc[row])}"
+        f"{_between(pace, 'seconds', row)}"
         for share, row in pace.marks.items()
     ]
-    settings = (
-        f"pages_to_scan {count(pace.pages_to_scan)}, sleep_millisecs {pace.sleep_millisecs}, "
-        f"smart_scan {'on' if forecast.at_rest.smart_scan else 'off'}."
+    pacing = pace.pacing
+    settings = [f"pages_to_scan {count(pacing.pages_to_scan)}"]
+    if pacing.advisor:
+        settings = [
+            f"the scan-time advisor from pages_to_scan {count(pacing.pages_to_scan)} on",
+            *(f"advisor_{name} {count(value)}" for name, value in asdict(pacing.advisor).items()),
+        ]
+    settings += [
+        f"sleep_millisecs {pacing.sleep_millisecs}",
+        f"smart_scan {'on' if forecast.at_rest.smart_scan else 'off'}",
+    ]
+    told = ", ".join(settings)
+    return ". ".join([*marks, f"{told[:1].upper()}{told[1:]}." if pacing.advisor else f"{told}."])
+
+
+def _moment(then: Moment) -> Section:
+    exact = words_between(then.scanned_pages, count)
+    saved = words_between(then.counters["bytes_saved"], human_bytes)
+    return Section(
+        f"After {human_seconds(then.seconds)}",
+        note=f"Full scans done: {words_between(then.full_scans, count)}. Pages visited: {exact}. "
+        f"CPU time: {words_between(then.cpu_seconds, human_seconds)}. Saved: {saved}; within a "
+        "scan, what merges when depends on where the pages lie, so it is between what was saved "
+        "before it and what is after it.",
     )
-    return ". ".join([*marks, settings])
+
+
+def over_time(forecast: Forecast, pace: Pace) -> list[Section]:
+    """Memory saved at steps of time, as bars; none where nothing is saved or it takes no time."""
+    whole = forecast.at_rest.physical["bytes_saved"]
+    seconds, saved = pace.scans["seconds"], pace.scans["bytes_saved"]
+    until = float(seconds.iloc[max(pace.marks.values(), default=0)])
+    if whole <= 0 or until <= 0 or not pace.marks:
+        return []
+    steps = np.arange(1, _STEPS + 1) * until / (_STEPS - 2)
+    done = seconds.searchsorted(steps, side="right")
+    done = done[steps <= seconds.iloc[-1] + 1e-9]
+    steps = steps[: len(done)]
+    bytes_saved = np.append(0, saved)[done]
+    rows = pd.DataFrame(
+        {
+            "after": steps,
+            "scans": done,
+            "bar": ["█" * round(_BAR * max(n, 0) / whole) for n in bytes_saved],
+            "saved": bytes_saved,
+            "cpu": np.append(0.0, pace.scans["cpu_seconds"])[done],
+        }
+    )
+    columns = [
+        Column("after", "after", human_seconds, number=True),
+        Column("full scans", "scans", count, number=True),
+        memory("saved", "saved"),
+        Column("of what is saved in the end", "bar", str),
+    ]
+    note = "At the end of the full scans that are done by then; the one that runs adds to it."
+    return [Section("Saved over time", rows, columns, limit=len(rows), note=note)]
 
 
 def _scans(forecast: Forecast, pace: Pace) -> Section:
@@ -96,10 +188,13 @@ def _scans(forecast: Forecast, pace: Pace) -> Section:
         "" if low == high else f"{human_bytes(low)} to {human_bytes(high)}"
         for low, high in zip(least, most, strict=True)
     ]
+    for name in ("seconds", "cpu_seconds"):
+        rows[name] = [_between(pace, name, row) for row in range(len(rows))]
     columns = [
         Column("scan", "full_scans", count, number=True),
-        Column("ends after", "seconds", human_seconds, number=True),
-        *([Column("CPU", "cpu_seconds", human_seconds, number=True)] if pace.cost else []),
+        Column("ends after", "seconds", number=True),
+        Column("CPU", "cpu_seconds", number=True),
+        *([pages("pages_to_scan", "pages_to_scan")] if pace.pacing.advisor else []),
         pages("scanned", "scanned"),
         pages("skipped", "skipped"),
         pages("shared", "pages_shared"),
@@ -111,11 +206,4 @@ def _scans(forecast: Forecast, pace: Pace) -> Section:
         memory("saved", "bytes_saved"),
         *([Column("bounds", "bounds")] if bounded else []),
     ]
-    if pace.cost:
-        note = f"A page costs {pace.cost.seconds * 1e6:.2g} µs of CPU ({pace.cost.source})."
-    else:
-        note = (
-            "What a page costs ksmd is not known, so the times are the time asleep alone, a lower "
-            "bound. Give it with --page-cost, measured by verify on a running system."
-        )
-    return Section("Scan by scan", rows, columns, limit=len(rows), note=note)
+    return Section("Scan by scan", rows, columns, limit=_ROWS, note=cost_words(pace.cost))
