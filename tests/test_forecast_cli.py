@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from estimator.advice.advisor import AdvisorSettings
-from estimator.advice.moment import until
+from estimator.advice.moment import Foretell, until
 from estimator.advice.pace import Pace, Pacing, pace, pacing_of
 from estimator.advice.page_cost import CostRange, PageCost, page_cost
 from estimator.errors import CannotAnswerError
@@ -215,7 +215,9 @@ def test_a_time_within_the_costs_of_a_page() -> None:
     snapshot = fork_server()
     cost = CostRange(PageCost(1e-6, "a"), PageCost(1e-4, "b"))
     scan_seconds = forecast(snapshot).scans["pages_scanned"].iloc[0] * cost.least.seconds
-    _, _, then = until(snapshot, Policy(), Pacing(100, 0), cost, seconds=1.5 * scan_seconds)
+    _, _, then = until(
+        Foretell(snapshot, Policy()), Pacing(100, 0), cost, seconds=1.5 * scan_seconds
+    )
     assert then is not None
     assert then.scanned_pages[0] < then.scanned_pages[1]
     assert then.full_scans[0] < then.full_scans[1]

@@ -74,25 +74,41 @@ def moment(forecast: Forecast, pace: Pace, seconds: float) -> Moment | None:
     )
 
 
+@dataclass(frozen=True)
+class Foretell:
+    """The question of a forecast without its end; see ``forecast``."""
+
+    snapshot: Snapshot
+    policy: Policy
+    later: Snapshot | None = None
+    smart_scan: bool | None = None
+
+    def scans(self, scans: int | None) -> Forecast:
+        """The answer for so many full scans; None: until nothing changes any more."""
+        return forecast(
+            self.snapshot,
+            self.policy,
+            later=self.later,
+            smart_scan=self.smart_scan,
+            scans=scans,
+        )
+
+
 def until(
-    snapshot: Snapshot,
-    policy: Policy,
+    foretell: Foretell,
     pacing: Pacing,
     cost: CostRange,
-    *,
-    later: Snapshot | None = None,
-    smart_scan: bool | None = None,
     scans: int | None = None,
     seconds: float | None = None,
 ) -> tuple[Forecast, Pace, Moment | None]:
     """A forecast that goes on for ``seconds``, if they are given, and what there is then.
 
     Of the scans, those that have begun by then if a page costs the least. The moment is None
-    without ``seconds``, and where more than ``LATEST`` scans pass in them. The rest as for
-    ``forecast``.
+    without ``seconds``, and where more than ``LATEST`` scans pass in them.
     """
+    snapshot = foretell.snapshot
     while True:
-        found = forecast(snapshot, policy, later=later, smart_scan=smart_scan, scans=scans)
+        found = foretell.scans(scans)
         paced = pace(snapshot, found, pacing, cost)
         if seconds is None:
             return found, paced, None

@@ -11,6 +11,7 @@ import pandas as pd
 
 from estimator.advice.moment import Moment
 from estimator.advice.pace import Pace
+from estimator.advice.reach import Reach
 from estimator.ksm.forecast import Forecast
 from estimator.report.as_json import records
 from estimator.report.prediction_sections import WARNINGS, Section, coverage_section
@@ -23,7 +24,9 @@ _STEPS, _BAR = 12, 24
 """Rows and columns of the bars."""
 
 
-def forecast_sections(forecast: Forecast, pace: Pace, then: Moment | None = None) -> list[Section]:
+def forecast_sections(
+    forecast: Forecast, pace: Pace, then: Moment | None = None, reach: Reach | None = None
+) -> list[Section]:
     """The whole in a sentence, the way there, and what is not known. ``then``: at its end."""
     warnings = [*forecast.bounds.reasons, *forecast.at_rest.warnings]
     if pace.pacing.advisor_was_on:
@@ -34,6 +37,7 @@ def forecast_sections(forecast: Forecast, pace: Pace, then: Moment | None = None
     return [
         Section(_headline(forecast, pace), note=_marks(forecast, pace)),
         *([Section(WARNINGS, bullets=warnings)] if warnings else []),
+        *([_reach(reach)] if reach else []),
         *([_moment(then)] if then else []),
         *over_time(forecast, pace),
         _scans(forecast, pace),
@@ -41,7 +45,9 @@ def forecast_sections(forecast: Forecast, pace: Pace, then: Moment | None = None
     ]
 
 
-def forecast_json(forecast: Forecast, pace: Pace, then: Moment | None = None) -> dict[str, Any]:
+def forecast_json(
+    forecast: Forecast, pace: Pace, then: Moment | None = None, reach: Reach | None = None
+) -> dict[str, Any]:
     """A forecast as JSON values; ``scans``: one object per full scan."""
     at_rest, advisor = forecast.at_rest, pace.pacing.advisor
     return {
@@ -67,6 +73,7 @@ def forecast_json(forecast: Forecast, pace: Pace, then: Moment | None = None) ->
             for share, row in pace.marks.items()
         ],
         "then": asdict(then) if then else None,
+        "reach": asdict(reach) if reach else None,
         "scans": _scans_json(forecast, pace),
         "at_rest": {
             "full_scans": at_rest.scans,
@@ -129,6 +136,33 @@ def _marks(forecast: Forecast, pace: Pace) -> str:
     ]
     told = ", ".join(settings)
     return ". ".join([*marks, f"{told[:1].upper()}{told[1:]}." if pacing.advisor else f"{told}."])
+
+
+def _reach(reach: Reach) -> Section:
+    wish = reach.wish
+    asked = f"{percent(wish.share, 1)} of the saving in {human_seconds(wish.seconds)}"
+    limit = f"{percent(wish.cpu_share, 1)} of a CPU"
+    by_then = (
+        f"it is there after {plural(reach.full_scans, 'full scan')}, in "
+        f"{human_seconds(reach.seconds)}, for {percent(reach.cpu_share, 1)} of a CPU until then."
+    )
+    settings = {
+        "sleep_millisecs": reach.sleep_millisecs,
+        "pages_to_scan": reach.pages_to_scan,
+    }
+    commands = "\n".join(f"echo {n} > /sys/kernel/mm/ksm/{name}" for name, n in settings.items())
+    if reach.possible:
+        note = f"For at most {limit}: with these settings, {by_then}"
+    elif reach.least_cpu_share > 1:
+        note = f"That can't be done: ksmd would need more than a whole CPU. With {limit}, {by_then}"
+    elif reach.least_cpu_share > wish.cpu_share:
+        note = (
+            f"That can't be done for {limit}: it takes {percent(reach.least_cpu_share, 1)}. "
+            f"Within that limit, {by_then}"
+        )
+    else:
+        note = f"No batches and pauses fit {limit}. Next to it, {by_then}"
+    return Section(f"{asked[:1].upper()}{asked[1:]}", note=note, commands=commands)
 
 
 def _moment(then: Moment) -> Section:

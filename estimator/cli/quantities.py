@@ -1,4 +1,4 @@
-"""Durations on the command line: 90, 90s, 10min, 1h30min."""
+"""Durations and percentages on the command line: 90s, 10min, 1h30min; 90, 90%."""
 
 from __future__ import annotations
 
@@ -24,3 +24,21 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         if _PART.sub("", text) or seconds <= 0:
             self.fail(f"{value!r} is no duration: 90s, 10min, 1h30min", param, ctx)
         return seconds
+
+
+class Share(click.ParamType):  # type: ignore[type-arg]
+    """A part of a whole, more than 0 and at most 1, given in percent."""
+
+    name = "share"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """With or without the sign of percent."""
+        try:
+            share = float(str(value).removesuffix("%")) / 100
+        except ValueError:
+            share = 0.0
+        if not 0 < share <= 1:
+            self.fail(f"{value!r} is no percentage from 0 to 100", param, ctx)
+        return share
