@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from estimator.advice.advisor import AdvisorSettings
-from estimator.advice.moment import Foretell, until
+from estimator.advice.moment import Foretell, marks, moment, until
 from estimator.advice.pace import Pace, Pacing, pace, pacing_of
 from estimator.advice.page_cost import CostRange, PageCost, page_cost
 from estimator.errors import CannotAnswerError
@@ -76,7 +76,7 @@ def test_text_says_when_most_is_saved(saved: Path) -> None:
     done = estimator("forecast", saved)
     assert done.returncode == 0
     assert "after 2 full scans" in done.stdout
-    assert "90% of that after scan 2" in done.stdout
+    assert "90% of that in scan 2" in done.stdout
     assert "as published or measured elsewhere" in done.stdout.replace("\n", " ")
     with_cost = estimator("forecast", saved, "--page-cost", 2).stdout
     assert "2 µs of CPU (given)" in with_cost
@@ -222,6 +222,21 @@ def test_a_time_within_the_costs_of_a_page() -> None:
     assert then.scanned_pages[0] < then.scanned_pages[1]
     assert then.full_scans[0] < then.full_scans[1]
     assert then.counters["bytes_saved"][0] == 0 < then.counters["bytes_saved"][1]
+
+
+def test_marks_are_found_page_by_page() -> None:
+    """Just before a mark less than its share is saved, and at it that much."""
+    snapshot = fork_server()
+    found = forecast(snapshot)
+    times = pace(snapshot, found, Pacing(100, 20), COST)
+    whole = found.at_rest.physical["bytes_saved"]
+    assert [mark.share for mark in marks(found, times)] == [0.5, 0.9, 0.99]
+    for mark in marks(found, times):
+        (low, high), share = mark.seconds, mark.share
+        assert low == high < times.scans["seconds"].iloc[1]
+        at, before = (moment(found, times, s) for s in (high + 1e-9, high - COST.most.seconds))
+        assert at.counters["bytes_saved"][0] >= share * whole > before.counters["bytes_saved"][1]
+        assert at.cpu_seconds[0] == pytest.approx(mark.cpu_seconds[0])
 
 
 def paced(snapshot: Snapshot, found: Forecast) -> Pace:

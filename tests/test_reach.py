@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.advice.page_cost import PageCost
@@ -26,6 +26,7 @@ FOUND = forecast(SNAPSHOT)
 PAGES = FOUND.scans["pages_scanned"].diff().fillna(FOUND.scans["pages_scanned"]).tolist()
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.sampled_from([0.01, 0.5, 1.0]),
     st.floats(0.001, 10),
@@ -89,7 +90,7 @@ def test_the_command(tmp_path: Path) -> None:
     told = json.loads(estimator("forecast", path, "--json", *options).stdout)
     assert told["reach"]["possible"]
     assert told["settings"]["pages_to_scan"] == told["reach"]["pages_to_scan"]
-    assert told["marks"][1]["seconds"][1] == pytest.approx(told["reach"]["seconds"])
+    assert told["marks"][1]["seconds"][1] <= told["reach"]["seconds"]
     text = estimator("forecast", path, *options).stdout
     assert f"echo {told['reach']['pages_to_scan']} > /sys/kernel/mm/ksm/pages_to_scan" in text
     text = estimator("forecast", path, "--reach", "90", "--within", "1ms").stdout

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from estimator.advice.moment import Moment
+from estimator.advice.moment import Moment, marks, moment
 from estimator.advice.pace import Pace
 from estimator.advice.reach import Reach
 from estimator.ksm.forecast import Forecast
@@ -20,7 +20,7 @@ from estimator.report.tables import Column, memory, pages
 from estimator.report.units import count, human_bytes, human_seconds, percent, plural
 
 _ROWS = 40
-_STEPS, _BAR = 12, 24
+_STEPS, _BAR = 12, 20
 """Rows and columns of the bars."""
 
 
@@ -63,15 +63,7 @@ def forecast_json(
         "cost": asdict(pace.cost),
         "coverage": at_rest.coverage.to_json(),
         "warnings": [*forecast.bounds.reasons, *at_rest.warnings],
-        "marks": [
-            {
-                "share": share,
-                "full_scans": int(pace.scans["full_scans"].iloc[row]),
-                "seconds": pace.range_of("seconds", row),
-                "cpu_seconds": pace.range_of("cpu_seconds", row),
-            }
-            for share, row in pace.marks.items()
-        ],
+        "marks": [asdict(mark) for mark in marks(forecast, pace)],
         "then": asdict(then) if then else None,
         "reach": asdict(reach) if reach else None,
         "scans": _scans_json(forecast, pace),
@@ -118,10 +110,10 @@ def words_between(ends: tuple[float, float], show: Callable[[float], str]) -> st
 
 
 def _marks(forecast: Forecast, pace: Pace) -> str:
-    marks = [
-        f"{percent(share, 1)} of that after scan {count(pace.scans['full_scans'].iloc[row])}, "
-        f"{_between(pace, 'seconds', row)}"
-        for share, row in pace.marks.items()
+    told = [
+        f"{percent(mark.share, 1)} of that in scan {count(mark.full_scan)}, after "
+        f"{words_between(mark.seconds, human_seconds)}"
+        for mark in marks(forecast, pace)
     ]
     pacing = pace.pacing
     settings = [f"pages_to_scan {count(pacing.pages_to_scan)}"]
@@ -134,8 +126,8 @@ def _marks(forecast: Forecast, pace: Pace) -> str:
         f"sleep_millisecs {pacing.sleep_millisecs}",
         f"smart_scan {'on' if forecast.at_rest.smart_scan else 'off'}",
     ]
-    told = ", ".join(settings)
-    return ". ".join([*marks, f"{told[:1].upper()}{told[1:]}." if pacing.advisor else f"{told}."])
+    words = ", ".join(settings)
+    return ". ".join([*told, f"{words[:1].upper()}{words[1:]}." if pacing.advisor else f"{words}."])
 
 
 def _reach(reach: Reach) -> Section:
@@ -166,46 +158,47 @@ def _reach(reach: Reach) -> Section:
 
 
 def _moment(then: Moment) -> Section:
-    exact = words_between(then.scanned_pages, count)
     saved = words_between(then.counters["bytes_saved"], human_bytes)
     return Section(
         f"After {human_seconds(then.seconds)}",
-        note=f"Full scans done: {words_between(then.full_scans, count)}. Pages visited: {exact}. "
-        f"CPU time: {words_between(then.cpu_seconds, human_seconds)}. Saved: {saved}; within a "
-        "scan, what merges when depends on where the pages lie, so it is between what was saved "
-        "before it and what is after it.",
+        note=f"Full scans done: {words_between(then.full_scans, count)}. "
+        f"Pages visited: {words_between(then.scanned_pages, count)}. "
+        f"CPU time: {words_between(then.cpu_seconds, human_seconds)}. Saved: {saved}.",
     )
 
 
 def over_time(forecast: Forecast, pace: Pace) -> list[Section]:
     """Memory saved at steps of time, as bars; none where nothing is saved or it takes no time."""
     whole = forecast.at_rest.physical["bytes_saved"]
-    seconds, saved = pace.scans["seconds"], pace.scans["bytes_saved"]
-    until = float(seconds.iloc[max(pace.marks.values(), default=0)])
+    until = float(pace.scans["seconds"].iloc[max(pace.marks.values(), default=0)])
     if whole <= 0 or until <= 0 or not pace.marks:
         return []
-    steps = np.arange(1, _STEPS + 1) * until / (_STEPS - 2)
-    done = seconds.searchsorted(steps, side="right")
-    done = done[steps <= seconds.iloc[-1] + 1e-9]
-    steps = steps[: len(done)]
-    bytes_saved = np.append(0, saved)[done]
+    steps = np.arange(1, _STEPS + 1) * until / _STEPS
+    there = [moment(forecast, pace, s) for s in steps.tolist()]
+    saved = [found.counters["bytes_saved"] for found in there]
     rows = pd.DataFrame(
         {
-            "after": steps,
-            "scans": done,
-            "bar": ["█" * round(_BAR * max(n, 0) / whole) for n in bytes_saved],
-            "saved": bytes_saved,
-            "cpu": np.append(0.0, pace.scans["cpu_seconds"])[done],
+            "after": [found.seconds for found in there],
+            "scans": [words_between(found.full_scans, count) for found in there],
+            "cpu": [words_between(found.cpu_seconds, human_seconds) for found in there],
+            "saved": [words_between(ends, human_bytes) for ends in saved],
+            "bar": [_bar(low / whole, high / whole) for low, high in saved],
         }
     )
     columns = [
         Column("after", "after", human_seconds, number=True),
-        Column("full scans", "scans", count, number=True),
-        memory("saved", "saved"),
-        Column("of what is saved in the end", "bar", str),
+        Column("full scans", "scans", number=True),
+        Column("CPU", "cpu", number=True),
+        Column("saved", "saved", number=True),
+        Column("share of it", "bar", str),
     ]
-    note = "At the end of the full scans that are done by then; the one that runs adds to it."
-    return [Section("Saved over time", rows, columns, limit=len(rows), note=note)]
+    return [Section("Saved over time", rows, columns, limit=len(rows))]
+
+
+def _bar(least: float, most: float) -> str:
+    """Shares of the whole; lighter where it is not certain."""
+    sure, perhaps = (round(_BAR * min(max(share, 0), 1)) for share in (least, most))
+    return "█" * sure + "░" * (perhaps - sure)
 
 
 def _scans(forecast: Forecast, pace: Pace) -> Section:
