@@ -43,7 +43,14 @@ def crowded(gib: float, rounds: int) -> None:
 @click.option("--mappings", type=int, multiple=True, default=(1, 10, 50), help="In millions.")
 def predict(mappings: tuple[int, ...]) -> None:
     """`predict` alone on synthetic snapshots."""
-    bench_predict(mappings)
+    bench_predict(mappings, "predict")
+
+
+@main.command()
+@click.option("--mappings", type=int, multiple=True, default=(1, 10), help="In millions.")
+def forecast(mappings: tuple[int, ...]) -> None:
+    """`forecast` of 20 full scans with smart_scan on the same snapshots."""
+    bench_predict(mappings, "forecast", "--scans", "20", "--smart-scan")
 
 
 @main.command()

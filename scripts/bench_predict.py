@@ -26,12 +26,15 @@ _FRAMES_PER_MAPPING = 0.7
 _CONTENTS_PER_FRAME = 0.5
 
 
-def bench_predict(mappings: tuple[int, ...]) -> None:
-    """Print the table for snapshots of so many million ``mappings``."""
-    table = Table(title="ksm-estimator predict")
+def bench_predict(mappings: tuple[int, ...], *arguments: str) -> None:
+    """Print the table for snapshots of so many million ``mappings``.
+
+    ``arguments``: the command and its options.
+    """
+    table = Table(title=f"ksm-estimator {' '.join(arguments)}")
     for column in ("million mappings", "snapshot MiB", "seconds", "anonymous MiB"):
         table.add_column(column, justify="right")
-    command = [str(Path(sys.executable).with_name("ksm-estimator")), "predict", "--json"]
+    command = [str(Path(sys.executable).with_name("ksm-estimator")), *arguments, "--json"]
     for millions in mappings:
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "bench.ksm"

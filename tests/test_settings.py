@@ -6,16 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimator.advice.page_cost import PageCost
-from estimator.advice.schedule import (
+from estimator.advice.advisor import (
     AdvisorSettings,
     AdvisorState,
     advise_scan_time,
     advisor_course,
-    pages_at_rest,
-    pages_to_scan_for,
-    scan_time,
 )
+from estimator.advice.page_cost import PageCost
+from estimator.advice.scan_time import scan_time
+from estimator.advice.schedule import pages_at_rest, pages_to_scan_for
 
 COST = PageCost(2e-6, "given")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
-from estimator.advice.page_cost import PageCost
-from estimator.advice.schedule import scan_time
+from estimator.advice.advisor import AdvisorSettings, AdvisorState, advised_scans
+from estimator.advice.page_cost import CostRange, PageCost
+from estimator.advice.scan_time import ScanTime, scan_time
 from estimator.errors import CannotAnswerError
 from estimator.ksm.forecast import Forecast
 from estimator.snapshot.snapshot import Snapshot
@@ -17,45 +19,93 @@ SHARES = (0.5, 0.9, 0.99)
 
 
 @dataclass(frozen=True)
-class Pace:
-    """A forecast in time.
+class Pacing:
+    """How fast ksmd is set to go.
 
-    ``scans``: those of the forecast, with ``seconds`` (from the start of ksmd to the end of the
-    scan; without ``cost`` the time asleep alone, a lower bound) and ``cpu_seconds`` (of ksmd until
-    then; null without ``cost``). ``marks``: for each of ``SHARES`` that the scans reach, its row of
-    ``scans``.
+    ``advisor``: its settings if it is on; ``pages_to_scan`` is then where it starts.
+    ``advisor_was_on``: it was when the snapshot was taken, and what it remembers of scans before
+    that is not known.
     """
 
     pages_to_scan: int
     sleep_millisecs: int
-    cost: PageCost | None
+    advisor: AdvisorSettings | None = None
+    advisor_was_on: bool = False
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A forecast in time.
+
+    ``scans``: those of the forecast, with ``pages_to_scan``, ``batches`` (ksmd sleeps after each),
+    ``seconds`` (from the start of ksmd to the end of the scan) and ``cpu_seconds`` (of ksmd until
+    then), if a page costs the most that it may. ``cheap``: these four columns if it costs the
+    least. ``marks``: for each of ``SHARES`` that the scans reach, its row of ``scans``.
+    """
+
+    pacing: Pacing
+    cost: CostRange
     scans: pd.DataFrame
+    cheap: pd.DataFrame
     marks: dict[float, int]
 
+    def range_of(self, name: str, row: int) -> tuple[float, float]:
+        """The least and the most of a column of ``cheap`` in a row."""
+        low, high = sorted((float(self.cheap[name].iloc[row]), float(self.scans[name].iloc[row])))
+        return low, high
 
-def pace(
+
+def pacing_of(
     snapshot: Snapshot,
-    forecast: Forecast,
     pages_to_scan: int | None = None,
     sleep_millisecs: int | None = None,
-    cost: PageCost | None = None,
-) -> Pace:
-    """When ksmd ends each scan; the settings that are None are those of the snapshot's kernel.
+    advisor: AdvisorSettings | None = None,
+) -> Pacing:
+    """What is None is as in the snapshot's kernel; with ``pages_to_scan`` the advisor is off.
 
-    Batches as in ``scan_time``. Raises CannotAnswerError if the snapshot does not say a setting.
+    An ``advisor`` that was not on starts with advisor_min_pages_to_scan. Raises CannotAnswerError
+    if the snapshot does not say a setting.
     """
     ksm = snapshot.info["ksm"]
-    pages_to_scan = _setting(ksm.get("pages_to_scan"), pages_to_scan, "pages-to-scan")
-    sleep_millisecs = _setting(ksm.get("sleep_millisecs"), sleep_millisecs, "sleep")
-    scanned = forecast.scans["pages_scanned"].diff().fillna(forecast.scans["pages_scanned"])
-    each = [scan_time(int(n), pages_to_scan, sleep_millisecs, cost) for n in scanned]
-    asleep_after_it = sleep_millisecs / 1000
-    seconds = pd.Series([scan.seconds for scan in each]).cumsum() - asleep_after_it
-    table = forecast.scans.assign(
-        seconds=seconds,
-        cpu_seconds=forecast.scans["pages_scanned"] * cost.seconds if cost else None,
+    was_on = advisor is not None and ksm.get("advisor_mode") == 1
+    if advisor is not None and not was_on:
+        pages_to_scan = advisor.min_pages_to_scan
+    return Pacing(
+        _setting(ksm.get("pages_to_scan"), pages_to_scan, "pages-to-scan"),
+        _setting(ksm.get("sleep_millisecs"), sleep_millisecs, "sleep"),
+        advisor,
+        was_on,
     )
-    return Pace(pages_to_scan, sleep_millisecs, cost, table, _marks(forecast))
+
+
+def pace(snapshot: Snapshot, forecast: Forecast, pacing: Pacing, costs: CostRange) -> Pace:
+    """When ksmd ends each scan if a page costs so much."""
+    scanned = forecast.scans["pages_scanned"].diff().fillna(forecast.scans["pages_scanned"])
+    pages = scanned.astype(np.int64).tolist()
+    most, least = (_in_time(snapshot, pages, pacing, end) for end in (costs.most, costs.least))
+    scans = pd.concat([forecast.scans, most], axis=1)
+    return Pace(pacing, costs, scans, least, _marks(forecast))
+
+
+def _in_time(snapshot: Snapshot, pages: list[int], pacing: Pacing, cost: PageCost) -> pd.DataFrame:
+    scans = _paced(snapshot, pages, pacing, cost)
+    asleep_after_it = pacing.sleep_millisecs / 1000
+    return pd.DataFrame(
+        {
+            "pages_to_scan": [scan.pages_to_scan for scan in scans],
+            "batches": [scan.batches for scan in scans],
+            "seconds": np.cumsum([scan.seconds for scan in scans]) - asleep_after_it,
+            "cpu_seconds": np.cumsum(pages) * cost.seconds,
+        }
+    )
+
+
+def _paced(snapshot: Snapshot, pages: list[int], pacing: Pacing, cost: PageCost) -> list[ScanTime]:
+    if pacing.advisor is None:
+        return [scan_time(n, pacing.pages_to_scan, pacing.sleep_millisecs, cost) for n in pages]
+    before = 0 if pacing.advisor_was_on else snapshot.info["ksm"].get("ksmd_cpu_ns") or 0
+    start = AdvisorState(pacing.pages_to_scan)
+    return advised_scans(pages, pacing.sleep_millisecs, cost, pacing.advisor, start, before / 1e9)
 
 
 def _setting(of_kernel: object, given: int | None, option: str) -> int:

@@ -9,40 +9,20 @@ most, or the one that takes ``advisor_max_cpu`` of a CPU then.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from estimator.advice.advisor import AdvisorSettings, advisor_course, settings_of
 from estimator.advice.attribution import scanned_pages
 from estimator.advice.page_cost import CostRange, PageCost, page_cost
+from estimator.advice.scan_time import ScanTime, scan_time
 from estimator.errors import CannotAnswerError
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.readings import SKIPPING_SCANS
 from estimator.snapshot.snapshot import Snapshot
 
 TARGET_SCAN_SECONDS = 150.0
-ADVISOR_TARGET_SECONDS = 200
-"""The kernel's default of advisor_target_scan_time."""
 SLEEP_MILLISECS = 20
 """The kernel's default of sleep_millisecs."""
-
-
-@dataclass(frozen=True)
-class ScanTime:
-    """One full scan.
-
-    ``cpu_share`` (of one CPU) is None where the cost of a page is not known; ``seconds`` is then
-    the time asleep alone, a lower bound.
-    """
-
-    pages: int
-    pages_to_scan: int
-    sleep_millisecs: int
-    seconds: float
-    cpu_share: float | None
-
-    @property
-    def batches(self) -> int:
-        """How often ksmd sleeps in it (ksm_scan_thread() in mm/ksm.c)."""
-        return self.pages // self.pages_to_scan + 1
 
 
 @dataclass(frozen=True)
@@ -63,21 +43,6 @@ def scan_time_now(snapshot: Snapshot, pages: int) -> ScanTime | None:
     if not pages_to_scan or sleep is None:
         return None
     return scan_time(pages, int(pages_to_scan), int(sleep), None)
-
-
-def scan_time(
-    pages: int, pages_to_scan: int, sleep_millisecs: int, cost: PageCost | None
-) -> ScanTime:
-    """The time of one full scan of ``pages`` pages.
-
-    Batches are floor(pages / pages_to_scan) + 1, each followed by a sleep. The timer's rounding
-    (a tick or more per batch) is left out.
-    """
-    batches = pages // pages_to_scan + 1
-    cpu_seconds = pages * cost.seconds if cost else 0.0
-    seconds = batches * sleep_millisecs / 1000 + cpu_seconds
-    share = cpu_seconds / seconds if cost and seconds else None
-    return ScanTime(pages, pages_to_scan, sleep_millisecs, seconds, share)
 
 
 def pages_to_scan_for(
@@ -102,71 +67,6 @@ def pages_at_rest(merged_pages: int, unmerged_pages: int, smart_scan: bool) -> i
     smart_scan skips an unmerged page in 8 scans of 9; merged pages are never skipped.
     """
     return merged_pages + (unmerged_pages // SKIPPING_SCANS if smart_scan else unmerged_pages)
-
-
-@dataclass(frozen=True)
-class AdvisorSettings:
-    """The tunables of the scan-time advisor, with the kernel's defaults.
-
-    ``max_cpu`` in percent, ``target_scan_time`` in seconds, the others in pages.
-    """
-
-    target_scan_time: int = ADVISOR_TARGET_SECONDS
-    max_cpu: int = 70
-    min_pages_to_scan: int = 500
-    max_pages_to_scan: int = 30000
-
-
-@dataclass(frozen=True)
-class AdvisorState:
-    """What the advisor remembers from one full scan to the next (advisor_ctx in mm/ksm.c)."""
-
-    pages_to_scan: int
-    change: int = 0
-    previous_scan_seconds: int = 0
-
-
-_EWMA_WEIGHT = 30
-ADVISOR_MIN_CPU = 10
-"""KSM_ADVISOR_MIN_CPU: the advisor uses at least this much of a CPU, in percent."""
-
-
-def advise_scan_time(
-    state: AdvisorState, settings: AdvisorSettings, scan_seconds: float, cpu_seconds: float
-) -> AdvisorState:
-    """One step of the kernel's scan_time_advisor(), after a full scan, in its integer arithmetic.
-
-    ``cpu_seconds``: ksmd's CPU time since the step before. advisor_min_pages_to_scan is only where
-    the advisor starts, no lower bound.
-    """
-    scan = max(1, int(scan_seconds))
-    cpu_percent = max(1, int(cpu_seconds * 1000) * 100 // (scan * 1000))
-    factor = max(1, settings.target_scan_time * 100 // scan)
-    change = max(1, scan * 100 // (state.previous_scan_seconds or scan))
-    change = ((100 - _EWMA_WEIGHT) * state.change + _EWMA_WEIGHT * change) // 100
-    per_percent = max(1, state.pages_to_scan // cpu_percent)
-    pages = state.pages_to_scan * 100 // factor
-    pages = pages * change // 100
-    pages = min(pages, per_percent * settings.max_cpu)
-    pages = max(pages, per_percent * ADVISOR_MIN_CPU)
-    return AdvisorState(min(pages, settings.max_pages_to_scan), change, scan)
-
-
-def advisor_course(
-    pages: int,
-    sleep_millisecs: int,
-    cost: PageCost,
-    settings: AdvisorSettings,
-    scans: int = 30,
-) -> list[ScanTime]:
-    """The first ``scans`` full scans of ``pages`` pages with the advisor switched on."""
-    state = AdvisorState(pages_to_scan=settings.min_pages_to_scan)
-    course = []
-    for _ in range(scans):
-        scan = scan_time(pages, max(state.pages_to_scan, 1), sleep_millisecs, cost)
-        course.append(scan)
-        state = advise_scan_time(state, settings, scan.seconds, pages * cost.seconds)
-    return course
 
 
 @dataclass(frozen=True)
@@ -223,16 +123,7 @@ def schedule(
 
     paused = sleep or SLEEP_MILLISECS
 
-    settings = AdvisorSettings(
-        target_scan_time=round(target_seconds),
-        max_cpu=int(ksm.get("advisor_max_cpu", AdvisorSettings.max_cpu)),
-        min_pages_to_scan=int(
-            ksm.get("advisor_min_pages_to_scan", AdvisorSettings.min_pages_to_scan)
-        ),
-        max_pages_to_scan=int(
-            ksm.get("advisor_max_pages_to_scan", AdvisorSettings.max_pages_to_scan)
-        ),
-    )
+    settings = replace(settings_of(snapshot), target_scan_time=round(target_seconds))
     advisor = settings if snapshot.info["features"].get("advisor") else None
     wanted = pages_to_scan_for(pages, target_seconds, paused, costs.most)
     most = _pages_to_scan_of(settings.max_cpu / 100, paused, costs.most)

@@ -5,12 +5,36 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from estimator.cli.advisor import TUNABLES, advisor_options, chosen_advisor
 from estimator.cli.coverage import require_coverage
-from estimator.cli.options import min_coverage_option, policy_options
+from estimator.cli.options import min_coverage_option, options, policy_options
+from estimator.cli.quantities import Duration, Share
+from estimator.errors import UsageError
+
+if TYPE_CHECKING:
+    from estimator.advice.reach import Wish
+
+_reach_options = options(
+    click.option(
+        "--reach",
+        "share",
+        type=Share(),
+        metavar="PERCENT",
+        help="Find the pages_to_scan with which so much of the saving is there --within a time.",
+    ),
+    click.option("--within", type=Duration(), metavar="DURATION", help="That time: 90s, 10min."),
+    click.option(
+        "--cpu",
+        "cpu_share",
+        type=Share(),
+        metavar="PERCENT",
+        help="For at most so much of one CPU until then (default 100%).",
+    ),
+)
 
 
 @click.command()
@@ -24,7 +48,10 @@ from estimator.cli.options import min_coverage_option, policy_options
 )
 @policy_options
 @click.option(
-    "--pages-to-scan", type=click.IntRange(1), metavar="N", help="Else as in the snapshot."
+    "--pages-to-scan",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Else as in the snapshot. Without --advisor, no advisor then.",
 )
 @click.option(
     "--sleep",
@@ -33,6 +60,7 @@ from estimator.cli.options import min_coverage_option, policy_options
     metavar="MS",
     help="sleep_millisecs, else as there.",
 )
+@advisor_options
 @click.option("--smart-scan/--no-smart-scan", default=None, help="Else as there.")
 @click.option(
     "--scans",
@@ -41,10 +69,18 @@ from estimator.cli.options import min_coverage_option, policy_options
     help="How many full scans; else until nothing changes any more, at most 100.",
 )
 @click.option(
+    "--for",
+    "for_seconds",
+    type=Duration(),
+    metavar="DURATION",
+    help="How long: 90s, 10min, 1h30min; and what there is then.",
+)
+@_reach_options
+@click.option(
     "--page-cost",
     type=click.FloatRange(0, min_open=True),
     metavar="MICROSECONDS",
-    help="CPU time that ksmd needs per page; verify measures it on a running system.",
+    help="CPU time that ksmd needs per page (default: the snapshot's, else as published).",
 )
 @min_coverage_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -53,30 +89,65 @@ def forecast(
     later: Path | None,
     pages_to_scan: int | None,
     sleep_millisecs: int | None,
+    advisor: str | None,
     smart_scan: bool | None,
     scans: int | None,
+    for_seconds: float | None,
+    share: float | None,
+    within: float | None,
+    cpu_share: float | None,
     page_cost: float | None,
     min_coverage: float,
     as_json: bool,
-    **policy: Any,
+    **chosen: Any,
 ) -> None:
-    """Say what every full scan of ksmd brings, and when."""
-    from estimator.advice.pace import pace
+    """Say what every full scan of ksmd brings, when, and for how much of a CPU."""
+    from estimator.advice.moment import Foretell, until
+    from estimator.advice.pace import Pacing, pacing_of
     from estimator.advice.page_cost import PageCost
-    from estimator.ksm.forecast import forecast as foresee
+    from estimator.advice.page_cost import page_cost as cost_of
+    from estimator.advice.reach import reach
     from estimator.ksm.policy import Policy
     from estimator.report.forecast_sections import forecast_json, forecast_sections
     from estimator.report.tables import make_console
     from estimator.report.text import print_sections
     from estimator.snapshot.store import open_snapshot
 
+    if scans is not None and for_seconds is not None:
+        raise UsageError("--scans and --for both say where the forecast ends")
+    tunables = {name: chosen.pop(name) for name in TUNABLES}
     opened = open_snapshot(snapshot)
     second = open_snapshot(later) if later else None
-    found = foresee(opened, Policy(**policy), later=second, smart_scan=smart_scan, scans=scans)
-    cost = None if page_cost is None else PageCost(page_cost / 1e6, "given")
-    paced = pace(opened, found, pages_to_scan, sleep_millisecs, cost)
+    advised = chosen_advisor(opened, advisor, tunables, pages_to_scan)
+    wish = _wish(share, within, cpu_share, pages_to_scan if advised is None else "advisor")
+    pacing = pacing_of(opened, pages_to_scan, sleep_millisecs, advised)
+    cost = cost_of(opened, None if page_cost is None else PageCost(page_cost / 1e6, "given"))
+    foretell = Foretell(opened, Policy(**chosen), second, smart_scan)
+    reached = None
+    if wish is not None:
+        reached = reach(foretell.scans(scans), wish, pacing.sleep_millisecs, cost.most)
+        pacing = Pacing(reached.pages_to_scan, reached.sleep_millisecs)
+    found, paced, then = until(foretell, pacing, cost, scans, for_seconds)
     if as_json:
-        click.echo(json.dumps(forecast_json(found, paced)))
+        click.echo(json.dumps(forecast_json(found, paced, then, reached)))
     else:
-        print_sections(forecast_sections(found, paced), make_console(sys.stdout))
+        print_sections(forecast_sections(found, paced, then, reached), make_console(sys.stdout))
     require_coverage(found.at_rest.coverage, min_coverage)
+
+
+def _wish(
+    share: float | None, within: float | None, cpu_share: float | None, set_by: object
+) -> Wish | None:
+    """What --reach asks for; raises UsageError for what does not fit."""
+    from estimator.advice.reach import Wish
+
+    if share is None:
+        for option, value in (("--within", within), ("--cpu", cpu_share)):
+            if value is not None:
+                raise UsageError(f"{option} is for --reach", hint="add --reach 90%")
+        return None
+    if within is None:
+        raise UsageError("--reach needs a time", hint="add --within 10min")
+    if set_by is not None:
+        raise UsageError("--reach finds pages_to_scan: neither give it nor the advisor")
+    return Wish(share, within, cpu_share or 1.0)

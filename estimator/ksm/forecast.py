@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.errors import UsageError
+from estimator.ksm.course import Course, course_of
 from estimator.ksm.fate import fate_of, solve
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import ask
@@ -29,7 +30,7 @@ class Forecast:
     the counters of /sys/kernel/mm/ksm by the names of their files (pages; general_profit in bytes;
     pages_scanned and pages_skipped since the first scan began), ``ksm_rmap_items``,
     ``frames_freed`` and ``bytes_saved`` (of memory, before what KSM allocates). ``bounds``: where
-    they are not exact, and why. ``at_rest``: what it comes to.
+    they are not exact, and why. ``course``: within a scan. ``at_rest``: what it comes to.
     ``settled_in``: u16 per row of ``snapshot.mappings``, the full scan in which it
     came to its outcome, if that is MERGED, ZERO_PAGE or SPLIT_AWAY; 0: it had merged before.
     """
@@ -37,6 +38,7 @@ class Forecast:
     at_rest: Prediction
     scans: pd.DataFrame
     bounds: ScanBounds
+    course: Course = field(repr=False)
     page_bytes: int
     settled_in: npt.NDArray[np.uint16] = field(repr=False)
 
@@ -72,4 +74,6 @@ def forecast(
     table = scan_table(case, solved, fate, prediction, times, scans or min(fate.scans, MOST_SCANS))
     seen = not question.told.starts_over and seen_before(case)
     bounds = scan_bounds(case, solved, fate, prediction, times, table, seen=seen)
-    return Forecast(prediction, table, bounds, case.rules.page_bytes, times.settled_in)
+    course = course_of(case, solved, fate, prediction, times)
+    size = case.rules.page_bytes
+    return Forecast(prediction, table, bounds, course, size, times.settled_in)

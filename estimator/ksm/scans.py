@@ -50,7 +50,7 @@ class Times:
 
 def times_of(case: Case, solved: Solved, fate: Fate, prediction: Prediction) -> Times:
     """When what ``prediction`` says came about; ``solved`` is so in time (``solve``)."""
-    split_in, split_row = _splits(case, solved)
+    split_in, split_row = splits(case, solved)
     settled_in = _settled_in(case, solved, fate, split_in)
     return Times(
         settled_in=settled_in,
@@ -62,7 +62,7 @@ def times_of(case: Case, solved: Solved, fate: Fate, prediction: Prediction) -> 
     )
 
 
-def _splits(case: Case, solved: Solved) -> tuple[Scans, Ints]:
+def splits(case: Case, solved: Solved) -> tuple[Scans, Ints]:
     """Per large folio, the scan and the row at which it was split: by the first who does."""
     row = first_split_of_folio(case.facts, solved.closed.split).astype(np.int64)
     scan = np.where(row == NEVER, 0, MERGING).astype(np.uint16)
@@ -190,7 +190,7 @@ def scan_table(
     processed = np.where(in_step, items[1:], merged[:-1])
     processed += np.array([reading.processed for reading in found], np.int64)
     chains, dups = _chains(case, fate, times.nodes_in, most, scans)
-    copies_made, copies_freed = _copies(solved)
+    copies_made, copies_freed = copies(solved)
     freed = by_then(times.gone_in) - by_then(copies_made) + by_then(copies_freed)
     unmapped = np.bincount(times.split_in, prediction.freed.unmapped, most + 1)
     freed = (freed + np.cumsum(unmapped).astype(np.int64)[: scans + 1])[1:]
@@ -247,7 +247,7 @@ def _reading(solved: Solved, scan: int) -> Reading:
     return solved.ordered.simulation.readings.after(scan) if solved.ordered else Reading()
 
 
-def _copies(solved: Solved) -> tuple[Ints, Ints]:
+def copies(solved: Solved) -> tuple[Ints, Ints]:
     """The scans in which break_cow() made copies, and in which such copies became free again."""
     made = np.full(len(solved.closed.copied), MERGING, dtype=np.int64)
     if solved.ordered is None:

@@ -2,44 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from estimator.advice.moment import Moment, marks, moment
 from estimator.advice.pace import Pace
+from estimator.advice.reach import Reach
 from estimator.ksm.forecast import Forecast
 from estimator.report.as_json import records
 from estimator.report.prediction_sections import WARNINGS, Section, coverage_section
+from estimator.report.settings_words import cost_words
 from estimator.report.tables import Column, memory, pages
 from estimator.units import count, human_bytes, human_seconds, percent, plural
 
+_ROWS = 40
+_STEPS, _BAR = 12, 20
+"""Rows and columns of the bars."""
 
-def forecast_sections(forecast: Forecast, pace: Pace) -> list[Section]:
-    """The whole in a sentence, the way there, and what is not known."""
+
+def forecast_sections(
+    forecast: Forecast, pace: Pace, then: Moment | None = None, reach: Reach | None = None
+) -> list[Section]:
+    """The whole in a sentence, the way there, and what is not known. ``then``: at its end."""
     warnings = [*forecast.bounds.reasons, *forecast.at_rest.warnings]
+    if pace.pacing.advisor_was_on:
+        warnings.append(
+            "The advisor is on already. What it remembers of earlier scans is not in the snapshot: "
+            "it is taken to start afresh from the pages_to_scan that it had set."
+        )
     return [
         Section(_headline(forecast, pace), note=_marks(forecast, pace)),
         *([Section(WARNINGS, bullets=warnings)] if warnings else []),
+        *([_reach(reach)] if reach else []),
+        *([_moment(then)] if then else []),
+        *over_time(forecast, pace),
         _scans(forecast, pace),
         coverage_section(forecast.at_rest.coverage, forecast.page_bytes),
     ]
 
 
-def forecast_json(forecast: Forecast, pace: Pace) -> dict[str, Any]:
+def forecast_json(
+    forecast: Forecast, pace: Pace, then: Moment | None = None, reach: Reach | None = None
+) -> dict[str, Any]:
     """A forecast as JSON values; ``scans``: one object per full scan."""
-    at_rest = forecast.at_rest
+    at_rest, advisor = forecast.at_rest, pace.pacing.advisor
     return {
         "kernel": at_rest.kernel,
         "origin": at_rest.origin,
         "policy": at_rest.policy.to_json(),
         "settings": {
-            "pages_to_scan": pace.pages_to_scan,
-            "sleep_millisecs": pace.sleep_millisecs,
+            "pages_to_scan": pace.pacing.pages_to_scan,
+            "sleep_millisecs": pace.pacing.sleep_millisecs,
             "smart_scan": at_rest.smart_scan,
+            "advisor": asdict(advisor) if advisor else None,
         },
-        "page_cost": {"seconds": pace.cost.seconds, "source": pace.cost.source}
-        if pace.cost
-        else None,
+        "cost": asdict(pace.cost),
         "coverage": at_rest.coverage.to_json(),
         "warnings": [*forecast.bounds.reasons, *at_rest.warnings],
+        "marks": [asdict(mark) for mark in marks(forecast, pace)],
+        "then": asdict(then) if then else None,
+        "reach": asdict(reach) if reach else None,
         "scans": _scans_json(forecast, pace),
         "at_rest": {
             "full_scans": at_rest.scans,
@@ -52,10 +78,15 @@ def forecast_json(forecast: Forecast, pace: Pace) -> dict[str, Any]:
 
 def _scans_json(forecast: Forecast, pace: Pace) -> list[dict[str, Any]]:
     """``bounds``: least and most of those numbers of the scan that are not exact."""
-    least, most = (records(table) for table in (forecast.bounds.least, forecast.bounds.most))
+    tables = (forecast.bounds.least, forecast.bounds.most, pace.scans, pace.cheap)
+    least, most, scans, cheap = (records(table) for table in tables)
     return [
-        row | {"bounds": {name: [low[name], high[name]] for name in low if low[name] != high[name]}}
-        for row, low, high in zip(records(pace.scans), least, most, strict=True)
+        row
+        | {
+            "bounds": {name: [low[name], high[name]] for name in low if low[name] != high[name]}
+            | {name: sorted([n, row[name]]) for name, n in quick.items() if n != row[name]}
+        }
+        for row, low, high, quick in zip(scans, least, most, cheap, strict=True)
     ]
 
 
@@ -65,21 +96,109 @@ def _headline(forecast: Forecast, pace: Pace) -> str:
     done = f"ksmd has merged all that it can after {plural(at_rest.scans, 'full scan')}"
     if len(pace.scans) < at_rest.scans:
         return f"{done}, and then saves {saved}."
-    time = human_seconds(pace.scans["seconds"].iloc[at_rest.scans - 1])
-    return f"{done}, in {time}{' or more' if pace.cost is None else ''}, and then saves {saved}."
+    return f"{done}, in {_between(pace, 'seconds', at_rest.scans - 1)}, and then saves {saved}."
+
+
+def _between(pace: Pace, name: str, row: int) -> str:
+    """Seconds in words, from the least to the most that a page may cost."""
+    return words_between(pace.range_of(name, row), human_seconds)
+
+
+def words_between(ends: tuple[float, float], show: Callable[[float], str]) -> str:
+    """Both ends, or the one that both are."""
+    return " to ".join(dict.fromkeys(map(show, ends)))
 
 
 def _marks(forecast: Forecast, pace: Pace) -> str:
-    marks = [
-        f"{percent(share, 1)} of that after scan {count(pace.scans['full_scans'].iloc[row])}, "
-        f"{human_seconds(pace.scans['seconds'].iloc[row])}"
-        for share, row in pace.marks.items()
+    told = [
+        f"{percent(mark.share, 1)} of that in scan {count(mark.full_scan)}, after "
+        f"{words_between(mark.seconds, human_seconds)}"
+        for mark in marks(forecast, pace)
     ]
-    settings = (
-        f"pages_to_scan {count(pace.pages_to_scan)}, sleep_millisecs {pace.sleep_millisecs}, "
-        f"smart_scan {'on' if forecast.at_rest.smart_scan else 'off'}."
+    pacing = pace.pacing
+    settings = [f"pages_to_scan {count(pacing.pages_to_scan)}"]
+    if pacing.advisor:
+        settings = [
+            f"the scan-time advisor from pages_to_scan {count(pacing.pages_to_scan)} on",
+            *(f"advisor_{name} {count(value)}" for name, value in asdict(pacing.advisor).items()),
+        ]
+    settings += [
+        f"sleep_millisecs {pacing.sleep_millisecs}",
+        f"smart_scan {'on' if forecast.at_rest.smart_scan else 'off'}",
+    ]
+    words = ", ".join(settings)
+    return ". ".join([*told, f"{words[:1].upper()}{words[1:]}." if pacing.advisor else f"{words}."])
+
+
+def _reach(reach: Reach) -> Section:
+    wish = reach.wish
+    asked = f"{percent(wish.share, 1)} of the saving in {human_seconds(wish.seconds)}"
+    limit = f"{percent(wish.cpu_share, 1)} of a CPU"
+    by_then = (
+        f"it is there after {plural(reach.full_scans, 'full scan')}, in "
+        f"{human_seconds(reach.seconds)}, for {percent(reach.cpu_share, 1)} of a CPU until then."
     )
-    return ". ".join([*marks, settings])
+    settings = {
+        "sleep_millisecs": reach.sleep_millisecs,
+        "pages_to_scan": reach.pages_to_scan,
+    }
+    commands = "\n".join(f"echo {n} > /sys/kernel/mm/ksm/{name}" for name, n in settings.items())
+    if reach.possible:
+        note = f"For at most {limit}: with these settings, {by_then}"
+    elif reach.least_cpu_share > 1:
+        note = f"That can't be done: ksmd would need more than a whole CPU. With {limit}, {by_then}"
+    elif reach.least_cpu_share > wish.cpu_share:
+        note = (
+            f"That can't be done for {limit}: it takes {percent(reach.least_cpu_share, 1)}. "
+            f"Within that limit, {by_then}"
+        )
+    else:
+        note = f"No batches and pauses fit {limit}. Next to it, {by_then}"
+    return Section(f"{asked[:1].upper()}{asked[1:]}", note=note, commands=commands)
+
+
+def _moment(then: Moment) -> Section:
+    saved = words_between(then.counters["bytes_saved"], human_bytes)
+    return Section(
+        f"After {human_seconds(then.seconds)}",
+        note=f"Full scans done: {words_between(then.full_scans, count)}. "
+        f"Pages visited: {words_between(then.scanned_pages, count)}. "
+        f"CPU time: {words_between(then.cpu_seconds, human_seconds)}. Saved: {saved}.",
+    )
+
+
+def over_time(forecast: Forecast, pace: Pace) -> list[Section]:
+    """Memory saved at steps of time, as bars; none where nothing is saved or it takes no time."""
+    whole = forecast.at_rest.physical["bytes_saved"]
+    until = float(pace.scans["seconds"].iloc[max(pace.marks.values(), default=0)])
+    if whole <= 0 or until <= 0 or not pace.marks:
+        return []
+    steps = np.arange(1, _STEPS + 1) * until / _STEPS
+    there = [moment(forecast, pace, s) for s in steps.tolist()]
+    saved = [found.counters["bytes_saved"] for found in there]
+    rows = pd.DataFrame(
+        {
+            "after": [found.seconds for found in there],
+            "scans": [words_between(found.full_scans, count) for found in there],
+            "cpu": [words_between(found.cpu_seconds, human_seconds) for found in there],
+            "saved": [words_between(ends, human_bytes) for ends in saved],
+            "bar": [_bar(low / whole, high / whole) for low, high in saved],
+        }
+    )
+    columns = [
+        Column("after", "after", human_seconds, number=True),
+        Column("full scans", "scans", number=True),
+        Column("CPU", "cpu", number=True),
+        Column("saved", "saved", number=True),
+        Column("share of it", "bar", str),
+    ]
+    return [Section("Saved over time", rows, columns, limit=len(rows))]
+
+
+def _bar(least: float, most: float) -> str:
+    """Shares of the whole; lighter where it is not certain."""
+    sure, perhaps = (round(_BAR * min(max(share, 0), 1)) for share in (least, most))
+    return "█" * sure + "░" * (perhaps - sure)
 
 
 def _scans(forecast: Forecast, pace: Pace) -> Section:
@@ -96,10 +215,13 @@ def _scans(forecast: Forecast, pace: Pace) -> Section:
         "" if low == high else f"{human_bytes(low)} to {human_bytes(high)}"
         for low, high in zip(least, most, strict=True)
     ]
+    for name in ("seconds", "cpu_seconds"):
+        rows[name] = [_between(pace, name, row) for row in range(len(rows))]
     columns = [
         Column("scan", "full_scans", count, number=True),
-        Column("ends after", "seconds", human_seconds, number=True),
-        *([Column("CPU", "cpu_seconds", human_seconds, number=True)] if pace.cost else []),
+        Column("ends after", "seconds", number=True),
+        Column("CPU", "cpu_seconds", number=True),
+        *([pages("pages_to_scan", "pages_to_scan")] if pace.pacing.advisor else []),
         pages("scanned", "scanned"),
         pages("skipped", "skipped"),
         pages("shared", "pages_shared"),
@@ -111,11 +233,4 @@ def _scans(forecast: Forecast, pace: Pace) -> Section:
         memory("saved", "bytes_saved"),
         *([Column("bounds", "bounds")] if bounded else []),
     ]
-    if pace.cost:
-        note = f"A page costs {pace.cost.seconds * 1e6:.2g} µs of CPU ({pace.cost.source})."
-    else:
-        note = (
-            "What a page costs ksmd is not known, so the times are the time asleep alone, a lower "
-            "bound. Give it with --page-cost, measured by verify on a running system."
-        )
-    return Section("Scan by scan", rows, columns, limit=len(rows), note=note)
+    return Section("Scan by scan", rows, columns, limit=_ROWS, note=cost_words(pace.cost))

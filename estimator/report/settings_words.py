@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from estimator.advice.advisor import ADVISOR_MIN_CPU
 from estimator.advice.page_cost import CostRange
-from estimator.advice.schedule import ADVISOR_MIN_CPU, ScanRange, Schedule
+from estimator.advice.schedule import ScanRange, Schedule
 from estimator.units import count, human_seconds, percent, plural
 
 

@@ -1,0 +1,101 @@
+"""The kernel's scan-time advisor (6.8+), which sets pages_to_scan after every full scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from estimator.advice.page_cost import PageCost
+from estimator.advice.scan_time import ScanTime, scan_time
+from estimator.snapshot.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class AdvisorSettings:
+    """The tunables of the scan-time advisor, with the kernel's defaults.
+
+    ``max_cpu`` in percent, ``target_scan_time`` in seconds, the others in pages.
+    """
+
+    target_scan_time: int = 200
+    max_cpu: int = 70
+    min_pages_to_scan: int = 500
+    max_pages_to_scan: int = 30000
+
+
+@dataclass(frozen=True)
+class AdvisorState:
+    """What the advisor remembers from one full scan to the next (advisor_ctx in mm/ksm.c)."""
+
+    pages_to_scan: int
+    change: int = 0
+    previous_scan_seconds: int = 0
+
+
+_EWMA_WEIGHT = 30
+ADVISOR_MIN_CPU = 10
+"""KSM_ADVISOR_MIN_CPU: the advisor uses at least this much of a CPU, in percent."""
+
+
+def settings_of(snapshot: Snapshot) -> AdvisorSettings:
+    """As the snapshot's kernel has them; the kernel's defaults for what it does not say."""
+    ksm, default = snapshot.info["ksm"], AdvisorSettings()
+    return AdvisorSettings(
+        **{name: int(ksm.get(f"advisor_{name}", value)) for name, value in vars(default).items()}
+    )
+
+
+def advise_scan_time(
+    state: AdvisorState, settings: AdvisorSettings, scan_seconds: float, cpu_seconds: float
+) -> AdvisorState:
+    """One step of the kernel's scan_time_advisor(), after a full scan, in its integer arithmetic.
+
+    ``cpu_seconds``: ksmd's CPU time since the step before, or since boot if there was none.
+    advisor_min_pages_to_scan is only where the advisor starts, no lower bound.
+    """
+    scan = max(1, int(scan_seconds))
+    cpu_percent = max(1, int(cpu_seconds * 1000) * 100 // (scan * 1000))
+    factor = max(1, settings.target_scan_time * 100 // scan)
+    change = max(1, scan * 100 // (state.previous_scan_seconds or scan))
+    change = ((100 - _EWMA_WEIGHT) * state.change + _EWMA_WEIGHT * change) // 100
+    per_percent = max(1, state.pages_to_scan // cpu_percent)
+    pages = state.pages_to_scan * 100 // factor
+    pages = pages * change // 100
+    pages = min(pages, per_percent * settings.max_cpu)
+    pages = max(pages, per_percent * ADVISOR_MIN_CPU)
+    return AdvisorState(min(pages, settings.max_pages_to_scan), change, scan)
+
+
+def advised_scans(
+    pages: list[int],
+    sleep_millisecs: int,
+    cost: PageCost,
+    settings: AdvisorSettings,
+    start: AdvisorState,
+    cpu_seconds_before: float = 0.0,
+) -> list[ScanTime]:
+    """Full scans of so many ``pages`` each, one after the other, from ``start`` on.
+
+    The advisor takes the time from the first page to the last, without the sleep after that.
+    ``cpu_seconds_before``: what ksmd has used already when the first scan begins.
+    """
+    state, before, scans = start, cpu_seconds_before, []
+    for number in pages:
+        scan = scan_time(number, max(state.pages_to_scan, 1), sleep_millisecs, cost)
+        scans.append(scan)
+        awake_seconds = number * cost.seconds
+        lasted = scan.seconds - sleep_millisecs / 1000
+        state = advise_scan_time(state, settings, lasted, before + awake_seconds)
+        before = 0.0
+    return scans
+
+
+def advisor_course(
+    pages: int,
+    sleep_millisecs: int,
+    cost: PageCost,
+    settings: AdvisorSettings,
+    scans: int = 30,
+) -> list[ScanTime]:
+    """The first ``scans`` full scans of ``pages`` pages with the advisor switched on."""
+    start = AdvisorState(settings.min_pages_to_scan)
+    return advised_scans([pages] * scans, sleep_millisecs, cost, settings, start)

@@ -1,0 +1,193 @@
+"""What there is so many seconds after the start of ksmd, which mostly is within a full scan."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from estimator.advice.pace import Pace, Pacing, pace
+from estimator.advice.page_cost import CostRange, PageCost
+from estimator.errors import UsageError
+from estimator.ksm.forecast import Forecast, forecast
+from estimator.ksm.policy import Policy
+from estimator.ksm.scans import LATEST
+from estimator.snapshot.snapshot import Snapshot
+
+GROWING = ("pages_shared", "pages_sharing", "ksm_zero_pages", "bytes_saved")
+"""What a scan lets grow, so that it lies between its values before and after it."""
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Least and most of each number.
+
+    ``full_scans``: done by then. ``scanned_pages``: visited by then, since ksmd began.
+    ``counters``: of each of ``GROWING``; bytes_saved page by page (``Course``).
+    """
+
+    seconds: float
+    full_scans: Range
+    scanned_pages: Range
+    cpu_seconds: Range
+    counters: dict[str, Range]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where ksmd is if a page costs so much."""
+
+    done: int
+    scanned_pages: int
+    within_pages: int
+    cpu_seconds: float
+
+
+def moment(forecast: Forecast, pace: Pace, seconds: float) -> Moment:
+    """The state ``seconds`` after the start; after the last scan of the forecast, that at its end.
+
+    ``full_scans`` tells.
+    """
+    places = [
+        _place(pace, pace.scans, pace.cost.most, seconds),
+        _place(pace, pace.cheap, pace.cost.least, seconds),
+    ]
+
+    def both(name: str) -> Range:
+        low, high = sorted(float(getattr(place, name)) for place in places)
+        return low, high
+
+    return Moment(
+        seconds,
+        both("done"),
+        both("scanned_pages"),
+        both("cpu_seconds"),
+        {name: _range([_between(forecast, place, name) for place in places]) for name in GROWING},
+    )
+
+
+def _range(ranges: list[Range]) -> Range:
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def _between(forecast: Forecast, place: _Place, name: str) -> Range:
+    """One of ``GROWING`` where ksmd is at ``place``, between the scans before and after it."""
+    least, most = forecast.bounds.least[name], forecast.bounds.most[name]
+    before = float(least.iloc[place.done - 1]) if place.done else 0.0
+    if place.done == len(least):
+        return before, float(most.iloc[-1])
+    after = float(most.iloc[place.done])
+    if name != "bytes_saved" or forecast.bounds.reasons:
+        return before, after
+    freed = forecast.course.freed(place.done + 1, place.within_pages)
+    low, high = (before + n * forecast.page_bytes for n in freed)
+    return low, high
+
+
+@dataclass(frozen=True)
+class Mark:
+    """When ``share`` of the saving is there: in full scan ``full_scan``, after so many seconds."""
+
+    share: float
+    full_scan: int
+    seconds: Range
+    cpu_seconds: Range
+
+
+def marks(forecast: Forecast, pace: Pace) -> list[Mark]:
+    """Those of ``pace.marks``, page by page; at the end of the scan where that is not known."""
+    return [_mark(forecast, pace, share, row) for share, row in pace.marks.items()]
+
+
+def _mark(forecast: Forecast, pace: Pace, share: float, row: int) -> Mark:
+    whole, size = forecast.at_rest.physical["bytes_saved"], forecast.page_bytes
+    saved = pace.scans["bytes_saved"]
+    frames = math.ceil(share * whole / size) - (int(saved.iloc[row - 1]) // size if row else 0)
+    pages = None if forecast.bounds.reasons else forecast.course.pages_until(row + 1, frames)
+    if pages is None:
+        ends = (pace.range_of(name, row) for name in ("seconds", "cpu_seconds"))
+        return Mark(share, row + 1, *ends)
+    already = int(pace.scans["pages_scanned"].iloc[row - 1]) if row else 0
+    asleep = pace.pacing.sleep_millisecs / 1000
+    seconds, cpu_seconds = [], []
+    for times, cost in ((pace.scans, pace.cost.most), (pace.cheap, pace.cost.least)):
+        began = float(times["seconds"].iloc[row - 1]) + asleep if row else 0.0
+        pauses = (pages - 1) // int(times["pages_to_scan"].iloc[row])
+        seconds.append(began + pauses * asleep + pages * cost.seconds)
+        cpu_seconds.append((already + pages) * cost.seconds)
+    return Mark(share, row + 1, (min(seconds), max(seconds)), (min(cpu_seconds), max(cpu_seconds)))
+
+
+@dataclass(frozen=True)
+class Foretell:
+    """The question of a forecast without its end; see ``forecast``."""
+
+    snapshot: Snapshot
+    policy: Policy
+    later: Snapshot | None = None
+    smart_scan: bool | None = None
+
+    def scans(self, scans: int | None) -> Forecast:
+        """The answer for so many full scans; None: until nothing changes any more."""
+        return forecast(
+            self.snapshot,
+            self.policy,
+            later=self.later,
+            smart_scan=self.smart_scan,
+            scans=scans,
+        )
+
+
+def until(
+    foretell: Foretell,
+    pacing: Pacing,
+    cost: CostRange,
+    scans: int | None = None,
+    seconds: float | None = None,
+) -> tuple[Forecast, Pace, Moment | None]:
+    """A forecast that goes on for ``seconds``, if they are given, and what there is then.
+
+    Of the scans, those that have begun by then if a page costs the least. Raises UsageError where
+    more than ``LATEST`` pass in that time.
+    """
+    snapshot = foretell.snapshot
+    while True:
+        found = foretell.scans(scans)
+        paced = pace(snapshot, found, pacing, cost)
+        if seconds is None:
+            return found, paced, None
+        then = moment(found, paced, seconds)
+        if then.full_scans[1] < len(paced.scans):
+            break
+        if len(paced.scans) == LATEST:
+            raise UsageError(
+                f"more than {LATEST:,} full scans pass in that time, and nothing changes by then",
+                hint="without --for, the forecast ends where nothing changes any more",
+            )
+        scans = min(LATEST, 4 * len(paced.scans))
+    begun = int(then.full_scans[1]) + 1
+    return _first(found, begun), pace(snapshot, _first(found, begun), pacing, cost), then
+
+
+def _first(found: Forecast, scans: int) -> Forecast:
+    """The first so many ``scans``."""
+    bounds = replace(found.bounds, least=found.bounds.least[:scans], most=found.bounds.most[:scans])
+    return replace(found, scans=found.scans[:scans], bounds=bounds)
+
+
+def _place(pace: Pace, times: pd.DataFrame, cost: PageCost, seconds: float) -> _Place:
+    """Batches of pages_to_scan that are done, and the pages of the one that is not."""
+    asleep, scanned = pace.pacing.sleep_millisecs / 1000, pace.scans["pages_scanned"]
+    done = int(times["seconds"].searchsorted(seconds, side="right"))
+    already = int(scanned.iloc[done - 1]) if done else 0
+    if done == len(times):
+        return _Place(done, already, 0, already * cost.seconds)
+    began = float(times["seconds"].iloc[done - 1]) + asleep if done else 0.0
+    size = int(times["pages_to_scan"].iloc[done])
+    batches, rest = divmod(max(seconds - began, 0.0), size * cost.seconds + asleep)
+    here = already + int(batches) * size + min(int(rest / cost.seconds), size)
+    here = min(here, int(scanned.iloc[done]))
+    return _Place(done, here, here - already, here * cost.seconds)

@@ -1,0 +1,42 @@
+"""How long one full scan takes, in batches of pages_to_scan with a sleep after each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from estimator.advice.page_cost import PageCost
+
+
+@dataclass(frozen=True)
+class ScanTime:
+    """One full scan.
+
+    ``cpu_share`` (of one CPU) is None where the cost of a page is not known; ``seconds`` is then
+    the time asleep alone, a lower bound.
+    """
+
+    pages: int
+    pages_to_scan: int
+    sleep_millisecs: int
+    seconds: float
+    cpu_share: float | None
+
+    @property
+    def batches(self) -> int:
+        """How often ksmd sleeps in it (ksm_scan_thread() in mm/ksm.c)."""
+        return self.pages // self.pages_to_scan + 1
+
+
+def scan_time(
+    pages: int, pages_to_scan: int, sleep_millisecs: int, cost: PageCost | None
+) -> ScanTime:
+    """The time of one full scan of ``pages`` pages.
+
+    Batches are floor(pages / pages_to_scan) + 1, each followed by a sleep. The timer's rounding
+    (a tick or more per batch) is left out.
+    """
+    batches = pages // pages_to_scan + 1
+    cpu_seconds = pages * cost.seconds if cost else 0.0
+    seconds = batches * sleep_millisecs / 1000 + cpu_seconds
+    share = cpu_seconds / seconds if cost and seconds else None
+    return ScanTime(pages, pages_to_scan, sleep_millisecs, seconds, share)
