@@ -119,7 +119,11 @@ def _lost(case: Case) -> str | None:
     lost = [
         plural(unknown[key], noun) + of for key, (noun, of) in names.items() if unknown.get(key)
     ]
-    return f"Not found or not readable: {', '.join(lost)}." if lost else None
+    if not lost:
+        return None
+    unread = unknown.get("unreadable_processes") or []
+    some = f" (among them {', '.join(unread[:5])})" if unread else ""
+    return f"Not found or not readable: {', '.join(lost)}{some}."
 
 
 def _perhaps_merged(case: Case) -> str | None:

@@ -35,6 +35,7 @@ from estimator.procfs.processes import (
     process_table,
     read_processes,
     still_there,
+    unreadable,
 )
 from estimator.procfs.rights import part_of_host, require_memory, require_rights
 from estimator.procfs.running_kernel import RunningKernel, features, struct_sizes, upstream_release
@@ -121,6 +122,7 @@ def collect_procfs(
     table = process_table(processes)
     there = known & ~maps.gone & still_there(processes)  # after all that was read by pid
     mapped = mapped.of_vmas(there[vmas["mm_id"]])
+    names, pages = unreadable(processes, there)
     table = numbered(table, there, listed, said)
     vmas = _renumbered(vmas, there)
     pfns, facts = only_mapped(mapped, pfns, facts)
@@ -165,6 +167,8 @@ def collect_procfs(
         "part_of_host": dataclasses.asdict(part) if part else None,
         "unknown": {
             "processes": lost + int(np.count_nonzero(~there)),
+            "unreadable_processes": names,
+            "anonymous_pages": pages,
             "vmas": 0,
             "page_table_pages": 0,
             "changed_pages": changed,

@@ -7,6 +7,7 @@ import ctypes
 import functools
 import itertools
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ import pandas as pd
 from estimator.arrays import Mask
 from estimator.collect.limits import is_own_limit
 from estimator.errors import CannotAnswerError
+from estimator.procfs.page_size import PAGE_BYTES
 
 PROC = Path("/proc")
 _SYS_KCMP = 312  # x86-64
 _KCMP_VM = 1
+_RSS_ANON = re.compile(r"^RssAnon:\s*(\d+) kB", re.MULTILINE)
 _CLOCK_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
@@ -106,6 +109,20 @@ def _of_living_thread(group: Process) -> Process:
 def still_there(processes: list[Process]) -> Mask:
     """Which of them are what was read: not gone, no other process with the pid, no exec since."""
     return np.array([_is_still(process) for process in processes], np.bool_)
+
+
+def unreadable(processes: list[Process], read: Mask) -> tuple[list[str], int]:
+    """Those not ``read`` (bool each) that live on: name and pid, and their anonymous pages."""
+    names, pages = [], 0
+    for process, done in zip(processes, read, strict=True):
+        if done or not _is_still(process):
+            continue
+        names.append(f"{process.comm} {process.leader}")
+        with contextlib.suppress(OSError):
+            status = (PROC / str(process.pid) / "status").read_text(errors="replace")
+            found = _RSS_ANON.search(status)
+            pages += int(found[1]) * 1024 // PAGE_BYTES if found else 0
+    return names, pages
 
 
 def _is_still(process: Process) -> bool:
