@@ -86,3 +86,5 @@ def test_a_change_that_nobody_shares_moves_no_saving() -> None:
 def test_what_moved_is_not_known_of_one_look() -> None:
     assert predict(system([Process("web", [Area([1, 1])])])).coverage.moved_frames is None
     assert predict(looks([1, 2, 3], [1, 2, 3]), Policy()).coverage.moved_frames == 0
+    gone = looks([1, 2, 3], [])
+    assert predict(gone, Policy(pids=(10,))).coverage.moved_frames is None

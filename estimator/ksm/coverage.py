@@ -21,7 +21,7 @@ class Coverage:
     content, ``unknown_pages`` without, ``unknown_by_reason`` (reason: pages). ``compared_pages``:
     candidates that a later look has too; None: there was none. ``changed_pages``: candidates that
     keep changing. ``moved_frames``: how many more would become free if these held still; None:
-    there was no later look. ``page_table_missing_pages``: entries of candidate VMAs whose
+    no later look has any candidate. ``page_table_missing_pages``: entries of candidate VMAs whose
     page table could not be read. ``lost_pages``: anonymous pages that the kernel counts and nobody
     was found to map; only where every process is selected. ``swap_pages``,
     ``nonpresent_pages``: of candidate VMAs, not visited while they are so.

@@ -74,6 +74,8 @@ def predict(
     starts_over = has_to_start_over(snapshot, policy, ksm)
     if starts_over:
         snapshot = unmerged(snapshot)
+    moves = changes is not None and changes.changed.any()
+    still = _freed_if_still(snapshot, policy, rules) if moves else None
     case = _case(snapshot, policy, rules, changes)
     candidates = case.candidates
     if len(candidates.frame) and not case.facts.known.any():
@@ -81,7 +83,6 @@ def predict(
             "no page of any process could be read: there is nothing to compare",
             hint="take a dump that includes user pages (makedumpfile -d 1, 3, 17 or 19)",
         )
-    still = _freed_if_still(snapshot, policy, rules) if len(candidates.written) else None
     told = Told(_compared(changes, candidates), still, starts_over)
     prediction = summarise(case, policy, settle(case), told)
     content = prediction.content[: len(as_found.frames)]

@@ -64,9 +64,9 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
     unmapped = unmapped_pieces(case)
     freed = freed_frames(case, fate, unmapped)
     still = told.freed_if_still_frames
-    moved = None if told.compared_pages is None else 0
-    if still is not None:
-        moved = still - freed.frames
+    moved = None
+    if told.compared_pages:
+        moved = 0 if still is None else still - freed.frames
     coverage = coverage_of(case, unknown, sharing, told.compared_pages, moved)
     columns = {name: per_mm[name].to_numpy() for name in (*_SUMS, "ksm_process_profit")}
     return Prediction(
