@@ -140,6 +140,25 @@ def test_unmapped_pieces_are_credited_to_who_has_the_huge_page_scanned() -> None
     assert (peeling.saved_pages, peeling.loss_pages.tolist()) == (11, [11, 1])
 
 
+def test_pieces_that_proc_does_not_tell_of_are_named() -> None:
+    """10 pieces without a mapping: not freed where the folio's mapcount is not known, but told.
+
+    Only where ksmd splits the huge page.
+    """
+    for other, split in ((7, True), (8, False)):
+        system = System()
+        system.process(*folio([7, *range(20, 35)])[:6])
+        system.process(*small(other))
+        snapshot = system.snapshot()
+        seen = np.where(snapshot.frames["order"] > 0, -1, 1).astype(np.int32)
+        frames = snapshot.frames.assign(folio_mapcount=seen, refcount=seen)
+        found = predict(replace(snapshot, frames=frames), ENABLED)
+        assert freed(found) == int(split)
+        text = "would split large folios with 10 pages that no process was found to map"
+        assert any(text in warning for warning in found.warnings) == split
+        assert not any(text in warning for warning in predict(snapshot, ENABLED).warnings)
+
+
 def test_a_copy_is_a_debit() -> None:
     """A pinned page first: break_cow() of one of two that share the other frame."""
     system = System("6.1")

@@ -66,3 +66,25 @@ def test_looks_are_an_interval_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
     collect_passes(look, 2, 10.0)
     assert waits == [7.0]
+
+
+def test_how_much_of_the_saving_moved_between_the_looks_is_said() -> None:
+    """Of web and its twin: 1, 2, 3 could be freed; 2 changes, and 9, which nobody else has."""
+    found = predict(looks([1, 2, 3, 9], [1, 7, 3, 8]), Policy())
+    assert found.physical["frames_freed"] == 2
+    assert found.coverage.moved_frames == 1
+    assert "33.3% of what the first look would free moved between the looks" in found.warnings[-1]
+    assert "(1 of 3 frames, 0.0 MiB)" in found.warnings[-1]
+
+
+def test_a_change_that_nobody_shares_moves_no_saving() -> None:
+    found = predict(looks([1, 2, 9], [1, 2, 8]), Policy())
+    assert (found.coverage.changed_pages, found.coverage.moved_frames) == (1, 0)
+    assert "would free moved" not in found.warnings[-1]
+
+
+def test_what_moved_is_not_known_of_one_look() -> None:
+    assert predict(system([Process("web", [Area([1, 1])])])).coverage.moved_frames is None
+    assert predict(looks([1, 2, 3], [1, 2, 3]), Policy()).coverage.moved_frames == 0
+    gone = looks([1, 2, 3], [])
+    assert predict(gone, Policy(pids=(10,))).coverage.moved_frames is None

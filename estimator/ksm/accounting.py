@@ -46,19 +46,41 @@ def unmapped_pieces(case: Case) -> Ints:
 
     0 for a folio with mappings that the snapshot does not account for, or in the swap cache.
     """
-    frames, folio = case.snapshot.frames, case.facts.folio
-    large = np.flatnonzero(folio >= 0)
+    large, begins = _large_folios(case)
     if not len(large):
         return np.zeros(0, dtype=np.int64)
-    number = folio[large]
-    begins = np.flatnonzero(np.append(True, number[1:] != number[:-1]))
-    first = large[begins]
+    frames, first = case.snapshot.frames, large[begins]
     mapped = np.add.reduceat(case.facts.mapcount[large], begins)
-    pages = np.left_shift(1, frames["order"].to_numpy()[first].astype(np.int64))
     complete = mapped == frames["folio_mapcount"].to_numpy()[first]
-    complete &= (frames["flags"].to_numpy()[first] & FrameFlag.SWAPCACHE) == 0
-    pieces: Ints = np.where(complete, pages - np.diff(np.append(begins, len(large))), 0)
-    return pieces
+    return np.where(complete, _pages_without_row(case, large, begins), 0)
+
+
+def unseen_pieces(case: Case) -> Ints:
+    """i64 per large folio: pages without a row that may be mapped by others or by nobody.
+
+    Only where the folio's mapcount is not known (--procfs); 0 in the swap cache.
+    """
+    large, begins = _large_folios(case)
+    if not len(large):
+        return np.zeros(0, dtype=np.int64)
+    unknown = case.snapshot.frames["folio_mapcount"].to_numpy()[large[begins]] < 0
+    return np.where(unknown, _pages_without_row(case, large, begins), 0)
+
+
+def _large_folios(case: Case) -> tuple[Ints, Ints]:
+    """Row numbers of the frames of large folios, and where in these each folio begins."""
+    large = np.flatnonzero(case.facts.folio >= 0)
+    number = case.facts.folio[large]
+    return large, np.flatnonzero(np.append(len(large) > 0, number[1:] != number[:-1]))
+
+
+def _pages_without_row(case: Case, large: Ints, begins: Ints) -> Ints:
+    """i64 per large folio: pages that are no rows of ``frames``; 0 in the swap cache."""
+    frames, first = case.snapshot.frames, large[begins]
+    pages = np.left_shift(1, frames["order"].to_numpy()[first].astype(np.int64))
+    pages -= np.diff(np.append(begins, len(large)))
+    pages[(frames["flags"].to_numpy()[first] & FrameFlag.SWAPCACHE) != 0] = 0
+    return pages
 
 
 def freed_frames(case: Case, fate: Fate, unmapped: Ints) -> Freed:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from estimator.ksm.accounting import unseen_pieces
 from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.case import Case
 from estimator.ksm.coverage import Coverage
@@ -27,9 +28,12 @@ class Told:
     """How the question was put: with a later look; with settings that need a fresh start.
 
     ``compared_pages``: candidate mappings that a later look could compare; None: there was none.
+    ``freed_if_still_frames``: what would become free if no page changed; None: none did, or as
+    above.
     """
 
     compared_pages: int | None = None
+    freed_if_still_frames: int | None = None
     starts_over: bool = False
 
 
@@ -57,6 +61,7 @@ def warnings(
         str(khugepaged) if khugepaged else None,
         _no_prctl(case, policy),
         _uncounted_zero_pages(case, fate),
+        _unseen_pieces(case, fate),
         _changing(case, coverage, told),
         _unknown(coverage) if few_unknown else None,
     ]
@@ -181,6 +186,13 @@ def _changing(case: Case, coverage: Coverage, told: Told) -> str:
         f"{coverage.changed_pages:,} changed and are taken to keep changing: they count as "
         "volatile."
     )
+    moved, still = coverage.moved_frames or 0, told.freed_if_still_frames
+    if moved > 0 and still:
+        mib = moved * case.rules.page_bytes / 2**20
+        text += (
+            f" With them, {moved / still:.1%} of what the first look would free moved between the "
+            f"looks ({moved:,} of {still:,} frames, {mib:,.1f} MiB): it counts as not saved."
+        )
     if compared < total:
         text += " Which of the others keep changing is not known: if some do, fewer pages merge."
     if not case.rules.checksum_before_stable_tree:
@@ -253,4 +265,15 @@ def _uncounted_zero_pages(case: Case, fate: Fate) -> str | None:
     return (
         f"The zero page replaces {plural(pages, 'zero-filled page')}; this kernel has no counter "
         "for that: it is in the physical saving only."
+    )
+
+
+def _unseen_pieces(case: Case, fate: Fate) -> str | None:
+    pieces = unseen_pieces(case)[fate.split]
+    if not pieces.any():
+        return None
+    return (
+        f"ksmd would split large folios with {int(pieces.sum()):,} "
+        "pages that no process was found to map. Whether others map them is not known: if nobody "
+        "does, the split frees them, too; the saving is without them."
     )

@@ -20,7 +20,8 @@ class Coverage:
     ``candidate_pages``: mappings found that ksmd would visit; ``hashed_pages`` of them with known
     content, ``unknown_pages`` without, ``unknown_by_reason`` (reason: pages). ``compared_pages``:
     candidates that a later look has too; None: there was none. ``changed_pages``: candidates that
-    keep changing. ``page_table_missing_pages``: entries of candidate VMAs whose
+    keep changing. ``moved_frames``: how many more would become free if these held still; None:
+    no later look has any candidate. ``page_table_missing_pages``: entries of candidate VMAs whose
     page table could not be read. ``lost_pages``: anonymous pages that the kernel counts and nobody
     was found to map; only where every process is selected. ``swap_pages``,
     ``nonpresent_pages``: of candidate VMAs, not visited while they are so.
@@ -34,6 +35,7 @@ class Coverage:
     unknown_by_reason: dict[str, int]
     compared_pages: int | None
     changed_pages: int
+    moved_frames: int | None
     swap_pages: int
     nonpresent_pages: int
     page_table_missing_pages: int
@@ -67,12 +69,16 @@ class Coverage:
 
 
 def coverage_of(
-    case: Case, rows: Ints | Numbers, pages_sharing: int, compared_pages: int | None
+    case: Case,
+    rows: Ints | Numbers,
+    pages_sharing: int,
+    compared_pages: int | None,
+    moved_frames: int | None,
 ) -> Coverage:
     """What was known of the candidates of ``case``.
 
     ``rows``: of ``mappings``, the candidates whose content is not known. ``pages_sharing``: the
-    counter as predicted for the others.
+    counter as predicted for the others. ``compared_pages``, ``moved_frames``: see ``Coverage``.
     """
     candidates, vmas = case.candidates, case.snapshot.vmas
     total = len(candidates.frame) + len(candidates.changing)
@@ -97,6 +103,7 @@ def coverage_of(
         unknown_by_reason=by_reason,
         compared_pages=compared_pages,
         changed_pages=len(candidates.changing),
+        moved_frames=moved_frames,
         swap_pages=of_candidate_vmas("swap_pages"),
         nonpresent_pages=of_candidate_vmas("nonpresent_pages"),
         page_table_missing_pages=missing,

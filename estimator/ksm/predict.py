@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from estimator.errors import CannotAnswerError
+from estimator.ksm.accounting import freed_frames, unmapped_pieces
 from estimator.ksm.candidates import Candidates, find_candidates
 from estimator.ksm.case import Case
 from estimator.ksm.caveats import Told
@@ -100,19 +101,31 @@ def ask(
     starts_over = has_to_start_over(snapshot, policy, ksm)
     if starts_over:
         snapshot = unmerged(snapshot)
-    candidates = find_candidates(snapshot, policy, rules, changes.changed if changes else None)
-    facts = frame_facts(snapshot, candidates, rules)
-    if len(candidates.frame) and not facts.known.any():
+    moves = changes is not None and changes.changed.any()
+    still = _freed_if_still(snapshot, policy, rules) if moves else None
+    case = _case(snapshot, policy, rules, changes)
+    candidates = case.candidates
+    if len(candidates.frame) and not case.facts.known.any():
         raise CannotAnswerError(
             "no page of any process could be read: there is nothing to compare",
             hint="take a dump that includes user pages (makedumpfile -d 1, 3, 17 or 19)",
         )
-    contents = group_by_content(
-        snapshot.frames, facts, snapshot.mappings["frame_id"].to_numpy(), rules
-    )
-    case = Case(snapshot, rules, candidates, contents, facts)
-    told = Told(compared_pages=_compared(changes, candidates), starts_over=starts_over)
+    told = Told(_compared(changes, candidates), still, starts_over)
     return Question(case, policy, told, as_found)
+
+
+def _case(snapshot: Snapshot, policy: Policy, rules: Rules, changes: Changes | None) -> Case:
+    candidates = find_candidates(snapshot, policy, rules, changes.changed if changes else None)
+    facts = frame_facts(snapshot, candidates, rules)
+    frame = snapshot.mappings["frame_id"].to_numpy()
+    contents = group_by_content(snapshot.frames, facts, frame, rules)
+    return Case(snapshot, rules, candidates, contents, facts)
+
+
+def _freed_if_still(snapshot: Snapshot, policy: Policy, rules: Rules) -> int:
+    """Frames that would become free if no page changed."""
+    case = _case(snapshot, policy, rules, None)
+    return freed_frames(case, settle(case), unmapped_pieces(case)).frames
 
 
 def _with_contents(info: Mapping[str, Any]) -> str:

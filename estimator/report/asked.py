@@ -20,7 +20,7 @@ _NOT_KNOWN = {
     "taken, which can move pages between counters, hardly the saving",
     "frames.flags": "which pages are pinned (O_DIRECT, VFIO, RDMA): they count as if they could "
     "merge, so the saving is an upper bound",
-    "frames.folio_mapcount": "whether others map a piece of a huge page as well",
+    "frames.folio_mapcount": "whether others map a piece of a huge page as well, or nobody does",
     "frames.batch_references": "which pages lie in per-CPU batches: ksmd may find them held at "
     "first, and merges them in a later scan",
     "features": "what of KSM this kernel has, where no file says it: its release decides",
