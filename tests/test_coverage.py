@@ -87,7 +87,7 @@ def test_every_command_exits_with_6_and_still_answers(command: str, tmp_path: Pa
     more = [*html, tmp_path / "page.html"] if html else []
     done = estimator(name, path, *more)
     assert done.returncode == 6
-    assert "only 16.7 % of the candidate pages could be read" in done.stderr
+    assert "only 17% of the candidate pages could be read" in done.stderr
     assert READ_ALL not in done.stdout
     assert done.stdout or (tmp_path / "page.html").is_file()
     more = [*html, tmp_path / "again.html"] if html else []

@@ -136,7 +136,7 @@ def test_low_coverage_of_a_comparison(tmp_path: Path, snapshot: Path) -> None:
     write_snapshot(system([Process("db", [Area([1, 1, None, None])])]), path)
     done = estimator("compare", snapshot, path)
     assert done.returncode == 6
-    assert "only 50.0 % of the candidate pages of B could be read" in done.stderr
+    assert "only 50% of the candidate pages of B could be read" in done.stderr
     assert done.stdout.startswith("B would free ")
     assert estimator("compare", snapshot, path, "--min-coverage", "50").returncode == 0
 

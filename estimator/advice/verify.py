@@ -11,6 +11,7 @@ from estimator.errors import UsageError
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.identity import Identity
 from estimator.snapshot.reality import Reality
+from estimator.units import plural
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def verify(prediction: Prediction, reality: Reality) -> Verification:
     caveats = [*_boot(predicted, reality.identity), *_caveats(prediction, reality)]
     items = processes[processes["counter"] == "ksm_rmap_items"]
     absent = int(((items["predicted"] > 0) & (items["real"] == 0)).sum())
-    if absent:
+    settled = reality.ksm.get("full_scans", 0) >= _SCANS_TO_SETTLE
+    if absent and settled:
         caveats.append(
             f"{absent} of the predicted processes have no rmap_item here: not opted in; "
             "select those that are (--scope enabled, --cgroup ...)"
@@ -92,7 +94,7 @@ def verify(prediction: Prediction, reality: Reality) -> Verification:
         processes,
         gone,
         caveats,
-        reality.ksm.get("full_scans", 0) >= _SCANS_TO_SETTLE,
+        settled,
         bool(reality.ksm.get("smart_scan")),
         measured_page_cost(reality),
     )
@@ -142,8 +144,9 @@ def _caveats(prediction: Prediction, reality: Reality) -> list[str]:
     scans = ksm.get("full_scans", 0)
     if scans < _SCANS_TO_SETTLE:
         caveats.append(
-            f"ksmd has done {scans} full scans since the last echo 2 > run, or the boot; merging "
-            "takes at least 3, so wait"
+            f"{plural(scans, 'full scan')} since the last echo 2 > run, or the boot: compare after "
+            f"{_SCANS_TO_SETTLE} or more (two for the checksum, one to merge; the first may have "
+            "begun before)"
         )
     if ksm.get("smart_scan"):
         caveats.append("smart_scan is on: compare the sum of pages_unshared and pages_volatile")

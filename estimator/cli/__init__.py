@@ -54,7 +54,7 @@ _answer = options(
 _output = click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="NAME.ksm",
     help="The snapshot to make: a directory; NAME.ksm.tar: one file; -: the same on stdout.",
 )
@@ -110,7 +110,7 @@ def check(source: Source, as_json: bool, page_cost: bool) -> None:
 @click.option(
     "--and",
     "later",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="LATER.ksm",
     help="A second snapshot of the same system: what changed in between never merges.",
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
-from estimator.cli.coverage import require_coverage, require_share
+from estimator.cli.coverage import require_contents, require_coverage, require_share
 from estimator.cli.options import (
     force_option,
     min_coverage_option,
@@ -85,7 +85,9 @@ _advice_options = options(
 @_advice_options
 @min_coverage_option
 @_json
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page.")
+@click.option(
+    "--html", type=click.Path(path_type=Path, readable=False), metavar="FILE", help="Write a page."
+)
 @force_option
 @click.option(
     "--why",
@@ -174,8 +176,8 @@ def advise(
 
 
 @click.command()
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("a", type=click.Path(path_type=Path, readable=False))
+@click.argument("b", type=click.Path(path_type=Path, readable=False))
 @policy_options
 @top_option
 @min_coverage_option
@@ -231,7 +233,7 @@ def compare(
 @_json
 @click.option(
     "--root",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=Path("/"),
     help="Where /sys and /proc of the running system are (default /).",
 )
@@ -334,7 +336,7 @@ def answer_with_bound(
         from estimator.report.text import render_bound
 
         render_bound(snapshot, bound, make_console(sys.stdout), _tables(top, sort))
-    require_coverage(bound.coverage, min_coverage)
+    require_contents(bound.coverage, min_coverage)
 
 
 def _tables(top: int | None, sort: str | None = None) -> Tables:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from estimator import units
 from estimator.errors import EXIT_LOW_COVERAGE
 
 if TYPE_CHECKING:
@@ -21,6 +22,14 @@ def require_coverage(coverage: Coverage, percent: float) -> None:
 def require_share(share: float | None, percent: float, of: str = "") -> None:
     """``share``: of what was to be read, from 0 to 1; ``of``: of which side."""
     if share is not None and 100 * share < percent:
-        message = f"only {100 * share:.1f} % of the candidate pages{of} could be read"
+        message = f"only {units.percent(share, 1)} of the candidate pages{of} could be read"
         click.echo(f"ksm-estimator: {message}; accept it with --min-coverage", err=True)
+        sys.exit(EXIT_LOW_COVERAGE)
+
+
+def require_contents(coverage: Coverage, percent: float) -> None:
+    """Exit with 6 where contents were left out on demand and ``percent`` of them is wanted."""
+    if coverage.pages and percent > 0:
+        message = "an upper bound, for contents were left out; --min-coverage 0 accepts it"
+        click.echo(f"ksm-estimator: {message}", err=True)
         sys.exit(EXIT_LOW_COVERAGE)

@@ -38,11 +38,11 @@ _reach_options = options(
 
 
 @click.command()
-@click.argument("snapshot", type=click.Path(path_type=Path))
+@click.argument("snapshot", type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--and",
     "later",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="LATER.ksm",
     help="A second snapshot of the same system: what changed in between never merges.",
 )

@@ -48,7 +48,9 @@ min_coverage_option = click.option(
 )
 
 
-snapshot_argument = click.argument("snapshot", type=click.Path(path_type=Path, allow_dash=True))
+snapshot_argument = click.argument(
+    "snapshot", type=click.Path(path_type=Path, allow_dash=True, readable=False)
+)
 top_option = click.option(
     "--top",
     type=click.IntRange(min=0),

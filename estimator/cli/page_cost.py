@@ -15,6 +15,9 @@ _SUBJECT = "page cost"
 
 def add_page_cost(findings: Findings, root: Path = Path("/")) -> None:
     """Note what user space takes for a page, and ksmd itself, if it has run since boot."""
+    cpu_seconds, scanned = ksmd_cpu_seconds(root), _pages_scanned(root)
+    known = cpu_seconds is not None and scanned is not None
+    cost = measured_cost(cpu_seconds or 0, scanned or 0) if known else None
     try:
         found = measure()
     except CannotAnswerError as error:
@@ -28,17 +31,17 @@ def add_page_cost(findings: Findings, root: Path = Path("/")) -> None:
             f"comparisons on the way down a tree of {found.pages:,} pages, "
             f"{micro['differ_seconds']} each, in user space on cold memory (reading a page "
             f"{micro['read_seconds']}, comparing equal ones {micro['equal_seconds']})",
-            hint=f"advise --page-cost {estimate:.2g}",
+            hint="" if cost else f"advise --page-cost {estimate:.2g}",
             **vars(found),
             visit_seconds=found.visit_seconds,
         )
-    cpu_seconds, scanned = ksmd_cpu_seconds(root), _pages_scanned(root)
-    if cpu_seconds is None or scanned is None or not (cost := measured_cost(cpu_seconds, scanned)):
+    if not cost:
         findings.add(_SUBJECT, "ksmd itself has scanned too little since boot to tell")
         return
     findings.add(
         _SUBJECT,
-        f"{1e6 * cost.seconds:.3g} µs of ksmd itself, {cost.source}; snapshots have this figure",
+        f"{1e6 * cost.seconds:.3g} µs of ksmd itself, {cost.source}; snapshots have this figure, "
+        "and advise takes it",
         ksmd_seconds=cost.seconds,
     )
 

@@ -42,7 +42,7 @@ class Source:
     like: Path | None = None
     rate: float | None = None
     passes: int = 1
-    interval: float = 10.0
+    interval: float | None = None
     max_memory: int | None = None
 
     def check(self) -> None:
@@ -54,6 +54,14 @@ class Source:
             raise UsageError(f"name one target, not {' and '.join(f'--{name}' for name in named)}")
         if self.seed_file and self.like:
             raise UsageError("the seed is that of --seed-file or that of --like, not both")
+        if self.core and self.rate is not None:
+            raise UsageError("--rate is for a running system, not for a dump")
+        if self.interval is not None and self.passes == 1:
+            raise UsageError("--interval goes with --passes 2 or more")
+        if self.procfs and self.symbols:
+            raise UsageError("--procfs needs no symbols: leave out --symbols")
+        if self.architecture and not self.core:
+            raise UsageError("--architecture is for a dump")
         if self.core and self.passes > 1:
             raise UsageError("a dump does not change: --passes is for a running system")
         if self.without_contents and self.passes > 1:
@@ -84,7 +92,8 @@ class Source:
                 return look()
             from estimator.collect.passes import collect_passes
 
-            return collect_passes(look, self.passes, self.interval)
+            interval = INTERVAL_SECONDS if self.interval is None else self.interval
+            return collect_passes(look, self.passes, interval)
 
     def _seed(self) -> int:
         """One seed for all passes; a new one unless it is given."""
@@ -143,6 +152,7 @@ class Source:
         return check_live(self.symbols, without)
 
 
+INTERVAL_SECONDS = 10.0
 TARGETS = ("live", "core", "qemu", "procfs")
 
 _target_options = options(
@@ -150,7 +160,7 @@ _target_options = options(
     click.option(
         "--core",
         multiple=True,
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         metavar="VMCORE",
         help="A crash dump, also of LiME or AVML; repeated for the files of a split one "
         "(makedumpfile --split). Raw memory: FILE@ADDRESS[:OFFSET[+SIZE]] for each piece.",
@@ -168,7 +178,7 @@ _target_options = options(
     click.option(
         "--symbols",
         multiple=True,
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         metavar="VMLINUX",
         help="Its vmlinux with debug information, or btf for what the kernel carries itself; "
         "without this option, what is there.",
@@ -188,13 +198,13 @@ _target_options = options(
 _reading_options = options(
     click.option(
         "--seed-file",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         metavar="FILE",
         help="Take the seed of the hashes from a file (mode 0600); else each snapshot has its own.",
     ),
     click.option(
         "--like",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         metavar="FIRST.ksm",
         help="Take the seed of that snapshot, to compare the two page by page.",
     ),
@@ -214,7 +224,6 @@ _reading_options = options(
     click.option(
         "--interval",
         type=click.FloatRange(min=0),
-        default=10.0,
         metavar="SECONDS",
         help="From the start of a pass to the next one (default 10).",
     ),

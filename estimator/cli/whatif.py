@@ -26,14 +26,14 @@ _SELECTORS = ("pids", "comms", "cgroups", "uids")
 @click.option(
     "--and",
     "later",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="LATER.ksm",
     help="A second snapshot of the same system: what changed in between never merges.",
 )
 @policy_options
 @click.option(
     "--labels",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help='Domains of your own, lines of "PID LABEL" or "/CGROUP LABEL".',
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from drgn import Architecture, BadDataError, Platform, Program, ProgramFlags
 
 from estimator.collect.limits import is_own_limit, own_limits
-from estimator.errors import NoDebugInfoError, ResourceError, TargetError
+from estimator.errors import NoDebugInfoError, ResourceError, TargetError, UsageError
 from estimator.kernel.dump.avml import unpack
 from estimator.kernel.dump.file import DumpFile
 from estimator.kernel.dump.find_vmcoreinfo import find_vmcoreinfo
@@ -28,6 +28,7 @@ from estimator.kernel.target import Target
 from estimator.kernel.vmcoreinfo import kernel_release
 
 _LACKS_NOTE = "linux.vmcoreinfo.raw is not set"  # libkdumpfile
+_ELF_MACHINES = {b"\x3e\0": "x86_64", b"\xb7\0": "aarch64"}
 ARCHITECTURES = {"x86_64": Architecture.X86_64, "aarch64": Architecture.AARCH64}
 
 
@@ -137,6 +138,11 @@ def load_symbols_of(dump: DumpFile, prog: Program, symbols: Sequence[Path]) -> N
     try:
         load_symbols(prog, symbols)
     except NoDebugInfoError as error:
+        if dump.cut:
+            raise TargetError(
+                f"{dump.cut}: the kernel's own types and symbols can't be read",
+                hint="take the dump again; with --symbols VMLINUX, what is there can be read",
+            ) from error
         if symbols or not dump.missing_memory:
             raise
         raise TargetError(
@@ -165,8 +171,18 @@ def _platform(dump: DumpFile, architecture: str | None) -> Platform | None:
 
     QEMU writes the architecture into its kdump files where libkdumpfile does not look for it.
     """
+    said = dump.kdump.machine if dump.kdump else _elf_machine(dump)
+    if architecture and said in ARCHITECTURES and said != architecture:
+        raise UsageError(f"{dump.name} is of {said}, not of {architecture}")
     machine = architecture or (dump.kdump.machine if dump.kdump else "")
     return Platform(ARCHITECTURES[machine]) if machine in ARCHITECTURES else None
+
+
+def _elf_machine(dump: DumpFile) -> str:
+    """What an ELF file says it is of, as in ``uname -m``; "" for no ELF file, and for others."""
+    with dump.path.open("rb") as file:
+        head = file.read(20)
+    return _ELF_MACHINES.get(head[18:20], "") if head.startswith(b"\x7fELF") else ""
 
 
 def _why_not_opened(dump: DumpFile, platform: Platform | None, error: Exception) -> TargetError:

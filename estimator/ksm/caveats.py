@@ -222,10 +222,10 @@ def _damon(case: Case) -> str | None:
     if not case.snapshot.info.get("damon_runs"):
         return None
     return (
-        "DAMON is running: for a moment it holds each folio that it looks at. Where it was "
-        "awake, as many folios as it has threads, and those that are locked, are not taken for "
-        "pinned here. What ksmd itself finds held it leaves out in that scan; of a page that fork "
-        "shares, some mappings even for ever."
+        "DAMON is running: it holds the page that it samples for a moment, and ksmd merges no page "
+        "that is held. The numbers are those without it: where it was awake, as many folios as it "
+        "has threads, and locked ones, count as not held. ksmd comes back for the page in a later "
+        "scan; of a page that fork shares, single mappings may stay unmerged."
     )
 
 

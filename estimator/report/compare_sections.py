@@ -158,8 +158,9 @@ def verification_sections(verification: Verification) -> list[Section]:
     order = different["difference"].abs().sort_values(ascending=False, kind="stable").index
     sections = [
         Section(
-            f"{same} of the {plural(len(known), 'counter')} that this kernel shows are as "
-            "predicted.",
+            f"As predicted: {same} of the {plural(len(known), 'counter')} that this kernel shows."
+            if verification.settled
+            else "There is nothing to compare with yet.",
             bullets=verification.caveats,
         ),
         Section(

@@ -93,7 +93,7 @@ def _scans_json(forecast: Forecast, pace: Pace) -> list[dict[str, Any]]:
 def _headline(forecast: Forecast, pace: Pace) -> str:
     at_rest = forecast.at_rest
     saved = human_bytes(at_rest.physical["bytes_saved"])
-    done = f"ksmd has merged all that it can after {plural(at_rest.scans, 'full scan')}"
+    done = f"ksmd would have merged all that it can after {plural(at_rest.scans, 'full scan')}"
     if len(pace.scans) < at_rest.scans:
         return f"{done}, and then saves {saved}."
     return f"{done}, in {_between(pace, 'seconds', at_rest.scans - 1)}, and then saves {saved}."

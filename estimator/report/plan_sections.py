@@ -74,6 +74,8 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
         human_bytes(one.physical["net_bytes_saved"])
         for one in (plan.prediction, plan.everything, plan.reachable)
     )
+    enabled = plan.everything.policy.scope == "enabled"
+    whole = "all that is opted in now" if enabled else "everything opted in"
     part = percent(scanned, everything.scanned_pages)
     number = len(plan.to_do)
     if number:
@@ -85,11 +87,15 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
             if plan.running
             else "what is left to do is echo 1 > /sys/kernel/mm/ksm/run"
         )
-        sentences.append(f"Nothing has to be opted in: {left}. What is on already frees {net} net,")
+        nothing = f"Nothing has to be opted in: {left}."
+        if not plan.possible and scanned < everything.scanned_pages:
+            by = " or ".join(f"--only {name}" for name, one in MEANS.items() if one in plan.only)
+            nothing = f"There is nothing to opt in{f' with {by}' if by else ''}: see other means."
+        sentences.append(f"{nothing} What is on already frees {net} net,")
     if plan.possible > number:
         sentences[-1] += f" all {plural(plan.possible, 'line')} to choose from {lines_net},"
     sentences[-1] += (
-        f" everything opted in {most}. ksmd scans {part} of the pages for it ({count(scanned)} of "
+        f" {whole} {most}. ksmd scans {part} of the pages for it ({count(scanned)} of "
         f"{count(everything.scanned_pages)})."
     )
     if not plan.share_reached:

@@ -295,6 +295,7 @@ def excluded_section(excluded: pd.DataFrame, page_bytes: int) -> Section:
         pages("VMAs", "vmas"),
         pages("mappings", "anonymous_pages"),
     ]
-    note = f"{plural(total, 'mapping')} of anonymous pages ({amount}) lie in them." if total else ""
+    note = f"Anonymous pages in them: {plural(total, 'mapping')} ({amount}). " if total else ""
+    note += "VMAs in which no page was ever written (no anon_vma) hold nothing and are left out."
     sums = {"vmas": excluded["vmas"].sum(), "anonymous_pages": total}
     return Section("VMAs that take no part", excluded, columns, total=sums, note=note)
