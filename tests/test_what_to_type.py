@@ -15,7 +15,7 @@ from estimator.advice.host import guest_memory, host_of, machine_names
 from estimator.advice.plan import Plan, make_plan
 from estimator.advice.risk import assess
 from estimator.advice.schedule import schedule
-from estimator.report.commands import LAUNCHER, opt_in_commands, systemd_note
+from estimator.report.commands import LAUNCHER, opt_in_commands, systemd_note, undo_commands
 from estimator.report.plan_sections import plan_sections
 from estimator.snapshot.snapshot import Snapshot
 from tests.systems import Area, Process, system
@@ -128,6 +128,23 @@ def test_the_drop_in_for_an_older_systemd_keeps_how_the_service_starts(
     subprocess.run(["sh", "-ec", lines], env={"PATH": path}, check=True)
     expected = command.format(launcher=LAUNCHER)
     assert drop_in.read_text() == f"[Service]\nExecStart=\nExecStart={expected}\n"
+
+
+def test_what_was_typed_can_be_taken_back() -> None:
+    snapshot = host(
+        *(Process("web", [Area(DATA)], cgroup="/system.slice/web.service") for _ in range(2)),
+        systemd=257,
+    )
+    ksm = snapshot.info["ksm"] | {"advisor_mode": 1, "pages_to_scan": 77}
+    snapshot = replace(snapshot, info=snapshot.info | {"ksm": ksm})
+    plan = make_plan(snapshot)
+    assert undo_commands(schedule(snapshot, plan.prediction), plan).splitlines() == [
+        "echo 2 > /sys/kernel/mm/ksm/run",
+        "echo 77 > /sys/kernel/mm/ksm/pages_to_scan",
+        "echo scan-time > /sys/kernel/mm/ksm/advisor_mode",
+        "rm /etc/systemd/system/web.service.d/ksm.conf && systemctl daemon-reload "
+        "&& systemctl restart web.service",
+    ]
 
 
 def test_before_6_7_the_opt_in_is_lost_at_exec() -> None:

@@ -281,4 +281,4 @@ def _program(process: pd.Series[Any]) -> str:
     They may be secrets.
     """
     words = str(process["cmdline"]).replace("\0", " ").split()
-    return words[0] if words and words[0].startswith("/") else str(process["comm"])
+    return words[0] if words and "/" in words[0] else str(process["comm"])

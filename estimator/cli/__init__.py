@@ -189,7 +189,7 @@ def _answer_with(
         answer_with_bound(snapshot, Policy(**policy), as_json, min_coverage)
         return
     prediction = predict(snapshot, Policy(**policy), later=later)
-    show_prediction(snapshot, prediction, as_json)
+    show_prediction(snapshot, prediction, as_json, later)
     require_coverage(prediction.coverage, min_coverage)
 
 

@@ -352,7 +352,9 @@ def _predict(snapshot: Snapshot, policy: dict[str, Any]) -> Prediction:
     return predict(snapshot, Policy(**policy))
 
 
-def show_prediction(snapshot: Snapshot, prediction: Prediction, as_json: bool) -> None:
+def show_prediction(
+    snapshot: Snapshot, prediction: Prediction, as_json: bool, later: Snapshot | None = None
+) -> None:
     """Write the counters of a prediction to stdout, as text or JSON."""
     if as_json:
         write_json(prediction)
@@ -360,7 +362,7 @@ def show_prediction(snapshot: Snapshot, prediction: Prediction, as_json: bool) -
     from estimator.report.tables import make_console
     from estimator.report.text import render_counters
 
-    render_counters(snapshot, prediction, make_console(sys.stdout))
+    render_counters(snapshot, prediction, make_console(sys.stdout), later)
 
 
 def write_json(prediction: Prediction) -> None:

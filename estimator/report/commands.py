@@ -51,6 +51,29 @@ def settings_commands(schedule: Schedule) -> str:
     return "\n".join(f"echo {v} > /sys/kernel/mm/ksm/{name}" for name, v in values.items())
 
 
+def undo_commands(schedule: Schedule, plan: Plan) -> str:
+    """Take back what ``settings_commands`` sets and the drop-ins of ``plan``, as in a shell."""
+    advisor_runs = plan.everything.snapshot.info["ksm"].get("advisor_mode") == 1
+    lines = ["echo 2 > /sys/kernel/mm/ksm/run", *_as_before(schedule, advisor_runs=advisor_runs)]
+    units = plan.to_do[plan.to_do["means"] == "unit"]
+    for cgroup in units["cgroup"]:
+        target, control = _drop_in_place(str(cgroup))
+        unit = shlex.quote(printable(unit_of(str(cgroup))))
+        lines.append(f"rm {target}/ksm.conf && {control} daemon-reload && {control} restart {unit}")
+    return "\n".join(lines)
+
+
+def _as_before(schedule: Schedule, *, advisor_runs: bool) -> list[str]:
+    """The settings of the snapshot, where ``settings_commands`` has others."""
+    before = schedule.first.most
+    values: dict[str, object] = {"pages_to_scan": before.pages_to_scan}
+    if schedule.proposed.most.sleep_millisecs != before.sleep_millisecs:
+        values["sleep_millisecs"] = before.sleep_millisecs
+    if advisor_runs:
+        values["advisor_mode"] = "scan-time"
+    return [f"echo {value} > /sys/kernel/mm/ksm/{name}" for name, value in values.items()]
+
+
 def systemd_note(plan: Plan) -> str:
     """What to know of systemd before its units are changed; empty if there is none."""
     if "unit" not in set(plan.to_do["means"]):
@@ -119,12 +142,17 @@ def _machine(line: dict[Any, Any]) -> str:
     return f"{about}: QEMU offers it, unless told not to (mem-merge=off)\n-machine mem-merge=on"
 
 
-def _drop_in(cgroup: str, *, by_launcher: bool) -> str:
+def _drop_in_place(cgroup: str) -> tuple[str, str]:
+    """The directory of a unit's drop-ins, quoted, and its systemctl."""
     unit = printable(unit_of(cgroup))
     user = "/user@" in cgroup.rpartition("/")[0]
     directory = "~/.config/systemd/user/" if user else "/etc/systemd/system/"
-    control = "systemctl --user" if user else "systemctl"
-    target = directory + shlex.quote(f"{unit}.d")
+    return directory + shlex.quote(f"{unit}.d"), "systemctl --user" if user else "systemctl"
+
+
+def _drop_in(cgroup: str, *, by_launcher: bool) -> str:
+    unit = printable(unit_of(cgroup))
+    target, control = _drop_in_place(cgroup)
     lines = [f"mkdir -p {target}"]
     if by_launcher:
         lines += [

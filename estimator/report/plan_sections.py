@@ -14,7 +14,12 @@ from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
 from estimator.advice.schedule import Schedule
 from estimator.report import words
-from estimator.report.commands import opt_in_commands, settings_commands, systemd_note
+from estimator.report.commands import (
+    opt_in_commands,
+    settings_commands,
+    systemd_note,
+    undo_commands,
+)
 from estimator.report.prediction_sections import Section
 from estimator.report.risk_sections import risk_sections
 from estimator.report.settings_words import cpu_words, settings_words
@@ -31,6 +36,8 @@ def plan_sections(snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk
     """What to opt in, what to type, how to set ksmd, the frontier, the risk."""
     size = page_bytes(snapshot)
     first, *more = plan_words(snapshot, plan)
+    if not _pays(plan):
+        return [Section(first, note=" ".join(more))]
     if len(plan.lines):
         more.append(f"ksmd takes {cpu_words(schedule.proposed)} for it.")
     sections = [Section(first, note=" ".join(more))]
@@ -55,6 +62,14 @@ def plan_sections(snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk
                 commands=settings_commands(schedule),
             )
         )
+        sections.append(
+            Section(
+                "How to undo it",
+                note="As root. Settings are gone after a boot anyway, opt-ins of services are not; "
+                "one by prctl or madvise ends with the process. To unmerge takes memory: see Risk.",
+                commands=undo_commands(schedule, plan),
+            )
+        )
     if len(plan.frontier) and plan.frontier["saved_pages"].iloc[-1] > 0:
         sections.append(_frontier(plan, size))
     return sections + (risk_sections(risk, size) if len(plan.lines) else [])
@@ -66,9 +81,12 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
     sentences = []
     if plan.lines.empty or not everything.worth_it:
         sentences = [words.verdict(plan.everything.policy, everything, plan.everything.coverage)]
-        if plan.lines.empty:
+        if not _pays(plan):
             return [*sentences, _why_nothing(plan, everything.worth_it)]
-        sentences.append("KSM is not worth it here; the best set there is follows all the same.")
+        more = "More" if everything.merged_now_bytes else "KSM"
+        sentences.append(
+            f"{more} is not worth it here; the best set there is follows all the same."
+        )
     scanned = scanned_pages(plan.prediction)
     net, most, lines_net = (
         human_bytes(one.physical["net_bytes_saved"])
@@ -112,6 +130,13 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
             f"everything that is opted in, across every {plan.within}."
         )
     return sentences
+
+
+def _pays(plan: Plan) -> bool:
+    """Whether there is something to propose: lines that save, or what is on already."""
+    return not plan.lines.empty and (
+        plan.to_do.empty or plan.prediction.physical["net_bytes_saved"] > 0
+    )
 
 
 def _why_nothing(plan: Plan, worth_it: bool) -> str:

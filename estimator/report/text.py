@@ -16,7 +16,7 @@ from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.upper_bound import UpperBound
-from estimator.report.asked import question_words
+from estimator.report.asked import question_words, when_words
 from estimator.report.bound_sections import bound_sections
 from estimator.report.compare_sections import comparison_sections, verification_sections
 from estimator.report.plan_sections import plan_sections
@@ -53,9 +53,13 @@ def render(snapshot: Snapshot, prediction: Prediction, console: Console) -> None
     print_sections(prediction_sections(snapshot, prediction), console, asked)
 
 
-def render_counters(snapshot: Snapshot, prediction: Prediction, console: Console) -> None:
-    """Print what ksmd would show: verdict first, then the counters."""
+def render_counters(
+    snapshot: Snapshot, prediction: Prediction, console: Console, later: Snapshot | None = None
+) -> None:
+    """Print what ksmd would show: verdict first, then the counters. ``later``: a second look."""
     asked = question_words(snapshot.info, prediction.policy.to_json())
+    if later is not None:
+        asked.append(f"Compared with a later look, {when_words(later.info)}.")
     print_sections(counter_sections(snapshot, prediction), console, asked)
 
 
