@@ -35,7 +35,7 @@ def seed_file(directory: Path, text: str, mode: int = 0o600) -> Path:
 def source(**named: Any) -> Source:
     nothing: dict[str, Any] = {"core": (), "live": False, "qemu": None, "procfs": True}
     nothing |= {"symbols": (), "architecture": None, "seed_file": None, "like": None}
-    nothing |= {"rate": None, "passes": 1, "interval": 0.0, "max_memory": None}
+    nothing |= {"rate": None, "passes": 1, "interval": None, "max_memory": None}
     nothing |= {"without_contents": False}
     return Source(**nothing | named)
 

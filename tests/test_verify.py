@@ -83,7 +83,7 @@ def test_ksm_that_is_off_or_new_is_said(tmp_path: Path) -> None:
     found = caveats(root)
     assert [caveat.split(":")[0].split(";")[0] for caveat in found] == [
         "ksmd is not running",
-        "ksmd has done 1 full scans since the last echo 2 > run, or the boot",
+        "1 full scan since the last echo 2 > run, or the boot",
         "smart_scan is on",
     ]
 

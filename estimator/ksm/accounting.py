@@ -83,6 +83,12 @@ def _pages_without_row(case: Case, large: Ints, begins: Ints) -> Ints:
     return pages
 
 
+def frames_there(case: Case) -> int:
+    """Frames that somebody maps: not the KSM pages that unmerging has freed (``unmerge.py``)."""
+    facts = case.facts
+    return len(facts.items) - int(np.count_nonzero(facts.ksm & (facts.mapcount <= 0)))
+
+
 def freed_frames(case: Case, fate: Fate, unmapped: Ints) -> Freed:
     """What becomes free. ``unmapped``: ``unmapped_pieces`` of ``case``.
 
@@ -125,8 +131,7 @@ def physical(
         ),
     }
     overhead_bytes = sum(overhead.values())
-    unmerged = np.count_nonzero(case.facts.ksm & (case.facts.mapcount <= 0))  # see unmerge.py
-    before = len(case.facts.items) - int(unmerged) + unmapped
+    before = frames_there(case) + unmapped
     saved = freed * rules.page_bytes
     overhead_now_bytes = _overhead_now_bytes(case)
     return {
