@@ -1,0 +1,65 @@
+"""Options that would do nothing are refused; what may not be opened is no wrong use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from estimator.cli import cli
+from estimator.errors import TargetError
+from estimator.kernel.core import open_core
+from estimator.snapshot.store import open_snapshot
+from tests.commands import estimator
+
+NOBODY = 65534
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--core vmcore --rate 5", "--rate is for a running system"),
+        ("--procfs --interval 5", "--interval goes with --passes 2 or more"),
+        ("--procfs --symbols btf", "--procfs needs no symbols"),
+        ("--live --architecture x86_64", "--architecture is for a dump"),
+        ("--core vmcore --passes 2", "a dump does not change"),
+    ],
+)
+def test_refused(options: str, message: str) -> None:
+    done = estimator("run", *options.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("machine", "asked"), [(b"\x3e\0", "aarch64"), (b"\xb7\0", "x86_64")], ids=["x86_64", "aarch64"]
+)
+def test_another_architecture_than_the_file_says(
+    machine: bytes, asked: str, tmp_path: Path
+) -> None:
+    core = tmp_path / "vmcore"
+    core.write_bytes(b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + b"\x04\0" + machine + bytes(4096))
+    done = estimator("run", "--core", core, "--architecture", asked)
+    assert done.returncode in (2, 3)
+    assert "internal error" not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a while")
+def test_what_may_not_be_read_can_not_be_opened(tmp_path: Path) -> None:
+    core = tmp_path / "vmcore"
+    core.write_bytes(b"\x7fELF")
+    core.chmod(0)
+    tmp_path.chmod(0o711)
+    for parent in tmp_path.parents[:3]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    os.seteuid(NOBODY)
+    try:
+        for command, *path in (("run", "--core", str(core)), ("predict", str(core))):
+            cli.commands[command].make_context(command, list(path))  # not refused as wrong use
+        with pytest.raises(TargetError):
+            open_core(core)
+        with pytest.raises(TargetError):
+            open_snapshot(core)
+    finally:
+        os.seteuid(0)
