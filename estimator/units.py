@@ -8,8 +8,8 @@ _BINARY_UNITS = ("KiB", "MiB", "GiB", "TiB")
 def human_bytes(count: float) -> str:
     """``count`` bytes in the binary unit that leaves one to four digits before the point.
 
-    >>> human_bytes(4096), human_bytes(-3 * 2**20), human_bytes(0)
-    ('4.0 KiB', '-3.0 MiB', '0')
+    >>> human_bytes(4096), human_bytes(-3 * 2**20), human_bytes(0), human_bytes(-7)
+    ('4.0 KiB', '-3.0 MiB', '0', '> -0.1 KiB')
     """
     if count == 0:
         return "0"
@@ -20,6 +20,8 @@ def human_bytes(count: float) -> str:
             break
         value /= 1024
     digits = 1 if abs(value) < 100 else 0
+    if abs(value) < 0.05:
+        return f"< 0.1 {unit}" if value > 0 else f"> -0.1 {unit}"
     return f"{value:.{digits}f} {unit}"
 
 

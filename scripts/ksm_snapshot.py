@@ -34,6 +34,7 @@ try:
             get_default_prog(), seed=seed, without_contents=chosen.without_contents
         )
     write_snapshot(snapshot, chosen.out)
+    print(f"wrote {chosen.out}; next: ksm-estimator predict {chosen.out}", file=sys.stderr)
 except EstimatorError as error:
     print(f"ksm_snapshot: {error}", file=sys.stderr)
     sys.exit(error.exit_code)

@@ -192,3 +192,16 @@ def test_findings_break_between_words() -> None:
 def test_check_takes_no_options_of_reading() -> None:
     assert estimator("check", "--procfs", "--rate", "5").returncode == 2
     assert "--rate" in estimator("collect", "--help").stdout
+
+
+def test_a_dump_in_the_place_of_a_snapshot_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "vmcore").write_bytes(b"KDUMP   " + bytes(2000))
+    done = estimator("predict", tmp_path / "vmcore")
+    assert done.returncode == 3
+    assert f"it looks like a dump: ksm-estimator run --core {tmp_path}/vmcore" in done.stderr
+
+
+def test_help_without_a_topic_lists_them() -> None:
+    done = estimator("help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "help columns: every line and column" in done.stdout

@@ -21,7 +21,9 @@ from estimator.ksm.predict import predict
 from estimator.ksm.replay import in_locked_vma, items_of
 from estimator.ksm.simulate import first_scan
 from estimator.ksm.zero_pages import can_vanish
+from estimator.snapshot.snapshot import Snapshot
 from tests.synthetic import System, folio, small
+from tests.test_accounting import worn
 from tests.test_model_closed_forms import case_of, systems
 
 ENABLED = Policy(scope="enabled")
@@ -213,3 +215,13 @@ def zeroes(kernel: str, smart_scan: int, use_zero_pages: int) -> System:
 )
 def test_what_takes_turns(make: Callable[[str, int], System], smart_scan: int, kernel: str) -> None:
     assert_as_played(make(kernel, smart_scan))
+
+
+@given(worn(), st.sampled_from([None, 2, 3]), st.booleans())
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_the_forecast_warns_as_the_prediction_does(
+    snapshot: Snapshot, limit: int | None, zero_pages: bool
+) -> None:
+    """More contents are played in their order for the scans than for the state at rest."""
+    policy = Policy(max_page_sharing=limit, use_zero_pages=zero_pages)
+    assert forecast(snapshot, policy).at_rest.warnings == predict(snapshot, policy).warnings

@@ -10,7 +10,7 @@ import pandas as pd
 
 from estimator.errors import UsageError
 from estimator.ksm.course import Course, course_of
-from estimator.ksm.fate import fate_of, solve
+from estimator.ksm.fate import fate_of, settle, solve
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import ask
 from estimator.ksm.prediction import Prediction
@@ -70,6 +70,9 @@ def forecast(
     solved = solve(case, scans or MOST_SCANS)
     fate = fate_of(case, solved)
     prediction = question.answer(fate)
+    if len(fate.simulated):  # more of them than the state at rest hangs on
+        at_rest = question.answer(settle(case))
+        prediction = replace(prediction, warnings=at_rest.warnings)
     times = times_of(case, solved, fate, prediction)
     table = scan_table(case, solved, fate, prediction, times, scans or min(fate.scans, MOST_SCANS))
     seen = not question.told.starts_over and seen_before(case)

@@ -222,7 +222,6 @@ def _contributors(summary: Summary) -> list[Section]:
             vma_names,
             name + amounts,
             total=total,
-            note=words.self_words(summary.between_processes),
         ),
     ]
 

@@ -19,9 +19,9 @@ from estimator.report.words import chosen_words, scope_words
 from estimator.units import count, human_bytes, percent, printable
 
 _WORTH_A_WORD = 0.01
+_NOT_OPTED_IN = "not opted in"
 _CHANGED_BY = {
-    NOT_MERGEABLE: "opt in: advise says what, and how",
-    NOT_ON_LIST: "opt in: advise says what, and how",
+    _NOT_OPTED_IN: "opt in: advise says what, and how",
     reasons.NOT_CHOSEN: "choose that process too",
     reasons.KSM_PAGE: "a higher max_page_sharing",
     reasons.ZERO: "use_zero_pages",
@@ -129,13 +129,22 @@ def _headline(why: Why) -> str:
     )
     if not lost.equal:
         return f"{text} No page equals another one."
-    if len(lost.lost) and lost.lost["frames"].iloc[0] > _WORTH_A_WORD * lost.equal:
-        most = lost.lost.iloc[0]
+    reasons = _said(lost)
+    if len(reasons) and reasons["frames"].iloc[0] > _WORTH_A_WORD * lost.equal:
+        most = reasons.iloc[0]
         text += (
             f" Equal pages that stay, most of all: {human_bytes(float(most['frames']) * size)}, "
             f"{printable(str(most['reason']))}."
         )
     return text
+
+
+def _said(lost: Losses) -> pd.DataFrame:
+    """The reasons in words that need no source of the kernel, most first."""
+    words = dict.fromkeys((NOT_MERGEABLE, NOT_ON_LIST), _NOT_OPTED_IN)
+    table = lost.lost.assign(reason=lost.lost["reason"].replace(words))
+    table = table.groupby("reason", as_index=False, sort=False).sum()
+    return table.sort_values("frames", ascending=False, kind="stable", ignore_index=True)
 
 
 def _whose(why: Why) -> str:
@@ -181,7 +190,7 @@ def _waterfall(lost: Losses, size: int, *, in_parts: bool = False) -> Section:
         ("= every equal page merged", lost.equal, ""),
         *(
             (f"- {row['reason']}", -float(row["frames"]), _CHANGED_BY.get(str(row["reason"]), ""))
-            for row in records(lost.lost)
+            for row in records(_said(lost))
         ),
         ("+ pieces of huge pages that nobody maps, freed by their split", lost.split_pieces, ""),
         ("- copies made by break_cow()", -lost.copied, ""),

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 import tarfile
 import time
 from collections.abc import Iterable, Iterator, Set
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
@@ -55,9 +56,21 @@ def read_members(path: Path, wanted: Set[str]) -> dict[str, bytes]:
         what = "stdin" if path == STREAM else path
         raise TargetError(
             f"{what} is no snapshot: neither a directory nor a whole tar archive of one ({error})",
-            hint="make one with: ksm-estimator collect --core VMCORE -o NAME.ksm.tar",
+            hint=_what_to_do(path),
         ) from error
     return found
+
+
+def _what_to_do(path: Path) -> str:
+    """With what is no archive: a dump is read by another command."""
+    head = b""
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                head = file.read(8)
+    if head.startswith((b"\x7fELF", b"KDUMP   ", b"makedump", b"EMiL", b"AVML")):
+        return f"it looks like a dump: ksm-estimator run --core {shlex.quote(str(path))}"
+    return "make one with: ksm-estimator collect --core VMCORE -o NAME.ksm.tar"
 
 
 def _files(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
