@@ -108,6 +108,7 @@ def forecast(
     from estimator.advice.page_cost import page_cost as cost_of
     from estimator.advice.reach import reach
     from estimator.ksm.policy import Policy
+    from estimator.report.asked import question_words
     from estimator.report.forecast_sections import forecast_json, forecast_sections
     from estimator.report.tables import make_console
     from estimator.report.text import print_sections
@@ -131,7 +132,9 @@ def forecast(
     if as_json:
         click.echo(json.dumps(forecast_json(found, paced, then, reached)))
     else:
-        print_sections(forecast_sections(found, paced, then, reached), make_console(sys.stdout))
+        asked = question_words(opened.info, found.at_rest.policy.to_json())
+        sections = forecast_sections(found, paced, then, reached)
+        print_sections(sections, make_console(sys.stdout), asked)
     require_coverage(found.at_rest.coverage, min_coverage)
 
 

@@ -187,8 +187,8 @@ def over_time(forecast: Forecast, pace: Pace) -> list[Section]:
     )
     columns = [
         Column("after", "after", human_seconds, number=True),
-        Column("full scans", "scans", number=True),
-        Column("CPU", "cpu", number=True),
+        Column("full scans", "scans", number=True, wide=True),
+        Column("CPU", "cpu", number=True, wide=True),
         Column("saved", "saved", number=True),
         Column("share of it", "bar", str),
     ]
