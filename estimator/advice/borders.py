@@ -47,14 +47,19 @@ def domain_signature(
     snapshot: Snapshot, prediction: Prediction, domain_of_mm: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.uint64]:
     """A number per frame of ``prediction.freed``, equal where the set of domains is (u64)."""
-    names = np.random.default_rng(0).integers(
-        1, 2**64, size=int(domain_of_mm.max(initial=-1)) + 1, dtype=np.uint64
-    )
     domain = domain_of_mm[mapping_mm(snapshot)]
-    pairs = pd.DataFrame(
-        {"frame": prediction.freed.frame_of_row, "domain": domain}
-    ).drop_duplicates()
-    signature = np.zeros(len(prediction.freed.gone), np.uint64)
+    return set_signatures(prediction.freed.frame_of_row, domain, len(prediction.freed.gone))
+
+
+def set_signatures(
+    frame_of_row: npt.NDArray[np.integer], domain_of_row: npt.NDArray[np.int64], frames: int
+) -> npt.NDArray[np.uint64]:
+    """A number for each of ``frames``, equal where the set of domains of its rows is (u64)."""
+    names = np.random.default_rng(0).integers(
+        1, 2**64, size=int(domain_of_row.max(initial=-1)) + 1, dtype=np.uint64
+    )
+    pairs = pd.DataFrame({"frame": frame_of_row, "domain": domain_of_row}).drop_duplicates()
+    signature = np.zeros(frames, np.uint64)
     np.add.at(signature, pairs["frame"].to_numpy(), names[pairs["domain"].to_numpy()])
     return signature
 

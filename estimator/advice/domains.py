@@ -1,4 +1,4 @@
-"""Domains between which nothing is to merge: by service, by fork family, by labels of a user."""
+"""Domains between which nothing is to merge: by fork family, by labels of a user."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from estimator.arrays import Ints, Words
+from estimator.advice.borders import set_signatures
+from estimator.arrays import Ints
 from estimator.errors import UsageError
 from estimator.snapshot.flags import FrameFlag, FrameKind
-from estimator.snapshot.names import units_of
+from estimator.snapshot.names import is_below
 from estimator.snapshot.snapshot import Snapshot, mapping_mm
 from estimator.units import printable
 
 _MIX = np.uint64(0x9E37_79B9_7F4A_7C15)
-
-
-def by_service(processes: pd.DataFrame) -> pd.Series[str]:
-    """The systemd unit of each process, else its cgroup."""
-    unit = units_of(processes["cgroup"])
-    return unit.where(unit != "", processes["cgroup"])
 
 
 def by_family(snapshot: Snapshot) -> Ints:
@@ -114,7 +109,8 @@ def separated(snapshot: Snapshot, domain_of_mm: Ints | None, *, keep_zero: bool)
     if domain_of_mm is None:
         word = np.arange(1, len(frames) + 1, dtype=np.uint64) * _MIX
     else:
-        word = _signatures(snapshot, domain_of_mm)
+        frame = snapshot.mappings["frame_id"].to_numpy()
+        word = set_signatures(frame, domain_of_mm[mapping_mm(snapshot)], len(frames))
     if keep_zero:
         zero = (frames["flags"].to_numpy() & FrameFlag.ZERO) != 0
         word = np.where(zero, np.uint64(0), word)
@@ -124,18 +120,5 @@ def separated(snapshot: Snapshot, domain_of_mm: Ints | None, *, keep_zero: bool)
     return replace(snapshot, frames=apart)
 
 
-def _signatures(snapshot: Snapshot, domain_of_mm: Ints) -> Words:
-    """u64 per frame, equal where the set of domains that map it is."""
-    names = np.random.default_rng(0).integers(
-        1, 2**64, size=int(domain_of_mm.max(initial=-1)) + 1, dtype=np.uint64
-    )
-    domain = domain_of_mm[mapping_mm(snapshot)]
-    frame = snapshot.mappings["frame_id"].to_numpy()
-    pairs = pd.DataFrame({"frame": frame, "domain": domain}).drop_duplicates()
-    signature = np.zeros(len(snapshot.frames), np.uint64)
-    np.add.at(signature, pairs["frame"].to_numpy(), names[pairs["domain"].to_numpy()])
-    return signature
-
-
 def _below(cgroups: pd.Series[str], path: str) -> pd.Series[bool]:
-    return (cgroups == path) | cgroups.str.startswith(path.rstrip("/") + "/")
+    return (cgroups == path) | is_below(cgroups, path)

@@ -24,7 +24,12 @@ class ScanTime:
     @property
     def batches(self) -> int:
         """How often ksmd sleeps in it (ksm_scan_thread() in mm/ksm.c)."""
-        return self.pages // self.pages_to_scan + 1
+        return batches_of(self.pages, self.pages_to_scan)
+
+
+def batches_of(pages: int, pages_to_scan: int) -> int:
+    """Batches of a full scan of ``pages`` pages, the last of which may be empty."""
+    return pages // pages_to_scan + 1
 
 
 def scan_time(
@@ -35,7 +40,7 @@ def scan_time(
     Batches are floor(pages / pages_to_scan) + 1, each followed by a sleep. The timer's rounding
     (a tick or more per batch) is left out.
     """
-    batches = pages // pages_to_scan + 1
+    batches = batches_of(pages, pages_to_scan)
     cpu_seconds = pages * cost.seconds if cost else 0.0
     seconds = batches * sleep_millisecs / 1000 + cpu_seconds
     share = cpu_seconds / seconds if cost and seconds else None

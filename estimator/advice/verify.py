@@ -8,6 +8,7 @@ import pandas as pd
 
 from estimator.advice.page_cost import PageCost, measured_cost
 from estimator.errors import UsageError
+from estimator.ksm.accounting import OF_ALL_ITEMS
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.identity import Identity
 from estimator.snapshot.reality import Reality
@@ -50,8 +51,6 @@ class Verification:
 
 
 _PER_PROCESS = ["ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages", "ksm_process_profit"]
-# pages_volatile_show() in mm/ksm.c: what remains of all rmap_items
-_OF_ALL_ITEMS = {"pages_shared", "pages_sharing", "pages_unshared", "pages_volatile"}
 _SCANS_TO_SETTLE = 4  # two for the checksum, one to merge; the first may have begun before
 _SETTINGS = ["max_page_sharing", "use_zero_pages", "merge_across_nodes"]
 
@@ -68,8 +67,8 @@ def verify(prediction: Prediction, reality: Reality) -> Verification:
             hint="run verify on the system that the snapshot was taken of",
         )
     real = dict(reality.ksm)
-    if real.keys() >= _OF_ALL_ITEMS:
-        real["ksm_rmap_items"] = sum(real[name] for name in _OF_ALL_ITEMS)
+    if real.keys() >= {*OF_ALL_ITEMS}:
+        real["ksm_rmap_items"] = sum(real[name] for name in OF_ALL_ITEMS)
     names = list(prediction.counters)
     counters = pd.DataFrame(
         {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from estimator.advice.domains import by_family, by_service, separated
+from estimator.advice.domains import by_family, separated
 from estimator.advice.page_sizes import larger_pages
 from estimator.advice.why import Why, why
 from estimator.arrays import Ints
@@ -21,6 +21,7 @@ from estimator.ksm.policy import Policy, Scope
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.changes import with_changes
 from estimator.snapshot.flags import FrameKind
+from estimator.snapshot.names import units_of
 from estimator.snapshot.snapshot import Snapshot
 
 MAX_PAGE_SHARING = (2, 16, 256, 1024, 100_000)
@@ -159,7 +160,7 @@ def _domains(snapshot: Snapshot, labels: Ints | None) -> list[tuple[str, Ints]]:
     found = [
         ("only within a user", numbers(lambda table: table["uid"].astype(str))),
         ("only within a cgroup", numbers(lambda table: table["cgroup"])),
-        ("only within a service", numbers(by_service)),
+        ("only within a service", numbers(lambda table: units_of(table["cgroup"]))),
         ("only within a fork family", by_family(snapshot)),
     ]
     return found if labels is None else [*found, ("only within a label", labels)]

@@ -27,6 +27,8 @@ from estimator.cli.help_topics import show_help
 from estimator.cli.interrupts import interrupted, raise_on_signals
 from estimator.cli.options import (
     force_option,
+    json_option,
+    later_option,
     min_coverage_option,
     note,
     options,
@@ -48,7 +50,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 _answer = options(
-    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),
+    json_option,
     min_coverage_option,
 )
 _output = click.option(
@@ -86,7 +88,7 @@ def collect(source: Source, output: Path | None, force: bool) -> None:
 
 @cli.command()
 @target_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@json_option
 @click.option(
     "--page-cost", is_flag=True, help="Measure what a page costs ksmd on this machine, for advise."
 )
@@ -107,13 +109,7 @@ def check(source: Source, as_json: bool, page_cost: bool) -> None:
 
 @cli.command()
 @snapshot_argument
-@click.option(
-    "--and",
-    "later",
-    type=click.Path(path_type=Path, readable=False),
-    metavar="LATER.ksm",
-    help="A second snapshot of the same system: what changed in between never merges.",
-)
+@later_option
 @policy_options
 @_answer
 def predict(

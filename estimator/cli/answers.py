@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from estimator.cli.coverage import require_contents, require_coverage, require_share
 from estimator.cli.options import (
     force_option,
+    json_option,
     min_coverage_option,
     note,
     options,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from estimator.report.text import Tables
     from estimator.snapshot.snapshot import Snapshot
 
-_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 _advice_options = options(
     click.option(
         "--share",
@@ -84,7 +84,7 @@ _advice_options = options(
 @click.option("--sort", metavar="COLUMN", help="Sort tables by this column: net, scanned, pid ...")
 @_advice_options
 @min_coverage_option
-@_json
+@json_option
 @click.option(
     "--html", type=click.Path(path_type=Path, readable=False), metavar="FILE", help="Write a page."
 )
@@ -155,7 +155,7 @@ def report(
 @_advice_options
 @top_option
 @min_coverage_option
-@_json
+@json_option
 def advise(
     snapshot: Path, as_json: bool, top: int | None, min_coverage: float, **chosen: Any
 ) -> None:
@@ -181,7 +181,7 @@ def advise(
 @policy_options
 @top_option
 @min_coverage_option
-@_json
+@json_option
 def compare(
     a: Path, b: Path, as_json: bool, top: int | None, min_coverage: float, **policy: Any
 ) -> None:
@@ -230,7 +230,7 @@ def compare(
     metavar="PERCENT",
     help="How far a counter may be from its prediction (default 0).",
 )
-@_json
+@json_option
 @click.option(
     "--root",
     type=click.Path(path_type=Path, readable=False),

@@ -11,7 +11,14 @@ import click
 
 from estimator.cli.advisor import TUNABLES, advisor_options, chosen_advisor
 from estimator.cli.coverage import require_coverage
-from estimator.cli.options import min_coverage_option, options, policy_options
+from estimator.cli.options import (
+    json_option,
+    later_option,
+    min_coverage_option,
+    options,
+    policy_options,
+    snapshot_argument,
+)
 from estimator.cli.quantities import Duration, Share
 from estimator.errors import UsageError
 
@@ -38,14 +45,8 @@ _reach_options = options(
 
 
 @click.command()
-@click.argument("snapshot", type=click.Path(path_type=Path, readable=False))
-@click.option(
-    "--and",
-    "later",
-    type=click.Path(path_type=Path, readable=False),
-    metavar="LATER.ksm",
-    help="A second snapshot of the same system: what changed in between never merges.",
-)
+@snapshot_argument
+@later_option
 @policy_options
 @click.option(
     "--pages-to-scan",
@@ -83,7 +84,7 @@ _reach_options = options(
     help="CPU time that ksmd needs per page (default: the snapshot's, else as published).",
 )
 @min_coverage_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@json_option
 def forecast(
     snapshot: Path,
     later: Path | None,

@@ -51,6 +51,14 @@ min_coverage_option = click.option(
 snapshot_argument = click.argument(
     "snapshot", type=click.Path(path_type=Path, allow_dash=True, readable=False)
 )
+later_option = click.option(
+    "--and",
+    "later",
+    type=click.Path(path_type=Path, readable=False),
+    metavar="LATER.ksm",
+    help="A second snapshot of the same system: what changed in between never merges.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 top_option = click.option(
     "--top",
     type=click.IntRange(min=0),

@@ -16,8 +16,9 @@ _SUBJECT = "page cost"
 def add_page_cost(findings: Findings, root: Path = Path("/")) -> None:
     """Note what user space takes for a page, and ksmd itself, if it has run since boot."""
     cpu_seconds, scanned = ksmd_cpu_seconds(root), _pages_scanned(root)
-    known = cpu_seconds is not None and scanned is not None
-    cost = measured_cost(cpu_seconds or 0, scanned or 0) if known else None
+    cost = None
+    if cpu_seconds is not None and scanned is not None:
+        cost = measured_cost(cpu_seconds, scanned)
     try:
         found = measure()
     except CannotAnswerError as error:

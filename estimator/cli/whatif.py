@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from estimator.cli.coverage import require_coverage
-from estimator.cli.options import min_coverage_option, policy_options, snapshot_argument
+from estimator.cli.options import (
+    json_option,
+    later_option,
+    min_coverage_option,
+    policy_options,
+    snapshot_argument,
+)
 from estimator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,18 +24,9 @@ if TYPE_CHECKING:
     from estimator.snapshot.snapshot import Snapshot
 
 
-_SELECTORS = ("pids", "comms", "cgroups", "uids")
-
-
 @click.command()
 @snapshot_argument
-@click.option(
-    "--and",
-    "later",
-    type=click.Path(path_type=Path, readable=False),
-    metavar="LATER.ksm",
-    help="A second snapshot of the same system: what changed in between never merges.",
-)
+@later_option
 @policy_options
 @click.option(
     "--labels",
@@ -38,7 +35,7 @@ _SELECTORS = ("pids", "comms", "cgroups", "uids")
     help='Domains of your own, lines of "PID LABEL" or "/CGROUP LABEL".',
 )
 @min_coverage_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@json_option
 def whatif(
     snapshot: Path,
     later: Path | None,
@@ -77,15 +74,15 @@ def show_why(
 ) -> None:
     """Answer ``report --why``: ``policy`` has its selectors say whose pages it is about."""
     from estimator.advice.why import why
-    from estimator.ksm.policy import Policy
+    from estimator.ksm.policy import SELECTORS, Policy
     from estimator.report.asked import question_words
     from estimator.report.tables import make_console
     from estimator.report.text import print_sections
     from estimator.report.whatif_sections import why_json, why_sections
     from estimator.report.words import chosen_words
 
-    selectors = {name: policy[name] for name in _SELECTORS}
-    rest = {name: value for name, value in policy.items() if name not in _SELECTORS}
+    selectors = {name: policy[name] for name in SELECTORS}
+    rest = {name: value for name, value in policy.items() if name not in SELECTORS}
     whom = Policy(**selectors) if any(selectors.values()) else None
     address = None if vma is None else _address(vma)
     if address is not None and whom is None:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import shlex
-import struct
 from pathlib import Path
 
-from estimator.errors import NoDebugInfoError
+import numpy as np
 
-_PACKED = {
-    b"\x1f\x8b": "gunzip",
-    b"BZh": "bunzip2",
-    b"\xfd7zXZ": "unxz",
-    b"\x28\xb5\x2f\xfd": "unzstd",
-}
+from estimator.errors import NoDebugInfoError
+from estimator.kernel.dump.file import EHDR
+from estimator.kernel.dump.foreign import PACKERS
+
 _BOOT_IMAGE = b"HdrS"  # Documentation/arch/x86/boot.rst: at 0x202
 _ARM64_IMAGE = b"ARM\x64"  # Documentation/arch/arm64/booting.rst: at 56
 _ELFCLASS64 = 2
-_SECTIONS = struct.Struct("<40xQ10xHH")  # e_shoff, e_shentsize, e_shnum of an Elf64_Ehdr
 
 
 def refuse_no_vmlinux(path: Path) -> None:
@@ -37,7 +33,7 @@ def refuse_no_vmlinux(path: Path) -> None:
             head = file.read(1024)
     except PermissionError as error:
         raise NoDebugInfoError(f"{path} can't be read: {error.strerror}") from error
-    for magic, command in _PACKED.items():
+    for magic, _, command in PACKERS:
         if head.startswith(magic):
             raise NoDebugInfoError(
                 f"{path} is compressed", hint=f"try: {command} {shlex.quote(str(path))}"
@@ -50,7 +46,8 @@ def refuse_no_vmlinux(path: Path) -> None:
     if not head.startswith(b"\x7fELF"):
         raise NoDebugInfoError(f"{path} is no ELF file, so no vmlinux")
     size = path.stat().st_size
-    if len(head) >= _SECTIONS.size and head[4] == _ELFCLASS64:
-        start, each, number = _SECTIONS.unpack_from(head)
-        if size < (end := start + each * number):
+    if len(head) >= EHDR.itemsize and head[4] == _ELFCLASS64:
+        ehdr = np.frombuffer(head, EHDR, 1)[0]
+        end = int(ehdr["shoff"]) + int(ehdr["shentsize"]) * int(ehdr["shnum"])
+        if size < end:
             raise NoDebugInfoError(f"{path} is cut off: it has {size:,} of {end:,} bytes")

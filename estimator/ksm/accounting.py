@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from estimator.arrays import Ints
+from estimator.arrays import Ints, Mask
 from estimator.ksm.case import Case
 from estimator.ksm.credits import Freed
 from estimator.ksm.fate import Fate
@@ -12,8 +12,8 @@ from estimator.ksm.frames import live_node_frames
 from estimator.ksm.rules import Rules
 from estimator.snapshot.flags import FrameFlag
 
-# pages_volatile_show() in mm/ksm.c: what remains of all rmap_items
-_OF_ALL_ITEMS = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile")
+OF_ALL_ITEMS = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile")
+"""The counters that add up to all rmap_items (pages_volatile_show() in mm/ksm.c: what remains)."""
 
 
 def general_profit_bytes(rules: Rules, sharing: int, zero_pages: int, rmap_items: int) -> int:
@@ -83,10 +83,10 @@ def _pages_without_row(case: Case, large: Ints, begins: Ints) -> Ints:
     return pages
 
 
-def frames_there(case: Case) -> int:
-    """Frames that somebody maps: not the KSM pages that unmerging has freed (``unmerge.py``)."""
-    facts = case.facts
-    return len(facts.items) - int(np.count_nonzero(facts.ksm & (facts.mapcount <= 0)))
+def still_there(case: Case) -> Mask:
+    """Which frames are: all but the KSM pages that unmerging has freed (``unmerge.py``)."""
+    there: Mask = ~(case.facts.ksm & (case.facts.mapcount <= 0))
+    return there
 
 
 def freed_frames(case: Case, fate: Fate, unmapped: Ints) -> Freed:
@@ -131,7 +131,7 @@ def physical(
         ),
     }
     overhead_bytes = sum(overhead.values())
-    before = frames_there(case) + unmapped
+    before = int(np.count_nonzero(still_there(case))) + unmapped
     saved = freed * rules.page_bytes
     overhead_now_bytes = _overhead_now_bytes(case)
     return {
@@ -153,7 +153,7 @@ def _overhead_now_bytes(case: Case) -> int:
     rmap_items = int(counted.to_numpy(np.int64, na_value=0)[case.candidates.mms].sum())
     if counted.isna().all() and case.candidates.mms.all():
         counters = snapshot.info.get("ksm", {}).get("counters", {})
-        rmap_items = sum(int(counters.get(name) or 0) for name in _OF_ALL_ITEMS)
+        rmap_items = sum(int(counters.get(name) or 0) for name in OF_ALL_ITEMS)
     chain_ids = snapshot.stable_nodes["chain_id"].to_numpy()
     nodes = len(chain_ids) + len(np.unique(chain_ids[chain_ids >= 0]))
     return slab_bytes(rmap_items, rules.rmap_item_bytes, rules.page_bytes) + slab_bytes(

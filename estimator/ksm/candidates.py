@@ -17,6 +17,7 @@ from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.rules import Rules
 from estimator.snapshot.flags import MappingFlag, Unknown
+from estimator.snapshot.names import is_below
 from estimator.snapshot.snapshot import Snapshot
 
 NOT_MERGEABLE = "not VM_MERGEABLE"
@@ -165,7 +166,7 @@ def _below(cgroups: pd.Series[str], pattern: str) -> Mask:
     if not pattern:
         raise UsageError("an empty cgroup names none", hint="the root, with all below it, is /")
     path = "/" + pattern.strip("/")
-    below = cgroups.str.startswith(path.rstrip("/") + "/").to_numpy(np.bool_)
+    below = is_below(cgroups, path).to_numpy(np.bool_)
     return _named(cgroups, path) | _named(cgroups, path.rstrip("/") + "/*") | below
 
 

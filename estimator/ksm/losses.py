@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.arrays import Ints, Mask, Numbers
+from estimator.ksm.accounting import still_there
 from estimator.ksm.case import Case
 from estimator.ksm.credits import Credits, Freed, frame_credits
 from estimator.ksm.fate import Fate
@@ -70,7 +71,7 @@ def losses(case: Case, fate: Fate, prediction: Prediction, rows: Ints | None = N
     """
     freed = prediction.freed
     content, gone = case.contents.of_frame, freed.gone
-    there = ~(case.facts.ksm & (case.facts.mapcount <= 0))  # not: unmerged before, see unmerge.py
+    there = still_there(case)
     known = (content >= 0) & there
     frames = np.bincount(content[known], minlength=len(case.contents))
     of_zeroes = np.zeros(len(frames), np.bool_)
@@ -133,11 +134,12 @@ def _reasons(case: Case, fate: Fate, frames: Ints) -> tuple[Ints, list[str]]:
     node[live_node_frames(case.snapshot)] = True
     changing = _of_rows(case, candidates.changing)
     taking_part = facts.items[frames] > 0
-    excluded = candidates.excluded_by[_vma_of(case, frames)]
+    vma = _vma_of(case, frames)
+    excluded = candidates.excluded_by[vma]
     by_vma = sorted({str(each) for each in excluded[~taking_part] if each is not None})
     names = [KSM_PAGE, ZERO, WAITS, ELSEWHERE, NOT_CHOSEN, NO_ITEM, *by_vma, PINNED, CHANGES]
     number = {name: place for place, name in enumerate(names)}
-    selected = candidates.vmas[_vma_of(case, frames)]
+    selected = candidates.vmas[vma]
     reason = np.where(selected, number[NO_ITEM], number[NOT_CHOSEN])
     for name in by_vma:
         reason[excluded == name] = number[name]

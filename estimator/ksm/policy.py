@@ -9,6 +9,8 @@ from typing import Any, Literal
 from estimator.errors import UsageError
 
 Scope = Literal["all", "enabled"]
+SELECTORS = ("pids", "comms", "cgroups", "uids")
+"""The fields of a policy that choose processes."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         """Raise UsageError for tunables that the kernel itself would refuse, and lone selectors."""
-        for name in ("pids", "comms", "cgroups", "uids"):
+        for name in SELECTORS:
             value = getattr(self, name)
             if isinstance(value, str | int):
                 raise UsageError(f"{name} is {value!r}, not a tuple", hint=f"{name}=({value!r},)")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from estimator.arrays import Ints, Mask, count, take
-from estimator.ksm.accounting import frames_there, slab_bytes, unmapped_pieces
+from estimator.ksm.accounting import slab_bytes, still_there, unmapped_pieces
 from estimator.ksm.candidates import Candidates, find_candidates, sharing_pids
 from estimator.ksm.case import Case
 from estimator.ksm.caveats import Told, warnings_without_contents
@@ -141,7 +141,7 @@ def upper_bound(snapshot: Snapshot, policy: Policy | None = None) -> UpperBound:
         origin=origin(snapshot.info),
         ledger=ledger,
         coverage=coverage,
-        frames_before=frames_there(case) + int(unmapped_pieces(case).sum()),
+        frames_before=int(np.count_nonzero(still_there(case))) + int(unmapped_pieces(case).sum()),
         bytes_freed=ledger.frames_freed * rules.page_bytes,
         rmap_items_bytes=records,
         warnings=warnings_without_contents(case, policy, coverage, Told(starts_over=starts_over)),

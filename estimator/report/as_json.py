@@ -152,15 +152,22 @@ def verification_json(verification: Verification) -> dict[str, Any]:
     }
 
 
-def _values(prediction: Prediction) -> dict[str, Any]:
-    pairs = {by: records(prediction.pairs(by).head(_MOST_PAIRS).round(6)) for by in KEYS}
+def answer_json(prediction: Prediction) -> dict[str, Any]:
+    """What every answer from ``prediction`` says of itself, as JSON values."""
     return {
-        "format_version": FORMAT_VERSION,
         "kernel": prediction.kernel,
         "origin": prediction.origin,
         "policy": prediction.policy.to_json(),
         "coverage": prediction.coverage.to_json(),
         "warnings": prediction.warnings,
+    }
+
+
+def _values(prediction: Prediction) -> dict[str, Any]:
+    pairs = {by: records(prediction.pairs(by).head(_MOST_PAIRS).round(6)) for by in KEYS}
+    return {
+        "format_version": FORMAT_VERSION,
+        **answer_json(prediction),
         "counters": prediction.counters,
         "physical": prediction.physical,
         "scans": prediction.scans,

@@ -13,7 +13,7 @@ from estimator.advice.moment import Moment, marks, moment
 from estimator.advice.pace import Pace
 from estimator.advice.reach import Reach
 from estimator.ksm.forecast import Forecast
-from estimator.report.as_json import records
+from estimator.report.as_json import answer_json, records
 from estimator.report.prediction_sections import WARNINGS, Section, coverage_section
 from estimator.report.settings_words import cost_words
 from estimator.report.tables import Column, memory, pages
@@ -50,10 +50,7 @@ def forecast_json(
 ) -> dict[str, Any]:
     """A forecast as JSON values; ``scans``: one object per full scan."""
     at_rest, advisor = forecast.at_rest, pace.pacing.advisor
-    return {
-        "kernel": at_rest.kernel,
-        "origin": at_rest.origin,
-        "policy": at_rest.policy.to_json(),
+    return answer_json(at_rest) | {
         "settings": {
             "pages_to_scan": pace.pacing.pages_to_scan,
             "sleep_millisecs": pace.pacing.sleep_millisecs,
@@ -61,7 +58,6 @@ def forecast_json(
             "advisor": asdict(advisor) if advisor else None,
         },
         "cost": asdict(pace.cost),
-        "coverage": at_rest.coverage.to_json(),
         "warnings": [*forecast.bounds.reasons, *at_rest.warnings],
         "marks": [asdict(mark) for mark in marks(forecast, pace)],
         "then": asdict(then) if then else None,

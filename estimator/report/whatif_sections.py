@@ -12,7 +12,7 @@ from estimator.advice.why import Why
 from estimator.ksm import losses as reasons
 from estimator.ksm.candidates import NOT_MERGEABLE, NOT_ON_LIST
 from estimator.ksm.losses import Losses
-from estimator.report.as_json import records
+from estimator.report.as_json import answer_json, records
 from estimator.report.prediction_sections import WARNINGS, Section, coverage_section
 from estimator.report.tables import Column, memory, pages
 from estimator.report.words import chosen_words, scope_words
@@ -82,31 +82,19 @@ def what_if_sections(found: WhatIf) -> list[Section]:
 
 def why_json(why: Why) -> dict[str, Any]:
     """A ``Why`` as JSON values."""
-    prediction = why.prediction
-    return {
-        "kernel": prediction.kernel,
-        "origin": prediction.origin,
-        "policy": prediction.policy.to_json(),
+    return answer_json(why.prediction) | {
         "whom": None if why.whom is None else why.whom.to_json(),
         "vma": why.vma,
         "frames": losses_json(why.losses),
-        "coverage": prediction.coverage.to_json(),
-        "warnings": prediction.warnings,
     }
 
 
 def what_if_json(found: WhatIf) -> dict[str, Any]:
     """A ``WhatIf`` as JSON values."""
-    asked = found.asked
-    return {
-        "kernel": asked.kernel,
-        "origin": asked.origin,
-        "policy": asked.policy.to_json(),
+    return answer_json(found.asked) | {
         "policies": records(found.table),
         "page_sizes": records(found.page_sizes),
         "frames": losses_json(found.losses),
-        "coverage": asked.coverage.to_json(),
-        "warnings": asked.warnings,
     }
 
 

@@ -25,6 +25,11 @@ def units_of(cgroups: pd.Series[str]) -> pd.Series[str]:
     return cgroups.map({cgroup: unit_of(cgroup) for cgroup in cgroups.unique()})
 
 
+def is_below(cgroups: pd.Series[str], path: str) -> pd.Series[bool]:
+    """Which of ``cgroups`` lie below ``path``, itself left out."""
+    return cgroups.str.startswith(path.rstrip("/") + "/")
+
+
 def vma_labels(vmas: pd.DataFrame) -> npt.NDArray[np.object_]:
     """What to call VMAs that belong together across processes (str per row of ``vmas``).
 

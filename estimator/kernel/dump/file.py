@@ -26,12 +26,13 @@ from estimator.kernel.dump.kdump_headers import (
 )
 from estimator.kernel.dump.loads import MOST_BYTES, MOST_LOADS, PHDR, PT_LOAD, Loads
 
-_EHDR = np.dtype(
+EHDR = np.dtype(
     [("ident", "u1", 16), ("type", "<u2"), ("machine", "<u2"), ("version", "<u4")]
     + [("entry", "<u8"), ("phoff", "<u8"), ("shoff", "<u8"), ("flags", "<u4")]
     + [("ehsize", "<u2"), ("phentsize", "<u2"), ("phnum", "<u2")]
     + [("shentsize", "<u2"), ("shnum", "<u2"), ("shstrndx", "<u2")]
 )
+"""An Elf64_Ehdr."""
 _MAGICS = {"elf": b"\x7fELF", "flattened": FLAT_SIGNATURE, "kdump": SIGNATURE, **lime.MAGICS}
 _SHDR_INFO_OFFSET = 44
 _NAMES_BYTES = 1 << 16
@@ -167,9 +168,9 @@ def _is_of_xen(file: BinaryIO, sections: int, size: int) -> bool:
 
 
 def _elf_loads(path: Path, file: BinaryIO, head: bytes, size: int) -> Loads:
-    if len(head) < _EHDR.itemsize:
+    if len(head) < EHDR.itemsize:
         raise TargetError(f"{path} is cut off in its first {len(head)} bytes")
-    ehdr = np.frombuffer(head, _EHDR, 1)[0]
+    ehdr = np.frombuffer(head, EHDR, 1)[0]
     if ehdr["ident"][4] != 2 or ehdr["ident"][5] != 1:
         raise TargetError(f"{path} is not a 64-bit little-endian ELF file")
     if ehdr["type"] != _ET_CORE:

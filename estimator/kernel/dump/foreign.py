@@ -7,15 +7,22 @@ from pathlib import Path
 
 from estimator.errors import TargetError
 
+PACKERS: tuple[tuple[bytes, str, str], ...] = (
+    (b"\x1f\x8b", "gzip", "gunzip"),
+    (b"BZh", "bzip2", "bunzip2"),
+    (b"\xfd7zXZ", "xz", "unxz"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
+    (b"\x04\x22\x4d\x18", "lz4", "unlz4"),
+    (b"\x02\x21\x4c\x18", "lz4", "unlz4"),
+    (b"\x89LZO\x00\r\n", "lzop", "lzop -d"),
+)
+"""What a packed file begins with, who packed it, and the command that unpacks it."""
 # what a file begins with: what it is, and the command that helps ({}: the file)
 _KNOWN: tuple[tuple[bytes, str, str], ...] = (
-    (b"\x1f\x8b", "packed as a whole (gzip)", "gunzip {}"),
-    (b"BZh", "packed as a whole (bzip2)", "bunzip2 {}"),
-    (b"\xfd7zXZ", "packed as a whole (xz)", "unxz {}"),
-    (b"\x28\xb5\x2f\xfd", "packed as a whole (zstd)", "unzstd {}"),
-    (b"\x04\x22\x4d\x18", "packed as a whole (lz4)", "unlz4 {}"),
-    (b"\x02\x21\x4c\x18", "packed as a whole (lz4)", "unlz4 {}"),
-    (b"\x89LZO\x00\r\n", "packed as a whole (lzop)", "lzop -d {}"),
+    *(
+        (magic, f"packed as a whole ({packer})", f"{command} {{}}")
+        for magic, packer, command in PACKERS
+    ),
     (
         b"LibvirtQemudSave",
         "a saved guest (virsh save), not a dump",
