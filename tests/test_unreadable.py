@@ -51,8 +51,9 @@ def test_who_has_ended_is_not_missed(proc: Path) -> None:
 
 def test_their_pages_are_no_part_of_the_coverage_that_was_read() -> None:
     snapshot = system([Process("web", [Area([1, 1, 2])])])
-    unknown = {"processes": 1, "anonymous_pages": 97, "unreadable_processes": ["init 1"]}
-    prediction = predict(replace(snapshot, info=snapshot.info | {"unknown": unknown}), Policy())
+    unknown = {"processes": 1, "anonymous_pages": 97}
+    info = snapshot.info | {"unknown": unknown, "unreadable_processes": ["init 1"]}
+    prediction = predict(replace(snapshot, info=info), Policy())
     assert prediction.coverage.hashed_share == 0.03
     assert prediction.coverage.could_add_frames == 97
     text = " ".join(prediction.warnings)

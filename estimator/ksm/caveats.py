@@ -126,7 +126,7 @@ def _lost(case: Case) -> str | None:
     ]
     if not lost:
         return None
-    unread = unknown.get("unreadable_processes") or []
+    unread = case.snapshot.info.get("unreadable_processes", [])
     some = f" (among them {', '.join(unread[:5])})" if unread else ""
     return f"Not found or not readable: {', '.join(lost)}{some}."
 

@@ -165,9 +165,9 @@ def collect_procfs(
         "damon_runs": damon_runs(),
         "without_contents": without_contents,
         "part_of_host": dataclasses.asdict(part) if part else None,
+        "unreadable_processes": names,
         "unknown": {
             "processes": lost + int(np.count_nonzero(~there)),
-            "unreadable_processes": names,
             "anonymous_pages": pages,
             "vmas": 0,
             "page_table_pages": 0,

@@ -10,6 +10,9 @@ page).
 ``info["without_contents"]``: no content of a frame was read, on demand; missing where a snapshot is
 older than the option.
 
+``info["unknown"]``: counts of what could not be read. ``info["unreadable_processes"]``: name and
+pid of those among them that could be named (``--procfs``).
+
 Format 1 had ``mappings.page_index`` as u32, neither ``frames.kind`` nor
 ``frames.batch_references``, and -1 as the ``scan_order`` of every process where it was not known.
 """
