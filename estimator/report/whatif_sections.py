@@ -20,6 +20,7 @@ from estimator.units import count, human_bytes, percent, printable
 
 _WORTH_A_WORD = 0.01
 _NOT_OPTED_IN = "not opted in"
+_PLAIN_WORDS = dict.fromkeys((NOT_MERGEABLE, NOT_ON_LIST), _NOT_OPTED_IN)
 _CHANGED_BY = {
     _NOT_OPTED_IN: "opt in: advise says what, and how",
     reasons.NOT_CHOSEN: "choose that process too",
@@ -47,7 +48,10 @@ def what_if_sections(found: WhatIf) -> list[Section]:
     """Policies side by side."""
     size = found.asked.kernel["page_size"]
     rows = found.table
-    rows = rows.assign(name=rows["name"].where(rows["settable"], rows["name"] + " *"))
+    rows = rows.assign(
+        name=rows["name"].where(rows["settable"], rows["name"] + " *"),
+        lost_to=rows["lost_to"].replace(_PLAIN_WORDS),
+    )
     columns = [
         Column("policy", "name"),
         Column("set by", "setting", wide=True),
@@ -129,8 +133,7 @@ def _headline(why: Why) -> str:
 
 def _said(lost: Losses) -> pd.DataFrame:
     """The reasons in words that need no source of the kernel, most first."""
-    words = dict.fromkeys((NOT_MERGEABLE, NOT_ON_LIST), _NOT_OPTED_IN)
-    table = lost.lost.assign(reason=lost.lost["reason"].replace(words))
+    table = lost.lost.assign(reason=lost.lost["reason"].replace(_PLAIN_WORDS))
     table = table.groupby("reason", as_index=False, sort=False).sum()
     return table.sort_values("frames", ascending=False, kind="stable", ignore_index=True)
 
