@@ -107,3 +107,17 @@ def test_of_whom_and_where() -> None:
     assert there.anonymous == 1
     with pytest.raises(UsageError, match="no VMA of these processes has the address 0x10"):
         why(snapshot, whom=Policy(pids=(10,)), vma=16)
+
+
+def test_what_fork_shares_counts_in_parts() -> None:
+    frames = ["x", "y"]
+    snapshot = system(
+        [
+            Process("a", [Area([1, 2], frames=frames)], pid=10),
+            Process("a", [Area([1, 2], frames=frames)], pid=11),
+            Process("b", [Area([1])], pid=12),
+        ]
+    )
+    one, _, other = (why(snapshot, whom=Policy(pids=(pid,))).losses for pid in (10, 11, 12))
+    assert (one.anonymous, one.single, other.anonymous) == (1.0, 0.5, 1.0)
+    assert (one.freed, other.freed) == (0.25, 0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from estimator.advice.reasons import reasons
@@ -11,8 +12,10 @@ from estimator.advice.verdict import savings
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.report.prediction_sections import prediction_sections
+from estimator.report.words import verdict
 from estimator.snapshot.snapshot import Snapshot
 from tests.systems import Area, Process, fork_server, system
+from tests.test_model_predict import merged
 
 OWN = list(range(1000, 1400))
 
@@ -93,3 +96,30 @@ def test_a_scan_of_days_is_named() -> None:
     snapshot = system([Process("a", [Area(OWN)])], pages_to_scan=1, sleep_millisecs=400_000)
     assert why(snapshot)[-1].startswith("With pages_to_scan 1 and sleep_millisecs 400000 one full")
     assert "44 h" in why(snapshot)[-1]
+
+
+def test_what_ksm_saves_already_is_said_and_not_condemned() -> None:
+    snapshot = merged(5).snapshot()
+    ksm = snapshot.info["ksm"] | {"counters": {"pages_sharing": 4}}
+    snapshot = replace(snapshot, info=snapshot.info | {"ksm": ksm})
+    policy = Policy(scope="enabled")
+    prediction = predict(snapshot, policy)
+    saved = savings(snapshot, prediction)
+    assert saved.merged_now_bytes == 4 * 4096
+    text = verdict(policy, saved, prediction.coverage)
+    assert "KSM would free nothing more: it saves 16.0 KiB now" in text
+    assert "Not worth turning on" not in text
+    assert why(snapshot, policy) == []
+    other = predict(snapshot, replace(policy, max_page_sharing=2))  # all is unmerged first
+    assert savings(snapshot, other).merged_now_bytes == 0
+    assert other.physical["frames_before"] == 5
+
+
+def test_records_that_are_there_cost_nothing_again_where_only_the_system_counts_them() -> None:
+    snapshot = system([Process("a", [Area([7] * 100, mergeable=True)])])
+    processes = snapshot.processes.assign(ksm_rmap_items=pd.array([None], dtype="Int64"))
+    counters = {"pages_shared": 1, "pages_sharing": 98, "pages_volatile": 1}
+    ksm = snapshot.info["ksm"] | {"counters": counters}
+    info = snapshot.info | {"ksm": ksm}
+    physical = predict(replace(snapshot, processes=processes, info=info)).physical
+    assert physical["overhead_now_bytes"] == physical["rmap_items_bytes"] == 2 * 4096

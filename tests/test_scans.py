@@ -21,8 +21,9 @@ from estimator.ksm.predict import predict
 from estimator.ksm.replay import in_locked_vma, items_of
 from estimator.ksm.simulate import first_scan
 from estimator.ksm.zero_pages import can_vanish
+from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.snapshot import Snapshot
-from tests.synthetic import System, folio, small
+from tests.synthetic import Frame, System, folio, small
 from tests.test_accounting import worn
 from tests.test_model_closed_forms import case_of, systems
 
@@ -225,3 +226,14 @@ def test_the_forecast_warns_as_the_prediction_does(
     """More contents are played in their order for the scans than for the state at rest."""
     policy = Policy(max_page_sharing=limit, use_zero_pages=zero_pages)
     assert forecast(snapshot, policy).at_rest.warnings == predict(snapshot, policy).warnings
+
+
+def test_the_forecast_warns_as_the_prediction_does_where_a_page_is_held() -> None:
+    made = System("6.12", max_page_sharing=2, merge_across_nodes=0, smart_scan=1)
+    flags = FrameFlag.LRU | FrameFlag.MLOCKED
+    for pins in (1, 0):
+        held = Frame(1, pins=pins, outside=1, flags=flags)
+        made.process().map([held], locked=True, mergeable=False)
+    snapshot = made.snapshot()
+    assert not any("decides for" in text for text in predict(snapshot).warnings)
+    assert forecast(snapshot).at_rest.warnings == predict(snapshot).warnings

@@ -222,3 +222,16 @@ def test_ksmtuned_is_named() -> None:
     sections = plan_sections(snapshot, plan, times, assess(snapshot, plan.prediction))
     settings = next(section for section in sections if section.title == "Settings of ksmd")
     assert "ksmtuned runs here" in settings.bullets[-1]
+
+
+def test_a_plan_that_costs_memory_is_none() -> None:
+    """Two pages less, and one each for rmap_items, stable node and mm slots."""
+    snapshot = host(Process("web", [Area([7, 7, 7])], cgroup="/system.slice/web.service"))
+    plan = make_plan(snapshot)
+    assert len(plan.to_do)
+    assert plan.prediction.physical["net_bytes_saved"] <= 0
+    first, *more = plan_sections(
+        snapshot, plan, schedule(snapshot, plan.prediction), assess(snapshot, plan.prediction)
+    )
+    assert "There is nothing to propose." in first.note
+    assert more == []

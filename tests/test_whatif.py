@@ -17,7 +17,9 @@ from estimator.ksm.predict import predict
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
 from tests.commands import estimator
+from tests.synthetic import small
 from tests.systems import Area, Process, fork_server, system
+from tests.test_model_predict import merged
 
 
 def rows(snapshot: Snapshot, policy: Policy | None = None, **more: object) -> pd.DataFrame:
@@ -202,3 +204,18 @@ def test_not_aligned_or_in_another_order_is_not_equal() -> None:
         table = what_if(replace(snapshot, vmas=vmas)).page_sizes.set_index("page_bytes")
         assert table["bytes_saved"][16384] == 0
         assert table["whole_bytes"][16384] == whole * 16384
+
+
+def test_where_ksm_has_merged_all_lines_have_one_base() -> None:
+    """Five mappings of one KSM page, and one page more like it; with 2 a node, three nodes."""
+    made = merged(5)
+    made.process(*small(7))
+    found = what_if(made.snapshot())
+    table = found.table.set_index("name")
+    assert found.merged_now
+    assert table["frames_freed"].to_dict()[IDEAL] == 1
+    assert table["frames_freed"]["as asked"] == 1
+    assert table["frames_freed"]["max_page_sharing 16"] == 1
+    assert table["frames_freed"]["max_page_sharing 2"] == -1
+    assert table["lost_bytes"]["max_page_sharing 2"] == 2 * 4096
+    assert (table["lost_bytes"] >= 0).all()
