@@ -22,11 +22,15 @@ make_venv() {
     venv=$cache/venvs/$key
     if [ ! -e "$venv/complete" ]; then
         say "making a virtual environment in $venv"
+        local old
+        for old in "$cache"/venvs/*/complete; do  # of clones that are gone
+            if [ -s "$old" ] && [ ! -d "$(cat "$old")" ]; then rm -rf "${old%/*}"; fi
+        done
         rm -rf "$venv"
         mkdir -p "$cache/venvs"
         "$python" -m venv "$venv"
         "$venv/bin/pip" install --quiet --disable-pip-version-check --editable "$repo$1" "${@:2}" >&2
-        touch "$venv/complete"
+        echo "$repo" > "$venv/complete"
     fi
 }
 
