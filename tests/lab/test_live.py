@@ -265,6 +265,7 @@ def looks(
     system.guest.dump(directory / "vmcore")
     system.guest.qmp("cont")
     core = collect_core(directory / "vmcore")
+    (directory / "vmcore").unlink()
     return {"live": live, "procfs": procfs, "qemu": qemu, "core": core}
 
 

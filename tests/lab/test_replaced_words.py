@@ -76,13 +76,16 @@ class Image:
 
 
 @pytest.fixture(scope="module", params=IN_FULL)
-def image(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Image:
+def image(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Image]:
     directory = tmp_path_factory.mktemp("damage")
     kernel = lab_kernel(request.param)
     with running(MIXED, kernel, directory) as guest:
         guest.session.scan(2)
         guest.guest.dump(directory / "vmcore")
-    return Image(directory / "vmcore", kernel.vmlinux)
+    yield Image(directory / "vmcore", kernel.vmlinux)
+    (directory / "vmcore").unlink()
 
 
 def test_damaged_memory_ends_in_a_sound_snapshot_or_in_an_error_of_ours(
