@@ -124,7 +124,7 @@ def test_where_nothing_could_be_compared_the_numbers_are_upper_bounds() -> None:
     found = predict(picture(1, 1), later=picture(1, 2, pid=11, collected_at=LATE))
     assert found.coverage.compared_pages == 0
     assert "upper bounds" in found.warnings[-1]
-    assert "A later look that has none of these pages" in found.warnings[-1]
+    assert "Another look that has none of these pages" in found.warnings[-1]
 
 
 def test_one_snapshot_compares_nothing() -> None:

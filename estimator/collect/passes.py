@@ -6,31 +6,39 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
-from estimator.snapshot.changes import Changes, changed_mappings
-from estimator.snapshot.flags import MappingFlag
+from estimator.snapshot.changes import (
+    Changes,
+    changed_mappings,
+    of_passes,
+    same_place,
+    with_flags,
+)
 from estimator.snapshot.snapshot import Snapshot
 
 
 def collect_passes(look: Callable[[], Snapshot], passes: int, interval_seconds: float) -> Snapshot:
-    """The first of ``passes`` snapshots, with CHANGED set where a later one has other bytes.
+    """The last of ``passes`` snapshots, with what the ones before it say of each page.
 
-    COMPARED is set where one of them has any that are known.
+    That is how ksmd sees a page in a full scan: by what is there, and by the checksum of the scan
+    before (cmp_and_merge_page() in mm/ksm.c).
 
     ``look`` takes a snapshot; two start ``interval_seconds`` apart, or as much later as one takes.
     """
     started = time.monotonic()
-    first = look()
-    nothing = np.zeros(len(first.mappings), np.bool_)
-    found = Changes(nothing, nothing)
+    latest = look()
     for _ in range(1, passes):
         time.sleep(max(0.0, started + interval_seconds - time.monotonic()))
         started = time.monotonic()
-        found |= changed_mappings(first, look())
-    flags = first.mappings["flags"].to_numpy() | found.changed * np.uint8(MappingFlag.CHANGED)
-    flags |= found.compared * np.uint8(MappingFlag.COMPARED)
+        before, latest = latest, look()
+        latest = with_flags(latest, _since(before, latest))
     about = {"count": passes, "interval_seconds": interval_seconds}
-    return replace(
-        first, info=first.info | {"passes": about}, mappings=first.mappings.assign(flags=flags)
-    )
+    return replace(latest, info=latest.info | {"passes": about})
+
+
+def _since(before: Snapshot, latest: Snapshot) -> Changes:
+    """Of each mapping of ``latest``: whether it changed since ``before``, where it may be new."""
+    found, there = changed_mappings(latest, before), same_place(latest, before)
+    new = there < 0  # ksmd has no checksum of it yet
+    earlier = of_passes(before)
+    changed_before = ~new & (earlier.changed | earlier.changed_before)[there]
+    return Changes(found.changed | new, found.compared | new, changed_before & ~found.changed)

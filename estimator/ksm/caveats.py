@@ -24,16 +24,35 @@ _TAKES_IN_LATER_CHANGES = re.compile(r"\.el\d|-default$")  # RHEL and its kin, S
 
 
 @dataclass(frozen=True)
-class Told:
-    """How the question was put: with a later look; with settings that need a fresh start.
+class OtherLooks:
+    """What looks at other moments say of the candidates.
 
-    ``compared_pages``: candidate mappings that a later look could compare; None: there was none.
-    ``freed_if_still_frames``: what would become free if no page changed; None: none did, or as
-    above.
+    ``compared_pages``: mappings that they could compare. ``freed_if_still_frames``: what would
+    become free if no page changed; None: none did. ``changed_before_pages``: mappings that changed
+    between earlier looks only; ``freed_of_still_frames``: what would become free without these as
+    well; None: there are none.
     """
 
-    compared_pages: int | None = None
-    freed_if_still_frames: int | None = None
+    compared_pages: int
+    freed_if_still_frames: int | None
+    changed_before_pages: int
+    freed_of_still_frames: int | None
+
+    def moved_frames(self, freed_frames: int) -> int | None:
+        """Of what would become free if nothing changed, what moved; ``freed_frames``: what does."""
+        if not self.compared_pages:
+            return None
+        if self.freed_if_still_frames is None:
+            return 0
+        least = self.freed_of_still_frames
+        return self.freed_if_still_frames - (freed_frames if least is None else least)
+
+
+@dataclass(frozen=True)
+class Told:
+    """How the question was put: with other looks; with settings that need a fresh start."""
+
+    looks: OtherLooks | None = None
     starts_over: bool = False
 
 
@@ -174,24 +193,30 @@ def _starts_over(told: Told) -> str | None:
 
 
 def _changing(case: Case, coverage: Coverage, told: Told) -> str:
-    compared, total = coverage.compared_pages, coverage.candidate_pages
-    if not compared:
-        why = "One snapshot" if compared is None else "A later look that has none of these pages"
+    looks, compared, total = told.looks, coverage.compared_pages, coverage.candidate_pages
+    if not looks or not compared:
+        why = "One snapshot" if compared is None else "Another look that has none of these pages"
         return (
             f"{why} can't tell which pages keep changing: those never merge, so pages_shared "
             "and pages_sharing are upper bounds."
         )
     text = (
-        f"{compared:,} of {total:,} candidate mappings could be compared with a later look, "
-        f"{coverage.changed_pages:,} changed and are taken to keep changing: they count as "
-        "volatile."
+        f"{compared:,} of {total:,} candidate mappings could be compared with another look, "
+        f"{coverage.changed_pages:,} changed or were new and are taken to keep changing: they "
+        "count as volatile."
     )
-    moved, still = coverage.moved_frames or 0, told.freed_if_still_frames
+    if looks.changed_before_pages:
+        text += (
+            f" {looks.changed_before_pages:,} more changed between earlier looks only: they count "
+            "as they were at the last one."
+        )
+    moved, still = coverage.moved_frames or 0, looks.freed_if_still_frames
     if moved > 0 and still:
         mib = moved * case.rules.page_bytes / 2**20
         text += (
-            f" With them, {moved / still:.1%} of what the first look would free moved between the "
-            f"looks ({moved:,} of {still:,} frames, {mib:,.1f} MiB): it counts as not saved."
+            f" With them, {moved / still:.1%} of what would become free if nothing changed moved "
+            f"between the looks ({moved:,} of {still:,} frames, {mib:,.1f} MiB)"
+            + (": it counts as not saved." if looks.freed_of_still_frames is None else ".")
         )
     if compared < total:
         text += " Which of the others keep changing is not known: if some do, fewer pages merge."

@@ -19,14 +19,14 @@ class Coverage:
 
     ``candidate_pages``: mappings found that ksmd would visit; ``hashed_pages`` of them with known
     content, ``unknown_pages`` without, ``unknown_by_reason`` (reason: pages). ``compared_pages``:
-    candidates that a later look has too; None: there was none. ``changed_pages``: candidates that
-    keep changing. ``moved_frames``: how many more would become free if these held still; None:
-    no later look has any candidate. ``page_table_missing_pages``: entries of candidate VMAs whose
-    page table could not be read. ``lost_pages``: anonymous pages that the kernel counts and nobody
-    was found to map; only where every process is selected. ``swap_pages``,
-    ``nonpresent_pages``: of candidate VMAs, not visited while they are so.
-    ``unknown_frames``: distinct frames of ``unknown_pages``. ``pages_sharing_at_most``: the
-    counter if all that was not read merged.
+    candidates that another look has too; None: there was none. ``changed_pages``: candidates that
+    keep changing. ``moved_frames``: how many more would become free if nothing changed than if all
+    that ever did between looks were left out; None: no other look has any candidate.
+    ``page_table_missing_pages``: entries of candidate VMAs whose page table could not be read.
+    ``lost_pages``: anonymous pages that the kernel counts and nobody was found to map; only where
+    every process is selected. ``swap_pages``, ``nonpresent_pages``: of candidate VMAs, not visited
+    while they are so. ``unknown_frames``: distinct frames of ``unknown_pages``.
+    ``pages_sharing_at_most``: the counter if all that was not read merged.
     """
 
     candidate_pages: int

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from estimator.arrays import Mask
 from estimator.errors import CannotAnswerError
 from estimator.ksm.accounting import freed_frames, unmapped_pieces
-from estimator.ksm.candidates import Candidates, find_candidates
+from estimator.ksm.candidates import find_candidates
 from estimator.ksm.case import Case
-from estimator.ksm.caveats import Told
+from estimator.ksm.caveats import OtherLooks, Told
 from estimator.ksm.contents import group_by_content
 from estimator.ksm.fate import Fate, settle
 from estimator.ksm.frames import frame_facts
@@ -101,31 +102,42 @@ def ask(
     starts_over = has_to_start_over(snapshot, policy, ksm)
     if starts_over:
         snapshot = unmerged(snapshot)
-    moves = changes is not None and changes.changed.any()
-    still = _freed_if_still(snapshot, policy, rules) if moves else None
-    case = _case(snapshot, policy, rules, changes)
+    case = _case(snapshot, policy, rules, changes.changed if changes else None)
     candidates = case.candidates
     if len(candidates.frame) and not case.facts.known.any():
         raise CannotAnswerError(
             "no page of any process could be read: there is nothing to compare",
             hint="take a dump that includes user pages (makedumpfile -d 1, 3, 17 or 19)",
         )
-    told = Told(_compared(changes, candidates), still, starts_over)
-    return Question(case, policy, told, as_found)
+    looks = _other_looks(case, policy, changes) if changes else None
+    return Question(case, policy, Told(looks, starts_over), as_found)
 
 
-def _case(snapshot: Snapshot, policy: Policy, rules: Rules, changes: Changes | None) -> Case:
-    candidates = find_candidates(snapshot, policy, rules, changes.changed if changes else None)
+def _case(snapshot: Snapshot, policy: Policy, rules: Rules, changed: Mask | None) -> Case:
+    candidates = find_candidates(snapshot, policy, rules, changed)
     facts = frame_facts(snapshot, candidates, rules)
     frame = snapshot.mappings["frame_id"].to_numpy()
     contents = group_by_content(snapshot.frames, facts, frame, rules)
     return Case(snapshot, rules, candidates, contents, facts)
 
 
-def _freed_if_still(snapshot: Snapshot, policy: Policy, rules: Rules) -> int:
-    """Frames that would become free if no page changed."""
-    case = _case(snapshot, policy, rules, None)
-    return freed_frames(case, settle(case), unmapped_pieces(case)).frames
+def _other_looks(case: Case, policy: Policy, changes: Changes) -> OtherLooks:
+
+    def pages(mask: Mask) -> int:
+        rows = (case.candidates.row_numbers(), case.candidates.changing)
+        return sum(int(np.count_nonzero(mask[part])) for part in rows)
+
+    def freed(changed: Mask | None) -> int:
+        other = _case(case.snapshot, policy, case.rules, changed)
+        return freed_frames(other, settle(other), unmapped_pieces(other)).frames
+
+    ever = changes.changed | changes.changed_before
+    return OtherLooks(
+        compared_pages=pages(changes.compared),
+        freed_if_still_frames=freed(None) if ever.any() else None,
+        changed_before_pages=pages(changes.changed_before),
+        freed_of_still_frames=freed(ever) if changes.changed_before.any() else None,
+    )
 
 
 def _with_contents(info: Mapping[str, Any]) -> str:
@@ -134,14 +146,6 @@ def _with_contents(info: Mapping[str, Any]) -> str:
     if info["source"].get("kind") == "core":
         again += f"; for a dump with user pages, {better_dump(info['kernel']['release'])}"
     return f"{again}; until then, predict and report give an upper bound"
-
-
-def _compared(changes: Changes | None, candidates: Candidates) -> int | None:
-    """How many candidate mappings a later look could compare; None if there was none."""
-    if changes is None:
-        return None
-    rows = (candidates.row_numbers(), candidates.changing)
-    return sum(int(np.count_nonzero(changes.compared[part])) for part in rows)
 
 
 def _require_nodes(snapshot: Snapshot) -> None:

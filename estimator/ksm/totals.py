@@ -63,11 +63,9 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
     khugepaged = sharing_bounds(case, fate, sharing)
     unmapped = unmapped_pieces(case)
     freed = freed_frames(case, fate, unmapped)
-    still = told.freed_if_still_frames
-    moved = None
-    if told.compared_pages:
-        moved = 0 if still is None else still - freed.frames
-    coverage = coverage_of(case, unknown, sharing, told.compared_pages, moved)
+    compared = told.looks.compared_pages if told.looks else None
+    moved = told.looks.moved_frames(freed.frames) if told.looks else None
+    coverage = coverage_of(case, unknown, sharing, compared, moved)
     columns = {name: per_mm[name].to_numpy() for name in (*_SUMS, "ksm_process_profit")}
     return Prediction(
         snapshot=case.snapshot,

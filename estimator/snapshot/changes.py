@@ -18,17 +18,21 @@ from estimator.snapshot.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class Changes:
-    """What a later look says of each mapping: bool per row of ``mappings``.
+    """What another look says of each mapping: bool per row of ``mappings``.
 
     ``compared``: its bytes are known in both. ``changed``: they differ; only where ``compared``.
+    ``changed_before``: of several looks, they differed in an earlier pair and not in the last.
     """
 
     changed: Mask
     compared: Mask
+    changed_before: Mask
 
     def __or__(self, other: Changes) -> Changes:
         """What two later looks say together."""
-        return Changes(self.changed | other.changed, self.compared | other.compared)
+        changed = self.changed | other.changed
+        before = (self.changed_before | other.changed_before) & ~changed
+        return Changes(changed, self.compared | other.compared, before)
 
 
 def known_changes(snapshot: Snapshot, later: Snapshot | None) -> Changes | None:
@@ -39,15 +43,31 @@ def known_changes(snapshot: Snapshot, later: Snapshot | None) -> Changes | None:
     several = snapshot.info.get("passes", {}).get("count", 1) > 1
     if later is None and not several:
         return None
-    flags = snapshot.mappings["flags"].to_numpy()
-    changed, compared = (
-        (flags & np.uint8(flag)) != 0 for flag in (MappingFlag.CHANGED, MappingFlag.COMPARED)
-    )
-    known = Changes(changed, compared)
+    known = of_passes(snapshot)
     if later is None:
         return known
     require_pair(snapshot, later)
     return known | changed_mappings(snapshot, later)
+
+
+def of_passes(snapshot: Snapshot) -> Changes:
+    """What the flags of ``mappings`` say; of a single pass: nothing."""
+    flags = snapshot.mappings["flags"].to_numpy()
+    bits = (MappingFlag.CHANGED, MappingFlag.COMPARED, MappingFlag.CHANGED_BEFORE)
+    return Changes(*((flags & np.uint8(bit)) != 0 for bit in bits))
+
+
+def with_flags(snapshot: Snapshot, changes: Changes) -> Snapshot:
+    """``snapshot`` with ``changes`` in the flags of ``mappings``, in place of what was there."""
+    bits = {
+        MappingFlag.CHANGED: changes.changed,
+        MappingFlag.COMPARED: changes.compared,
+        MappingFlag.CHANGED_BEFORE: changes.changed_before,
+    }
+    flags = snapshot.mappings["flags"].to_numpy().copy()
+    for bit, mask in bits.items():
+        flags = np.where(mask, flags | np.uint8(bit), flags & np.uint8(0xFF ^ bit))
+    return replace(snapshot, mappings=snapshot.mappings.assign(flags=flags))
 
 
 def with_changes(snapshot: Snapshot, later: Snapshot | None) -> Snapshot:
@@ -59,16 +79,9 @@ def with_changes(snapshot: Snapshot, later: Snapshot | None) -> Snapshot:
         return snapshot
     known = known_changes(snapshot, later)
     assert known is not None
-    flags = snapshot.mappings["flags"].to_numpy().copy()
-    flags[known.changed] |= np.uint8(MappingFlag.CHANGED)
-    flags[known.compared] |= np.uint8(MappingFlag.COMPARED)
     passes = dict(snapshot.info.get("passes", {}))
     passes["count"] = max(2, passes.get("count", 1))
-    return replace(
-        snapshot,
-        info=snapshot.info | {"passes": passes},
-        mappings=snapshot.mappings.assign(flags=flags),
-    )
+    return replace(with_flags(snapshot, known), info=snapshot.info | {"passes": passes})
 
 
 def require_pair(earlier: Snapshot, later: Snapshot) -> None:
@@ -147,26 +160,34 @@ def changed_mappings(earlier: Snapshot, later: Snapshot) -> Changes:
     The place is (pid and start time of the process, address). cmp_and_merge_page() in mm/ksm.c
     compares a page's checksum with the one it had a scan before and goes no further if they differ.
     A page that changed and changed back passes, there and here. Mappings that are missing or could
-    not be read in one of the two are not compared. Raises UsageError if the hashes of the snapshots
-    can't be compared.
+    not be read in one of the two are not compared. It serves the other way round as well. Raises
+    UsageError if the hashes of the snapshots can't be compared.
     """
     if not same_hash(earlier, later):
         raise UsageError(
             "the hashes of the two snapshots have different seeds and can't be compared",
             hint="collect LATER with --like FIRST.ksm",
         )
-    mm_of_later = _same_processes(earlier, later)
-    places, rows = _places(later, mm_of_later)
-    wanted, _ = _places(earlier, np.arange(len(earlier.processes), dtype=np.int64))
-    changed, compared = np.zeros(len(wanted), np.bool_), np.zeros(len(wanted), np.bool_)
-    place, here = find(places, wanted)
+    there = same_place(earlier, later)
+    changed, compared, nowhere = (np.zeros(len(there), np.bool_) for _ in range(3))
+    here = np.flatnonzero(there >= 0)
     before = earlier.mappings["frame_id"].to_numpy()[here]
-    after = later.mappings["frame_id"].to_numpy()[rows[place]]
+    after = later.mappings["frame_id"].to_numpy()[there[here]]
     compared[here] = (earlier.frames["unknown"].to_numpy()[before] == 0) & (
         later.frames["unknown"].to_numpy()[after] == 0
     )
     changed[here] = compared[here] & (_hashes(earlier)[before] != _hashes(later)[after])
-    return Changes(changed, compared)
+    return Changes(changed, compared, nowhere)
+
+
+def same_place(snapshot: Snapshot, other: Snapshot) -> npt.NDArray[np.int64]:
+    """For each row of ``snapshot.mappings`` the row of ``other`` at its place, -1 where none is."""
+    places, rows = _places(other, _same_processes(snapshot, other))
+    wanted, wanted_rows = _places(snapshot, np.arange(len(snapshot.processes), dtype=np.int64))
+    found = np.full(len(wanted), -1, dtype=np.int64)
+    place, here = find(places, wanted)
+    found[wanted_rows[here]] = rows[place]
+    return found
 
 
 def same_hash(earlier: Snapshot, later: Snapshot) -> bool:

@@ -13,8 +13,9 @@ class MappingFlag(enum.IntFlag):
     WRITABLE = 4
     DIRTY = 8
     MERGED = 16  # its rmap_item sits on a live stable node
-    CHANGED = 32  # a later pass found other bytes here; never set where info has no "passes"
-    COMPARED = 64  # a later pass could read what is here, as the first one did
+    CHANGED = 32  # the pass before had other bytes or nothing here; only where info has "passes"
+    COMPARED = 64  # two passes, one after the other, know what is here
+    CHANGED_BEFORE = 128  # it changed between earlier passes, and not before the last one
 
 
 class FrameKind(enum.IntEnum):

@@ -97,6 +97,22 @@ def settle(min_scans: int = 4, stable_scans: int = 3) -> list[dict[str, int]]:
     return [dict(zip(HISTORY, map(int, line.split()), strict=True)) for line in lines]
 
 
+def scans(seconds: float) -> Iterator[dict[str, int]]:
+    """The counters after each full scan; ksmd sleeps for ``seconds`` after each.
+
+    ksm_do_scan() ends with the last page of a full scan, whatever pages_to_scan is.
+    """
+    _write("sleep_millisecs", str(int(1000 * seconds)))
+    _write("run", "1")
+    while True:
+        before, deadline = _read("full_scans"), time.monotonic() + SETTLE_SECONDS
+        while _read("full_scans") == before:
+            if time.monotonic() > deadline:
+                raise LabError(f"ksmd made no full scan in {SETTLE_SECONDS:.0f} seconds")
+            time.sleep(0.05)
+        yield {name: int(_read(name)) for name in HISTORY}
+
+
 def report() -> State:
     """What the kernel says now."""
     return State(**json.loads(_probe("report")))

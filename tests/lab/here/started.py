@@ -99,6 +99,10 @@ class Started:
         """How many of them have written ``text``."""
         return sum(text in path.read_text(errors="replace") for path in self._logs())
 
+    def rounds(self) -> int:
+        """How often the load has asked all of them."""
+        return sum(path.read_text(errors="replace").count("round\n") for path in self._logs())
+
     def ask(self, name: str, request: bytes, times: int = 1) -> None:
         """Send ``request`` to the socket ``name`` and wait for an answer."""
         path = self.place / name
