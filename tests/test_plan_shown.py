@@ -52,3 +52,32 @@ def test_no_plan_has_no_risks() -> None:
         text = shown(nothing, make_plan(nothing, policy), 80)
         assert "There is nothing to propose." in text
         assert "Risk" not in text
+
+
+def test_what_is_on_and_was_not_selected_is_said() -> None:
+    """The two batch processes have 400 equal pages each, opted in; half of these become free."""
+    plan = make_plan(SNAPSHOT, Policy(comms=("loner",)))
+    (row,) = plan.elsewhere.to_dict("records")
+    assert (row["cgroup"], row["comm"]) == ("/system.slice/batch.service", "batch")
+    assert (row["pids"], row["vmas"]) == ([1013, 1014], 2)
+    assert (row["scanned_pages"], row["saved_pages"]) == (800, 400)
+    text = " ".join(shown(SNAPSHOT, plan, 80).split())
+    assert "On already elsewhere" in text
+    assert "each full scan has 800 pages more" in text
+    assert "of program loner" in text
+    for policy in (Policy(), Policy(comms=("batch",)), Policy(scope="enabled")):
+        plan = make_plan(SNAPSHOT, policy)
+        assert plan.elsewhere.empty
+        assert "elsewhere" not in shown(SNAPSHOT, plan, 80).partition("Settings of ksmd")[0]
+
+
+def test_what_is_on_elsewhere_is_said_where_nothing_is_proposed() -> None:
+    snapshot = system(
+        [
+            Process("db", [Area([1, 2, 3])]),
+            Process("on", [Area([5] * 50, mergeable=True)]),
+        ]
+    )
+    text = shown(snapshot, make_plan(snapshot, Policy(comms=("db",))), 80)
+    assert "There is nothing to propose." in text
+    assert "On already elsewhere" in text

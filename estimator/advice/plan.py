@@ -20,6 +20,7 @@ import pandas as pd
 
 from estimator.advice.attribution import contributions, page_bytes
 from estimator.advice.borders import domain_signature
+from estimator.advice.elsewhere import on_elsewhere
 from estimator.advice.frontier import Patterns, Peeling, frontier, patterns
 from estimator.advice.host import Host, host_of, machine_names
 from estimator.advice.opt_in import Means, OptIns, opt_ins, visited_pages
@@ -59,7 +60,8 @@ class Plan:
     lines and what is on; ``everything``: for all candidates; ``prediction``: for exactly this plan.
     ``frontier``: groups of VMAs, best first: cgroup, comm, name, and cumulated scanned_pages and
     saved_pages. ``within``: the border that counted sharing may not cross; ``within_pages``: frames
-    that the plan saves without crossing it. ``running``: KSM is on.
+    that the plan saves without crossing it. ``elsewhere``: what is on and was not selected, see
+    ``on_elsewhere``; it is in no number of the plan. ``running``: KSM is on.
     """
 
     share: float
@@ -74,6 +76,7 @@ class Plan:
     reachable: Prediction
     prediction: Prediction
     within_pages: int
+    elsewhere: pd.DataFrame
     host: Host
     running: bool
 
@@ -128,6 +131,7 @@ def make_plan(
         reachable=reachable,
         prediction=prediction,
         within_pages=Peeling(found, max(len(lines), 1)).saved_pages,
+        elsewhere=on_elsewhere(snapshot, everything),
         host=host_of(snapshot),
         running=snapshot.info["ksm"].get("run") == 1,
     )

@@ -109,6 +109,7 @@ def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
             line | {"commands": commands}
             for line, commands in zip(records(plan.lines), opt_in_commands(plan), strict=True)
         ],
+        "on_elsewhere": records(plan.elsewhere),
         "coverage": plan.everything.coverage.to_json(),
         "counters": plan.prediction.counters,
         "physical": plan.prediction.physical,

@@ -36,8 +36,9 @@ def plan_sections(snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk
     """What to opt in, what to type, how to set ksmd, the frontier, the risk."""
     size = page_bytes(snapshot)
     first, *more = plan_words(snapshot, plan)
+    elsewhere = [_elsewhere(plan, size)] if len(plan.elsewhere) else []
     if not _pays(plan):
-        return [Section(first, note=" ".join(more))]
+        return [Section(first, note=" ".join(more)), *elsewhere]
     if len(plan.lines):
         more.append(f"ksmd takes {cpu_words(schedule.proposed)} for it.")
     sections = [Section(first, note=" ".join(more))]
@@ -46,6 +47,7 @@ def plan_sections(snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk
         sections.append(_lines("What to opt in", to_do, size))
     if len(on):
         sections.append(_lines("On already: nothing to change", on, size))
+    sections += elsewhere
     if len(to_do):
         sections.append(
             Section(
@@ -93,7 +95,9 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
         for one in (plan.prediction, plan.everything, plan.reachable)
     )
     enabled = plan.everything.policy.scope == "enabled"
+    chosen = words.chosen_words(plan.everything.policy)
     whole = "all that is opted in now" if enabled else "everything opted in"
+    whole += f" of {chosen}" if chosen else ""
     part = percent(scanned, everything.scanned_pages)
     number = len(plan.to_do)
     if number:
@@ -190,6 +194,27 @@ def _lines(title: str, lines: pd.DataFrame, size: int) -> Section:
     sums = ("scanned_pages", "merged_pages", "saved_pages", "profit_bytes")
     total = {name: rows[name].sum() for name in sums}
     return Section(title, rows, columns, limit=_BLOCKS, total=total)
+
+
+def _elsewhere(plan: Plan, size: int) -> Section:
+    """What was not selected and is on all the same."""
+    on = plan.elsewhere.assign(means="on", uid=-1)
+    rows = on.assign(
+        what=[line_words(row) for row in on.to_dict("records")], processes=on["pids"].map(len)
+    )
+    columns = [
+        Column("what", "what"),
+        pages("processes", "processes"),
+        memory("scans", "scanned_pages", size),
+        memory("frees", "saved_pages", size),
+    ]
+    total = {name: rows[name].sum() for name in ("processes", "scanned_pages", "saved_pages")}
+    note = (
+        "Not selected, so in no other number here. While KSM runs, ksmd scans this too: each full "
+        f"scan has {plural(total['scanned_pages'], 'page')} more, and pages of what is selected "
+        "merge with equal ones of it. Leave out the selectors to plan for all of it together."
+    )
+    return Section("On already elsewhere", rows, columns, limit=15, total=total, note=note)
 
 
 def _ksmtuned_words(plan: Plan) -> list[str]:
