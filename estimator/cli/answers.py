@@ -189,7 +189,7 @@ def compare(
 
     The options are for snapshots: what is in a file was predicted already.
     """
-    from estimator.advice.compare import changed_contents
+    from estimator.advice.changed_contents import changed_contents
     from estimator.advice.compare import compare as compare_predictions
     from estimator.report.as_json import comparison_json
     from estimator.report.asked import policy_words

@@ -132,12 +132,16 @@ def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """What changed between two predictions as one JSON object."""
+    contents = comparison.contents
     return {
+        "asked": comparison.asked,
+        "page_bytes": comparison.page_bytes,
         "numbers": records(comparison.numbers),
         "programs": records(comparison.programs),
         "origins": comparison.origins.to_dict("records"),
         "settings": comparison.settings.to_dict("records"),
-        "changed_contents": None if comparison.contents is None else records(comparison.contents),
+        "changed_contents": None if contents is None else records(contents.by_vma),
+        "not_compared": None if contents is None else records(contents.not_compared),
     }
 
 

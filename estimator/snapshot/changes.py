@@ -155,9 +155,9 @@ def changed_mappings(earlier: Snapshot, later: Snapshot) -> Changes:
             "the hashes of the two snapshots have different seeds and can't be compared",
             hint="collect LATER with --like FIRST.ksm",
         )
-    mm_of_later = _same_processes(earlier, later)
-    places, rows = _places(later, mm_of_later)
-    wanted, _ = _places(earlier, np.arange(len(earlier.processes), dtype=np.int64))
+    mm_of_later = same_processes(earlier, later)
+    places, rows = places_of(later, mm_of_later)
+    wanted, _ = places_of(earlier, np.arange(len(earlier.processes), dtype=np.int64))
     changed, compared = np.zeros(len(wanted), np.bool_), np.zeros(len(wanted), np.bool_)
     place, here = find(places, wanted)
     before = earlier.mappings["frame_id"].to_numpy()[here]
@@ -175,7 +175,7 @@ def same_hash(earlier: Snapshot, later: Snapshot) -> bool:
     return all(first.get(key) == second.get(key) for key in ("name", "seed"))
 
 
-def _same_processes(earlier: Snapshot, later: Snapshot) -> npt.NDArray[np.int64]:
+def same_processes(earlier: Snapshot, later: Snapshot) -> npt.NDArray[np.int64]:
     """mm_id in ``earlier`` of every process of ``later``, -1 if it was not there."""
     known = {
         key: mm
@@ -187,7 +187,7 @@ def _same_processes(earlier: Snapshot, later: Snapshot) -> npt.NDArray[np.int64]
     return np.array([known.get(key, -1) for key in keys], dtype=np.int64)
 
 
-def _places(
+def places_of(
     snapshot: Snapshot, mm: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
     """Where each mapping is, as one number, in ascending order, and the rows in that order.
