@@ -261,7 +261,7 @@ def verify(
     prediction = _predict(opened, policy)
     verification = verify_prediction(prediction, read_reality(root))
     if as_json:
-        click.echo(json.dumps(verification_json(verification)))
+        click.echo(json.dumps(verification_json(prediction, verification)))
     else:
         console = make_console(sys.stdout)
         render_verification(opened, prediction.policy, verification, console, _tables(top))

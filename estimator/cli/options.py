@@ -58,7 +58,9 @@ later_option = click.option(
     metavar="LATER.ksm",
     help="A second snapshot of the same system: what changed in between never merges.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object on stdout; its fields: docs/schemas."
+)
 top_option = click.option(
     "--top",
     type=click.IntRange(min=0),
