@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
+from estimator.cli.completion import sort_columns
 from estimator.cli.coverage import require_contents, require_coverage, require_share
 from estimator.cli.options import (
     force_option,
@@ -81,7 +82,12 @@ _advice_options = options(
 @snapshot_argument
 @policy_options
 @top_option
-@click.option("--sort", metavar="COLUMN", help="Sort tables by this column: net, scanned, pid ...")
+@click.option(
+    "--sort",
+    metavar="COLUMN",
+    shell_complete=sort_columns,
+    help="Sort tables by this column: net, scanned, pid ...",
+)
 @_advice_options
 @min_coverage_option
 @json_option

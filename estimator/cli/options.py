@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from estimator.cli.completion import from_processes
 from estimator.units import printable
 
 _QUIET = "quiet"
@@ -116,13 +117,21 @@ _who_and_how = options(
         "pids",
         type=int,
         multiple=True,
+        shell_complete=from_processes("pid"),
         help="Only this process. Each selector can be repeated; of several kinds all must fit.",
     ),
-    click.option("--comm", "comms", multiple=True, help="Only processes of this name: 'worker*'."),
+    click.option(
+        "--comm",
+        "comms",
+        multiple=True,
+        shell_complete=from_processes("comm"),
+        help="Only processes of this name: 'worker*'.",
+    ),
     click.option(
         "--cgroup",
         "cgroups",
         multiple=True,
+        shell_complete=from_processes("cgroup"),
         help="Only this cgroup and those below it: 'system.slice/web*'.",
     ),
     click.option(
