@@ -26,6 +26,7 @@ from estimator.cli.options import (
     top_option,
 )
 from estimator.cli.private_file import write_private
+from estimator.cli.streams import say
 from estimator.cli.whatif import show_why
 from estimator.errors import (
     EXIT_DIFFERS,
@@ -280,7 +281,7 @@ def verify(
     if differing := verification.differing(tolerance):
         beyond = f" by more than {tolerance:g} %" if tolerance else ""
         message = f"the kernel differs{beyond} in {', '.join(differing)}"
-        click.echo(f"ksm-estimator: {message}", err=True)
+        say(f"ksm-estimator: {message}")
         sys.exit(EXIT_DIFFERS)
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from estimator.cli.completion import from_processes
-from estimator.units import printable
+from estimator.cli.streams import say
 
 _QUIET = "quiet"
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -98,7 +98,7 @@ def quiet() -> bool:
 def note(message: str) -> None:
     """Say ``message`` on stderr, unless -q was given."""
     if not quiet():
-        click.echo(printable(message), err=True)
+        say(message)
 
 
 def _scope(default: str) -> Callable[[Any], Any]:
