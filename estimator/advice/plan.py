@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from estimator.advice.elsewhere import on_elsewhere
 from estimator.advice.frontier import Patterns, Peeling, frontier, patterns
 from estimator.advice.host import Host, host_of, machine_names
 from estimator.advice.opt_in import Means, OptIns, opt_ins, visited_pages
+from estimator.advice.program_file import program_file
 from estimator.advice.smallest import Best, best_sets
 from estimator.arrays import Ints, Mask
 from estimator.errors import UsageError
@@ -48,7 +49,7 @@ class Plan:
     (opted_in): means ("unit": MemoryKSM= of a systemd service, "program": prctl by what starts it,
     "vm": configuration of a virtual machine, "vma": madvise, "on": nothing), cgroup, comm (empty
     for a unit, the name of a vm), name (label of the VMAs, for "vma"), uid (-1 for all), pids
-    (list), program (file of the oldest process, else its name), by_libvirt (who started it),
+    (list), program (file of the oldest process, see ``program_file``), by_libvirt (who started it),
     processes, vmas, mapped_bytes (of these VMAs), address (u64, of the first), scanned_pages,
     merged_pages (of these, on stable nodes or the zero page), saved_pages (f64, its part of the
     saving), profit_bytes (net: saved less its part of KSM's records), loss_pages (saved frames lost
@@ -259,9 +260,11 @@ def _price(
     grouped = table.groupby("line")
     pids = {line: sorted(set(rows["pid"].tolist())) for line, rows in grouped}
     oldest = [snapshot.processes.iloc[int(rows["mm_id"].iloc[0])] for _, rows in grouped]
+    names, mm = snapshot.vmas["name"], snapshot.vmas["mm_id"]
+    files = [program_file(one, names[mm == one["mm_id"]]) for one in oldest]
     priced = lines.assign(
         pids=pd.Series(pids, dtype=object),
-        program=pd.Series([_program(one) for one in oldest], [*pids], dtype=object),
+        program=pd.Series(files, [*pids], dtype=object),
         by_libvirt=pd.Series(["guest=" in str(one["cmdline"]) for one in oldest], [*pids]),
         processes=grouped["mm_id"].nunique(),
         vmas=grouped["vma_id"].size(),
@@ -277,12 +280,3 @@ def _price(
     counts = priced[~priced["opted_in"] | (priced["scanned_pages"] > 0)]
     order = ["opted_in", "saved_pages"]
     return counts.sort_values(order, ascending=[True, False], kind="stable", ignore_index=True)
-
-
-def _program(process: pd.Series[Any]) -> str:
-    """The file that it runs, if its command line says it: that may say anything. No arguments.
-
-    They may be secrets.
-    """
-    words = str(process["cmdline"]).replace("\0", " ").split()
-    return words[0] if words and "/" in words[0] else str(process["comm"])
