@@ -180,7 +180,8 @@ def _first_that_saves(
     whole = all_pages if all_pages > 0 else sets[-1].net_pages
     last = len(sets) - 1
     first = next((n for n, one in enumerate(sets) if one.net_pages >= share * whole), len(sets))
-    goal = share * reachable.physical["net_bytes_saved"]
+    most = reachable.physical["net_bytes_saved"]
+    goal = min(share * most, most)  # below 0, where what is on costs more than it frees
 
     @cache
     def answer(number: int) -> Prediction:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from estimator.advice.compare import Comparison
 from estimator.advice.verify import Verification
-from estimator.report.asked import moment_words
+from estimator.report.asked import host_words, moment_words
 from estimator.report.prediction_sections import Section
 from estimator.report.tables import Column, pages
 from estimator.snapshot.identity import Identity
@@ -150,7 +150,7 @@ def _fact(value: Any, show: Callable[[Any], str]) -> str:
 
 
 _FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "host": ("host", str),
+    "host": ("host", lambda name: host_words({"host": name})),
     "boot_id": ("boot-id", str),
     "machine_id": ("machine-id", str),
     "release": ("Linux", str),

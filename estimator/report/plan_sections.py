@@ -91,7 +91,7 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
         )
     scanned = scanned_pages(plan.prediction)
     net, most, lines_net = (
-        human_bytes(one.physical["net_bytes_saved"])
+        _or_nothing(one.physical["net_bytes_saved"])
         for one in (plan.prediction, plan.everything, plan.reachable)
     )
     enabled = plan.everything.policy.scope == "enabled"
@@ -102,7 +102,8 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
     number = len(plan.to_do)
     if number:
         with_on = "With what is on already that" if number < len(plan.lines) else "That"
-        sentences.append(f"Opt in the {plural(number, 'line')} below. {with_on} frees {net} net,")
+        lines = "line" if number == 1 else f"{count(number)} lines"
+        sentences.append(f"Opt in the {lines} below. {with_on} frees {net} net,")
     else:
         left = (
             "KSM runs, and nothing is left to do"
@@ -120,11 +121,11 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
         f" {whole} {most}. ksmd scans {part} of the pages for it ({count(scanned)} of "
         f"{count(everything.scanned_pages)})."
     )
-    if not plan.share_reached:
+    if not plan.share_reached and plan.possible > number:
+        others = plural(plan.possible - number, "line")
         sentences.append(
-            f"That is less than the {percent(plan.share, 1)} asked for: each of the other "
-            f"{plural(plan.possible - number, 'line')} would bring less than "
-            f"{human_bytes(plan.worth_bytes)}, which is not worth doing."
+            f"That is less than the {percent(plan.share, 1)} asked for: each of the other {others} "
+            f"would bring {_less(plan.worth_bytes)}, which is not worth doing."
         )
     if plan.within:
         inside = human_bytes(plan.within_pages * page_bytes(snapshot))
@@ -148,10 +149,18 @@ def _why_nothing(plan: Plan, worth_it: bool) -> str:
         return "There is nothing to propose."
     if plan.possible:
         lines = plural(plan.possible, "line")
-        worth = human_bytes(plan.worth_bytes)
-        return f"There is nothing to propose: each of {lines} would bring less than {worth}."
+        less = _less(plan.worth_bytes)
+        return f"There is nothing to propose: each of {lines} would bring {less}."
     means = " and ".join(f"--only {name}" for name, one in MEANS.items() if one in plan.only)
     return f"There is nothing to propose{f' with {means}' if means else ''}."
+
+
+def _or_nothing(net_bytes: int) -> str:
+    return human_bytes(net_bytes) if net_bytes > 0 else "nothing"
+
+
+def _less(worth_bytes: int) -> str:
+    return f"less than {human_bytes(worth_bytes)}" if worth_bytes > 1 else "nothing"
 
 
 def line_words(line: Mapping[Hashable, Any]) -> str:
