@@ -103,7 +103,7 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
     if number:
         with_on = "With what is on already that" if number < len(plan.lines) else "That"
         lines = "line" if number == 1 else f"{count(number)} lines"
-        sentences.append(f"Opt in the {lines} below. {with_on} frees {net} net,")
+        frees = [f"Opt in the {lines} below. {with_on} frees {net} net"]
     else:
         left = (
             "KSM runs, and nothing is left to do"
@@ -114,11 +114,13 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
         if not plan.possible and scanned < everything.scanned_pages:
             by = " or ".join(f"--only {name}" for name, one in MEANS.items() if one in plan.only)
             nothing = f"There is nothing to opt in{f' with {by}' if by else ''}: see other means."
-        sentences.append(f"{nothing} What is on already frees {net} net,")
+        frees = [f"{nothing} What is on already frees {net} net"]
     if plan.possible > number:
-        sentences[-1] += f" all {plural(plan.possible, 'line')} to choose from {lines_net},"
-    sentences[-1] += (
-        f" {whole} {most}. ksmd scans {part} of the pages for it ({count(scanned)} of "
+        frees.append(f"all {plural(plan.possible, 'line')} to choose from {lines_net}")
+    if number or most != net:
+        frees.append(f"{whole} {most}")
+    sentences.append(
+        f"{', '.join(frees)}. ksmd scans {part} of the pages for it ({count(scanned)} of "
         f"{count(everything.scanned_pages)})."
     )
     if not plan.share_reached and plan.possible > number:

@@ -28,6 +28,7 @@ _MATRIX_SIZE = 24
 _POINTS = 200
 _LABEL_LENGTH = 32
 _NARROW_INCHES, _NARROW_LABEL = 3.7, 16
+_STEPS = (1, 2, 2.5, 5, 10)
 _BLUE, _GREEN, _GREY = "#1f5fa8", "#2b8a3e", "#868e96"
 
 
@@ -54,7 +55,7 @@ def frontier_figure(snapshot: Snapshot, plan: Plan, *, narrow: bool = False) -> 
     axes.set_ylabel("saved (MiB)")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 8))
+    axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 8, steps=_STEPS))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -91,7 +92,7 @@ def contribution_figure(
     _label(axes.set_yticks, places, names, length=_NARROW_LABEL if narrow else _LABEL_LENGTH)
     axes.invert_yaxis()
     axes.set_xlabel("MiB")
-    axes.xaxis.set_major_locator(MaxNLocator(3 if narrow else 8))
+    axes.xaxis.set_major_locator(MaxNLocator(3 if narrow else 8, steps=_STEPS))
     figure.legend(frameon=False, loc="outside upper center", ncols=len(series))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
