@@ -117,7 +117,7 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
         frees = [f"{nothing} What is on already frees {net} net"]
     if plan.possible > number:
         frees.append(f"all {plural(plan.possible, 'line')} to choose from {lines_net}")
-    if number or most != net:
+    if number or most != net or not enabled:
         frees.append(f"{whole} {most}")
     sentences.append(
         f"{', '.join(frees)}. ksmd scans {part} of the pages for it ({count(scanned)} of "
