@@ -24,7 +24,8 @@ advisor_options = options(
     click.option(
         "--advisor",
         type=click.Choice(["none", "scan-time"]),
-        help="Whether the kernel sets pages_to_scan itself (6.8 and newer); else as in the snapshot.",
+        help="Whether the kernel sets pages_to_scan itself (6.8 and newer); else as in the "
+        "snapshot.",
     ),
     click.option(
         "--target-scan-time",
