@@ -65,7 +65,7 @@ def test_what_is_on_and_was_not_selected_is_said() -> None:
     text = " ".join(shown(SNAPSHOT, plan, 80).split())
     assert "On already elsewhere" in text
     assert "each full scan has 800 pages more" in text
-    assert "of program loner" in text
+    assert "all of program loner 784 KiB." in text
     for policy in (Policy(), Policy(comms=("batch",)), Policy(scope="enabled")):
         plan = make_plan(SNAPSHOT, policy)
         assert plan.elsewhere.empty

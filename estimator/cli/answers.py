@@ -93,7 +93,10 @@ _advice_options = options(
 @min_coverage_option
 @json_option
 @click.option(
-    "--html", type=click.Path(path_type=Path, readable=False), metavar="FILE", help="Write a page."
+    "--html",
+    type=click.Path(path_type=Path, readable=False),
+    metavar="FILE",
+    help="Write a page for a browser.",
 )
 @force_option
 @click.option(

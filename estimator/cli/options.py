@@ -60,7 +60,10 @@ later_option = click.option(
     help="A second snapshot of the same system: what changed in between never merges.",
 )
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object on stdout; its fields: docs/schemas."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One JSON object on stdout; its fields: docs/schemas of a clone.",
 )
 top_option = click.option(
     "--top",

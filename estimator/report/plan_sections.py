@@ -96,8 +96,8 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
     )
     enabled = plan.everything.policy.scope == "enabled"
     chosen = words.chosen_words(plan.everything.policy)
-    whole = "all that is opted in now" if enabled else "everything opted in"
-    whole += f" of {chosen}" if chosen else ""
+    whole = f"all of {chosen}" if chosen else "all" if enabled else "everything opted in"
+    whole += " that is opted in now" if enabled else ""
     part = percent(scanned, everything.scanned_pages)
     number = len(plan.to_do)
     if number:
