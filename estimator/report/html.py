@@ -67,7 +67,7 @@ def report_page(
 def _figures(
     snapshot: Snapshot, prediction: Prediction, plan: Plan
 ) -> list[tuple[str, dict[str, Figure]]]:
-    """Title and forms of each picture: one for a screen and one for a phone, or one that scrolls.
+    """Title and forms of each picture: for a screen, and for a phone, where a whole one scrolls.
 
     ``report.css`` shows the form that fits.
     """
@@ -87,7 +87,10 @@ def _figures(
         ),
         (
             "Which processes save memory with which",
-            {"whole": sharing_figure(snapshot, prediction)},
+            {
+                "wide": sharing_figure(snapshot, prediction),
+                "narrow whole": sharing_figure(snapshot, prediction, narrow=True),
+            },
         ),
     ]
 

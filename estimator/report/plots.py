@@ -98,9 +98,10 @@ def contribution_figure(
     return figure
 
 
-def sharing_figure(snapshot: Snapshot, prediction: Prediction) -> Figure:
+def sharing_figure(snapshot: Snapshot, prediction: Prediction, *, narrow: bool = False) -> Figure:
     """Which processes save memory with which: ``Prediction.pairs`` as a heat map.
 
+    ``narrow``: no wider than it has to be; with many names that is wider than a phone.
     One row per process, or per program in a unit where more than 24 processes save something; on
     the diagonal what one saves with itself.
     """
@@ -108,7 +109,8 @@ def sharing_figure(snapshot: Snapshot, prediction: Prediction) -> Figure:
     saved, _ = saved_between(prediction, group, len(names))
     matrix = saved * page_bytes(snapshot) / _MIB
     size = 2.2 + 0.28 * max(len(names), 4)
-    figure = Figure(figsize=(max(size + 1, 7), size), layout="constrained")  # letters of one size
+    width = size + 1 if narrow else max(size + 1, 7)  # as the others: letters of one size
+    figure = Figure(figsize=(width, size), layout="constrained")
     axes = figure.add_subplot()
     shown = np.ma.masked_equal(matrix, 0)
     top = float(matrix.max(initial=0)) or 1.0
