@@ -14,7 +14,7 @@ import click
 from estimator.errors import TargetError
 from estimator.units import printable
 
-_FEWEST_COLUMNS = 40
+_FEWEST_COLUMNS, _USUAL_COLUMNS = 40, 80
 _COMMAND = re.compile(r"\b(?:ksm-estimator|sudo|echo|apt-get|dnf|pip|mkdir|export) [^;,)]+")
 _TOGETHER = "\N{NO-BREAK SPACE}"
 
@@ -59,7 +59,8 @@ def say(text: str) -> None:
     """
     text = printable(text)
     if sys.stderr.isatty():
-        columns = max(_FEWEST_COLUMNS, os.get_terminal_size(sys.stderr.fileno()).columns)
+        told = os.get_terminal_size(sys.stderr.fileno()).columns  # 0 on a serial line
+        columns = max(_FEWEST_COLUMNS, told or _USUAL_COLUMNS)
         whole = _COMMAND.sub(lambda command: command[0].replace(" ", _TOGETHER), text)
         lines = textwrap.wrap(whole, columns, break_long_words=False, break_on_hyphens=False)
         text = "\n".join(lines).replace(_TOGETHER, " ")
