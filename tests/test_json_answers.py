@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,20 +129,25 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: directory / f"{name}.ksm" for name in SNAPSHOTS} | {"format 1": OLD_SNAPSHOT}
 
 
-def test_every_object_is_closed_and_every_number_explained() -> None:
-    for name, schema in SCHEMAS.items():
-        parts = [schema]
-        while parts:
-            part = parts.pop()
-            if isinstance(part, dict):
-                assert "properties" not in part or part["additionalProperties"] is False, (
-                    name,
-                    part,
-                )
-                parts += part.values()
-            elif isinstance(part, list):
-                parts += part
-        jsonschema.Draft202012Validator.check_schema(schema)
+def parts_of(schema: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(schema, dict):
+        yield schema
+    if isinstance(schema, dict | list):
+        for part in schema.values() if isinstance(schema, dict) else schema:
+            yield from parts_of(part)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_object_is_closed_and_every_number_explained(name: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMAS[name])
+    for part in parts_of(SCHEMAS[name]):
+        if "properties" not in part:
+            continue
+        assert part["additionalProperties"] is False, part
+        for field, what in part["properties"].items():
+            kinds = what.get("type", ()) if isinstance(what, dict) else ()
+            number = {"integer", "number"} & set([kinds] if isinstance(kinds, str) else kinds)
+            assert not number or what.get("description"), field
 
 
 @pytest.mark.parametrize(
