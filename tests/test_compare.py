@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from estimator.advice.compare import Comparison, changed_contents, compare
+from estimator.advice.changed_contents import REASONS, changed_contents
+from estimator.advice.compare import Comparison, compare
 from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
 from estimator.report.as_json import comparison_json, prediction_json
 from estimator.report.text import render_comparison
+from estimator.snapshot.snapshot import Snapshot
 from tests.systems import Area, Process, system
 
 WEB = Process("web", [Area([1, 2, 3])], cgroup="/web.service")
@@ -93,15 +97,78 @@ def test_changed_contents_are_named() -> None:
     )
     found = changed_contents(first, later)
     assert found is not None
-    assert found.to_dict("records") == [
+    assert found.by_vma.to_dict("records") == [
         {"comm": "db", "label": "[stack]", "pages": 2, "compared_pages": 2, "changed_pages": 1},
         {"comm": "db", "label": "[heap]", "pages": 4, "compared_pages": 3, "changed_pages": 0},
     ]
     answers = as_file(predict(first)), as_file(predict(later))
     text = " ".join(shown(compare(*answers, found)).split())
     assert "Of 6 mappings in A, 5 could be compared" in text
+    assert "could not be compared mappings" in text
+    assert f"{REASONS[1]} 1" in text
     assert "1 of them changed." in text
     assert "holds no contents" in " ".join(shown(compare(*answers)).split())
+
+
+def test_why_a_page_could_not_be_compared() -> None:
+    """One page for each reason, by hand: what became of the process, the VMA, the page, the frame.
+
+    A: pid 7 has pages of four VMAs, pid 8 has one page. In B pid 8 is gone, of pid 7 one page was
+    not read then and one is not read now, the second VMA lies elsewhere with its frame, of the
+    third only the VMA is left, and of the fourth nothing.
+    """
+
+    def seen(*areas: tuple[int, list[int | None], list[int]], others: list[Process]) -> Snapshot:
+        pages = [Area(contents) for _, contents, _ in areas if contents]
+        made = system([Process("db", pages, pid=7), *others])
+        table, first = made.vmas.copy(), made.frames.copy()
+        starts = [start for start, contents, _ in areas if contents]
+        sizes = [len(contents) for _, contents, _ in areas if contents]
+        table.loc[: len(starts) - 1, "start"] = np.array(starts, np.uint64)
+        table.loc[: len(starts) - 1, "end"] = np.array(
+            [start + size * 4096 for start, size in zip(starts, sizes, strict=True)], np.uint64
+        )
+        pfns = [pfn for _, contents, pfns in areas if contents for pfn in pfns]
+        first.loc[: len(pfns) - 1, "pfn"] = np.array(pfns, np.uint64)
+        return replace(made, vmas=table, frames=first)
+
+    a = seen(
+        (0x10000, [1, None, 3], [11, 12, 13]),
+        (0x20000, [4], [14]),
+        (0x30000, [5, 6], [15, 16]),
+        (0x40000, [7], [17]),
+        others=[Process("gone", [Area([8])], pid=8)],
+    )
+    b = seen(
+        (0x10000, [1, 2, None], [11, 12, 13]),
+        (0x30000, [5], [15]),
+        (0x50000, [4], [14]),
+        others=[],
+    )
+    b.vmas.loc[1, "end"] = np.uint64(0x32000)  # of its two pages one is not present any more
+    found = changed_contents(a, b)
+    assert found is not None
+    assert found.by_vma["compared_pages"].sum() == 2
+    assert found.not_compared.set_index("reason")["pages"].to_dict() == dict.fromkeys(REASONS, 1)
+
+
+def test_times_and_shares_are_said_as_elsewhere() -> None:
+    snapshot = system([WEB])
+    kernel = snapshot.info["kernel"] | {"uptime_seconds": 3720.5}
+    kernel["wall_clock"] = "2026-01-01T02:00:00+01:00"
+    found = as_file(predict(replace(snapshot, info=snapshot.info | {"kernel": kernel})))
+    lines = [" ".join(line.split()) for line in shown(compare(found, found)).splitlines()]
+    moment = "2026-01-01 00:00:00 UTC"
+    assert f"read {moment} {moment}" in lines
+    assert "its own clock 2026-01-01 01:00:00 UTC 2026-01-01 01:00:00 UTC" in lines
+    assert "up for 1 h 2 min 1 h 2 min" in lines
+    assert "of these read 100% 100%" in lines
+    answer = comparison_json(compare(found, found))
+    units = {row["number"]: row["unit"] for row in answer["numbers"]}
+    assert {units["bytes_saved"], units["general_profit"], units["overhead_now_bytes"]} == {"bytes"}
+    assert {units["frames_freed"], units["pages_sharing"], units["ksm_rmap_items"]} == {"pages"}
+    assert {units["stable_node_chains"], units["stable_node_dups"]} == {"nodes"}
+    assert answer["asked"]["b"]["scope"] == "all"
 
 
 def test_contents_of_two_boots_or_seeds_are_not_compared() -> None:

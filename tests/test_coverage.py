@@ -79,6 +79,13 @@ def test_a_saving_that_could_not_be_read_is_not_called_none() -> None:
     assert "nothing to scan" not in title
 
 
+def test_where_nobody_takes_part_pages_of_nobody_are_named() -> None:
+    snapshot = with_gaps(lost=24)
+    title = prediction_sections(snapshot, predict(snapshot, Policy(scope="enabled")))[0].title
+    assert "nothing to scan: none of the 32.0 KiB of anonymous memory that was found" in title
+    assert "24 more pages were found in no process" in title
+
+
 @pytest.mark.parametrize("command", ["predict", "report", "advise", "report --html"])
 def test_every_command_exits_with_6_and_still_answers(command: str, tmp_path: Path) -> None:
     path = tmp_path / "gaps.ksm"

@@ -119,7 +119,7 @@ def test_in_a_browser(browser_page: Page, tmp_path: Path) -> None:
     kept = screenshots(tmp_path)
     page.screenshot(path=kept / "report-wide.png", full_page=True)
     assert "KSM would free" in page.inner_text(".verdict >> nth=0")
-    assert page.locator("figure svg").count() == 3
+    assert page.locator("figure svg:visible").count() == 3
 
     processes = page.locator(
         "section", has=page.get_by_role("heading", name="Who contributes: processes")
@@ -167,6 +167,24 @@ def test_no_number_is_off_screen(
     lightness = "c => getComputedStyle(document.body)[c].match(/\\d+/g)[0]"
     text, paper = (int(page.evaluate(lightness, c)) for c in ("color", "backgroundColor"))
     assert (text < 64 and paper > 192) if scheme == "light" else (text > 192 and paper < 64)
+
+
+LETTERS = """[...document.querySelectorAll("figure svg text")]
+    .filter(text => text.getClientRects().length)
+    .map(text => {
+        const on_screen = text.getScreenCTM();
+        return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(on_screen.a, on_screen.b);
+    })"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_pictures_can_be_read(width: int, browser_page: Page) -> None:
+    page = browser_page
+    page.set_viewport_size({"width": width, "height": 900})
+    assert page.locator("figure svg:visible").count() == 3
+    sizes = page.evaluate(LETTERS)
+    assert len(sizes) > 50
+    assert min(sizes) >= 11, f"{min(sizes):.1f} px"
 
 
 def test_a_table_as_csv(browser_page: Page, tmp_path: Path) -> None:

@@ -1,11 +1,9 @@
-"""The JSON of a prediction is what docs/prediction.schema.json says, and stays so."""
+"""The JSON of a prediction is what docs/schemas/prediction.schema.json says, and stays so."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
@@ -16,16 +14,12 @@ from estimator.report.as_json import prediction_json
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot, write_snapshot
 from tests.commands import estimator
+from tests.schemas import check, objects
 from tests.synthetic import System, folio
 from tests.systems import Area, Process, fork_server, system
 
-SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "prediction.schema.json").read_text())
 FORMAT_1 = Path(__file__).parent / "data" / "prediction_1.json"
 OLD_SNAPSHOT = Path(__file__).parent / "data" / "format_1.ksm"
-
-
-def check(answer: Any) -> None:
-    jsonschema.validate(answer, SCHEMA, format_checker=jsonschema.FormatChecker())
 
 
 def huge() -> Snapshot:
@@ -49,24 +43,13 @@ def huge() -> Snapshot:
     ids=["forks", "selected", "nobody", "not opted in", "huge pages", "format 1"],
 )
 def test_predictions_are_as_the_schema_says(snapshot: Snapshot, policy: Policy) -> None:
-    check(json.loads(json.dumps(prediction_json(predict(snapshot, policy)))))
-
-
-def objects(schema: Any, value: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Every object of ``value`` with its part of the schema."""
-    if isinstance(value, dict) and "properties" in schema:
-        yield where, schema, value
-        for key, part in schema["properties"].items():
-            if key in value:
-                yield from objects(part, value[key], f"{where}.{key}")
-    if isinstance(value, list) and value:
-        yield from objects(schema.get("items", {}), value[0], f"{where}[]")
+    check("prediction", json.loads(json.dumps(prediction_json(predict(snapshot, policy)))))
 
 
 def test_the_schema_names_every_field() -> None:
     answer = prediction_json(predict(fork_server(), Policy()))
     seen = set()
-    for where, part, value in objects(SCHEMA, answer):
+    for where, part, value in objects("prediction", answer):
         seen.add(where)
         assert set(value) <= set(part["properties"]), where
     lists = {".processes[]", ".vmas[]", ".cgroups[]", ".units[]", ".excluded[]", ".contents[]"}
@@ -79,8 +62,8 @@ def test_fields_of_the_first_format_stay() -> None:
     The file is never written again: it is what others have read.
     """
     old = json.loads(FORMAT_1.read_text())
-    check(old)
-    for where, part, value in objects(SCHEMA, old):
+    check("prediction", old)
+    for where, part, value in objects("prediction", old):
         assert set(value) <= set(part["required"]), where
 
 
@@ -88,7 +71,7 @@ def test_a_wrong_answer_is_noticed() -> None:
     answer = json.loads(json.dumps(prediction_json(predict(fork_server(), Policy()))))
     answer["processes"][0]["saved_pages"] = None
     with pytest.raises(jsonschema.ValidationError, match="None is not of type 'number'"):
-        check(answer)
+        check("prediction", answer)
 
 
 def test_report_and_predict_print_the_same_json(tmp_path: Path) -> None:
@@ -96,6 +79,6 @@ def test_report_and_predict_print_the_same_json(tmp_path: Path) -> None:
     write_snapshot(fork_server(), path)
     report, predicted = (estimator(c, path, "--json").stdout for c in ("report", "predict"))
     assert report == predicted
-    check(json.loads(report))
+    check("prediction", json.loads(report))
     refused = estimator("report", path, "--json", "--html", tmp_path / "a.html")
     assert (refused.returncode, refused.stdout) == (2, "")

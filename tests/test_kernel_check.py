@@ -85,6 +85,8 @@ def test_what_a_whole_dump_allows(kernel: FakeProcesses) -> None:
     assert found["coverage"].facts == {"coverage": 1.0}
     ksm = {"run": 1, "pages_sharing": 1234, "prctl_processes": 1, "mergeable_vmas": 1}
     assert found["KSM"].facts == ksm
+    time = found["time"].facts
+    assert 0 < time["start_up_seconds"] <= time["seconds"]
 
 
 def test_what_a_filtered_dump_allows(kernel: FakeProcesses) -> None:

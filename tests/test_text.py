@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import re
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
 from estimator.advice.verdict import savings
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from estimator.report.tables import make_console
+from estimator.report.tables import Column, make_console, pages, table
 from estimator.report.text import render
 from estimator.report.words import why_they_differ
 from estimator.snapshot.snapshot import Snapshot
@@ -96,3 +97,12 @@ def test_smart_scan_is_explained_only_where_it_is_on() -> None:
     processes = [Process("db", [Area([1, 2, 3])])]
     assert "smart_scan is on" in text_report(system(processes), 100)
     assert "smart_scan is on" not in text_report(system(processes, smart_scan=0), 100)
+
+
+def test_a_row_without_a_name_goes_by_its_first_number() -> None:
+    rows = pd.DataFrame({"n": [1], "pages": [20_000], "between": ["0 to 16 KiB"]})
+    columns = [Column("scan", "n", str, number=True), pages("scanned", "pages")]
+    text = io.StringIO()
+    table(make_console(text, width=20), rows, [*columns, Column("bounds", "between")])
+    assert text.getvalue().split("\n")[:2] == ["  scan 1", "    scanned 20,000,"]
+    assert "bounds 0 to" in text.getvalue()

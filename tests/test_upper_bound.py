@@ -14,6 +14,7 @@ from estimator.errors import CannotAnswerError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.upper_bound import UpperBound, upper_bound
+from estimator.report.bound_sections import headline
 from estimator.snapshot.flags import FrameFlag, MappingFlag, Unknown
 from estimator.snapshot.snapshot import Snapshot
 from tests.synthetic import Frame, System, folio, small
@@ -144,6 +145,9 @@ def test_what_was_not_found_could_go_as_well() -> None:
     system.process(*small(1, 2), unknown_pages=10)
     assert freed_at_most(system) == 12  # one of the ten may hold what merges
     assert "could be freed" in " ".join(bound_of(system).warnings)
+    told = headline(system.snapshot(), bound_of(system))
+    memory = "8.0 KiB of anonymous memory that was found, and 40.0 KiB that was not."
+    assert told.endswith(f"no more than 48.0 KiB of {memory}")
 
 
 def test_who_opted_in() -> None:

@@ -10,47 +10,47 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from estimator.advice.changed_contents import ChangedContents
 from estimator.errors import UsageError
-from estimator.snapshot.changes import changed_mappings, same_hash
-from estimator.snapshot.identity import Identity
-from estimator.snapshot.names import vma_labels
-from estimator.snapshot.snapshot import Snapshot
 
 _FACTS = {
     "origin": ("host", "boot_id", "machine_id", "source", "collected_at", "passes"),
-    "kernel": ("release", "uptime_seconds"),
+    "kernel": ("release", "uptime_seconds", "wall_clock"),
     "coverage": ("hashed_share", "candidate_pages", "compared_pages"),
 }
 _AMOUNTS = ["ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages", "ksm_process_profit"]
 _CREDITS = ["saved_pages", "net_bytes"]
+_DIGITS = 6  # of sums of credits
 
 
 @dataclass(frozen=True)
 class Comparison:
     """What changed from A to B.
 
-    ``numbers``: one row per counter and per physical quantity: number, a, b, change (Int64,
-    null where one side does not have it). ``programs``: one row per comm and cgroup:
-    comm, cgroup, and per amount (processes, ksm_rmap_items, ksm_merging_pages, ksm_zero_pages,
-    ksm_process_profit, and f64 saved_pages, net_bytes) NAME_a, NAME_b, NAME_change; biggest change
-    of net_bytes first. The f64 ones are NaN where one of the two is a file that lacks them.
+    ``numbers``: one row per counter and per physical quantity: number, unit ("bytes", "pages", or
+    "nodes" of the stable tree), a, b, change (Int64, null where one side does not have it).
+    ``programs``: one row per comm and cgroup: comm, cgroup, and per amount (processes,
+    ksm_rmap_items, ksm_merging_pages, ksm_zero_pages, ksm_process_profit, and f64 saved_pages,
+    net_bytes) NAME_a, NAME_b, NAME_change; biggest change of net_bytes first. The f64 ones are NaN
+    where one of the two is a file that lacks them.
     ``origins``: of what pictures the two are and how much of these is known, equal or not: fact, a,
     b (JSON values, None where not known). ``settings``: what differs between the two kernels and
     what-ifs: setting, a, b (JSON values).
-    ``contents``: ``changed_contents``; None: not known, because a file holds no contents or the two
-    are not of one boot and hashed alike. ``page_bytes``: of A's kernel.
+    ``contents``: None: not known, because a file holds no contents or the two are not of one boot
+    and hashed alike. ``asked``: the policy of each, as JSON values. ``page_bytes``: of A's kernel.
     """
 
     numbers: pd.DataFrame
     programs: pd.DataFrame
     origins: pd.DataFrame
     settings: pd.DataFrame
-    contents: pd.DataFrame | None
+    contents: ChangedContents | None
+    asked: dict[str, Any]
     page_bytes: int
 
 
 def compare(
-    a: Mapping[str, Any], b: Mapping[str, Any], contents: pd.DataFrame | None = None
+    a: Mapping[str, Any], b: Mapping[str, Any], contents: ChangedContents | None = None
 ) -> Comparison:
     """Compare two predictions in their JSON form; ``contents``: from ``changed_contents``.
 
@@ -71,34 +71,9 @@ def compare(
         _origins(a, b),
         _settings(a, b),
         contents,
+        {"a": a.get("policy"), "b": b.get("policy")},
         a.get("kernel", {}).get("page_size", 4096),
     )
-
-
-def changed_contents(a: Snapshot, b: Snapshot) -> pd.DataFrame | None:
-    """Which pages of A have other bytes in B; None where that can't be known.
-
-    One row per program and VMA label (see ``vma_labels``) with mappings in A: comm, label, pages
-    (mappings in A), compared_pages (of these, at the same place of the same process in B, and read
-    in both), changed_pages (of these); most changed first.
-    """
-    if Identity.of(a.info).same_boot(Identity.of(b.info)) is False or not same_hash(a, b):
-        return None
-    found = changed_mappings(a, b)
-    comms = a.processes["comm"].to_numpy()[a.vmas["mm_id"].to_numpy()]
-    vma = a.mappings["vma_id"].to_numpy()
-    of_vma = pd.DataFrame(
-        {
-            "comm": comms,
-            "label": vma_labels(a.vmas),
-            "pages": np.bincount(vma, minlength=len(comms)),
-            "compared_pages": np.bincount(vma[found.compared], minlength=len(comms)),
-            "changed_pages": np.bincount(vma[found.changed], minlength=len(comms)),
-        }
-    )
-    sums = of_vma[of_vma["pages"] > 0].groupby(["comm", "label"], sort=False).sum()
-    order = ["changed_pages", "compared_pages"]
-    return sums.sort_values(order, ascending=False, kind="stable").reset_index()
 
 
 def _numbers(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
@@ -108,11 +83,18 @@ def _numbers(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "number": names,
+            "unit": [_unit(name) for name in names],
             "a": pd.array([left.get(name) for name in names], dtype="Int64"),
             "b": pd.array([right.get(name) for name in names], dtype="Int64"),
         }
     )
     return table.assign(change=table["b"] - table["a"])
+
+
+def _unit(number: str) -> str:
+    if "bytes" in number or number == "general_profit":
+        return "bytes"
+    return "nodes" if number.startswith("stable_node_") else "pages"
 
 
 def _programs(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
@@ -123,7 +105,7 @@ def _programs(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
         processes = pd.DataFrame(side["processes"], columns=["pid", *keys, *amounts])
         known &= bool(processes[_CREDITS].notna().all(axis=None))
         grouped = processes.groupby(keys)
-        sums = grouped[amounts].sum()
+        sums = grouped[amounts].sum().round(_DIGITS)
         sums.insert(0, "processes", grouped["pid"].count())
         sides.append(sums)
     table = sides[0].merge(sides[1], how="outer", on=keys, suffixes=("_a", "_b")).fillna(0)
@@ -131,7 +113,8 @@ def _programs(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
         kind = np.float64 if amount in _CREDITS else np.int64
         for name in (f"{amount}_a", f"{amount}_b"):
             table[name] = table[name].astype(kind)
-        table[f"{amount}_change"] = table[f"{amount}_b"] - table[f"{amount}_a"]
+        change = table[f"{amount}_b"] - table[f"{amount}_a"]
+        table[f"{amount}_change"] = change.round(_DIGITS)
         if amount in _CREDITS and not known:
             table[[f"{amount}_{which}" for which in ("a", "b", "change")]] = np.nan
     by = "net_bytes_change" if known else "ksm_process_profit_change"
@@ -150,7 +133,7 @@ def _origins(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _changed(side: Mapping[str, Any]) -> int | None:
-    """How many pages changed: not known, where there was no later look."""
+    """How many pages changed: not known, where there was no other look."""
     coverage = side.get("coverage", {})
     return None if coverage.get("compared_pages") is None else coverage.get("changed_pages")
 

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,11 @@ import pandas as pd
 
 from estimator.advice.attribution import contributions, page_bytes
 from estimator.advice.borders import domain_signature
+from estimator.advice.elsewhere import on_elsewhere
 from estimator.advice.frontier import Patterns, Peeling, frontier, patterns
 from estimator.advice.host import Host, host_of, machine_names
 from estimator.advice.opt_in import Means, OptIns, opt_ins, visited_pages
+from estimator.advice.program_file import program_file
 from estimator.advice.smallest import Best, best_sets
 from estimator.arrays import Ints, Mask
 from estimator.errors import UsageError
@@ -47,7 +49,7 @@ class Plan:
     (opted_in): means ("unit": MemoryKSM= of a systemd service, "program": prctl by what starts it,
     "vm": configuration of a virtual machine, "vma": madvise, "on": nothing), cgroup, comm (empty
     for a unit, the name of a vm), name (label of the VMAs, for "vma"), uid (-1 for all), pids
-    (list), program (file of the oldest process, else its name), by_libvirt (who started it),
+    (list), program (file of the oldest process, see ``program_file``), by_libvirt (who started it),
     processes, vmas, mapped_bytes (of these VMAs), address (u64, of the first), scanned_pages,
     merged_pages (of these, on stable nodes or the zero page), saved_pages (f64, its part of the
     saving), profit_bytes (net: saved less its part of KSM's records), loss_pages (saved frames lost
@@ -59,7 +61,8 @@ class Plan:
     lines and what is on; ``everything``: for all candidates; ``prediction``: for exactly this plan.
     ``frontier``: groups of VMAs, best first: cgroup, comm, name, and cumulated scanned_pages and
     saved_pages. ``within``: the border that counted sharing may not cross; ``within_pages``: frames
-    that the plan saves without crossing it. ``running``: KSM is on.
+    that the plan saves without crossing it. ``elsewhere``: what is on and was not selected, see
+    ``on_elsewhere``; it is in no number of the plan. ``running``: KSM is on.
     """
 
     share: float
@@ -74,6 +77,7 @@ class Plan:
     reachable: Prediction
     prediction: Prediction
     within_pages: int
+    elsewhere: pd.DataFrame
     host: Host
     running: bool
 
@@ -128,6 +132,7 @@ def make_plan(
         reachable=reachable,
         prediction=prediction,
         within_pages=Peeling(found, max(len(lines), 1)).saved_pages,
+        elsewhere=on_elsewhere(snapshot, everything),
         host=host_of(snapshot),
         running=snapshot.info["ksm"].get("run") == 1,
     )
@@ -175,7 +180,8 @@ def _first_that_saves(
     whole = all_pages if all_pages > 0 else sets[-1].net_pages
     last = len(sets) - 1
     first = next((n for n, one in enumerate(sets) if one.net_pages >= share * whole), len(sets))
-    goal = share * reachable.physical["net_bytes_saved"]
+    most = reachable.physical["net_bytes_saved"]
+    goal = min(share * most, most)  # below 0, where what is on costs more than it frees
 
     @cache
     def answer(number: int) -> Prediction:
@@ -255,9 +261,11 @@ def _price(
     grouped = table.groupby("line")
     pids = {line: sorted(set(rows["pid"].tolist())) for line, rows in grouped}
     oldest = [snapshot.processes.iloc[int(rows["mm_id"].iloc[0])] for _, rows in grouped]
+    names, mm = snapshot.vmas["name"], snapshot.vmas["mm_id"]
+    files = [program_file(one, names[mm == one["mm_id"]]) for one in oldest]
     priced = lines.assign(
         pids=pd.Series(pids, dtype=object),
-        program=pd.Series([_program(one) for one in oldest], [*pids], dtype=object),
+        program=pd.Series(files, [*pids], dtype=object),
         by_libvirt=pd.Series(["guest=" in str(one["cmdline"]) for one in oldest], [*pids]),
         processes=grouped["mm_id"].nunique(),
         vmas=grouped["vma_id"].size(),
@@ -273,12 +281,3 @@ def _price(
     counts = priced[~priced["opted_in"] | (priced["scanned_pages"] > 0)]
     order = ["opted_in", "saved_pages"]
     return counts.sort_values(order, ascending=[True, False], kind="stable", ignore_index=True)
-
-
-def _program(process: pd.Series[Any]) -> str:
-    """The file that it runs, if its command line says it: that may say anything. No arguments.
-
-    They may be secrets.
-    """
-    words = str(process["cmdline"]).replace("\0", " ").split()
-    return words[0] if words and "/" in words[0] else str(process["comm"])

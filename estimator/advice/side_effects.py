@@ -20,7 +20,7 @@ class SideEffects:
     ``split_huge_pages``, ``huge_pages``: large folios of a PMD (2 MiB) that ksmd splits, of those
     that it scans; ``split_bytes``: all large folios that it splits, smaller ones too.
 
-    ``changed_pages`` of ``compared_pages``: candidates that had other bytes in a later look,
+    ``changed_pages`` of ``compared_pages``: candidates that had other bytes in another look,
     ``interval_seconds`` on (None: not known); without one all three are None.
 
     ``unmerge_bytes``: memory that undoing it takes (``echo 2 > run``): each mapping of a KSM page,

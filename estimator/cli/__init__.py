@@ -37,10 +37,10 @@ from estimator.cli.options import (
     snapshot_argument,
 )
 from estimator.cli.source import Source, source_options, target_options
-from estimator.cli.streams import standard_streams
+from estimator.cli.streams import say, standard_streams
 from estimator.cli.whatif import whatif
 from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError, UsageError
-from estimator.units import printable, printable_lines
+from estimator.units import printable_lines
 
 if TYPE_CHECKING:
     from estimator.snapshot.snapshot import Snapshot
@@ -269,5 +269,5 @@ def _fail(message: str, exit_code: int, debug: bool = False) -> None:
     if debug:
         click.echo(printable_lines(traceback.format_exc()), err=True, nl=False)
     else:
-        click.echo(f"ksm-estimator: {printable(message)}", err=True)
+        say(f"ksm-estimator: {message}")
     sys.exit(exit_code)

@@ -24,12 +24,21 @@ advisor_options = options(
     click.option(
         "--advisor",
         type=click.Choice(["none", "scan-time"]),
-        help="Whether the kernel sets pages_to_scan itself (6.8 and newer); else as there.",
+        help="Whether the kernel sets pages_to_scan itself (6.8 and newer); else as in the "
+        "snapshot.",
     ),
     click.option(
-        "--target-scan-time", type=click.IntRange(1), metavar="SECONDS", help="Of the advisor."
+        "--target-scan-time",
+        type=click.IntRange(1),
+        metavar="SECONDS",
+        help="Time of a full scan that the advisor aims at.",
     ),
-    click.option("--max-cpu", type=click.IntRange(1, 100), metavar="PERCENT", help="Of it too."),
+    click.option(
+        "--max-cpu",
+        type=click.IntRange(1, 100),
+        metavar="PERCENT",
+        help="The most that the advisor lets ksmd take of one CPU.",
+    ),
     click.option(
         "--min-pages",
         "min_pages_to_scan",
@@ -42,7 +51,7 @@ advisor_options = options(
         "max_pages_to_scan",
         type=click.IntRange(1),
         metavar="N",
-        help="The most that it sets.",
+        help="The most pages_to_scan that the advisor sets.",
     ),
 )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
+from estimator.cli.completion import sort_columns
 from estimator.cli.coverage import require_contents, require_coverage, require_share
 from estimator.cli.options import (
     force_option,
@@ -25,6 +26,7 @@ from estimator.cli.options import (
     top_option,
 )
 from estimator.cli.private_file import write_private
+from estimator.cli.streams import say
 from estimator.cli.whatif import show_why
 from estimator.errors import (
     EXIT_DIFFERS,
@@ -81,12 +83,20 @@ _advice_options = options(
 @snapshot_argument
 @policy_options
 @top_option
-@click.option("--sort", metavar="COLUMN", help="Sort tables by this column: net, scanned, pid ...")
+@click.option(
+    "--sort",
+    metavar="COLUMN",
+    shell_complete=sort_columns,
+    help="Sort tables by this column: net, scanned, pid ...",
+)
 @_advice_options
 @min_coverage_option
 @json_option
 @click.option(
-    "--html", type=click.Path(path_type=Path, readable=False), metavar="FILE", help="Write a page."
+    "--html",
+    type=click.Path(path_type=Path, readable=False),
+    metavar="FILE",
+    help="Write a page for a browser.",
 )
 @force_option
 @click.option(
@@ -189,7 +199,7 @@ def compare(
 
     The options are for snapshots: what is in a file was predicted already.
     """
-    from estimator.advice.compare import changed_contents
+    from estimator.advice.changed_contents import changed_contents
     from estimator.advice.compare import compare as compare_predictions
     from estimator.report.as_json import comparison_json
     from estimator.report.asked import policy_words
@@ -261,7 +271,7 @@ def verify(
     prediction = _predict(opened, policy)
     verification = verify_prediction(prediction, read_reality(root))
     if as_json:
-        click.echo(json.dumps(verification_json(verification)))
+        click.echo(json.dumps(verification_json(prediction, verification)))
     else:
         console = make_console(sys.stdout)
         render_verification(opened, prediction.policy, verification, console, _tables(top))
@@ -274,7 +284,7 @@ def verify(
     if differing := verification.differing(tolerance):
         beyond = f" by more than {tolerance:g} %" if tolerance else ""
         message = f"the kernel differs{beyond} in {', '.join(differing)}"
-        click.echo(f"ksm-estimator: {message}", err=True)
+        say(f"ksm-estimator: {message}")
         sys.exit(EXIT_DIFFERS)
 
 

@@ -52,17 +52,22 @@ _reach_options = options(
     "--pages-to-scan",
     type=click.IntRange(1),
     metavar="N",
-    help="Else as in the snapshot. Without --advisor, no advisor then.",
+    help="Pages that ksmd visits before it sleeps; else as in the snapshot. Turns the advisor off.",
 )
 @click.option(
     "--sleep",
     "sleep_millisecs",
     type=click.IntRange(0),
     metavar="MS",
-    help="sleep_millisecs, else as there.",
+    help="How long it sleeps then (sleep_millisecs); else as in the snapshot.",
 )
 @advisor_options
-@click.option("--smart-scan/--no-smart-scan", default=None, help="Else as there.")
+@click.option(
+    "--smart-scan/--no-smart-scan",
+    default=None,
+    help="Whether ksmd passes over pages that did not merge (6.7 and newer); else as in the "
+    "snapshot.",
+)
 @click.option(
     "--scans",
     type=click.IntRange(1, 10_000),
@@ -74,7 +79,7 @@ _reach_options = options(
     "for_seconds",
     type=Duration(),
     metavar="DURATION",
-    help="How long: 90s, 10min, 1h30min; and what there is then.",
+    help="Go on for so long (90s, 10min, 1h30min), and say what there is then.",
 )
 @_reach_options
 @click.option(

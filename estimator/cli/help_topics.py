@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import re
+import shutil
 import sys
 from importlib.resources import files
 
 import click
 
 _TOPICS = {"columns": "README.md"}
+_MOST_COLUMNS = 100
+_LAST = re.compile(r"(?:\x1b\[[0-9;]*m| )+$", re.MULTILINE)  # blanks that fill a line
+_LINK = re.compile(r"\[([^]]+)\]\((?!https?:)[^)]*\)")  # to a file of a clone: its name is enough
 
 
 @click.command("help")
@@ -20,6 +26,20 @@ def show_help(topic: str | None) -> None:
         return
     text = files("estimator.report").joinpath(_TOPICS[topic]).read_text(encoding="utf-8")
     if sys.stdout.isatty():
-        click.echo_via_pager(text)
+        click.echo_via_pager(_for_a_terminal(text))
     else:
         click.echo(text, nl=False)
+
+
+def _for_a_terminal(text: str) -> str:
+    """Markdown ``text`` in the lines of a terminal, with its bold and italic letters."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.theme import Theme
+
+    width = min(shutil.get_terminal_size().columns, _MOST_COLUMNS)
+    theme = Theme({"markdown.code": "bold"})
+    shown = Console(file=io.StringIO(), force_terminal=True, width=width, theme=theme)
+    with shown.capture() as captured:
+        shown.print(Markdown(_LINK.sub(r"\1", text), code_theme="bw", hyperlinks=False))
+    return _LAST.sub(lambda end: end[0].replace(" ", ""), captured.get())

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from estimator.units import printable
+from estimator.cli.completion import from_processes
+from estimator.cli.streams import say
 
 _QUIET = "quiet"
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -58,7 +59,12 @@ later_option = click.option(
     metavar="LATER.ksm",
     help="A second snapshot of the same system: what changed in between never merges.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One JSON object on stdout; its fields: docs/schemas of a clone.",
+)
 top_option = click.option(
     "--top",
     type=click.IntRange(min=0),
@@ -95,7 +101,7 @@ def quiet() -> bool:
 def note(message: str) -> None:
     """Say ``message`` on stderr, unless -q was given."""
     if not quiet():
-        click.echo(printable(message), err=True)
+        say(message)
 
 
 def _scope(default: str) -> Callable[[Any], Any]:
@@ -114,13 +120,21 @@ _who_and_how = options(
         "pids",
         type=int,
         multiple=True,
+        shell_complete=from_processes("pid"),
         help="Only this process. Each selector can be repeated; of several kinds all must fit.",
     ),
-    click.option("--comm", "comms", multiple=True, help="Only processes of this name: 'worker*'."),
+    click.option(
+        "--comm",
+        "comms",
+        multiple=True,
+        shell_complete=from_processes("comm"),
+        help="Only processes of this name: 'worker*'.",
+    ),
     click.option(
         "--cgroup",
         "cgroups",
         multiple=True,
+        shell_complete=from_processes("cgroup"),
         help="Only this cgroup and those below it: 'system.slice/web*'.",
     ),
     click.option(

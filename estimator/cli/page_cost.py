@@ -32,7 +32,7 @@ def add_page_cost(findings: Findings, root: Path = Path("/")) -> None:
             f"comparisons on the way down a tree of {found.pages:,} pages, "
             f"{micro['differ_seconds']} each, in user space on cold memory (reading a page "
             f"{micro['read_seconds']}, comparing equal ones {micro['equal_seconds']})",
-            hint="" if cost else f"advise --page-cost {estimate:.2g}",
+            hint=None if cost else f"advise --page-cost {estimate:.2g}",
             **vars(found),
             visit_seconds=found.visit_seconds,
         )

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
+import textwrap
 from typing import Any
 
+import click
+
 from estimator.errors import TargetError
+from estimator.units import printable
+
+_FEWEST_COLUMNS, _USUAL_COLUMNS = 40, 80
+_COMMAND = re.compile(r"\b(?:ksm-estimator|sudo|echo|apt-get|dnf|pip|mkdir|export) [^;,)]+")
+_TOGETHER = "\N{NO-BREAK SPACE}"
 
 
 class _Stdout(io.FileIO):
@@ -41,3 +50,18 @@ def standard_streams() -> None:
     sys.stdout = io.TextIOWrapper(buffer, encoding, errors, line_buffering=terminal)
     if sys.stderr is None:
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", "replace")
+
+
+def say(text: str) -> None:
+    """One line on stderr; on a terminal as many as it takes, broken between words.
+
+    A command to type is never broken: a terminal that is too narrow folds it, and copies it whole.
+    """
+    text = printable(text)
+    if sys.stderr.isatty():
+        told = os.get_terminal_size(sys.stderr.fileno()).columns  # 0 on a serial line
+        columns = max(_FEWEST_COLUMNS, told or _USUAL_COLUMNS)
+        whole = _COMMAND.sub(lambda command: command[0].replace(" ", _TOGETHER), text)
+        lines = textwrap.wrap(whole, columns, break_long_words=False, break_on_hyphens=False)
+        text = "\n".join(lines).replace(_TOGETHER, " ")
+    click.echo(text, err=True)

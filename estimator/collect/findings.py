@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from estimator.errors import EXIT_OK, EstimatorError
+from estimator.units import human_seconds
 
 UPPER_BOUND_ONLY = (
     "nothing of it will be read (--without-contents): there will be an upper bound only"
@@ -47,6 +48,17 @@ class Findings:
         state = {1: "on", 2: "off, unmerged"}.get(run, "off")
         text = f"{state}, pages_sharing {sharing:,}; opted in: {opted_in}"
         self.add("KSM", text, run=run, pages_sharing=sharing, **facts)
+
+    def add_time(self, start_up_seconds: float, read_seconds: float, cores: str) -> None:
+        """Note how long a collection will take: to start, and then to read, on ``cores``."""
+        seconds = start_up_seconds + read_seconds
+        self.add(
+            "time",
+            f"about {human_seconds(seconds)} on {cores}, {human_seconds(start_up_seconds)} of it "
+            "to start",
+            seconds=round(seconds, 1),
+            start_up_seconds=round(start_up_seconds, 1),
+        )
 
     def ask(self, subject: str, question: Callable[[], Any]) -> Any:
         """What ``question`` returns; None, noted as a failure, if it raises an EstimatorError."""

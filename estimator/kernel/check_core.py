@@ -11,6 +11,7 @@ from drgn import Program
 
 from estimator.arrays import Bytes
 from estimator.collect.findings import UPPER_BOUND_ONLY, Findings
+from estimator.collect.start_up import seconds_since_start
 from estimator.errors import CannotAnswerError, NoDebugInfoError
 from estimator.kernel.address_spaces import AddressSpaces
 from estimator.kernel.core import (
@@ -39,7 +40,7 @@ from estimator.kernel.vmas import Vmas, read_vmas, vm_flag_values
 from estimator.kernel.vmcoreinfo import kernel_build_id, kernel_release
 from estimator.releases import better_dump
 from estimator.snapshot.flags import Unknown
-from estimator.units import human_bytes, plural
+from estimator.units import human_bytes, percent, plural
 
 _MIB = 1 << 20
 _SAMPLE_FRAMES = 1 << 16
@@ -130,7 +131,7 @@ def ask_memory(target: Target, findings: Findings, without_contents: bool = Fals
 
 def _anonymous_memory(target: Target, findings: Findings, without_contents: bool) -> None:
     """Walk the page tables; judge coverage and time by samples."""
-    started = time.monotonic()
+    start_up, started = seconds_since_start(), time.monotonic()
     prog, memory = target.prog, target.memory
     mms = read_processes(prog, memory)
     vmas = read_vmas(prog, memory, mms)
@@ -161,16 +162,15 @@ def _anonymous_memory(target: Target, findings: Findings, without_contents: bool
         leave_unread(pages, memory, piece)
     else:
         read_frames(pages, memory, piece, 0, target.running)
-    seconds = walk_seconds + (time.monotonic() - started) * len(pfns) / max(len(piece), 1)
-    about = f"about {seconds:.0f} s" if seconds >= 1 else "less than 1 s"
-    findings.add("time", f"{about} on one core", seconds=round(seconds, 1))
+    read_seconds = (time.monotonic() - started) * len(pfns) / max(len(piece), 1)
+    findings.add_time(start_up, walk_seconds + read_seconds, "one core")
 
 
 def _coverage(
     target: Target, unknown: Bytes, share: float, findings: Findings, without_contents: bool
 ) -> None:
     """Judge ``share``, the part that can be read of a sample with the codes ``unknown``."""
-    text = f"{100 * share:.1f} % of it can be read"
+    text = f"{percent(share, 1)} of it can be read"
     if without_contents:
         text += f"; {UPPER_BOUND_ONLY}"
     elif share < _ANSWERABLE:

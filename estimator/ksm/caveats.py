@@ -170,7 +170,8 @@ def _unknown(coverage: Coverage) -> str | None:
         )
     if missing := _page_tables(coverage):
         parts.append(missing)
-    return f"{', and '.join(parts)}: they are in no counter." if parts else None
+    text = ", and ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}: they are in no counter." if parts else None
 
 
 def _page_tables(coverage: Coverage) -> str:

@@ -12,6 +12,7 @@ from estimator.arrays import Words
 from estimator.collect.budget import refuse_beyond
 from estimator.collect.findings import UPPER_BOUND_ONLY, Findings
 from estimator.collect.memory_room import meminfo_bytes
+from estimator.collect.start_up import seconds_since_start
 from estimator.procfs.ksm_settings import read_settings
 from estimator.procfs.merged_frames import ksm_flag_holds
 from estimator.procfs.page_contents import workers_here
@@ -22,7 +23,6 @@ from estimator.procfs.vmas import read_vmas
 from estimator.units import plural
 
 _GIB = 1 << 30
-_START_UP_SECONDS = 0.5
 _BYTES_PER_SECOND = 1.3e9  # of each worker, as scripts/bench procfs measures it
 
 
@@ -76,10 +76,8 @@ def check_procfs(without_contents: bool = False) -> Findings:
         findings.add("coverage", UPPER_BOUND_ONLY, status="warn")
     cores = workers_here()
     read = 0 if without_contents else anonymous
-    seconds = _START_UP_SECONDS + read / _BYTES_PER_SECOND / cores
-    findings.add(
-        "time", f"about {seconds:.1f} s on {cores} of the cores", seconds=round(seconds, 1)
-    )
+    start_up = seconds_since_start()  # processes and smaps are read already, as they will be
+    findings.add_time(start_up, read / _BYTES_PER_SECOND / cores, f"{cores} of the cores")
     return findings
 
 

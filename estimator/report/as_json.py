@@ -25,9 +25,10 @@ from estimator.report.words import COUNTER_MEANINGS
 from estimator.snapshot.snapshot import Snapshot
 
 FORMAT_VERSION = 1
-"""Of the JSON of a prediction, see docs/prediction.schema.json. Fields may be added to it."""
+"""Of the JSON of a prediction, see docs/schemas. Fields may be added to it."""
 
 _MOST_CONTENTS = _MOST_PAIRS = 100
+_DIGITS = 6  # of what is credited: sums of fractions
 _ROWS_AT_ONCE = 4096  # 1 MiB of JSON, in memory that is used again
 
 
@@ -41,7 +42,7 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def prediction_json(prediction: Prediction) -> dict[str, Any]:
-    """The prediction as JSON values, in bytes and pages: docs/prediction.schema.json.
+    """The prediction as JSON values, in bytes and pages: docs/schemas/prediction.schema.json.
 
     Integers are exact; what is credited (saved_pages, net_bytes) has fractions.
     """
@@ -98,7 +99,8 @@ def prediction_json_parts(prediction: Prediction) -> Iterator[bytes | memoryview
 
 def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
     """The plan, the settings and the risk as one JSON object."""
-    return {
+    rows = records(plan.lines.round(_DIGITS))
+    return answer_json(plan.everything) | {
         "share": plan.share,
         "within": plan.within,
         "only": plan.only,
@@ -107,9 +109,9 @@ def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
         "host": dataclasses.asdict(plan.host),
         "lines": [
             line | {"commands": commands}
-            for line, commands in zip(records(plan.lines), opt_in_commands(plan), strict=True)
+            for line, commands in zip(rows, opt_in_commands(plan), strict=True)
         ],
-        "coverage": plan.everything.coverage.to_json(),
+        "on_elsewhere": records(plan.elsewhere.round(_DIGITS)),
         "counters": plan.prediction.counters,
         "physical": plan.prediction.physical,
         "within_pages": plan.within_pages,
@@ -131,23 +133,28 @@ def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """What changed between two predictions as one JSON object."""
+    contents = comparison.contents
     return {
+        "asked": comparison.asked,
+        "page_bytes": comparison.page_bytes,
         "numbers": records(comparison.numbers),
         "programs": records(comparison.programs),
         "origins": comparison.origins.to_dict("records"),
         "settings": comparison.settings.to_dict("records"),
-        "changed_contents": None if comparison.contents is None else records(comparison.contents),
+        "changed_contents": None if contents is None else records(contents.by_vma),
+        "not_compared": None if contents is None else records(contents.not_compared),
     }
 
 
-def verification_json(verification: Verification) -> dict[str, Any]:
+def verification_json(prediction: Prediction, verification: Verification) -> dict[str, Any]:
     """Prediction and reality as one JSON object."""
     cost = verification.page_cost
-    return {
+    return answer_json(prediction) | {
         "counters": records(verification.counters),
         "processes": records(verification.processes),
         "gone": verification.gone,
         "caveats": verification.caveats,
+        "settled": verification.settled,
         "page_cost": dataclasses.asdict(cost) if cost else None,
     }
 
@@ -164,7 +171,7 @@ def answer_json(prediction: Prediction) -> dict[str, Any]:
 
 
 def _values(prediction: Prediction) -> dict[str, Any]:
-    pairs = {by: records(prediction.pairs(by).head(_MOST_PAIRS).round(6)) for by in KEYS}
+    pairs = {by: records(prediction.pairs(by).head(_MOST_PAIRS).round(_DIGITS)) for by in KEYS}
     return {
         "format_version": FORMAT_VERSION,
         **answer_json(prediction),
@@ -174,7 +181,7 @@ def _values(prediction: Prediction) -> dict[str, Any]:
         "smart_scan": prediction.smart_scan,
         "khugepaged": dataclasses.asdict(prediction.khugepaged) if prediction.khugepaged else None,
         "unmerged_readings": prediction.unmerged_readings(),
-        "contents": records(prediction.contents(_MOST_CONTENTS).round({"saved_pages": 6})),
+        "contents": records(prediction.contents(_MOST_CONTENTS).round({"saved_pages": _DIGITS})),
         "pairs": pairs,
     }
 

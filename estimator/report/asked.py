@@ -77,9 +77,22 @@ def when_words(info: Mapping[str, Any]) -> str:
     return f"of {_minute(clock)}" if clock else f"read {_minute(read)}; its own time is not known"
 
 
+def moment_words(moment: str | None) -> str:
+    """Date, time of day and zone of an ISO 8601 ``moment``, to the second.
+
+    >>> moment_words("2026-11-29T05:52:23+01:00"), moment_words("yesterday")
+    ('2026-11-29 04:52:23 UTC', 'at an unknown time')
+    """
+    return _in_utc(moment, "%Y-%m-%d %H:%M:%S")
+
+
 def _minute(moment: str | None) -> str:
+    return _in_utc(moment, "%Y-%m-%d %H:%M")
+
+
+def _in_utc(moment: str | None, form: str) -> str:
     try:
         time = datetime.datetime.fromisoformat(moment or "").astimezone(datetime.UTC)
     except (ValueError, OverflowError):
         return "at an unknown time"
-    return f"{time:%Y-%m-%d %H:%M} UTC"
+    return f"{time:{form}} UTC"

@@ -49,12 +49,15 @@ def headline(snapshot: Snapshot, bound: UpperBound) -> str:
     who = scope_words(bound.policy)
     if not bound.coverage.pages:
         return f"{who}, ksmd finds nothing to scan."
-    unknown = snapshot.info["unknown"]
-    found = " of what was found" if unknown.get("processes") or unknown.get("vmas") else ""
+    size, unknown = page_bytes(snapshot), snapshot.info["unknown"]
+    missing = bound.ledger.not_found_pages * size
+    also = f" that was found, and {human_bytes(missing)} that was not" if missing else ""
+    some = not missing and (unknown.get("processes") or unknown.get("vmas"))
+    found = " of what was found" if some else ""
     return (
         f"{who}, what KSM would save is not known: page contents were left out. Whatever is in "
         f"the pages{found}, it can free no more than {human_bytes(bound.bytes_freed)} of "
-        f"{human_bytes(bound.frames_before * page_bytes(snapshot))} of anonymous memory."
+        f"{human_bytes(bound.frames_before * size)} of anonymous memory{also}."
     )
 
 

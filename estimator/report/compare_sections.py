@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from estimator.advice.compare import Comparison
 from estimator.advice.verify import Verification
+from estimator.report.asked import host_words, moment_words
 from estimator.report.prediction_sections import Section
 from estimator.report.tables import Column, pages
 from estimator.snapshot.identity import Identity
-from estimator.units import count, human_bytes, plural, printable
+from estimator.units import count, human_bytes, human_seconds, percent, plural, printable
 
 
 def comparison_sections(comparison: Comparison) -> list[Section]:
@@ -23,7 +25,7 @@ def comparison_sections(comparison: Comparison) -> list[Section]:
         columns = [Column("setting", "setting"), *_SIDES]
         title = "Kernel and settings that differ"
         sections.append(Section(title, comparison.settings, columns, len(comparison.settings)))
-    sections += [*_numbers(comparison.numbers), _changed(comparison)]
+    sections += [*_numbers(comparison.numbers), *_changed(comparison)]
     programs = comparison.programs
     moved = [f"{name}_change" for name in ("processes", "ksm_rmap_items", "ksm_merging_pages")]
     changed = (programs[moved] != 0).any(axis=1) | (programs["net_bytes_change"].abs() > 1)
@@ -34,7 +36,7 @@ def comparison_sections(comparison: Comparison) -> list[Section]:
 
 def _numbers(numbers: pd.DataFrame) -> list[Section]:
     """What is memory with its unit, then what is counted."""
-    memory = numbers["number"].str.contains("bytes") | (numbers["number"] == "general_profit")
+    memory = numbers["unit"] == "bytes"
     sections = []
     for title, rows, value, change in (
         ("What changed: memory", numbers[memory], _bytes, _signed_bytes),
@@ -50,15 +52,15 @@ def _numbers(numbers: pd.DataFrame) -> list[Section]:
     return sections
 
 
-def _changed(comparison: Comparison) -> Section:
+def _changed(comparison: Comparison) -> list[Section]:
     title = "Pages that have other contents in B"
-    contents = comparison.contents
-    if contents is None:
+    if comparison.contents is None:
         note = (
             "Not known: that takes two snapshots of one boot with the same seed (collect the later "
             "one with --like); a file holds no contents."
         )
-        return Section(title, note=note)
+        return [Section(title, note=note)]
+    contents, rest = comparison.contents.by_vma, comparison.contents.not_compared
     names = ("pages", "compared_pages", "changed_pages")
     sums = {name: int(contents[name].sum()) for name in names}
     note = (
@@ -74,9 +76,13 @@ def _changed(comparison: Comparison) -> Section:
         pages("changed", "changed_pages"),
     ]
     rows = contents[contents["changed_pages"] > 0]
-    if rows.empty:
-        return Section(title, note=note)
-    return Section(title, rows, columns, total=sums, note=note)
+    changed = Section(title, note=note)
+    if len(rows):
+        changed = Section(title, rows, columns, total=sums, note=note)
+    if rest.empty:
+        return [changed]
+    reasons = [Column("", "reason"), pages("mappings", "pages")]
+    return [changed, Section("Why the others could not be compared", rest, reasons, len(rest))]
 
 
 def _programs(programs: pd.DataFrame, changed: pd.Series[bool], page_bytes: int) -> Section:
@@ -128,15 +134,45 @@ def _origins(comparison: Comparison) -> Section:
             f" {wiser} knows which pages changed and takes them for volatile; {other} does not: "
             "what it says of merged pages are upper bounds."
         )
-    columns = [Column("", "fact"), *_SIDES]
-    return Section("What the two rest on", facts, columns, limit=len(facts), note=note)
+    shown = pd.DataFrame(
+        [
+            (words, *(_fact(known.loc[name, side], show) for side in "ab"))
+            for name, (words, show) in _FACTS.items()
+        ],
+        columns=["fact", "a", "b"],
+    )
+    columns = [Column("", "fact"), Column("A", "a"), Column("B", "b")]
+    return Section("What the two rest on", shown, columns, limit=len(shown), note=note)
+
+
+def _fact(value: Any, show: Callable[[Any], str]) -> str:
+    return "not known" if pd.isna(value) else printable(show(value))
+
+
+_FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "host": ("host", lambda name: host_words({"host": name})),
+    "boot_id": ("boot-id", str),
+    "machine_id": ("machine-id", str),
+    "release": ("Linux", str),
+    "source": ("read by", lambda kind: f"--{kind}"),
+    "collected_at": ("read", moment_words),
+    "wall_clock": ("its own clock", moment_words),
+    "uptime_seconds": ("up for", human_seconds),
+    "passes": ("looks", count),
+    "candidate_pages": ("pages ksmd would visit", count),
+    "hashed_share": ("of these read", lambda share: percent(share, 1)),
+    "compared_pages": ("seen in another look", count),
+    "changed_pages": ("of these changed", count),
+}
 
 
 def _value(value: Any) -> str:
-    """One fact or setting; an empty selector selects all."""
+    """One setting; an empty selector selects all."""
     if isinstance(value, list):
         return printable(", ".join(map(str, value))) or "all"
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, int):
         return count(value)
     return "not known" if pd.isna(value) else printable(str(value))
 
@@ -197,7 +233,10 @@ def _bytes(value: Any) -> str:
 
 
 def _signed_bytes(value: Any) -> str:
-    return "-" if pd.isna(value) else f"{'+' if value > 0 else ''}{human_bytes(value)}"
+    if pd.isna(value) or value <= 0:
+        return _bytes(value)
+    text = human_bytes(value)
+    return text.replace("< ", "< +") if text.startswith("<") else f"+{text}"
 
 
 def _number(value: Any) -> str:

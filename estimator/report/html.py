@@ -56,17 +56,42 @@ def report_page(
         prediction.policy,
         verdict,
         report,
-        [(title, _svg(figure, str(n))) for n, (title, figure) in enumerate(figures)],
+        [
+            (title, {place: _svg(figure, f"{n} {place}") for place, figure in forms.items()})
+            for n, (title, forms) in enumerate(figures)
+        ],
         plan_sections(snapshot, plan, schedule, risk),
     )
 
 
-def _figures(snapshot: Snapshot, prediction: Prediction, plan: Plan) -> list[tuple[str, Figure]]:
+def _figures(
+    snapshot: Snapshot, prediction: Prediction, plan: Plan
+) -> list[tuple[str, dict[str, Figure]]]:
+    """Title and forms of each picture: for a screen, and for a phone, where a whole one scrolls.
+
+    ``report.css`` shows the form that fits.
+    """
     units = contributions_by(contributions(snapshot, prediction), ["unit"])
+    widths = {"wide": False, "narrow": True}
     return [
-        ("How much scanning buys how much saving", frontier_figure(snapshot, plan)),
-        ("Services", contribution_figure(units, "unit", page_bytes(snapshot))),
-        ("Which processes save memory with which", sharing_figure(snapshot, prediction)),
+        (
+            "How much scanning buys how much saving",
+            {form: frontier_figure(snapshot, plan, narrow=n) for form, n in widths.items()},
+        ),
+        (
+            "Services",
+            {
+                form: contribution_figure(units, "unit", page_bytes(snapshot), narrow=n)
+                for form, n in widths.items()
+            },
+        ),
+        (
+            "Which processes save memory with which",
+            {
+                "wide": sharing_figure(snapshot, prediction),
+                "narrow whole": sharing_figure(snapshot, prediction, narrow=True),
+            },
+        ),
     ]
 
 
@@ -75,7 +100,7 @@ def _page(
     policy: Policy,
     verdict: Section,
     report: list[Section],
-    figures: list[tuple[str, Markup]],
+    figures: list[tuple[str, dict[str, Markup]]],
     plan: list[Section],
 ) -> str:
     script = _resource("report.js")

@@ -36,8 +36,9 @@ def plan_sections(snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk
     """What to opt in, what to type, how to set ksmd, the frontier, the risk."""
     size = page_bytes(snapshot)
     first, *more = plan_words(snapshot, plan)
+    elsewhere = [_elsewhere(plan, size)] if len(plan.elsewhere) else []
     if not _pays(plan):
-        return [Section(first, note=" ".join(more))]
+        return [Section(first, note=" ".join(more)), *elsewhere]
     if len(plan.lines):
         more.append(f"ksmd takes {cpu_words(schedule.proposed)} for it.")
     sections = [Section(first, note=" ".join(more))]
@@ -46,6 +47,7 @@ def plan_sections(snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk
         sections.append(_lines("What to opt in", to_do, size))
     if len(on):
         sections.append(_lines("On already: nothing to change", on, size))
+    sections += elsewhere
     if len(to_do):
         sections.append(
             Section(
@@ -89,16 +91,19 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
         )
     scanned = scanned_pages(plan.prediction)
     net, most, lines_net = (
-        human_bytes(one.physical["net_bytes_saved"])
+        _or_nothing(one.physical["net_bytes_saved"])
         for one in (plan.prediction, plan.everything, plan.reachable)
     )
     enabled = plan.everything.policy.scope == "enabled"
-    whole = "all that is opted in now" if enabled else "everything opted in"
+    chosen = words.chosen_words(plan.everything.policy)
+    whole = f"all of {chosen}" if chosen else "all" if enabled else "everything opted in"
+    whole += " that is opted in now" if enabled else ""
     part = percent(scanned, everything.scanned_pages)
     number = len(plan.to_do)
     if number:
         with_on = "With what is on already that" if number < len(plan.lines) else "That"
-        sentences.append(f"Opt in the {plural(number, 'line')} below. {with_on} frees {net} net,")
+        lines = "line" if number == 1 else f"{count(number)} lines"
+        frees = [f"Opt in the {lines} below. {with_on} frees {net} net"]
     else:
         left = (
             "KSM runs, and nothing is left to do"
@@ -109,18 +114,20 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
         if not plan.possible and scanned < everything.scanned_pages:
             by = " or ".join(f"--only {name}" for name, one in MEANS.items() if one in plan.only)
             nothing = f"There is nothing to opt in{f' with {by}' if by else ''}: see other means."
-        sentences.append(f"{nothing} What is on already frees {net} net,")
+        frees = [f"{nothing} What is on already frees {net} net"]
     if plan.possible > number:
-        sentences[-1] += f" all {plural(plan.possible, 'line')} to choose from {lines_net},"
-    sentences[-1] += (
-        f" {whole} {most}. ksmd scans {part} of the pages for it ({count(scanned)} of "
+        frees.append(f"all {plural(plan.possible, 'line')} to choose from {lines_net}")
+    if number or most != net or not enabled:
+        frees.append(f"{whole} {most}")
+    sentences.append(
+        f"{', '.join(frees)}. ksmd scans {part} of the pages for it ({count(scanned)} of "
         f"{count(everything.scanned_pages)})."
     )
-    if not plan.share_reached:
+    if not plan.share_reached and plan.possible > number:
+        others = plural(plan.possible - number, "line")
         sentences.append(
-            f"That is less than the {percent(plan.share, 1)} asked for: each of the other "
-            f"{plural(plan.possible - number, 'line')} would bring less than "
-            f"{human_bytes(plan.worth_bytes)}, which is not worth doing."
+            f"That is less than the {percent(plan.share, 1)} asked for: each of the other {others} "
+            f"would bring {_less(plan.worth_bytes)}, which is not worth doing."
         )
     if plan.within:
         inside = human_bytes(plan.within_pages * page_bytes(snapshot))
@@ -144,10 +151,18 @@ def _why_nothing(plan: Plan, worth_it: bool) -> str:
         return "There is nothing to propose."
     if plan.possible:
         lines = plural(plan.possible, "line")
-        worth = human_bytes(plan.worth_bytes)
-        return f"There is nothing to propose: each of {lines} would bring less than {worth}."
+        less = _less(plan.worth_bytes)
+        return f"There is nothing to propose: each of {lines} would bring {less}."
     means = " and ".join(f"--only {name}" for name, one in MEANS.items() if one in plan.only)
     return f"There is nothing to propose{f' with {means}' if means else ''}."
+
+
+def _or_nothing(net_bytes: int) -> str:
+    return human_bytes(net_bytes) if net_bytes > 0 else "nothing"
+
+
+def _less(worth_bytes: int) -> str:
+    return f"less than {human_bytes(worth_bytes)}" if worth_bytes > 1 else "nothing"
 
 
 def line_words(line: Mapping[Hashable, Any]) -> str:
@@ -190,6 +205,27 @@ def _lines(title: str, lines: pd.DataFrame, size: int) -> Section:
     sums = ("scanned_pages", "merged_pages", "saved_pages", "profit_bytes")
     total = {name: rows[name].sum() for name in sums}
     return Section(title, rows, columns, limit=_BLOCKS, total=total)
+
+
+def _elsewhere(plan: Plan, size: int) -> Section:
+    """What was not selected and is on all the same."""
+    on = plan.elsewhere.assign(means="on", uid=-1)
+    rows = on.assign(
+        what=[line_words(row) for row in on.to_dict("records")], processes=on["pids"].map(len)
+    )
+    columns = [
+        Column("what", "what"),
+        pages("processes", "processes"),
+        memory("scans", "scanned_pages", size),
+        memory("frees", "saved_pages", size),
+    ]
+    total = {name: rows[name].sum() for name in ("processes", "scanned_pages", "saved_pages")}
+    note = (
+        "Not selected, so in no other number here. While KSM runs, ksmd scans this too: each full "
+        f"scan has {plural(total['scanned_pages'], 'page')} more, and pages of what is selected "
+        "merge with equal ones of it. Leave out the selectors to plan for all of it together."
+    )
+    return Section("On already elsewhere", rows, columns, limit=15, total=total, note=note)
 
 
 def _ksmtuned_words(plan: Plan) -> list[str]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from estimator.advice.attribution import page_bytes, scanned_pages
 from estimator.advice.plan import Plan
@@ -26,34 +27,35 @@ _MIB = 2**20
 _MATRIX_SIZE = 24
 _POINTS = 200
 _LABEL_LENGTH = 32
+_NARROW_INCHES, _NARROW_LABEL = 3.7, 16
+_STEPS = (1, 2, 2.5, 5, 10)
 _BLUE, _GREEN, _GREY = "#1f5fa8", "#2b8a3e", "#868e96"
 
 
-def frontier_figure(snapshot: Snapshot, plan: Plan) -> Figure:
-    """Saved memory against memory scanned, best pieces first; the plan is marked."""
+def frontier_figure(snapshot: Snapshot, plan: Plan, *, narrow: bool = False) -> Figure:
+    """Saved memory against memory scanned, best pieces first; the plan is marked.
+
+    ``narrow``: as wide as a phone, with letters of the same size.
+    """
     scale = page_bytes(snapshot) / _MIB
     steps = _thin(plan.frontier)
     scanned = np.concatenate([[0], steps["scanned_pages"]]) * scale
     saved = np.concatenate([[0], steps["saved_pages"]]) * scale
     freed, whole = (p.physical["frames_freed"] for p in (plan.prediction, plan.everything))
     place = (scanned_pages(plan.prediction) * scale, freed * scale)
-    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    figure = Figure(figsize=(_NARROW_INCHES, 3.4) if narrow else (7, 3.8), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(scanned, saved, color=_BLUE, marker=".")
     axes.fill_between(scanned, saved, color=_BLUE, alpha=0.1)
-    axes.plot(*place, "o", color=_GREEN, markersize=9)
-    axes.annotate(
-        f"the plan: {percent(freed, whole)} of what everything frees",
-        place,
-        xytext=(8, -16) if place[0] < scanned[-1] / 2 else (-8, -20),
-        textcoords="offset points",
-        ha="left" if place[0] < scanned[-1] / 2 else "right",
-        color=_GREEN,
-    )
+    gap = "\n" if narrow else " "
+    told = f"the plan: {percent(freed, whole)} of what{gap}everything frees"
+    axes.plot(*place, "o", color=_GREEN, markersize=9, label=told)
+    axes.legend(loc="lower right", labelcolor=_GREEN)  # the curve is never there
     axes.set_xlabel("scanned by ksmd (MiB)")
     axes.set_ylabel("saved (MiB)")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 8, steps=_STEPS))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -66,13 +68,17 @@ def _thin(steps: pd.DataFrame) -> pd.DataFrame:
 
 
 def contribution_figure(
-    table: pd.DataFrame, label: str, page_bytes: int, limit: int = 15
+    table: pd.DataFrame, label: str, page_bytes: int, limit: int = 15, *, narrow: bool = False
 ) -> Figure:
-    """Scanned, merged and freed memory, a bar each for the first rows of ``contributions_by``."""
+    """Scanned, merged and freed memory, a bar each for the first rows of ``contributions_by``.
+
+    ``narrow``: as for ``frontier_figure``.
+    """
     rows = table.head(limit)
     places = np.arange(len(rows))
     scale = page_bytes / _MIB
-    figure = Figure(figsize=(7, 0.6 + 0.5 * max(len(rows), 2)), layout="constrained")
+    width = _NARROW_INCHES if narrow else 7
+    figure = Figure(figsize=(width, 0.8 + 0.5 * max(len(rows), 2)), layout="constrained")
     axes = figure.add_subplot()
     series = [
         ("scanned", "scanned_pages", _GREY),
@@ -82,17 +88,20 @@ def contribution_figure(
     for offset, (name, column, color) in enumerate(series):
         height = rows[column].to_numpy() * scale
         axes.barh(places + 0.27 * (offset - 1), height, 0.25, label=name, color=color)
-    _label(axes.set_yticks, places, list(rows[label]))
+    names = list(rows[label])
+    _label(axes.set_yticks, places, names, length=_NARROW_LABEL if narrow else _LABEL_LENGTH)
     axes.invert_yaxis()
     axes.set_xlabel("MiB")
+    axes.xaxis.set_major_locator(MaxNLocator(3 if narrow else 8, steps=_STEPS))
     figure.legend(frameon=False, loc="outside upper center", ncols=len(series))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def sharing_figure(snapshot: Snapshot, prediction: Prediction) -> Figure:
+def sharing_figure(snapshot: Snapshot, prediction: Prediction, *, narrow: bool = False) -> Figure:
     """Which processes save memory with which: ``Prediction.pairs`` as a heat map.
 
+    ``narrow``: no wider than it has to be; with many names that is wider than a phone.
     One row per process, or per program in a unit where more than 24 processes save something; on
     the diagonal what one saves with itself.
     """
@@ -100,7 +109,8 @@ def sharing_figure(snapshot: Snapshot, prediction: Prediction) -> Figure:
     saved, _ = saved_between(prediction, group, len(names))
     matrix = saved * page_bytes(snapshot) / _MIB
     size = 2.2 + 0.28 * max(len(names), 4)
-    figure = Figure(figsize=(max(size + 1, 7), size), layout="constrained")  # letters of one size
+    width = size + 1 if narrow else max(size + 1, 7)  # as the others: letters of one size
+    figure = Figure(figsize=(width, size), layout="constrained")
     axes = figure.add_subplot()
     shown = np.ma.masked_equal(matrix, 0)
     top = float(matrix.max(initial=0)) or 1.0
@@ -132,9 +142,13 @@ def _matrix_groups(
 
 
 def _label(
-    set_ticks: Callable[..., Any], places: npt.NDArray[Any], names: list[str], rotation: int = 0
+    set_ticks: Callable[..., Any],
+    places: npt.NDArray[Any],
+    names: list[str],
+    rotation: int = 0,
+    length: int = _LABEL_LENGTH,
 ) -> None:
     """Label an axis with names, shortened, that are never read as mathematics."""
     shown = [printable(name) for name in names]
-    labels = [n if len(n) <= _LABEL_LENGTH else f"{n[: _LABEL_LENGTH - 1]}…" for n in shown]
+    labels = [n if len(n) <= length else f"{n[: length - 1]}…" for n in shown]
     set_ticks(places, labels=labels, parse_math=False, rotation=rotation)

@@ -37,7 +37,7 @@ def settings_words(schedule: Schedule) -> list[str]:
     if schedule.advised:
         sentences.append(
             f"The kernel's scan-time advisor finds pages_to_scan itself, but aims at "
-            f"{ADVISOR_MIN_CPU}% of a CPU or more. Asked for {target}, it comes to about scans in "
+            f"{ADVISOR_MIN_CPU}% of a CPU or more. Asked for {target}, it comes to scans of about "
             f"{_seconds(schedule.advised)}, {cpu_words(schedule.advised)}."
         )
     return sentences

@@ -192,14 +192,21 @@ def _print_grid(
 
 
 def _print_paragraphs(console: Console, columns: list[Column], cells: list[list[str]]) -> None:
-    """Each row as its name, and below it what the other columns say."""
-    name = next((n for n, column in enumerate(columns) if not column.number), 0) + 1
+    """Each row as its name, and below it what the other columns say.
+
+    The name is the first text, with the number before it if there is one; else the first number.
+    """
+    text_at = next((n for n, column in enumerate(columns) if not column.number), len(columns))
+    name = text_at + 1 if text_at <= 1 else 1
     for row in cells:
+        called = " ".join(row[:name])
+        if columns[name - 1].number:
+            called = f"{columns[0].title} {called}"
         said = []
         for column, text in zip(columns[name:], row[name:], strict=True):
             words = f"{column.title} {text}".strip() if text else ""
             said += [words.replace(" ", _TOGETHER) if column.number else words] if words else []
-        for indent, text in ((_INDENT, " ".join(row[:name])), (2 * _INDENT, ", ".join(said))):
+        for indent, text in ((_INDENT, called), (2 * _INDENT, ", ".join(said))):
             lines = textwrap.wrap(
                 text,
                 console.width,

@@ -48,6 +48,12 @@ def chosen_words(policy: Policy) -> str:
 def verdict(policy: Policy, savings: Savings, coverage: Coverage) -> str:
     """What would be saved, net, out of what, and whether that is worth it."""
     out_of = f"{human_bytes(savings.anonymous_bytes)} of anonymous memory"
+    if not savings.scanned_pages and coverage.not_read_pages == coverage.lost_pages > 0:
+        return (
+            f"{scope_words(policy)}, ksmd finds nothing to scan: none of the {out_of} that was "
+            f"found takes part. {plural(coverage.lost_pages, 'more page')} were found in no "
+            "process: whether they take part is not known."
+        )
     if not savings.scanned_pages and coverage.not_read_pages:
         return (
             f"{scope_words(policy)}, what KSM would save is not known: nothing of what ksmd would "

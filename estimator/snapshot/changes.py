@@ -182,8 +182,8 @@ def changed_mappings(earlier: Snapshot, later: Snapshot) -> Changes:
 
 def same_place(snapshot: Snapshot, other: Snapshot) -> npt.NDArray[np.int64]:
     """For each row of ``snapshot.mappings`` the row of ``other`` at its place, -1 where none is."""
-    places, rows = _places(other, _same_processes(snapshot, other))
-    wanted, wanted_rows = _places(snapshot, np.arange(len(snapshot.processes), dtype=np.int64))
+    places, rows = places_of(other, same_processes(snapshot, other))
+    wanted, wanted_rows = places_of(snapshot, np.arange(len(snapshot.processes), dtype=np.int64))
     found = np.full(len(wanted), -1, dtype=np.int64)
     place, here = find(places, wanted)
     found[wanted_rows[here]] = rows[place]
@@ -196,7 +196,7 @@ def same_hash(earlier: Snapshot, later: Snapshot) -> bool:
     return all(first.get(key) == second.get(key) for key in ("name", "seed"))
 
 
-def _same_processes(earlier: Snapshot, later: Snapshot) -> npt.NDArray[np.int64]:
+def same_processes(earlier: Snapshot, later: Snapshot) -> npt.NDArray[np.int64]:
     """mm_id in ``earlier`` of every process of ``later``, -1 if it was not there."""
     known = {
         key: mm
@@ -208,7 +208,7 @@ def _same_processes(earlier: Snapshot, later: Snapshot) -> npt.NDArray[np.int64]
     return np.array([known.get(key, -1) for key in keys], dtype=np.int64)
 
 
-def _places(
+def places_of(
     snapshot: Snapshot, mm: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
     """Where each mapping is, as one number, in ascending order, and the rows in that order.
