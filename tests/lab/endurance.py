@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,17 +25,22 @@ from estimator.procfs.collect import collect_procfs
 from estimator.snapshot.checks import check_snapshot
 from estimator.snapshot.flags import FrameKind, MappingFlag
 from estimator.snapshot.snapshot import Snapshot
+from tests.lab.here.machine import borrowed, refusal
+from tests.lab.kernels import cache_directory
 from tests.lab.programs import build
 from tests.lab.test_churn import check_contents
 from tests.lab.test_replaced_words import check_rows
 
-FROZEN_PAGES = 300
+FROZEN_PAGES = 300  # and as many that ksmd can merge
 FROZEN = f"""
 import ctypes, mmap, signal
 area = mmap.mmap(-1, {FROZEN_PAGES} * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 area.madvise(mmap.MADV_NOHUGEPAGE)
 for page in range({FROZEN_PAGES}):
     area[page * 4096:(page + 1) * 4096] = (b"frozen%06d" % page * 342)[:4096]
+equal = mmap.mmap(-1, {FROZEN_PAGES} * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+equal.madvise(mmap.MADV_MERGEABLE)
+equal[:] = b"same" * ({FROZEN_PAGES} * 1024)
 print(ctypes.addressof(ctypes.c_char.from_buffer(area)), flush=True)
 signal.pause()
 """
@@ -40,7 +48,8 @@ FROZEN_HASHES = [
     xxh3_64_intdigest((b"frozen%06d" % page * 342)[:4096]) for page in range(FROZEN_PAGES)
 ]
 MOST_GROWTH = 0.05  # from half of the way to its end
-KSM, SWAPS = Path("/sys/kernel/mm/ksm"), Path("/proc/swaps")
+KSM_SETTINGS = {"run": "1", "pages_to_scan": "2000", "sleep_millisecs": "20"}
+SWAPS, SWAP_BYTES = Path("/proc/swaps"), 256 << 20
 PAGE = """\
 # {collections} collections under churn
 
@@ -70,7 +79,7 @@ missing or has another content; it may be unknown, if the kernel moved it meanwh
 | open files at the beginning, at the end | {first_files}, {last_files} |
 | seconds for a collection, median and longest | {median:.2f}, {longest:.2f} |
 
-ksmd was {ksmd}; swap was {swap}.
+ksmd was running; swap was in use.
 """
 
 
@@ -123,6 +132,22 @@ def check(snapshot: Snapshot, frozen: tuple[int, int]) -> int:
     return FROZEN_PAGES - len(known)
 
 
+@contextlib.contextmanager
+def swap() -> Iterator[None]:
+    """A file of its own to swap to, unless the machine swaps already."""
+    if len(SWAPS.read_text().splitlines()) > 1:
+        yield
+        return
+    with tempfile.NamedTemporaryFile(dir=cache_directory(), prefix="swap.") as file:
+        os.posix_fallocate(file.fileno(), 0, SWAP_BYTES)
+        subprocess.run(["mkswap", file.name], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["swapon", file.name], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["swapoff", file.name], check=True)
+
+
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -170,14 +195,16 @@ def main() -> int:
     parser.add_argument("--commit", default="unknown")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    ksmd = "running" if (KSM / "run").read_text().strip() == "1" else "off"
-    swap = "in use" if len(SWAPS.read_text().splitlines()) > 1 else "off"
     frozen = subprocess.Popen([sys.executable, "-c", FROZEN], stdout=subprocess.PIPE)
     try:
         assert frozen.stdout is not None
         address = int(frozen.stdout.readline())
-        subprocess.run(["nice", build("churn"), str(arguments.workers)], check=True)
-        numbers, well = endure(arguments.collections, (frozen.pid, address))
+        if reason := refusal():
+            print(f"churn: {reason}", file=sys.stderr)
+            return 3
+        with swap(), borrowed(**KSM_SETTINGS):
+            subprocess.run(["nice", build("churn"), str(arguments.workers)], check=True)
+            numbers, well = endure(arguments.collections, (frozen.pid, address))
     finally:
         frozen.kill()
     page = PAGE.format(
@@ -185,8 +212,6 @@ def main() -> int:
         workers=arguments.workers,
         commit=arguments.commit,
         release=platform.release(),
-        ksmd=ksmd,
-        swap=swap,
         **numbers,
     )
     if arguments.out:
