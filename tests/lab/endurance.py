@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pandas as pd
@@ -38,10 +39,11 @@ area = mmap.mmap(-1, {FROZEN_PAGES} * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOU
 area.madvise(mmap.MADV_NOHUGEPAGE)
 for page in range({FROZEN_PAGES}):
     area[page * 4096:(page + 1) * 4096] = (b"frozen%06d" % page * 342)[:4096]
+print(ctypes.addressof(ctypes.c_char.from_buffer(area)), flush=True)
+input()  # until it is known that nobody else has opted in
 equal = mmap.mmap(-1, {FROZEN_PAGES} * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 equal.madvise(mmap.MADV_MERGEABLE)
 equal[:] = b"same" * ({FROZEN_PAGES} * 1024)
-print(ctypes.addressof(ctypes.c_char.from_buffer(area)), flush=True)
 signal.pause()
 """
 FROZEN_HASHES = [
@@ -195,13 +197,16 @@ def main() -> int:
     parser.add_argument("--commit", default="unknown")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    frozen = subprocess.Popen([sys.executable, "-c", FROZEN], stdout=subprocess.PIPE)
+    frozen = subprocess.Popen([sys.executable, "-c", FROZEN], stdin=PIPE, stdout=PIPE)
     try:
+        assert frozen.stdin is not None
         assert frozen.stdout is not None
         address = int(frozen.stdout.readline())
         if reason := refusal():
             print(f"churn: {reason}", file=sys.stderr)
             return 3
+        frozen.stdin.write(b"\n")
+        frozen.stdin.flush()
         with swap(), borrowed(**KSM_SETTINGS):
             subprocess.run(["nice", build("churn"), str(arguments.workers)], check=True)
             numbers, well = endure(arguments.collections, (frozen.pid, address))
