@@ -105,6 +105,14 @@ def test_the_trap_of_systemd_is_named_where_it_is(
     assert (said in note) if said else not note
 
 
+def test_systemd_run_is_named_where_it_is_known_to_work() -> None:
+    """It is where systemd has MemoryKSM= and the kernel keeps it at exec."""
+    for version, named in ((None, False), (255, False), (257, True)):
+        plan = make_plan(web(version).everything.snapshot, share=1.0, only=["program"])
+        (block,) = opt_in_commands(plan)
+        assert ("systemd-run -p MemoryKSM=yes" in block) is named
+
+
 @pytest.mark.parametrize(
     ("start", "command"),
     [

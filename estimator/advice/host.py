@@ -58,6 +58,11 @@ class Host:
         version = self.systemd_version
         return version is not None and version < SYSTEMD_WITH_WORKING_MEMORY_KSM
 
+    @property
+    def memory_ksm_works(self) -> bool:
+        """Whether MemoryKSM= is known to work, also for the programs that a service execs."""
+        return self.systemd_version is not None and not self.memory_ksm_fails and self.exec_keeps
+
 
 def host_of(snapshot: Snapshot) -> Host:
     """What ``snapshot`` shows of its host."""

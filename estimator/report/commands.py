@@ -124,9 +124,12 @@ def _block(line: dict[Any, Any], host: Host) -> str:
             f"/* in {_comment(whom)}, itself: before 6.7 it is lost at exec */\n"
             "prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);"
         )
+    command = f"{shlex.quote(printable(line['program']))} ARGUMENTS..."
+    service = f"# or as a service: systemd-run -p MemoryKSM=yes {command}\n"
     return (
         f"# {whom}: start it so, as whatever user\n"
-        f"{LAUNCHER} {shlex.quote(printable(line['program']))} ARGUMENTS...\n"
+        f"{LAUNCHER} {command}\n"
+        f"{service if host.memory_ksm_works else ''}"
         "# or in its source: prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from xxhash import xxh3_64_intdigest
 from estimator.kernel.collect import collect
 from estimator.kernel.running import open_qemu
 from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.store import open_snapshot
 from tests.lab.conftest import lab_kernel
 from tests.lab.kernels import IN_FULL
 from tests.lab.running import running
@@ -26,6 +28,22 @@ COMMS = {"frozen", "churn", "busybox", "true", "sh", "init"}
 TEMPLATES = {xxh3_64_intdigest(bytes([ord("a") + i]) * 4096, 0) for i in range(16)}
 BASE = 0x2000_0000_0000
 FROZEN = Workload("frozen", ("comm frozen\nmap data 3000\nfill data own 1\nfork 2\nend",))
+
+LIVE_COLLECTIONS = 50
+MOST_GROWTH = 0.05  # from half of the way to its end
+FROM_INSIDE = f"""
+import json, pathlib
+from estimator.collect.memory_room import own_bytes
+from estimator.kernel.collect import collect
+from estimator.kernel.running import open_live
+from estimator.snapshot.store import write_snapshot
+target = open_live()
+own = []
+for number in range({LIVE_COLLECTIONS}):
+    write_snapshot(collect(target, seed=0), pathlib.Path(f"/tmp/looks/{{number}}.ksm"))
+    own.append(own_bytes())
+print(json.dumps(own))
+"""
 
 
 @pytest.mark.parametrize("series", IN_FULL)
@@ -48,6 +66,30 @@ def test_what_moves_is_no_harm_to_what_holds_still(series: str, tmp_path: Path) 
             moved += snapshot.info["unknown"]["changed_pages"]
             assert snapshot.info["unknown"]["changed_pages"] < len(snapshot.mappings)
         assert moved > 0
+
+
+def test_fifty_looks_from_inside_see_no_harm(tmp_path: Path) -> None:
+    """By one process of the guest, which must not grow; churn has one of two processors."""
+    with running(FROZEN, lab_kernel("7.3"), tmp_path, programs=["churn"], debian=True) as guest:
+        (tmp_path / "looks").mkdir()
+        guest.guest.run("mkdir /tmp/looks; churn 1 & ")
+        guest.guest.write_file("/tmp/looks.py", FROM_INSIDE)
+        status, output = guest.python("/tmp/looks.py", timeout_seconds=600)
+        assert status == 0, output
+        guest.fetch_snapshot("/tmp/looks", tmp_path / "looks")
+    own = json.loads(output)
+    assert len(own) == LIVE_COLLECTIONS
+    assert own[-1] <= (1 + MOST_GROWTH) * own[len(own) // 2]
+    still, moved = None, 0
+    for number in range(LIVE_COLLECTIONS):
+        snapshot = open_snapshot(tmp_path / "looks" / f"{number}.ksm")
+        check_rows(snapshot)
+        check_contents(snapshot)
+        still = frozen(snapshot) if still is None else still
+        assert len(still) > 3000
+        pd.testing.assert_frame_equal(frozen(snapshot), still)
+        moved += snapshot.info["unknown"]["changed_pages"]
+    assert moved > 0
 
 
 def frozen(snapshot: Snapshot) -> pd.DataFrame:
