@@ -92,6 +92,15 @@ def test_prctl_for_a_program_outside_of_services() -> None:
     assert plan_words(tools, nothing)[-1] == "There is nothing to propose with --only systemd."
 
 
+def test_pid_1_is_no_program_that_somebody_starts() -> None:
+    def plan(pid: int) -> Plan:
+        first = Process("init", [Area(DATA)], pid=pid, cgroup="/init.scope")
+        return make_plan(system([first, Process("web", [Area(DATA)], pid=9)]), share=1.0)
+
+    assert {target[2] for target in targets(plan(2))} == {"init", "web"}
+    assert "init" not in {target[2] for target in targets(plan(1))}
+
+
 def test_a_program_of_a_service_where_its_unit_is_left_alone() -> None:
     plan = make_plan(system([service("web", Area(DATA))] * 2), only=["program"])
     assert targets(plan) == {("program", "/system.slice/web.service", "web", "")}

@@ -14,6 +14,7 @@ from estimator.errors import CannotAnswerError, UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.procfs.ksm_counters import read_reality
+from estimator.snapshot.identity import Identity
 from tests.systems import Area, Process, system
 
 BOOT = "8f1c4b6e-0000-4000-8000-000000000001"
@@ -127,6 +128,12 @@ def test_where_the_boot_is_not_known_that_is_said(tmp_path: Path) -> None:
     assert "not known" in caveats(tmp_path, boot_id=None)[0]
     (tmp_path / "proc/sys/kernel/random/boot_id").unlink()
     assert "not known" in caveats(tmp_path)[0]
+
+
+def test_a_name_that_was_never_set_is_no_name() -> None:
+    unnamed, named = ({"host": host, "kernel": {}} for host in ("(none)", "web1"))
+    assert Identity.of(unnamed).other_machine(Identity.of(named)) is None
+    assert Identity.of(named).other_machine(Identity.of(named | {"host": "web2"}))
 
 
 def test_another_machine_is_refused(tmp_path: Path) -> None:

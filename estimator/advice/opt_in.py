@@ -33,6 +33,8 @@ MEANS: dict[str, Means] = {"systemd": "unit", "prctl": "program", "vm": "vm", "m
 SAVES_MUCH, SCANS_LITTLE = 0.9, 0.5
 """A VMA stands for its service or program if it brings so much of it with so little to scan."""
 
+INIT = 1  # pid
+
 KEYS = ["means", "cgroup", "comm", "name"]
 
 
@@ -115,7 +117,7 @@ def service_cgroup(cgroup: str) -> str:
 
 
 def _vmas(snapshot: Snapshot, everything: Prediction) -> pd.DataFrame:
-    """One row per VMA: whose it is, whether it takes part, is on, or is a machine's."""
+    """One row per VMA: whose it is, whether it takes part, is on, or is a machine's or pid 1's."""
     mm = snapshot.vmas["mm_id"].to_numpy()
     owners = snapshot.processes[["cgroup", "comm", "uid"]].iloc[mm].reset_index(drop=True)
     mergeable = snapshot.vmas["mergeable"].to_numpy()
@@ -132,6 +134,7 @@ def _vmas(snapshot: Snapshot, everything: Prediction) -> pd.DataFrame:
         label=vma_labels(snapshot.vmas),
         takes_part=takes_part,
         on=mergeable & on_ksmds_list(snapshot)[mm],
+        init=(snapshot.processes["pid"] == INIT).to_numpy()[mm],
         guest=guest & ~offered[mm],
         machine=machine_names(snapshot.processes)[mm],
         # QEMU decides itself what it offers: the rest of it is no guest's memory
@@ -142,12 +145,13 @@ def _vmas(snapshot: Snapshot, everything: Prediction) -> pd.DataFrame:
 def _lines(table: pd.DataFrame, means: Collection[Means]) -> pd.DataFrame:
     """``KEYS`` and uid per VMA of ``table``; null where it has no line.
 
-    What is inherited through exec leaves out the stack (ksm-model §1.1).
+    What is inherited through exec leaves out the stack (ksm-model §1.1). Nobody types a command
+    that starts pid 1, and all that it starts would inherit.
     """
     services = {cgroup: service_cgroup(cgroup) for cgroup in table["cgroup"].unique()}
     service = table["cgroup"].map(services)
     open_ = table["takes_part"] & ~table["on"]
-    inherits = open_ & ~table["settled"] & (table["label"] != "[stack]")
+    inherits = open_ & ~table["settled"] & ~table["init"] & (table["label"] != "[stack]")
     choices: dict[Means, pd.Series[bool]] = {
         "vm": open_ & table["guest"],
         "unit": inherits & (service != ""),

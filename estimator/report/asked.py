@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
+from estimator.snapshot.identity import host_name
 from estimator.units import plural, printable
 
 _TUNABLES = ("max_page_sharing", "use_zero_pages", "merge_across_nodes")
@@ -54,8 +55,7 @@ def what_procfs_can_not_know(info: Mapping[str, Any]) -> list[str]:
 
 def host_words(info: Mapping[str, Any]) -> str:
     """The node name, where the kernel has one."""
-    host = info.get("host")
-    return "an unnamed host" if host in (None, "", "(none)") else str(host)
+    return host_name(info) or "an unnamed host"
 
 
 def _picture_words(info: Mapping[str, Any]) -> str:

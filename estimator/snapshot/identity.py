@@ -28,7 +28,7 @@ class Identity:
         return Identity(
             info.get("boot_id"),
             info.get("machine_id"),
-            info.get("host"),
+            host_name(info),
             kernel.get("release"),
             kernel.get("build_id"),
         )
@@ -68,6 +68,12 @@ def origin(info: Mapping[str, Any]) -> dict[str, Any]:
         "collected_at": info.get("collected_at"),
         "passes": info.get("passes", {}).get("count", 1),
     }
+
+
+def host_name(info: Mapping[str, Any]) -> str | None:
+    """The node name; None where it was never set: the kernel then says "(none)"."""
+    host = info.get("host")
+    return None if host in (None, "", "(none)") else str(host)
 
 
 def _differ(what: str, first: str | None, second: str | None) -> str | None:
