@@ -131,9 +131,9 @@ def test_where_the_boot_is_not_known_that_is_said(tmp_path: Path) -> None:
 
 
 def test_a_name_that_was_never_set_is_no_name() -> None:
-    unnamed, named = ({"host": host, "kernel": {}} for host in ("(none)", "web1"))
-    assert Identity.of(unnamed).other_machine(Identity.of(named)) is None
-    assert Identity.of(named).other_machine(Identity.of(named | {"host": "web2"}))
+    unnamed, first, second = (Identity.of({"host": host}) for host in ("(none)", "web1", "web2"))
+    assert unnamed.other_machine(first) is None
+    assert first.other_machine(second)
 
 
 def test_another_machine_is_refused(tmp_path: Path) -> None:
