@@ -79,22 +79,25 @@ class BtfRecords:
     def numbers(self, name: str | None, kinds: Collection[int]) -> list[int]:
         """The types ``name`` (None: without one) of one of ``kinds``."""
         offset = 0 if name is None else self._offset(name)
-        rows = [] if offset is None else np.flatnonzero(self._name == offset).tolist()
-        return [row + 1 for row in rows if self._kind[row] in kinds]
-
-    def enum_with(self, name: str) -> int | None:
-        """The number of the first enum that has the enumerator ``name``."""
-        offset = self._offset(name)
         if offset is None:
-            return None
-        for word in np.flatnonzero(self._words == offset).tolist():
+            return []
+        rows = np.flatnonzero(self._name == offset)
+        return (rows[np.isin(self._kind[rows], list(kinds))] + 1).tolist()
+
+    def holding(self, name: str, kinds: Collection[int]) -> Iterator[int]:
+        """The types of one of ``kinds`` that have a member or enumerator ``name`` of their own."""
+        offset = self._offset(name)
+        words = [] if offset is None else np.flatnonzero(self._words == offset).tolist()
+        for word in words:
             number = int(np.searchsorted(self._at, word, "right"))
             inside = word - int(self._at[number - 1]) - 3
             kind = self.kind(number)
-            is_enum = kind in (Kind.ENUM, Kind.ENUM64)
-            if is_enum and inside >= 0 and inside % _WORDS_EACH[kind] == 0:
-                return number
-        return None
+            if kind in kinds and inside >= 0 and inside % _WORDS_EACH[kind] == 0:
+                yield number
+
+    def enum_with(self, name: str) -> int | None:
+        """The number of the first enum that has the enumerator ``name``."""
+        return next(self.holding(name, (Kind.ENUM, Kind.ENUM64)), None)
 
     def _offset(self, name: str) -> int | None:
         if name not in self._offsets:

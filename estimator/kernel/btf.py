@@ -54,10 +54,13 @@ class Btf(BtfRecords):
         return None
 
     def struct_with(self, name: str | None, *members: str) -> drgn.Type | None:
-        """The first struct ``name`` (None: without a name) that has all of ``members``."""
-        for number in self.numbers(name, [Kind.STRUCT]):
+        """The first struct ``name`` (None: without a name) that has all of ``members``.
+
+        The first of them is its own; others may be of structs without a name in it.
+        """
+        for number in self.holding(members[0], [Kind.STRUCT]):
             type_ = self._type(number)
-            if all(type_.has_member(member) for member in members):
+            if type_.tag == name and all(type_.has_member(member) for member in members):
                 return type_
         return None
 

@@ -1,25 +1,18 @@
-"""Reports as text: on a terminal of any width, and in a pipe."""
+"""Reports as text: on a terminal of any width, and in a pipe.
+
+What one of them needs alone is imported where it is printed: a small answer is mostly start-up.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from estimator.advice.compare import Comparison
-from estimator.advice.plan import Plan
-from estimator.advice.risk import Risk
-from estimator.advice.schedule import Schedule
-from estimator.advice.verify import Verification
 from estimator.errors import UsageError
-from estimator.ksm.policy import Policy
-from estimator.ksm.prediction import Prediction
-from estimator.ksm.upper_bound import UpperBound
 from estimator.report.asked import question_words, when_words
-from estimator.report.bound_sections import bound_sections
-from estimator.report.compare_sections import comparison_sections, verification_sections
-from estimator.report.plan_sections import plan_sections
 from estimator.report.prediction_sections import (
     WARNINGS,
     Section,
@@ -28,7 +21,17 @@ from estimator.report.prediction_sections import (
     story_sections,
 )
 from estimator.report.tables import bullets, heading, prose, table, verbatim
-from estimator.snapshot.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from estimator.advice.compare import Comparison
+    from estimator.advice.plan import Plan
+    from estimator.advice.risk import Risk
+    from estimator.advice.schedule import Schedule
+    from estimator.advice.verify import Verification
+    from estimator.ksm.policy import Policy
+    from estimator.ksm.prediction import Prediction
+    from estimator.ksm.upper_bound import UpperBound
+    from estimator.snapshot.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ def render_bound(
     snapshot: Snapshot, bound: UpperBound, console: Console, tables: Tables = _USUAL
 ) -> None:
     """Print what is known where page contents were left out."""
+    from estimator.report.bound_sections import bound_sections
+
     asked = question_words(snapshot.info, bound.policy.to_json())
     print_sections(bound_sections(snapshot, bound), console, asked, tables)
 
@@ -91,6 +96,8 @@ def render_plan(
     tables: Tables = _USUAL,
 ) -> None:
     """Print what to opt in, how to set ksmd, and what risk comes with it."""
+    from estimator.report.plan_sections import plan_sections
+
     asked = question_words(snapshot.info, plan.everything.policy.to_json())
     print_sections(plan_sections(snapshot, plan, schedule, risk), console, asked, tables)
 
@@ -102,6 +109,8 @@ def render_comparison(
     tables: Tables = _USUAL,
 ) -> None:
     """Print what changed from A to B and which programs did it; ``asked``: of each of the two."""
+    from estimator.report.compare_sections import comparison_sections
+
     print_sections(comparison_sections(comparison), console, asked, tables)
 
 
@@ -113,6 +122,8 @@ def render_verification(
     tables: Tables = _USUAL,
 ) -> None:
     """Print prediction and reality side by side."""
+    from estimator.report.compare_sections import verification_sections
+
     asked = question_words(snapshot.info, policy.to_json())
     print_sections(verification_sections(verification), console, asked, tables)
 
