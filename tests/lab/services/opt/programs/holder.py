@@ -12,6 +12,8 @@ length = int(sys.argv[1]) << 20
 cache = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 if "madvise" in sys.argv:
     cache.madvise(mmap.MADV_MERGEABLE)
-cache[:] = random.Random(1).randbytes(length)
+contents = random.Random(1)
+for first in range(0, length, 1 << 16):
+    cache[first : first + (1 << 16)] = contents.randbytes(1 << 16)
 print("filled", flush=True)
 signal.pause()
