@@ -38,6 +38,6 @@ WORKLOADS = (
         thp="always",
         settings={f"{THP}/khugepaged/pages_to_scan": "100000"},
         khugepaged=True,
-        min_scans=120,  # on a busy machine 40 can be over before khugepaged has come by
+        min_scans=40,
     ),
 )
