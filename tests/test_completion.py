@@ -46,7 +46,18 @@ def test_columns_to_sort_by_are_those_of_the_report(tmp_path: Path) -> None:
 
 def test_processes_are_those_of_the_snapshot_on_the_line(tmp_path: Path) -> None:
     snapshot = tmp_path / "a.ksm"
-    names = ("worker", "web server", "wor\x1bk")
+    names = (
+        "worker",
+        "web server",
+        "wor\x1bk",
+        "w;reboot",
+        "w|sh",
+        "w>x",
+        "w&",
+        "w(a)",
+        "w*",
+        "w,a",
+    )
     write_snapshot(
         system([Process(n, [Area([1])], cgroup="/a.slice", pid=7) for n in names]), snapshot
     )

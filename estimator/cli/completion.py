@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,6 @@ SORT_COLUMNS = (
 )
 """Of the tables of report, those of one word."""
 
-_UNQUOTED = frozenset(" ,'\"\\$`*?[(<>|&;")
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
@@ -51,11 +51,9 @@ def _values(table: Path, column: str) -> list[str]:
 
 
 def _items(values: list[str], incomplete: str) -> list[CompletionItem]:
-    """Those that go into a command line as they are."""
+    """Those that go into a command line as they are, and through click, which parts by commas."""
     return [
         CompletionItem(value)
         for value in values
-        if value.startswith(incomplete)
-        and value.isprintable()
-        and not set(value) & set(" ,'\"\\$`")
+        if value.startswith(incomplete) and shlex.quote(value) == value and "," not in value
     ]
