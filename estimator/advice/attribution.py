@@ -14,6 +14,9 @@ from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.names import units_of, vma_labels
 from estimator.snapshot.snapshot import Snapshot
 
+CREDIT_DIGITS = 6
+"""Of what is credited: sums of fractions."""
+
 
 def contributions(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
     """One row per candidate VMA, with its owner and its part in cost and saving.

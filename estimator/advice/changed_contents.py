@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Ints, Mask, Words, find, page_keys
-from estimator.snapshot.changes import changed_mappings, places_of, same_hash, same_processes
+from estimator.arrays import Ints, Mask, Words, page_keys
+from estimator.snapshot.changes import changed_mappings, same_hash, same_place, same_processes
 from estimator.snapshot.identity import Identity
 from estimator.snapshot.names import vma_labels
 from estimator.snapshot.snapshot import Snapshot, mapping_mm
@@ -44,7 +44,8 @@ def changed_contents(a: Snapshot, b: Snapshot) -> ChangedContents | None:
     """Which pages of A have other bytes in B; None where that can't be known."""
     if Identity.of(a.info).same_boot(Identity.of(b.info)) is False or not same_hash(a, b):
         return None
-    found = changed_mappings(a, b)
+    there = same_place(a, b)
+    found = changed_mappings(a, b, there)
     comms = a.processes["comm"].to_numpy()[a.vmas["mm_id"].to_numpy()]
     vma = a.mappings["vma_id"].to_numpy()
     of_vma = pd.DataFrame(
@@ -59,22 +60,19 @@ def changed_contents(a: Snapshot, b: Snapshot) -> ChangedContents | None:
     sums = of_vma[of_vma["pages"] > 0].groupby(["comm", "label"], sort=False).sum()
     order = ["changed_pages", "compared_pages"]
     by_vma = sums.sort_values(order, ascending=False, kind="stable").reset_index()
-    return ChangedContents(by_vma, _not_compared(a, b, found.compared))
+    return ChangedContents(by_vma, _not_compared(a, b, np.flatnonzero(~found.compared), there))
 
 
-def _not_compared(a: Snapshot, b: Snapshot, compared: Mask) -> pd.DataFrame:
-    left = np.flatnonzero(~compared)
+def _not_compared(a: Snapshot, b: Snapshot, left: Ints, there: Ints) -> pd.DataFrame:
+    """Why the rows ``left`` of ``a.mappings`` were not; ``there``: ``same_place(a, b)``."""
     mm = mapping_mm(a)[left]
     mm_in_a = same_processes(a, b)
-    places, _ = places_of(b, mm_in_a)
-    wanted, _ = places_of(a, np.arange(len(a.processes), dtype=np.int64))
-    wanted = wanted[left]
     fits = [
         ~np.isin(mm, mm_in_a),
         a.frames["unknown"].to_numpy()[a.mappings["frame_id"].to_numpy()[left]] != 0,
-        find(places, wanted)[1],
+        there[left] >= 0,
         np.isin(_owned_frames(a, mm, left), _frames_of(b, mm_in_a)),
-        _inside_a_vma(b, mm_in_a, wanted),
+        _inside_a_vma(b, mm_in_a, page_keys(mm, _pages_of(a, left))),
     ]
     reason = np.select(fits, range(len(fits)), len(fits))
     pages = np.bincount(reason, minlength=len(REASONS))
@@ -93,6 +91,14 @@ def _frames_of(b: Snapshot, mm_in_a: Ints) -> Words:
     mm = mm_in_a[mapping_mm(b)]
     rows = np.flatnonzero(mm >= 0)
     return _owned_frames(b, mm[rows], rows)
+
+
+def _pages_of(snapshot: Snapshot, rows: Ints) -> Words:
+    """Where ``rows`` of the mappings are: address >> page shift."""
+    vma = snapshot.mappings["vma_id"].to_numpy()[rows]
+    size = np.uint64(snapshot.info["kernel"]["page_size"])
+    first: Words = snapshot.vmas["start"].to_numpy()[vma] // size
+    return first + snapshot.mappings["page_index"].to_numpy()[rows]
 
 
 def _inside_a_vma(b: Snapshot, mm_in_a: Ints, wanted: Words) -> Mask:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from estimator.advice.attribution import CREDIT_DIGITS
 from estimator.advice.changed_contents import ChangedContents
 from estimator.errors import UsageError
 
@@ -20,7 +21,6 @@ _FACTS = {
 }
 _AMOUNTS = ["ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages", "ksm_process_profit"]
 _CREDITS = ["saved_pages", "net_bytes"]
-_DIGITS = 6  # of sums of credits
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _programs(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
         processes = pd.DataFrame(side["processes"], columns=["pid", *keys, *amounts])
         known &= bool(processes[_CREDITS].notna().all(axis=None))
         grouped = processes.groupby(keys)
-        sums = grouped[amounts].sum().round(_DIGITS)
+        sums = grouped[amounts].sum().round(CREDIT_DIGITS)
         sums.insert(0, "processes", grouped["pid"].count())
         sides.append(sums)
     table = sides[0].merge(sides[1], how="outer", on=keys, suffixes=("_a", "_b")).fillna(0)
@@ -114,7 +114,7 @@ def _programs(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
         for name in (f"{amount}_a", f"{amount}_b"):
             table[name] = table[name].astype(kind)
         change = table[f"{amount}_b"] - table[f"{amount}_a"]
-        table[f"{amount}_change"] = change.round(_DIGITS)
+        table[f"{amount}_change"] = change.round(CREDIT_DIGITS)
         if amount in _CREDITS and not known:
             table[[f"{amount}_{which}" for which in ("a", "b", "change")]] = np.nan
     by = "net_bytes_change" if known else "ksm_process_profit_change"

@@ -261,8 +261,8 @@ def _price(
     grouped = table.groupby("line")
     pids = {line: sorted(set(rows["pid"].tolist())) for line, rows in grouped}
     oldest = [snapshot.processes.iloc[int(rows["mm_id"].iloc[0])] for _, rows in grouped]
-    names, mm = snapshot.vmas["name"], snapshot.vmas["mm_id"]
-    files = [program_file(one, names[mm == one["mm_id"]]) for one in oldest]
+    names = snapshot.vmas.groupby("mm_id")["name"]
+    files = [program_file(one, names.get_group(one["mm_id"])) for one in oldest]
     priced = lines.assign(
         pids=pd.Series(pids, dtype=object),
         program=pd.Series(files, [*pids], dtype=object),

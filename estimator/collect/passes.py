@@ -37,7 +37,8 @@ def collect_passes(look: Callable[[], Snapshot], passes: int, interval_seconds: 
 
 def _since(before: Snapshot, latest: Snapshot) -> Changes:
     """Of each mapping of ``latest``: whether it changed since ``before``, where it may be new."""
-    found, there = changed_mappings(latest, before), same_place(latest, before)
+    there = same_place(latest, before)
+    found = changed_mappings(latest, before, there)
     new = there < 0  # ksmd has no checksum of it yet
     earlier = of_passes(before)
     changed_before = ~new & (earlier.changed | earlier.changed_before)[there]

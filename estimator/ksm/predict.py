@@ -122,7 +122,6 @@ def _case(snapshot: Snapshot, policy: Policy, rules: Rules, changed: Mask | None
 
 
 def _other_looks(case: Case, policy: Policy, changes: Changes) -> OtherLooks:
-
     def pages(mask: Mask) -> int:
         rows = (case.candidates.row_numbers(), case.candidates.changing)
         return sum(int(np.count_nonzero(mask[part])) for part in rows)

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from estimator.advice.attribution import CREDIT_DIGITS
 from estimator.advice.compare import Comparison
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
@@ -28,7 +29,6 @@ FORMAT_VERSION = 1
 """Of the JSON of a prediction, see docs/schemas. Fields may be added to it."""
 
 _MOST_CONTENTS = _MOST_PAIRS = 100
-_DIGITS = 6  # of what is credited: sums of fractions
 _ROWS_AT_ONCE = 4096  # 1 MiB of JSON, in memory that is used again
 
 
@@ -99,7 +99,7 @@ def prediction_json_parts(prediction: Prediction) -> Iterator[bytes | memoryview
 
 def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
     """The plan, the settings and the risk as one JSON object."""
-    rows = records(plan.lines.round(_DIGITS))
+    rows = records(plan.lines.round(CREDIT_DIGITS))
     return answer_json(plan.everything) | {
         "share": plan.share,
         "within": plan.within,
@@ -111,7 +111,7 @@ def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
             line | {"commands": commands}
             for line, commands in zip(rows, opt_in_commands(plan), strict=True)
         ],
-        "on_elsewhere": records(plan.elsewhere.round(_DIGITS)),
+        "on_elsewhere": records(plan.elsewhere.round(CREDIT_DIGITS)),
         "counters": plan.prediction.counters,
         "physical": plan.prediction.physical,
         "within_pages": plan.within_pages,
@@ -171,7 +171,9 @@ def answer_json(prediction: Prediction) -> dict[str, Any]:
 
 
 def _values(prediction: Prediction) -> dict[str, Any]:
-    pairs = {by: records(prediction.pairs(by).head(_MOST_PAIRS).round(_DIGITS)) for by in KEYS}
+    pairs = {
+        by: records(prediction.pairs(by).head(_MOST_PAIRS).round(CREDIT_DIGITS)) for by in KEYS
+    }
     return {
         "format_version": FORMAT_VERSION,
         **answer_json(prediction),
@@ -181,7 +183,9 @@ def _values(prediction: Prediction) -> dict[str, Any]:
         "smart_scan": prediction.smart_scan,
         "khugepaged": dataclasses.asdict(prediction.khugepaged) if prediction.khugepaged else None,
         "unmerged_readings": prediction.unmerged_readings(),
-        "contents": records(prediction.contents(_MOST_CONTENTS).round({"saved_pages": _DIGITS})),
+        "contents": records(
+            prediction.contents(_MOST_CONTENTS).round({"saved_pages": CREDIT_DIGITS})
+        ),
         "pairs": pairs,
     }
 

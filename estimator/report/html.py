@@ -35,7 +35,12 @@ from estimator.ksm.upper_bound import UpperBound
 from estimator.report.asked import host_words, question_words
 from estimator.report.bound_sections import bound_sections
 from estimator.report.plan_sections import plan_sections
-from estimator.report.plots import contribution_figure, frontier_figure, sharing_figure
+from estimator.report.plots import (
+    contribution_figure,
+    frontier_figure,
+    sharing_figure,
+    sharing_matrix,
+)
 from estimator.report.prediction_sections import Section, prediction_sections
 from estimator.report.tables import Column, total_cells
 from estimator.snapshot.snapshot import Snapshot
@@ -72,6 +77,7 @@ def _figures(
     ``report.css`` shows the form that fits.
     """
     units = contributions_by(contributions(snapshot, prediction), ["unit"])
+    sharing = sharing_matrix(snapshot, prediction)
     widths = {"wide": False, "narrow": True}
     return [
         (
@@ -88,8 +94,8 @@ def _figures(
         (
             "Which processes save memory with which",
             {
-                "wide": sharing_figure(snapshot, prediction),
-                "narrow whole": sharing_figure(snapshot, prediction, narrow=True),
+                "wide": sharing_figure(*sharing),
+                "narrow whole": sharing_figure(*sharing, narrow=True),
             },
         ),
     ]

@@ -98,16 +98,26 @@ def contribution_figure(
     return figure
 
 
-def sharing_figure(snapshot: Snapshot, prediction: Prediction, *, narrow: bool = False) -> Figure:
-    """Which processes save memory with which: ``Prediction.pairs`` as a heat map.
+def sharing_matrix(
+    snapshot: Snapshot, prediction: Prediction
+) -> tuple[npt.NDArray[np.float64], list[str]]:
+    """Which processes save memory with which: ``Prediction.pairs`` in MiB, f64 (n, n), and n names.
 
-    ``narrow``: no wider than it has to be; with many names that is wider than a phone.
     One row per process, or per program in a unit where more than 24 processes save something; on
     the diagonal what one saves with itself.
     """
     group, names = _matrix_groups(snapshot, prediction)
     saved, _ = saved_between(prediction, group, len(names))
-    matrix = saved * page_bytes(snapshot) / _MIB
+    return saved * page_bytes(snapshot) / _MIB, names
+
+
+def sharing_figure(
+    matrix: npt.NDArray[np.float64], names: list[str], *, narrow: bool = False
+) -> Figure:
+    """A ``sharing_matrix`` as a heat map.
+
+    ``narrow``: no wider than it has to be; with many names that is wider than a phone.
+    """
     size = 2.2 + 0.28 * max(len(names), 4)
     width = size + 1 if narrow else max(size + 1, 7)  # as the others: letters of one size
     figure = Figure(figsize=(width, size), layout="constrained")

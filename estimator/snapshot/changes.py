@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Mask, find, page_keys
+from estimator.arrays import Ints, Mask, find, page_keys
 from estimator.errors import UsageError
 from estimator.snapshot.flags import MappingFlag
 from estimator.snapshot.identity import Identity
@@ -154,8 +154,10 @@ def _same_picture(earlier: Snapshot, later: Snapshot) -> bool:
     return same and np.array_equal(_hashes(earlier), _hashes(later))
 
 
-def changed_mappings(earlier: Snapshot, later: Snapshot) -> Changes:
+def changed_mappings(earlier: Snapshot, later: Snapshot, there: Ints | None = None) -> Changes:
     """What the look ``later`` says of each row of ``earlier.mappings``, found by its place.
+
+    ``there``: ``same_place(earlier, later)`` of who has asked already.
 
     The place is (pid and start time of the process, address). cmp_and_merge_page() in mm/ksm.c
     compares a page's checksum with the one it had a scan before and goes no further if they differ.
@@ -168,7 +170,7 @@ def changed_mappings(earlier: Snapshot, later: Snapshot) -> Changes:
             "the hashes of the two snapshots have different seeds and can't be compared",
             hint="collect LATER with --like FIRST.ksm",
         )
-    there = same_place(earlier, later)
+    there = same_place(earlier, later) if there is None else there
     changed, compared, nowhere = (np.zeros(len(there), np.bool_) for _ in range(3))
     here = np.flatnonzero(there >= 0)
     before = earlier.mappings["frame_id"].to_numpy()[here]
@@ -180,7 +182,7 @@ def changed_mappings(earlier: Snapshot, later: Snapshot) -> Changes:
     return Changes(changed, compared, nowhere)
 
 
-def same_place(snapshot: Snapshot, other: Snapshot) -> npt.NDArray[np.int64]:
+def same_place(snapshot: Snapshot, other: Snapshot) -> Ints:
     """For each row of ``snapshot.mappings`` the row of ``other`` at its place, -1 where none is."""
     places, rows = places_of(other, same_processes(snapshot, other))
     wanted, wanted_rows = places_of(snapshot, np.arange(len(snapshot.processes), dtype=np.int64))

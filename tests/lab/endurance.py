@@ -29,7 +29,7 @@ from estimator.snapshot.snapshot import Snapshot
 from tests.lab.here.machine import borrowed, refusal
 from tests.lab.kernels import cache_directory
 from tests.lab.programs import build
-from tests.lab.test_churn import check_contents
+from tests.lab.test_churn import MOST_GROWTH, check_contents
 from tests.lab.test_replaced_words import check_rows
 
 FROZEN_PAGES = 300  # and as many that ksmd can merge
@@ -49,7 +49,6 @@ signal.pause()
 FROZEN_HASHES = [
     xxh3_64_intdigest((b"frozen%06d" % page * 342)[:4096]) for page in range(FROZEN_PAGES)
 ]
-MOST_GROWTH = 0.05  # from half of the way to its end
 KSM_SETTINGS = {"run": "1", "pages_to_scan": "2000", "sleep_millisecs": "20"}
 SWAPS, SWAP_BYTES = Path("/proc/swaps"), 256 << 20
 PAGE = """\

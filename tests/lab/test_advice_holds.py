@@ -79,7 +79,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SystemdGuest]:
 
 @pytest.fixture
 def plain(host: SystemdGuest) -> Iterator[SystemdGuest]:
-    """With programs whose caches are equal, not opted in; ksmd has never run."""
+    """With programs whose caches are equal, not opted in; nothing is merged."""
     _start_holders(host, f"python3 {ARGUMENTS}")
     yield host
     _stop_holders(host)
@@ -147,10 +147,6 @@ def _saves(
     assert profit == pytest.approx(line["profit_bytes"], rel=NEAR)
 
 
-def _apart(one: int, other: int) -> int:
-    return abs(one - other)
-
-
 def _look(system: SystemdGuest) -> Snapshot:
     system.guest.qmp("stop")
     snapshot = collect(open_qemu(str(system.monitor)))
@@ -176,10 +172,13 @@ def _wait_for_rest(system: SystemdGuest, within_pages: int = 0) -> None:
     names = ("full_scans", "pages_shared", "pages_sharing", "ksm_zero_pages")
     files = " ".join(f"{KSM}/{name}" for name in names)
     deadline = time.monotonic() + REST_SECONDS
-    last, since = [-1], 0
+    last: list[int] = []
+    since = 0
     while True:
         full_scans, *merged = map(int, system.run(f"cat {files}").split())
-        if len(merged) != len(last) or max(map(_apart, merged, last)) > within_pages:
+        if not last or any(
+            abs(now - before) > within_pages for now, before in zip(merged, last, strict=True)
+        ):
             last, since = merged, full_scans
         if any(merged) and full_scans - since > STABLE_SCANS:
             break

@@ -7,8 +7,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -53,6 +54,24 @@ def refusal() -> str | None:
         pid, comm = processes.iloc[0][["pid", "comm"]]
         return f"{len(processes)} processes have opted in to KSM here, as {comm} (pid {pid})"
     return None
+
+
+def command(name: str, prove: Callable[[], int]) -> int:
+    """Exit status of a command that uses this machine's ksmd: that of ``prove``.
+
+    3 if the machine is not to be used, 1 if a program or ksmd does not do its part.
+    """
+    if reason := refusal():
+        print(f"{name}: {reason}", file=sys.stderr)
+        return 3
+    try:
+        return prove()
+    except LabError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; all is as it was", file=sys.stderr)
+        return 130
 
 
 @contextlib.contextmanager

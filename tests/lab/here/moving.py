@@ -23,7 +23,7 @@ from estimator.snapshot.snapshot import Snapshot
 from tests.lab.apt import LabError
 from tests.lab.here import load
 from tests.lab.here import programs as of
-from tests.lab.here.machine import borrowed, no_pace, refusal, scans, silent
+from tests.lab.here.machine import borrowed, command, no_pace, scans, silent
 from tests.lab.here.proof import OPTED_IN, PROGRAMS
 from tests.lab.here.started import Started
 from tests.lab.kernels import say
@@ -162,18 +162,12 @@ def main() -> int:
     parser.add_argument("--interval", type=float, default=10.0, help="seconds between two looks")
     parser.add_argument("--out", type=Path, default=PAGE, help=f"the page (default {PAGE.name})")
     arguments = parser.parse_args()
-    if reason := refusal():
-        print(f"proof --moving: {reason}", file=sys.stderr)
-        return 3
+    return command("proof --moving", lambda: _prove(arguments))
+
+
+def _prove(arguments: argparse.Namespace) -> int:
     chosen = [program for program in PROGRAMS if not of.missing(program)]
-    try:
-        moving = watch(chosen, arguments.interval)
-    except LabError as error:
-        print(f"proof --moving: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("proof --moving: interrupted; all is as it was", file=sys.stderr)
-        return 130
+    moving = watch(chosen, arguments.interval)
     text = page(moving, [of.version(program) for program in chosen], arguments.commit)
     arguments.out.write_text(text)
     for name in moving.outside:

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.lab.here.load import GET
 from tests.lab.here.started import Started
 
 FILES, SERVICES = Path(__file__).parent, Path(__file__).parents[1] / "services"
 NOBODY = 65534
 PHP = next((path.name for path in sorted(Path("/usr/sbin").glob("php-fpm*"))), "php-fpm")
-GET = b"GET / HTTP/1.0\r\nHost: here\r\n\r\n"
 SQL = "create temp table t as select g, md5(g::text) from generate_series(1, 20000) g;\n"
 
 

@@ -18,10 +18,9 @@ from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
 from estimator.procfs.collect import collect_procfs
 from estimator.snapshot.snapshot import Snapshot
-from tests.lab.apt import LabError
 from tests.lab.compare import Numbers, all_numbers, counter_numbers, unequal
 from tests.lab.here import programs as of
-from tests.lab.here.machine import borrowed, no_pace, refusal, report, settle, silent
+from tests.lab.here.machine import borrowed, command, no_pace, report, settle, silent
 from tests.lab.here.started import Started
 from tests.lab.kernels import say
 from tests.lab.truth import State
@@ -132,22 +131,16 @@ def main() -> int:
     parser.add_argument("--commit", required=True, help="what is proven, for the page")
     parser.add_argument("--out", type=Path, default=PAGE, help=f"the page (default {PAGE.name})")
     arguments = parser.parse_args()
-    if reason := refusal():
-        print(f"proof --here: {reason}", file=sys.stderr)
-        return 3
+    return command("proof --here", lambda: _prove_all(arguments))
+
+
+def _prove_all(arguments: argparse.Namespace) -> int:
     chosen = [program for program in PROGRAMS if not of.missing(program)]
     versions = [
         of.version(program) if program in chosen else f"{program.__name__}: not on this machine"
         for program in PROGRAMS
     ]
-    try:
-        proofs = [prove(chosen, use_zero_pages=zero) for zero in (False, True)]
-    except LabError as error:
-        print(f"proof --here: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("proof --here: interrupted; all is as it was", file=sys.stderr)
-        return 130
+    proofs = [prove(chosen, use_zero_pages=zero) for zero in (False, True)]
     arguments.out.write_text(page(proofs, versions, arguments.commit))
     for proof in proofs:
         for what, (ours, theirs) in proof.differences.items():
