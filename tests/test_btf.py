@@ -158,6 +158,8 @@ def test_functions() -> None:
 
 
 def test_structs_are_told_apart_by_their_members(small: SmallBtf) -> None:
+    small.struct("", 16, [("first", 1, 0), ("second", 1, 0)], kind=UNION)
+    small.struct("", 4, [("first", 1, 0)])
     small.struct("", 8, [("first", 1, 0), ("second", 1, 32)])
     small.struct("list", 4, [("first", 1, 0)])
     btf = read(small)

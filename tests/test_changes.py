@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from estimator.errors import UsageError
 from estimator.ksm.predict import predict
-from estimator.snapshot.changes import changed_mappings, known_changes
+from estimator.snapshot.changes import Changes, changed_mappings, known_changes
 from estimator.snapshot.snapshot import Snapshot
 from tests.systems import Area, Process, system
 
@@ -125,6 +127,30 @@ def test_where_nothing_could_be_compared_the_numbers_are_upper_bounds() -> None:
     assert found.coverage.compared_pages == 0
     assert "upper bounds" in found.warnings[-1]
     assert "Another look that has none of these pages" in found.warnings[-1]
+
+
+def test_processes_may_be_in_another_order() -> None:
+    web, db = Process("web", [Area([1, 2])], pid=10), Process("db", [Area([3, 4, 5])], pid=11)
+    other = replace(db, areas=[Area([3, 4, 9])])
+    first, later = system([web, db]), system([other, web])
+
+    def turned(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+        return table.assign(**{name: table[name].to_numpy()[::-1] for name in columns})
+
+    later = replace(
+        later,
+        processes=turned(later.processes, "start_time_ns"),
+        vmas=turned(first.vmas, "start", "end"),
+    )
+    found = changed_mappings(first, later)
+    assert found.changed.tolist() == [False, False, False, False, True]
+    assert found.compared.all()
+
+
+def test_what_changed_since_has_not_changed_only_before() -> None:
+    none, all_ = np.zeros(1, np.bool_), np.ones(1, np.bool_)
+    both = Changes(none, all_, all_) | Changes(all_, all_, none)
+    assert (both.changed.tolist(), both.changed_before.tolist()) == ([True], [False])
 
 
 def test_one_snapshot_compares_nothing() -> None:

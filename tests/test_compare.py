@@ -152,6 +152,15 @@ def test_why_a_page_could_not_be_compared() -> None:
     assert found.not_compared.set_index("reason")["pages"].to_dict() == dict.fromkeys(REASONS, 1)
 
 
+def test_a_page_behind_the_end_of_its_vma_is_unmapped() -> None:
+    def db(*contents: int) -> Snapshot:
+        return system([Process("db", [Area([*contents])], pid=7)])
+
+    found = changed_contents(db(5, 6), db(5))
+    assert found is not None
+    assert found.not_compared.to_dict("records") == [{"reason": REASONS[-1], "pages": 1}]
+
+
 def test_times_and_shares_are_said_as_elsewhere() -> None:
     snapshot = system([WEB])
     kernel = snapshot.info["kernel"] | {"uptime_seconds": 3720.5}

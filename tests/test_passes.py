@@ -55,6 +55,14 @@ def test_a_page_that_was_not_there_in_the_look_before_is_new_to_ksmd() -> None:
     assert flagged(looks([1, 2], [1, 2, 3], [1, 2, 3])) == [False] * 6
 
 
+def test_a_new_page_has_not_changed_before() -> None:
+    """Whatever the last page of the look before did."""
+    contents = iter([[1, 2], [1, 9], [1, 9, 5]])
+    found = collect_passes(lambda: system([Process("web", [Area(next(contents))])]), 3, 0.0)
+    assert flagged(found) == [False, False, True]
+    assert flagged(found, MappingFlag.CHANGED_BEFORE) == [False, True, False]
+
+
 def test_what_could_not_be_read_in_the_look_before_is_not_compared() -> None:
     found = looks([1, 2, None], [1, 7, 3])
     assert flagged(found, MappingFlag.COMPARED) == [True, True, False, True, True, True]

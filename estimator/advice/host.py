@@ -60,8 +60,8 @@ class Host:
 
     @property
     def memory_ksm_works(self) -> bool:
-        """Whether MemoryKSM= is known to work, also for the programs that a service execs."""
-        return self.systemd_version is not None and not self.memory_ksm_fails and self.exec_keeps
+        """Whether systemd is known to carry out MemoryKSM=."""
+        return self.systemd_version is not None and not self.memory_ksm_fails
 
 
 def host_of(snapshot: Snapshot) -> Host:
