@@ -239,6 +239,12 @@ class Guest:
                 raise self._error(f"timeout during {command!r}")
             time.sleep(0.05)
 
+    @property
+    def pid(self) -> int:
+        """Of QEMU, while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def write_file(self, path: str, content: str) -> None:
         """Write a file in the guest (sysfs and procfs too); LabError if the kernel refuses."""
         self.run(f"printf %s {shlex.quote(content)} > {shlex.quote(path)}")

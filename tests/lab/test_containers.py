@@ -6,14 +6,20 @@ Namespaces and cgroups are tried without a guest, in tests/test_rights.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from estimator.advice.host import guest_memory, machine_names
+from estimator.advice.plan import make_plan
+from estimator.errors import EstimatorError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
+from estimator.procfs.collect import collect_procfs
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot
 from tests.lab.conftest import lab_kernel
+from tests.lab.here.machine import no_pace, silent
 from tests.lab.running import DEBIAN, Running, running
 from tests.lab.workload import Workload
 
@@ -71,6 +77,42 @@ def test_what_is_in_zram_is_counted_and_not_read(system: Running, snapshot: Snap
     assert found.coverage.candidate_pages + found.coverage.swap_pages == 2 * 400
     assert found.coverage.hashed_share == 1
     assert found.counters["pages_sharing"] == 200
+
+
+def test_what_is_in_zswap_is_counted_and_not_read(tmp_path: Path) -> None:
+    """On a kernel that has it: Debian's 6.12 for clouds has not."""
+    zswap = "/sys/module/zswap/parameters"
+    with running(CONTAINERS, lab_kernel("7.3"), tmp_path, debian=True) as system:
+        system.guest.write_file(f"{zswap}/compressor", "lzo-rle")
+        system.guest.write_file(f"{zswap}/enabled", "Y")
+        pid = system.session.start(SWAPPED)
+        zswapped = system.guest.run("grep ^Zswapped: /proc/meminfo")
+        assert int(zswapped.split()[1]) > 400  # KiB
+        status, output = system.estimator(
+            "collect --procfs -o /tmp/zswap.ksm", timeout_seconds=SLOW_SECONDS
+        )
+        assert status == 0, output
+        (tmp_path / "snapshot").mkdir()
+        snapshot = open_snapshot(system.fetch_snapshot("/tmp/zswap.ksm", tmp_path / "snapshot"))
+    found = predict(snapshot, Policy(pids=(pid,), scope="enabled"))
+    assert found.coverage.swap_pages > 100
+    assert found.coverage.candidate_pages + found.coverage.swap_pages == 400
+    assert found.coverage.hashed_share == 1
+
+
+def test_a_host_of_virtual_machines_is_read_and_names_them(system: Running) -> None:
+    """The host is this machine: the guest is a process of it, which has not opted in."""
+    try:
+        snapshot = collect_procfs(progress=silent, pace=no_pace)
+    except EstimatorError as error:
+        pytest.skip(f"this machine can't be read: {error}")
+    pid = system.guest.pid
+    row = (snapshot.processes["pid"] == pid).to_numpy()
+    assert machine_names(snapshot.processes)[row].tolist() == [f"qemu-system-x86 {pid}"]
+    ram = snapshot.vmas[guest_memory(snapshot) & row[snapshot.vmas["mm_id"]]]
+    assert (ram["end"] - ram["start"]).tolist() == [1 << 30]
+    (line,) = make_plan(snapshot, Policy(pids=(pid,))).lines.to_dict("records")
+    assert (line["means"], line["pids"]) == ("vm", [pid])
 
 
 def test_pages_of_hugetlb_are_no_candidates(snapshot: Snapshot) -> None:
