@@ -18,6 +18,11 @@ DATA = """
     map closed 512
     advise closed nohugepage
     fill closed[:300] list 4
+    map again 512               # collapses whenever ksmd has split it for its zeros: 212 pages
+    advise again nohugepage     # that are shared are below max_ptes_shared, 300 stay writable
+    fill again[:300] own 6
+    advise again hugepage
+    advise again mergeable
     advise data mergeable
     advise far mergeable
     advise small mergeable
