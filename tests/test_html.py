@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 import pytest
 
+from estimator.advice.moment import marks
+from estimator.advice.pace import Pace, Pacing, pace
+from estimator.advice.page_cost import CostRange, PageCost
 from estimator.advice.plan import make_plan
 from estimator.advice.risk import assess
 from estimator.advice.schedule import schedule
+from estimator.ksm.forecast import Forecast, forecast
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.report.html import report_page
 from estimator.snapshot.snapshot import Snapshot
+from estimator.units import human_seconds
 from tests.systems import Area, Process, fork_server, system
 
 if TYPE_CHECKING:
@@ -38,7 +43,31 @@ FLAGS = [
 def page_of(snapshot: Snapshot) -> str:
     plan = make_plan(snapshot)
     times = schedule(snapshot, plan.prediction)
-    return report_page(snapshot, plan.everything, plan, times, assess(snapshot, plan.prediction))
+    risk = assess(snapshot, plan.prediction)
+    return report_page(snapshot, plan.everything, plan, times, risk, over_time(snapshot))
+
+
+def over_time(snapshot: Snapshot) -> tuple[Forecast, Pace]:
+    """At 100 pages each 20 ms, a page at 1 to 10 microseconds."""
+    found = forecast(snapshot)
+    cost = CostRange(PageCost(1e-6, "least"), PageCost(1e-5, "most"))
+    return found, pace(snapshot, found, Pacing(100, 20), cost)
+
+
+def test_how_the_saving_grows_is_shown_with_its_marks() -> None:
+    snapshot = fork_server()
+    reached = marks(*over_time(snapshot))
+    assert len(reached) == 3
+    html = page_of(snapshot)
+    assert "Saved over time, with pages_to_scan 100 and sleep_millisecs 20" in html
+    for mark in reached:
+        assert f"{mark.share:.0%} in {human_seconds(mark.seconds[1])}" in html
+
+
+def test_a_saving_of_nothing_has_no_marks() -> None:
+    html = page_of(system([Process("web", [Area([1, 2, 3])])]))
+    assert "Saved over time" in html
+    assert "50% in" not in html
 
 
 def test_names_are_text_wherever_they_appear() -> None:
@@ -119,7 +148,7 @@ def test_in_a_browser(browser_page: Page, tmp_path: Path) -> None:
     kept = screenshots(tmp_path)
     page.screenshot(path=kept / "report-wide.png", full_page=True)
     assert "KSM would free" in page.inner_text(".verdict >> nth=0")
-    assert page.locator("figure svg:visible").count() == 3
+    assert page.locator("figure svg:visible").count() == 4
 
     processes = page.locator(
         "section", has=page.get_by_role("heading", name="Who contributes: processes")
@@ -181,7 +210,7 @@ LETTERS = """[...document.querySelectorAll("figure svg text")]
 def test_the_pictures_can_be_read(width: int, browser_page: Page) -> None:
     page = browser_page
     page.set_viewport_size({"width": width, "height": 900})
-    assert page.locator("figure svg:visible").count() == 3
+    assert page.locator("figure svg:visible").count() == 4
     sizes = page.evaluate(LETTERS)
     assert len(sizes) > 50
     assert min(sizes) >= 11, f"{min(sizes):.1f} px"

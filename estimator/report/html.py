@@ -26,14 +26,17 @@ from estimator.advice.attribution import (
     page_bytes,
     scanned_pages,
 )
+from estimator.advice.pace import Pace
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
 from estimator.advice.schedule import Schedule
+from estimator.ksm.forecast import Forecast
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.upper_bound import UpperBound
 from estimator.report.asked import host_words, question_words
 from estimator.report.bound_sections import bound_sections
+from estimator.report.forecast_plots import over_time_figure
 from estimator.report.plan_sections import plan_sections
 from estimator.report.plots import (
     contribution_figure,
@@ -44,18 +47,28 @@ from estimator.report.plots import (
 from estimator.report.prediction_sections import Section, prediction_sections
 from estimator.report.tables import Column, total_cells
 from estimator.snapshot.snapshot import Snapshot
-from estimator.units import printable
+from estimator.units import count, printable
 
 MAX_ROWS = 1000
 """Ints per table: enough to look through, few enough that the file stays below 5 MB."""
 
 
 def report_page(
-    snapshot: Snapshot, prediction: Prediction, plan: Plan, schedule: Schedule, risk: Risk
+    snapshot: Snapshot,
+    prediction: Prediction,
+    plan: Plan,
+    schedule: Schedule,
+    risk: Risk,
+    over_time: tuple[Forecast, Pace] | None = None,
 ) -> str:
-    """The whole report as an HTML document; without figures where ksmd finds nothing to scan."""
+    """The whole report as an HTML document; without figures where ksmd finds nothing to scan.
+
+    ``over_time``: how ksmd gets to ``prediction`` with the settings of ``schedule``.
+    """
     verdict, *report = prediction_sections(snapshot, prediction)
     figures = _figures(snapshot, prediction, plan) if scanned_pages(prediction) else []
+    if figures and over_time:
+        figures.append(_over_time(*over_time))
     return _page(
         snapshot,
         prediction.policy,
@@ -99,6 +112,18 @@ def _figures(
             },
         ),
     ]
+
+
+def _over_time(forecast: Forecast, pace: Pace) -> tuple[str, dict[str, Figure]]:
+    pacing = pace.pacing
+    return (
+        f"Saved over time, with pages_to_scan {count(pacing.pages_to_scan)} and sleep_millisecs "
+        f"{count(pacing.sleep_millisecs)}",
+        {
+            form: over_time_figure(forecast, pace, narrow=n)
+            for form, n in {"wide": False, "narrow": True}.items()
+        },
+    )
 
 
 def _page(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -27,9 +28,10 @@ _MIB = 2**20
 _MATRIX_SIZE = 24
 _POINTS = 200
 _LABEL_LENGTH = 32
-_NARROW_INCHES, _NARROW_LABEL = 3.7, 16
+WIDE_INCHES, NARROW_INCHES = 7, 3.7
+_NARROW_LABEL = 16
 _STEPS = (1, 2, 2.5, 5, 10)
-_BLUE, _GREEN, _GREY = "#1f5fa8", "#2b8a3e", "#868e96"
+BLUE, GREEN, GREY = "#1f5fa8", "#2b8a3e", "#868e96"
 
 
 def frontier_figure(snapshot: Snapshot, plan: Plan, *, narrow: bool = False) -> Figure:
@@ -43,14 +45,16 @@ def frontier_figure(snapshot: Snapshot, plan: Plan, *, narrow: bool = False) -> 
     saved = np.concatenate([[0], steps["saved_pages"]]) * scale
     freed, whole = (p.physical["frames_freed"] for p in (plan.prediction, plan.everything))
     place = (scanned_pages(plan.prediction) * scale, freed * scale)
-    figure = Figure(figsize=(_NARROW_INCHES, 3.4) if narrow else (7, 3.8), layout="constrained")
+    figure = Figure(
+        figsize=(NARROW_INCHES, 3.4) if narrow else (WIDE_INCHES, 3.8), layout="constrained"
+    )
     axes = figure.add_subplot()
-    axes.plot(scanned, saved, color=_BLUE, marker=".")
-    axes.fill_between(scanned, saved, color=_BLUE, alpha=0.1)
+    axes.plot(scanned, saved, color=BLUE, marker=".")
+    axes.fill_between(scanned, saved, color=BLUE, alpha=0.1)
     gap = "\n" if narrow else " "
     told = f"the plan: {percent(freed, whole)} of what{gap}everything frees"
-    axes.plot(*place, "o", color=_GREEN, markersize=9, label=told)
-    axes.legend(loc="lower right", labelcolor=_GREEN)  # the curve is never there
+    axes.plot(*place, "o", color=GREEN, markersize=9, label=told)
+    axes.legend(loc="lower right", labelcolor=GREEN)  # the curve is never there
     axes.set_xlabel("scanned by ksmd (MiB)")
     axes.set_ylabel("saved (MiB)")
     axes.set_xlim(left=0)
@@ -77,13 +81,13 @@ def contribution_figure(
     rows = table.head(limit)
     places = np.arange(len(rows))
     scale = page_bytes / _MIB
-    width = _NARROW_INCHES if narrow else 7
+    width = NARROW_INCHES if narrow else WIDE_INCHES
     figure = Figure(figsize=(width, 0.8 + 0.5 * max(len(rows), 2)), layout="constrained")
     axes = figure.add_subplot()
     series = [
-        ("scanned", "scanned_pages", _GREY),
-        ("merged", "ksm_merging_pages", _BLUE),
-        ("frees", "saved_pages", _GREEN),
+        ("scanned", "scanned_pages", GREY),
+        ("merged", "ksm_merging_pages", BLUE),
+        ("frees", "saved_pages", GREEN),
     ]
     for offset, (name, column, color) in enumerate(series):
         height = rows[column].to_numpy() * scale
@@ -119,8 +123,18 @@ def sharing_figure(
     ``narrow``: no wider than it has to be; with many names that is wider than a phone.
     """
     size = 2.2 + 0.28 * max(len(names), 4)
-    width = size + 1 if narrow else max(size + 1, 7)  # as the others: letters of one size
-    figure = Figure(figsize=(width, size), layout="constrained")
+    width = size + 1 if narrow else max(size + 1, WIDE_INCHES)
+    letters = (
+        1 if narrow else width / WIDE_INCHES
+    )  # shown as wide as the others: of one size with them
+    with mpl.rc_context({"font.size": mpl.rcParams["font.size"] * letters}):
+        return _heat_map(matrix, names, (width, size))
+
+
+def _heat_map(
+    matrix: npt.NDArray[np.float64], names: list[str], inches: tuple[float, float]
+) -> Figure:
+    figure = Figure(figsize=inches, layout="constrained")
     axes = figure.add_subplot()
     shown = np.ma.masked_equal(matrix, 0)
     top = float(matrix.max(initial=0)) or 1.0
