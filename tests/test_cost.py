@@ -9,11 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from estimator.advice.attribution import scanned_pages
+from estimator.advice.moment import marks
+from estimator.advice.pace import Pacing, pace
 from estimator.advice.page_cost import PUBLISHED, PageCost, page_cost
+from estimator.advice.plan import make_plan
+from estimator.advice.risk import assess
 from estimator.advice.schedule import schedule
+from estimator.ksm.forecast import forecast
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
+from estimator.report.as_json import plan_json
 from estimator.report.commands import settings_commands
 from estimator.report.settings_words import settings_words
 from estimator.snapshot.snapshot import Snapshot
@@ -79,6 +86,34 @@ def test_what_is_set_does_not_depend_on_which_cost_is_true(seconds: float, targe
     assert unknown.reaches_target == known.reaches_target
     assert unknown.proposed.most.pages_to_scan >= known.proposed.most.pages_to_scan
     assert unknown.proposed.least.seconds <= unknown.proposed.most.seconds <= target + 1e-9
+
+
+def test_how_the_saving_comes_is_the_forecast_of_exactly_the_plan() -> None:
+    """Not of all that could be opted in, and not full scans times the time of the first."""
+    plan = make_plan(SNAPSHOT, share=0.5)
+    assert scanned_pages(plan.prediction) < scanned_pages(plan.everything)
+    times = schedule(SNAPSHOT, plan.prediction)
+    found = forecast(plan.prediction.snapshot, plan.prediction.policy)
+    for told, pages_to_scan in (
+        (times.as_set, SNAPSHOT.info["ksm"]["pages_to_scan"]),
+        (times.as_proposed, times.proposed.most.pages_to_scan),
+    ):
+        expected = pace(SNAPSHOT, found, Pacing(pages_to_scan, 20), PUBLISHED)
+        assert told.scans.equals(expected.scans)
+        answer = plan_json(plan, times, assess(SNAPSHOT, plan.prediction))["schedule"]
+        last = expected.range_of("seconds", found.at_rest.scans - 1)
+        course = answer["as_set" if told is times.as_set else "as_proposed"]
+        assert tuple(course["seconds"]) == last
+        assert [mark["seconds"] for mark in course["marks"]] == [
+            mark.seconds for mark in marks(found, expected)
+        ]
+
+
+def test_what_is_set_now_may_be_the_advisor() -> None:
+    on = with_ksm({"advisor": True}, advisor_mode=1, pages_to_scan=500)
+    times = schedule(on, PREDICTION)
+    assert times.as_set.pacing.advisor is not None
+    assert times.as_proposed.pacing.advisor is None
 
 
 def test_no_setting_takes_more_of_a_cpu_than_the_advisor_may() -> None:

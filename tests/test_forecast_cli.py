@@ -169,6 +169,8 @@ def test_an_advisor_that_is_on_goes_on(tmp_path: Path) -> None:
     assert told["settings"]["advisor"]["target_scan_time"] == 60
     assert told["settings"]["pages_to_scan"] == ksm["pages_to_scan"]
     assert "on already" in estimator("forecast", tmp_path / "on.ksm").stdout
+    answer = json.loads(estimator("forecast", tmp_path / "on.ksm", "--json").stdout)
+    assert any("on already" in warning for warning in answer["warnings"])
     for options in (("--advisor", "none"), ("--pages-to-scan", 300)):
         off = json.loads(estimator("forecast", tmp_path / "on.ksm", "--json", *options).stdout)
         assert off["settings"]["advisor"] is None

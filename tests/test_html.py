@@ -13,12 +13,10 @@ import pandas as pd
 import pytest
 
 from estimator.advice.moment import marks
-from estimator.advice.pace import Pace, Pacing, pace
-from estimator.advice.page_cost import CostRange, PageCost
 from estimator.advice.plan import make_plan
 from estimator.advice.risk import assess
 from estimator.advice.schedule import schedule
-from estimator.ksm.forecast import Forecast, forecast
+from estimator.ksm.forecast import forecast
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.report.html import report_page
@@ -44,29 +42,25 @@ def page_of(snapshot: Snapshot) -> str:
     plan = make_plan(snapshot)
     times = schedule(snapshot, plan.prediction)
     risk = assess(snapshot, plan.prediction)
-    return report_page(snapshot, plan.everything, plan, times, risk, over_time(snapshot))
-
-
-def over_time(snapshot: Snapshot) -> tuple[Forecast, Pace]:
-    """At 100 pages each 20 ms, a page at 1 to 10 microseconds."""
-    found = forecast(snapshot)
-    cost = CostRange(PageCost(1e-6, "least"), PageCost(1e-5, "most"))
-    return found, pace(snapshot, found, Pacing(100, 20), cost)
+    return report_page(snapshot, plan.everything, plan, times, risk)
 
 
 def test_how_the_saving_grows_is_shown_with_its_marks() -> None:
     snapshot = fork_server()
-    reached = marks(*over_time(snapshot))
+    plan = make_plan(snapshot)
+    times = schedule(snapshot, plan.prediction)
+    pacing = times.as_proposed.pacing
+    reached = marks(forecast(plan.prediction.snapshot), times.as_proposed)
     assert len(reached) == 3
     html = page_of(snapshot)
-    assert "Saved over time, with pages_to_scan 100 and sleep_millisecs 20" in html
+    assert f"The plan over time, with pages_to_scan {pacing.pages_to_scan:,} and" in html
     for mark in reached:
         assert f"{mark.share:.0%} in {human_seconds(mark.seconds[1])}" in html
 
 
 def test_a_saving_of_nothing_has_no_marks() -> None:
     html = page_of(system([Process("web", [Area([1, 2, 3])])]))
-    assert "Saved over time" in html
+    assert "The plan over time" in html
     assert "50% in" not in html
 
 

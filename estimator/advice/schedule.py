@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 
 from estimator.advice.advisor import AdvisorSettings, advisor_course, settings_of
 from estimator.advice.attribution import scanned_pages
+from estimator.advice.pace import Pace, Pacing, pace
 from estimator.advice.page_cost import CostRange, PageCost, page_cost
 from estimator.advice.scan_time import ScanTime, scan_time
 from estimator.errors import CannotAnswerError
+from estimator.ksm.forecast import Forecast, forecast
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.readings import SKIPPING_SCANS
 from estimator.snapshot.snapshot import Snapshot
@@ -73,16 +75,19 @@ def pages_at_rest(merged_pages: int, unmerged_pages: int, smart_scan: bool) -> i
 class Schedule:
     """Settings for a set of pages to scan.
 
-    ``scans``: full scans until everything has merged. ``first``: a full scan before anything has,
-    with the kernel's present tunables; ``proposed``: the same with the ``pages_to_scan`` proposed,
-    and a sleep where ksmd has none; ``at_rest``: a full scan with these once everything has merged.
+    ``forecast``: what each full scan brings; ``as_set``: how fast, as the kernel is set now;
+    ``as_proposed``: with what is proposed. ``first``: a full scan before anything has merged, with
+    the kernel's present tunables; ``proposed``: the same with the ``pages_to_scan`` proposed, and a
+    sleep where ksmd has none; ``at_rest``: a full scan with these once everything has merged.
     ``advisor``: its settings on kernels that have it; ``advised``: the scan that it settles at.
     ``running``: KSM is on.
     """
 
     target_seconds: float
     cost: CostRange
-    scans: int
+    forecast: Forecast
+    as_set: Pace
+    as_proposed: Pace
     first: ScanRange
     proposed: ScanRange
     at_rest: ScanRange
@@ -134,10 +139,15 @@ def schedule(
     if advisor:
         ends = (costs.least, costs.most)
         advised = ScanRange(*(advisor_course(pages, paused, end, advisor)[-1] for end in ends))
+    found = forecast(prediction.snapshot, prediction.policy)
+    on = settings_of(snapshot) if ksm.get("advisor_mode") == 1 else None
+    as_set = Pacing(pages_to_scan, sleep, on, advisor_was_on=on is not None)
     return Schedule(
         target_seconds=target_seconds,
         cost=costs,
-        scans=prediction.scans,
+        forecast=found,
+        as_set=pace(snapshot, found, as_set, costs),
+        as_proposed=pace(snapshot, found, Pacing(wanted, paused), costs),
         first=scan(pages, pages_to_scan, sleep),
         proposed=scan(pages, wanted, paused),
         at_rest=scan(rest, wanted, paused),

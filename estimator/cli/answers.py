@@ -417,17 +417,8 @@ def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> tuple[
 
         bound = upper_bound(snapshot, Policy(**policy))
         return bound_page(snapshot, bound), bound.coverage
-    from estimator.advice.pace import Pacing, pace
-    from estimator.ksm.forecast import forecast
-
     plan, times, risk = _advise(snapshot, policy, advice)
-    everything, proposed = plan.everything, times.proposed.most
-    found = forecast(snapshot, everything.policy)
-    paced = pace(
-        snapshot, found, Pacing(proposed.pages_to_scan, proposed.sleep_millisecs), times.cost
-    )
-    page = report_page(snapshot, everything, plan, times, risk, (found, paced))
-    return page, everything.coverage
+    return report_page(snapshot, plan.everything, plan, times, risk), plan.everything.coverage
 
 
 def _is_json(path: Path) -> bool:

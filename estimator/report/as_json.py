@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 from estimator.advice.attribution import CREDIT_DIGITS
 from estimator.advice.compare import Comparison
+from estimator.advice.moment import marks
+from estimator.advice.pace import Pace
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
 from estimator.advice.schedule import Schedule, scan_time_now
@@ -120,7 +122,7 @@ def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
             "physical": plan.everything.physical,
         },
         "frontier": records(plan.frontier),
-        "schedule": dataclasses.asdict(schedule) | {"commands": settings_commands(schedule)},
+        "schedule": _schedule_json(schedule),
         "risk": {
             "borders": records(risk.borders),
             "pairs": records(risk.pairs),
@@ -128,6 +130,34 @@ def plan_json(plan: Plan, schedule: Schedule, risk: Risk) -> dict[str, Any]:
             "effects": dataclasses.asdict(risk.effects),
         },
         "warnings": plan.prediction.warnings,
+    }
+
+
+def _schedule_json(schedule: Schedule) -> dict[str, Any]:
+    """``as_set`` and ``as_proposed``: least and most until all has merged, null if that is far."""
+    found = schedule.forecast
+    scans = found.at_rest.scans
+
+    def course(pace: Pace) -> dict[str, Any]:
+        there = scans <= len(pace.scans)
+        return {
+            "marks": [dataclasses.asdict(mark) for mark in marks(found, pace)],
+            **{
+                name: pace.range_of(name, scans - 1) if there else None
+                for name in ("seconds", "cpu_seconds")
+            },
+        }
+
+    times = ("cost", "first", "proposed", "at_rest", "advisor", "advised")
+    found_times = {name: getattr(schedule, name) for name in times}
+    return {
+        "target_seconds": schedule.target_seconds,
+        "running": schedule.running,
+        **{name: value and dataclasses.asdict(value) for name, value in found_times.items()},
+        "scans": scans,
+        "as_set": course(schedule.as_set),
+        "as_proposed": course(schedule.as_proposed),
+        "commands": settings_commands(schedule),
     }
 
 

@@ -28,12 +28,7 @@ def forecast_sections(
     forecast: Forecast, pace: Pace, then: Moment | None = None, reach: Reach | None = None
 ) -> list[Section]:
     """The whole in a sentence, the way there, and what is not known. ``then``: at its end."""
-    warnings = [*forecast.bounds.reasons, *forecast.at_rest.warnings]
-    if pace.pacing.advisor_was_on:
-        warnings.append(
-            "The advisor is on already. What it remembers of earlier scans is not in the snapshot: "
-            "it is taken to start afresh from the pages_to_scan that it had set."
-        )
+    warnings = _warnings(forecast, pace)
     return [
         Section(_headline(forecast, pace), note=_marks(forecast, pace)),
         *([Section(WARNINGS, bullets=warnings)] if warnings else []),
@@ -58,7 +53,7 @@ def forecast_json(
             "advisor": asdict(advisor) if advisor else None,
         },
         "cost": asdict(pace.cost),
-        "warnings": [*forecast.bounds.reasons, *at_rest.warnings],
+        "warnings": _warnings(forecast, pace),
         "marks": [asdict(mark) for mark in marks(forecast, pace)],
         "then": asdict(then) if then else None,
         "reach": asdict(reach) if reach else None,
@@ -70,6 +65,16 @@ def forecast_json(
             "bytes_saved": at_rest.physical["bytes_saved"],
         },
     }
+
+
+def _warnings(forecast: Forecast, pace: Pace) -> list[str]:
+    warnings = [*forecast.bounds.reasons, *forecast.at_rest.warnings]
+    if pace.pacing.advisor_was_on:
+        warnings.append(
+            "The advisor is on already. What it remembers of earlier scans is not in the snapshot: "
+            "it is taken to start afresh from the pages_to_scan that it had set."
+        )
+    return warnings
 
 
 def _scans_json(forecast: Forecast, pace: Pace) -> list[dict[str, Any]]:

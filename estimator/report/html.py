@@ -26,11 +26,9 @@ from estimator.advice.attribution import (
     page_bytes,
     scanned_pages,
 )
-from estimator.advice.pace import Pace
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
 from estimator.advice.schedule import Schedule
-from estimator.ksm.forecast import Forecast
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.upper_bound import UpperBound
@@ -59,16 +57,12 @@ def report_page(
     plan: Plan,
     schedule: Schedule,
     risk: Risk,
-    over_time: tuple[Forecast, Pace] | None = None,
 ) -> str:
-    """The whole report as an HTML document; without figures where ksmd finds nothing to scan.
-
-    ``over_time``: how ksmd gets to ``prediction`` with the settings of ``schedule``.
-    """
+    """The whole report as an HTML document; without figures where ksmd finds nothing to scan."""
     verdict, *report = prediction_sections(snapshot, prediction)
-    figures = _figures(snapshot, prediction, plan) if scanned_pages(prediction) else []
-    if figures and over_time:
-        figures.append(_over_time(*over_time))
+    figures = []
+    if scanned_pages(prediction):
+        figures = [*_figures(snapshot, prediction, plan), _over_time(schedule)]
     return _page(
         snapshot,
         prediction.policy,
@@ -114,13 +108,13 @@ def _figures(
     ]
 
 
-def _over_time(forecast: Forecast, pace: Pace) -> tuple[str, dict[str, Figure]]:
-    pacing = pace.pacing
+def _over_time(schedule: Schedule) -> tuple[str, dict[str, Figure]]:
+    found, pace = schedule.forecast, schedule.as_proposed
     return (
-        f"Saved over time, with pages_to_scan {count(pacing.pages_to_scan)} and sleep_millisecs "
-        f"{count(pacing.sleep_millisecs)}",
+        f"The plan over time, with pages_to_scan {count(pace.pacing.pages_to_scan)} and "
+        f"sleep_millisecs {count(pace.pacing.sleep_millisecs)}",
         {
-            form: over_time_figure(forecast, pace, narrow=n)
+            form: over_time_figure(found, pace, narrow=n)
             for form, n in {"wide": False, "narrow": True}.items()
         },
     )

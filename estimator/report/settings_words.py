@@ -5,30 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from estimator.advice.advisor import ADVISOR_MIN_CPU
+from estimator.advice.moment import marks
+from estimator.advice.pace import Pace
 from estimator.advice.page_cost import CostRange
 from estimator.advice.schedule import ScanRange, Schedule
+from estimator.ksm.forecast import Forecast
 from estimator.units import count, human_seconds, percent, plural
 
 
 def settings_words(schedule: Schedule) -> list[str]:
     """What a page costs, how long a scan takes now, what reaches the target."""
     target = human_seconds(schedule.target_seconds)
-    first = schedule.first
-    everything = _range(
-        human_seconds(schedule.scans * scan.seconds) for scan in (first.least, first.most)
-    )
+    found = schedule.forecast
     sentences = [
         cost_words(schedule.cost),
-        f"As set now: {scan_words(first)}. All has merged after {schedule.scans} such scans, some "
-        f"{everything}.",
+        f"As set now: {scan_words(schedule.first)}. {course_words(found, schedule.as_set)}",
     ]
-    proposed = scan_words(schedule.proposed)
+    proposed = f"{scan_words(schedule.proposed)}. {course_words(found, schedule.as_proposed)}"
     if schedule.reaches_target:
-        sentences.append(f"For a scan in {target}: {proposed}.")
+        sentences.append(f"For a scan in {target}: {proposed}")
     else:
         sentences.append(
             f"A scan in {target} would take more of a CPU than advisor_max_cpu, if a page costs "
-            f"that much. Within it: {proposed}."
+            f"that much. Within it: {proposed}"
         )
     if schedule.at_rest.most.pages != schedule.proposed.most.pages:
         sentences.append(
@@ -41,6 +40,29 @@ def settings_words(schedule: Schedule) -> list[str]:
             f"{_seconds(schedule.advised)}, {cpu_words(schedule.advised)}."
         )
     return sentences
+
+
+def course_words(forecast: Forecast, pace: Pace) -> str:
+    """When how much of the saving is there, and what CPU time ksmd has taken when all is."""
+    told = [
+        f"{percent(mark.share, 1)} {'after' if number else 'of the saving after'} "
+        f"{_range(map(human_seconds, mark.seconds))}"
+        for number, mark in enumerate(marks(forecast, pace))
+    ]
+    scans = forecast.at_rest.scans
+    if scans <= len(pace.scans):
+        seconds, cpu_seconds = (
+            _range(map(human_seconds, pace.range_of(name, scans - 1)))
+            for name in ("seconds", "cpu_seconds")
+        )
+        told.append(
+            f"all has merged after {plural(scans, 'full scan')}, in {seconds} and for "
+            f"{cpu_seconds} of CPU time"
+        )
+    else:
+        told.append(f"all has merged after {plural(scans, 'full scan')}")
+    words = ", ".join(told)
+    return f"{words[:1].upper()}{words[1:]}."
 
 
 def cost_words(cost: CostRange) -> str:
