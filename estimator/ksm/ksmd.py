@@ -17,13 +17,14 @@ from estimator.ksm.readings import Readings, is_processed, processes_all
 from estimator.ksm.rules import Rules
 from estimator.ksm.simulation import Frames, Items, Simulation
 
-MAPPED, ON_NODE, ZERO_PAGE, SPLIT_AWAY = range(4)
+MAPPED, ON_NODE, ZERO_PAGE, SPLIT_AWAY, NOT_THERE = range(5)
 
 
 class Ksmd:
     """The state of ksmd between two items.
 
-    Frames and folios are numbered from 0 here. ``where``: what became of an item's page.
+    Frames and folios are numbered from 0 here. ``where``: what became of an item's page; NOT_THERE:
+    its process has not come yet (``arrivals.py``). ``before``: the scan before an item's first one.
     ``node_len``: rmap_hlist_len of the stable node of a frame, -1 where it is no KSM page.
     ``open_nodes``: nodes of a content with less than max_page_sharing items, in the order of
     search. ``tree``: the item in the unstable tree, per content. ``active``: the contents that
@@ -44,6 +45,7 @@ class Ksmd:
         self.blocked: list[bool] = items.blocked.tolist()
         self.opaque: list[bool] = items.opaque.tolist()
         self.where = [ON_NODE if on_node else MAPPED for on_node in items.on_node.tolist()]
+        self.before = [0] * len(items)
         self._number_frames(items, frames)
         self._number_folios(items, frames)
         self.open_nodes: list[list[int]] = [[] for _ in range(contents)]
@@ -158,7 +160,7 @@ class Ksmd:
 
     def visits(self, item: int) -> int:
         """How often the scan has come to the item since its age was 0, this scan included."""
-        return self.scans - self.undone.get(item, 0)
+        return self.scans - self.undone.get(item, self.before[item])
 
     def is_skipped(self, item: int) -> bool:
         """should_skip_rmap_item(), which never skips KSM pages."""
