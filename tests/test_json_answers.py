@@ -109,6 +109,11 @@ FORECAST = ("--pages-to-scan", "100", "--sleep", "20")
 QUESTIONS: dict[str, list[tuple[str, ...]]] = {
     "prediction": [("predict",), ("report", "--scope", "enabled")],
     "forecast": [("forecast", *FORECAST), ("forecast", *FORECAST, "--for", "10s")],
+    "ramp": [
+        ("forecast", *FORECAST, "--ramp", "1", "--every", "1s"),
+        ("forecast", *FORECAST, "--as-started"),
+        ("forecast", *FORECAST, "--ramp", "1", "--every", "5s", "--for", "1s"),
+    ],
     "whatif": [("whatif",), ("whatif", "--scope", "enabled")],
     "why": [("report", "--why")],
     "advise": [("advise",), ("advise", "--scope", "enabled"), ("advise", "--within", "uid")],

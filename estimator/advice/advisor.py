@@ -65,6 +65,31 @@ def advise_scan_time(
     return AdvisorState(min(pages, settings.max_pages_to_scan), change, scan)
 
 
+class AdvisedPace:
+    """ksmd under the advisor, one full scan after the other; see ``advised_scans``."""
+
+    def __init__(
+        self,
+        sleep_millisecs: int,
+        cost: PageCost,
+        settings: AdvisorSettings,
+        start: AdvisorState,
+        cpu_seconds_before: float = 0.0,
+    ) -> None:
+        self._sleep_millisecs, self._cost, self._settings = sleep_millisecs, cost, settings
+        self._state, self._before = start, cpu_seconds_before
+
+    def scan(self, pages: int) -> ScanTime:
+        """The next one, of so many pages."""
+        pages_to_scan = max(self._state.pages_to_scan, 1)
+        scan = scan_time(pages, pages_to_scan, self._sleep_millisecs, self._cost)
+        awake_seconds = self._before + pages * self._cost.seconds
+        lasted = scan.seconds - self._sleep_millisecs / 1000
+        self._state = advise_scan_time(self._state, self._settings, lasted, awake_seconds)
+        self._before = 0.0
+        return scan
+
+
 def advised_scans(
     pages: list[int],
     sleep_millisecs: int,
@@ -78,15 +103,8 @@ def advised_scans(
     The advisor takes the time from the first page to the last, without the sleep after that.
     ``cpu_seconds_before``: what ksmd has used already when the first scan begins.
     """
-    state, before, scans = start, cpu_seconds_before, []
-    for number in pages:
-        scan = scan_time(number, max(state.pages_to_scan, 1), sleep_millisecs, cost)
-        scans.append(scan)
-        awake_seconds = number * cost.seconds
-        lasted = scan.seconds - sleep_millisecs / 1000
-        state = advise_scan_time(state, settings, lasted, before + awake_seconds)
-        before = 0.0
-    return scans
+    ksmd = AdvisedPace(sleep_millisecs, cost, settings, start, cpu_seconds_before)
+    return [ksmd.scan(number) for number in pages]
 
 
 def advisor_course(

@@ -82,12 +82,13 @@ def pace(snapshot: Snapshot, forecast: Forecast, pacing: Pacing, costs: CostRang
     """When ksmd ends each scan if a page costs so much."""
     scanned = forecast.scans["pages_scanned"].diff().fillna(forecast.scans["pages_scanned"])
     pages = scanned.astype(np.int64).tolist()
-    most, least = (_in_time(snapshot, pages, pacing, end) for end in (costs.most, costs.least))
+    most, least = (in_time(snapshot, pages, pacing, end) for end in (costs.most, costs.least))
     scans = pd.concat([forecast.scans, most], axis=1)
     return Pace(pacing, costs, scans, least, _marks(forecast))
 
 
-def _in_time(snapshot: Snapshot, pages: list[int], pacing: Pacing, cost: PageCost) -> pd.DataFrame:
+def in_time(snapshot: Snapshot, pages: list[int], pacing: Pacing, cost: PageCost) -> pd.DataFrame:
+    """Full scans of so many pages each: the four columns of ``Pace.scans``."""
     scans = _paced(snapshot, pages, pacing, cost)
     asleep_after_it = pacing.sleep_millisecs / 1000
     return pd.DataFrame(

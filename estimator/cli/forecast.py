@@ -23,6 +23,7 @@ from estimator.cli.quantities import Duration, Share
 from estimator.errors import UsageError
 
 if TYPE_CHECKING:
+    from estimator.advice.ramp import Arrivals
     from estimator.advice.reach import Wish
 
 _reach_options = options(
@@ -40,6 +41,22 @@ _reach_options = options(
         type=Share(),
         metavar="PERCENT",
         help="For at most so much of one CPU until then (default 100%).",
+    ),
+)
+
+
+_ramp_options = options(
+    click.option(
+        "--ramp",
+        type=click.IntRange(1),
+        metavar="N",
+        help="The processes come while ksmd runs, N at a time, in the order of their start.",
+    ),
+    click.option("--every", type=Duration(), metavar="DURATION", help="The time between: 5s."),
+    click.option(
+        "--as-started",
+        is_flag=True,
+        help="The processes come while ksmd runs, when they were started in fact.",
     ),
 )
 
@@ -82,6 +99,7 @@ _reach_options = options(
     help="Go on for so long (90s, 10min, 1h30min), and say what there is then.",
 )
 @_reach_options
+@_ramp_options
 @click.option(
     "--page-cost",
     type=click.FloatRange(0, min_open=True),
@@ -102,6 +120,9 @@ def forecast(
     share: float | None,
     within: float | None,
     cpu_share: float | None,
+    ramp: int | None,
+    every: float | None,
+    as_started: bool,
     page_cost: float | None,
     min_coverage: float,
     as_json: bool,
@@ -130,6 +151,31 @@ def forecast(
     pacing = pacing_of(opened, pages_to_scan, sleep_millisecs, advised)
     cost = cost_of(opened, None if page_cost is None else PageCost(page_cost / 1e6, "given"))
     foretell = Foretell(opened, Policy(**chosen), second, smart_scan)
+    arrivals = _arrivals(ramp, every, as_started=as_started)
+    if arrivals is not None:
+        if wish is not None:
+            raise UsageError("--reach is for processes that are all there from the start")
+        from estimator.advice.ramp import ramp as follow
+        from estimator.report.ramp_sections import ramp_json, ramp_sections
+
+        came = follow(
+            opened,
+            Policy(**chosen),
+            arrivals,
+            pacing,
+            cost,
+            later=second,
+            smart_scan=smart_scan,
+            scans=scans,
+            seconds=for_seconds,
+        )
+        if as_json:
+            click.echo(json.dumps(ramp_json(came)))
+        else:
+            asked = question_words(opened.info, came.at_rest.policy.to_json())
+            print_sections(ramp_sections(came), make_console(sys.stdout), asked)
+        require_coverage(came.at_rest.coverage, min_coverage)
+        return
     reached = None
     if wish is not None:
         reached = reach(foretell.scans(scans), wish, pacing.sleep_millisecs, cost.most)
@@ -142,6 +188,20 @@ def forecast(
         sections = forecast_sections(found, paced, then, reached)
         print_sections(sections, make_console(sys.stdout), asked)
     require_coverage(found.at_rest.coverage, min_coverage)
+
+
+def _arrivals(ramp: int | None, every: float | None, *, as_started: bool) -> Arrivals | None:
+    """When processes come; raises UsageError for what does not fit."""
+    if as_started and (ramp or every):
+        raise UsageError("--as-started and --ramp both say when the processes come")
+    if (ramp is None) != (every is None):
+        raise UsageError("--ramp N needs --every DURATION, and the other way round")
+    from estimator.advice.ramp import as_started as when_started
+    from estimator.advice.ramp import one_by_one
+
+    if as_started:
+        return when_started
+    return None if ramp is None or every is None else one_by_one(ramp, every)
 
 
 def _wish(

@@ -26,7 +26,7 @@ from estimator.ksm.accounting import general_profit_bytes
 from estimator.ksm.case import Case
 from estimator.ksm.fate import hidden_roots
 from estimator.ksm.ksmd import MAPPED, NOT_THERE, ON_NODE, ZERO_PAGE, Ksmd
-from estimator.ksm.readings import is_processed
+from estimator.ksm.readings import SKIPPING_SCANS, is_processed
 from estimator.ksm.replay import items_of
 from estimator.ksm.simulate import first_scan
 from estimator.ksm.simulation import Frames, Items
@@ -184,9 +184,9 @@ class Arriving:
         self._content_of_frame[ksmd.frame] = patterns.items.content
 
     @property
-    def scans(self) -> int:
-        """Full scans so far."""
-        return self._ksmd.scans
+    def turns(self) -> int:
+        """In so many full scans every two pages that ever meet have met."""
+        return 2 * SKIPPING_SCANS if self._rules.smart_scan else 2
 
     def scan(self, groups: int) -> dict[str, int]:
         """One full scan; the first so many groups had come when it began.

@@ -58,11 +58,7 @@ def forecast(
     are the errors; UsageError too for smart_scan where the kernel has none, and for more than
     ``LATEST`` scans.
     """
-    if smart_scan and not snapshot.info["features"]["smart_scan"]:
-        raise UsageError(f"smart_scan: Linux {snapshot.info['kernel']['release']} has none")
-    if smart_scan is not None:
-        ksm = dict(snapshot.info["ksm"]) | {"smart_scan": int(smart_scan)}
-        snapshot = replace(snapshot, info=dict(snapshot.info) | {"ksm": ksm})
+    snapshot = with_smart_scan(snapshot, smart_scan)
     if scans is not None and not 0 < scans <= LATEST:
         raise UsageError(f"{scans} full scans can't be followed: 1 to {LATEST:,}")
     question = ask(snapshot, policy, later=later)
@@ -80,3 +76,16 @@ def forecast(
     course = course_of(case, solved, fate, prediction, times)
     size = case.rules.page_bytes
     return Forecast(prediction, table, bounds, course, size, times.settled_in)
+
+
+def with_smart_scan(snapshot: Snapshot, smart_scan: bool | None) -> Snapshot:
+    """``snapshot`` as if smart_scan were so; None: as it is.
+
+    Raises UsageError where the kernel has none.
+    """
+    if smart_scan is None:
+        return snapshot
+    if smart_scan and not snapshot.info["features"]["smart_scan"]:
+        raise UsageError(f"smart_scan: Linux {snapshot.info['kernel']['release']} has none")
+    ksm = dict(snapshot.info["ksm"]) | {"smart_scan": int(smart_scan)}
+    return replace(snapshot, info=dict(snapshot.info) | {"ksm": ksm})

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from estimator.advice.moment import Moment, marks, moment
-from estimator.advice.pace import Pace
+from estimator.advice.pace import Pace, Pacing
 from estimator.advice.reach import Reach
 from estimator.ksm.forecast import Forecast
 from estimator.report.as_json import answer_json, records
@@ -44,14 +44,9 @@ def forecast_json(
     forecast: Forecast, pace: Pace, then: Moment | None = None, reach: Reach | None = None
 ) -> dict[str, Any]:
     """A forecast as JSON values; ``scans``: one object per full scan."""
-    at_rest, advisor = forecast.at_rest, pace.pacing.advisor
+    at_rest = forecast.at_rest
     return answer_json(at_rest) | {
-        "settings": {
-            "pages_to_scan": pace.pacing.pages_to_scan,
-            "sleep_millisecs": pace.pacing.sleep_millisecs,
-            "smart_scan": at_rest.smart_scan,
-            "advisor": asdict(advisor) if advisor else None,
-        },
+        "settings": settings_json(pace.pacing, smart_scan=at_rest.smart_scan),
         "cost": asdict(pace.cost),
         "warnings": _warnings(forecast, pace),
         "marks": [asdict(mark) for mark in marks(forecast, pace)],
@@ -64,6 +59,16 @@ def forecast_json(
             "frames_freed": at_rest.physical["frames_freed"],
             "bytes_saved": at_rest.physical["bytes_saved"],
         },
+    }
+
+
+def settings_json(pacing: Pacing, *, smart_scan: bool) -> dict[str, Any]:
+    """How ksmd is set."""
+    return {
+        "pages_to_scan": pacing.pages_to_scan,
+        "sleep_millisecs": pacing.sleep_millisecs,
+        "smart_scan": smart_scan,
+        "advisor": asdict(pacing.advisor) if pacing.advisor else None,
     }
 
 

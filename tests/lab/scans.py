@@ -25,7 +25,7 @@ SERIES = ("7.3", "6.12", "6.1")
 _LEFT_OUT = ("writers", "opt-in-after", "damon", "saving-duplicates", "saving-forked")
 
 # DAMON_STAT holds a folio now and then, which ksmd then passes over in this scan.
-_WITHOUT_DAMON = "f=/sys/module/damon_stat/parameters/enabled; [ ! -e $f ] || echo N > $f"
+WITHOUT_DAMON = "f=/sys/module/damon_stat/parameters/enabled; [ ! -e $f ] || echo N > $f"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def in_scans(workload: Workload, *, smart_scan: bool | None) -> Workload:
         workload,
         ksm=ksm,
         min_scans=max(SCANS, workload.min_scans),
-        commands=(*workload.commands, _WITHOUT_DAMON),
+        commands=(*workload.commands, WITHOUT_DAMON),
     )
 
 

@@ -1,0 +1,190 @@
+"""Services that start while ksmd runs: when each full scan ends, and what it brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from estimator.advice.advisor import AdvisedPace, AdvisorState
+from estimator.advice.pace import Pacing, in_time
+from estimator.advice.page_cost import CostRange, PageCost
+from estimator.advice.scan_time import ScanTime, scan_time
+from estimator.arrays import Ints
+from estimator.errors import CannotAnswerError, UsageError
+from estimator.ksm.arrivals import Arriving, patterns_of, table_of
+from estimator.ksm.case import Case
+from estimator.ksm.fate import settle
+from estimator.ksm.forecast import MOST_SCANS, with_smart_scan
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import Question, ask
+from estimator.ksm.prediction import Prediction
+from estimator.ksm.scans import LATEST
+from estimator.ksm.unmerge import unmerged
+from estimator.snapshot.changes import with_changes
+from estimator.snapshot.snapshot import Snapshot
+
+_CHANGING = ("pages_shared", "pages_sharing", "ksm_zero_pages", "ksm_rmap_items")
+Times = npt.NDArray[np.float64]
+Arrivals = Callable[[Snapshot, Ints], Times]
+"""Given a snapshot and mm_ids, i64 (n,): seconds at which each process comes, f64 (n,)."""
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """ksmd while processes come.
+
+    ``scans``: columns as ``Forecast.scans``, with ``processes`` (there when the scan began),
+    ``pages_to_scan``, ``seconds`` (from the first arrival to the end of the scan) and
+    ``cpu_seconds``, if a page costs the most that it may; ``cheap``: the last two if it costs the
+    least. ``arrivals``: seconds at which processes come, ascending, one entry per process.
+    ``at_rest``: the prediction if all had been there from the start. ``ended``: nothing changes any
+    more. ``at_once_bytes``: saved in the end if all come at once; None where not ``ended``.
+    ``large_pages``: in huge pages, which are taken as split.
+    """
+
+    pacing: Pacing
+    cost: CostRange
+    scans: pd.DataFrame
+    cheap: pd.DataFrame
+    arrivals: Times
+    at_rest: Prediction
+    ended: bool
+    at_once_bytes: int | None
+    large_pages: int
+    page_bytes: int
+
+    def range_of(self, name: str, row: int) -> tuple[float, float]:
+        """The least and the most of a column of ``cheap`` in a row."""
+        low, high = sorted((float(self.cheap[name].iloc[row]), float(self.scans[name].iloc[row])))
+        return low, high
+
+
+def one_by_one(number: int, every_seconds: float) -> Arrivals:
+    """So many processes at a time, in the order in which they were started."""
+
+    def when(snapshot: Snapshot, mms: Ints) -> Times:
+        started = snapshot.processes.iloc[mms]
+        order = np.lexsort((started["pid"], started["start_time_ns"]))
+        times = np.zeros(len(mms))
+        times[order] = np.arange(len(mms)) // number * every_seconds
+        return times
+
+    return when
+
+
+def as_started(snapshot: Snapshot, mms: Ints) -> Times:
+    """Each at the time after the first at which it was started in fact."""
+    started = snapshot.processes["start_time_ns"].to_numpy()[mms].astype(np.float64)
+    times: Times = (started - started.min(initial=np.inf)) / 1e9 if len(mms) else started
+    return times
+
+
+def ramp(
+    snapshot: Snapshot,
+    policy: Policy,
+    when: Arrivals,
+    pacing: Pacing,
+    cost: CostRange,
+    *,
+    later: Snapshot | None = None,
+    smart_scan: bool | None = None,
+    scans: int | None = None,
+    seconds: float | None = None,
+) -> Ramp:
+    """Follow ksmd from nothing while the processes that take part come; ``when`` says at what time.
+
+    ``scans``, ``seconds``: where it ends; None: where nothing changes any more, or after
+    ``MOST_SCANS`` full scans with all of them there. Errors as for ``forecast``; CannotAnswerError
+    too where nobody takes part.
+    """
+    snapshot = with_smart_scan(snapshot, smart_scan)
+    at_rest = ask(snapshot, policy, later=later)
+    case = _from_nothing(at_rest, snapshot, policy, later).case
+    vma = case.snapshot.mappings["vma_id"].to_numpy()[case.candidates.row_numbers()]
+    mms = np.unique(case.snapshot.vmas["mm_id"].to_numpy()[vma]).astype(np.int64)
+    if not len(mms):
+        raise CannotAnswerError("no process takes part: nobody arrives")
+    times = when(case.snapshot, mms)
+    moments, group = np.unique(times - times.min(), return_inverse=True)
+    group_of_mm = np.zeros(len(case.snapshot.processes), np.int64)
+    group_of_mm[mms] = group
+    patterns = patterns_of(case, group_of_mm)
+    rows, ended = _follow(Arriving(case, patterns), moments, pacing, cost.most, (scans, seconds))
+    table = table_of(rows)
+    coming = [int(np.count_nonzero(group < there)) for there in table.pop("groups")]
+    pages = [row["pages_scanned"] for row in rows]
+    most, least = (in_time(snapshot, pages, pacing, end) for end in (cost.most, cost.least))
+    return Ramp(
+        pacing=pacing,
+        cost=cost,
+        scans=pd.concat([table.assign(processes=coming), most], axis=1),
+        cheap=least,
+        arrivals=np.sort(moments[group]),
+        at_rest=at_rest.answer(settle(at_rest.case)),
+        ended=ended,
+        at_once_bytes=_at_once(case, moments, pacing, cost.most) if ended else None,
+        large_pages=patterns.large_pages,
+        page_bytes=case.rules.page_bytes,
+    )
+
+
+def _at_once(case: Case, moments: Times, pacing: Pacing, cost: PageCost) -> int:
+    together = patterns_of(case, np.zeros(len(case.snapshot.processes), np.int64))
+    rows, _ = _follow(Arriving(case, together), moments[:1], pacing, cost, (None, None))
+    return rows[-1]["bytes_saved"]
+
+
+def _from_nothing(
+    question: Question, snapshot: Snapshot, policy: Policy, later: Snapshot | None
+) -> Question:
+    """``question`` as if KSM had never run."""
+    if not question.case.facts.ksm.any():
+        return question
+    return ask(unmerged(with_changes(snapshot, later)), policy)
+
+
+def _follow(
+    ksmd: Arriving,
+    moments: Times,
+    pacing: Pacing,
+    cost: PageCost,
+    end: tuple[int | None, float | None],
+) -> tuple[list[dict[str, int]], bool]:
+    """Full scans up to ``end`` (scans, seconds), and whether nothing changes any more.
+
+    If neither is given, up to the last one that changes something.
+    """
+    scans, until_seconds = end
+    rows: list[dict[str, int]] = []
+    clock, quiet, with_all = 0.0, 0, 0
+    scan_of = _paced(pacing, cost)
+    while len(rows) < (scans or LATEST) and (until_seconds is None or clock < until_seconds):
+        there = int(np.searchsorted(moments, clock, side="right"))
+        row = ksmd.scan(there) | {"groups": there}
+        changed = not rows or any(row[name] != rows[-1][name] for name in _CHANGING)
+        quiet = 0 if changed else quiet + 1
+        rows.append(row)
+        clock += scan_of(row["pages_scanned"]).seconds
+        with_all += there == len(moments)
+        if scans is None and until_seconds is None:
+            if with_all and quiet == ksmd.turns:
+                return rows[:-quiet], True
+            if with_all == MOST_SCANS:
+                return rows, False
+    if len(rows) == LATEST and scans is None:
+        raise UsageError(
+            f"more than {LATEST:,} full scans pass until all processes have come",
+            hint="give fewer --pages-to-scan, or an end: --for or --scans",
+        )
+    return rows, bool(with_all) and quiet >= ksmd.turns
+
+
+def _paced(pacing: Pacing, cost: PageCost) -> Callable[[int], ScanTime]:
+    if pacing.advisor is not None:
+        start = AdvisorState(pacing.pages_to_scan)
+        return AdvisedPace(pacing.sleep_millisecs, cost, pacing.advisor, start).scan
+    return lambda pages: scan_time(pages, pacing.pages_to_scan, pacing.sleep_millisecs, cost)
