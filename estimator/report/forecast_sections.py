@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from estimator.advice.break_ups import break_ups
 from estimator.advice.moment import Moment, marks, moment
 from estimator.advice.pace import Pace, Pacing
 from estimator.advice.reach import Reach
@@ -35,6 +36,7 @@ def forecast_sections(
         *([_reach(reach)] if reach else []),
         *([_moment(then)] if then else []),
         *over_time(forecast, pace),
+        *_break_ups(forecast, pace),
         _scans(forecast, pace),
         coverage_section(forecast.at_rest.coverage, forecast.page_bytes),
     ]
@@ -52,6 +54,7 @@ def forecast_json(
         "marks": [asdict(mark) for mark in marks(forecast, pace)],
         "then": asdict(then) if then else None,
         "reach": asdict(reach) if reach else None,
+        "break_ups": _break_ups_json(forecast, pace),
         "scans": _scans_json(forecast, pace),
         "at_rest": {
             "full_scans": at_rest.scans,
@@ -199,6 +202,59 @@ def over_time(forecast: Forecast, pace: Pace) -> list[Section]:
         Column("share of it", "bar", str),
     ]
     return [Section("Saved over time", rows, columns, limit=len(rows))]
+
+
+def _break_ups(forecast: Forecast, pace: Pace) -> list[Section]:
+    found = break_ups(forecast.at_rest)
+    if found is None or not found.written_pages:
+        return []
+    missing = [
+        found.missing_pages(seconds) * forecast.page_bytes for seconds in _last_scan_seconds(pace)
+    ]
+    note = (
+        f"Of {plural(found.merged_pages, 'page')} that merge, {count(found.written_pages)} were "
+        f"written in the {human_seconds(found.seconds)} before the last two looks: at least "
+        f"{found.per_second:,.1f} in a second. Each takes its program a fault and a copy, and ksmd "
+        f"a search and a merge, {found.scans_until_back:g} full scans later on the average. So "
+        f"{words_between((missing[0], missing[1]), human_bytes)} of the saving is missing at any "
+        "time."
+    )
+    columns = [
+        Column("program", "comm"),
+        Column("VMA", "name"),
+        pages("merge", "merged_pages"),
+        pages("written", "written_pages"),
+        Column("in a second", "per_second", lambda rate: f"{rate:,.1f}", number=True),
+    ]
+    return [Section("Merged pages that are written", found.table, columns, limit=10, note=note)]
+
+
+def _break_ups_json(forecast: Forecast, pace: Pace) -> dict[str, Any] | None:
+    found = break_ups(forecast.at_rest)
+    if found is None:
+        return None
+    missing = [found.missing_pages(seconds) for seconds in _last_scan_seconds(pace)]
+    return {
+        "seconds": found.seconds,
+        "merged_pages": found.merged_pages,
+        "written_pages": found.written_pages,
+        "written_pages_per_second": found.per_second,
+        "scans_until_back": found.scans_until_back,
+        "missing_pages": missing,
+        "table": records(found.table),
+    }
+
+
+def _last_scan_seconds(pace: Pace) -> tuple[float, float]:
+    """How long the last full scan takes, with the sleep after it, at least and at most."""
+    asleep = pace.pacing.sleep_millisecs / 1000
+    ends = [
+        float(times["seconds"].diff().iloc[-1])
+        if len(times) > 1
+        else float(times["seconds"].iloc[0]) + asleep
+        for times in (pace.cheap, pace.scans)
+    ]
+    return min(ends), max(ends)
 
 
 def _bar(least: float, most: float) -> str:
