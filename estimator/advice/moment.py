@@ -13,10 +13,12 @@ from estimator.errors import UsageError
 from estimator.ksm.forecast import Forecast, forecast
 from estimator.ksm.policy import Policy
 from estimator.ksm.scans import LATEST
+from estimator.ksm.within import COUNTERS
 from estimator.snapshot.snapshot import Snapshot
 
-GROWING = ("pages_shared", "pages_sharing", "ksm_zero_pages", "bytes_saved")
+_GROWING = ("pages_shared", "pages_sharing", "ksm_zero_pages", "bytes_saved")
 """What a scan lets grow, so that it lies between its values before and after it."""
+COUNTED = (*COUNTERS, "bytes_saved")
 
 Range = tuple[float, float]
 
@@ -26,7 +28,7 @@ class Moment:
     """Least and most of each number.
 
     ``full_scans``: done by then. ``scanned_pages``: visited by then, since ksmd began.
-    ``counters``: of each of ``GROWING``; bytes_saved page by page (``Course``).
+    ``counters``: of each of ``COUNTED``, page by page (``Course``, ``Within``).
     """
 
     seconds: float
@@ -65,7 +67,7 @@ def moment(forecast: Forecast, pace: Pace, seconds: float) -> Moment:
         both("done"),
         both("scanned_pages"),
         both("cpu_seconds"),
-        {name: _range([_between(forecast, place, name) for place in places]) for name in GROWING},
+        _counters(forecast, places),
     )
 
 
@@ -73,18 +75,36 @@ def _range(ranges: list[Range]) -> Range:
     return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
-def _between(forecast: Forecast, place: _Place, name: str) -> Range:
-    """One of ``GROWING`` where ksmd is at ``place``, between the scans before and after it."""
-    least, most = forecast.bounds.least[name], forecast.bounds.most[name]
-    before = float(least.iloc[place.done - 1]) if place.done else 0.0
+def _counters(forecast: Forecast, places: list[_Place]) -> dict[str, Range]:
+    found = [_at(forecast, place) for place in places]
+    return {name: _range([each[name] for each in found]) for name in COUNTED}
+
+
+def _at(forecast: Forecast, place: _Place) -> dict[str, Range]:
+    """The counters where ksmd is at ``place``."""
+    least, most = forecast.bounds.least, forecast.bounds.most
     if place.done == len(least):
-        return before, float(most.iloc[-1])
-    after = float(most.iloc[place.done])
-    if name != "bytes_saved" or forecast.bounds.reasons:
-        return before, after
+        return {name: (float(least[name].iloc[-1]), float(most[name].iloc[-1])) for name in COUNTED}
+    if forecast.bounds.reasons:
+        return {name: _between(forecast, place.done, name) for name in COUNTED}
+    before = float(least["bytes_saved"].iloc[place.done - 1]) if place.done else 0.0
     freed = forecast.course.freed(place.done + 1, place.within_pages)
     low, high = (before + n * forecast.page_bytes for n in freed)
-    return low, high
+    counters = forecast.within.after(place.done + 1, place.within_pages)
+    return {name: (float(a), float(b)) for name, (a, b) in counters.items()} | {
+        "bytes_saved": (low, high)
+    }
+
+
+def _between(forecast: Forecast, done: int, name: str) -> Range:
+    """A counter between the full scans ``done`` and ``done`` + 1, where no more is known."""
+    least, most = forecast.bounds.least[name], forecast.bounds.most[name]
+    before = (float(least.iloc[done - 1]), float(most.iloc[done - 1])) if done else (0.0, 0.0)
+    after = float(least.iloc[done]), float(most.iloc[done])
+    if name in _GROWING or name in ("general_profit", "ksm_rmap_items"):
+        return min(before[0], after[0]), max(before[1], after[1])
+    items = forecast.bounds.most["ksm_rmap_items"]
+    return 0.0, float(items.iloc[max(done - 1, 0) : done + 1].max())
 
 
 @dataclass(frozen=True)

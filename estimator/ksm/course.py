@@ -68,7 +68,7 @@ def course_of(
     taken, unplaced = (Counter(numbers.tolist()) for numbers in copies(solved))
     for scan in np.unique(np.concatenate([times.gone_in, times.split_in[pieces]])).tolist():
         rows = np.flatnonzero(times.settled_in == scan)
-        for moving, moved in ((rows, rows), _first_items(fate, times, rows, scan)):
+        for moving, moved in ((rows, rows), first_items(fate, times, rows, scan)):
             where = place[case.frame_of_row[moving]]
             last = np.append(times.gone_in, 0)[where] == scan  # no mapping of it comes later
             where, moved = where[last], moved[last]
@@ -94,7 +94,7 @@ def _in_order(case: Case, solved: Solved) -> tuple[Mask, Mask]:
     return frames, folios
 
 
-def _first_items(fate: Fate, times: Times, rows: Ints, scan: int) -> tuple[Ints, Ints]:
+def first_items(fate: Fate, times: Times, rows: Ints, scan: int) -> tuple[Ints, Ints]:
     """Rows of the first items of the stable nodes that are new in ``scan``, and when they move.
 
     That is at the row of the second item, ascending, as are ``rows``: all that settle in the scan.

@@ -16,6 +16,7 @@ from estimator.ksm.predict import ask
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.scan_bounds import ScanBounds, scan_bounds, seen_before
 from estimator.ksm.scans import LATEST, scan_table, times_of
+from estimator.ksm.within import Within
 from estimator.snapshot.snapshot import Snapshot
 
 MOST_SCANS = 100
@@ -30,15 +31,16 @@ class Forecast:
     the counters of /sys/kernel/mm/ksm by the names of their files (pages; general_profit in bytes;
     pages_scanned and pages_skipped since the first scan began), ``ksm_rmap_items``,
     ``frames_freed`` and ``bytes_saved`` (of memory, before what KSM allocates). ``bounds``: where
-    they are not exact, and why. ``course``: within a scan. ``at_rest``: what it comes to.
-    ``settled_in``: u16 per row of ``snapshot.mappings``, the full scan in which it
-    came to its outcome, if that is MERGED, ZERO_PAGE or SPLIT_AWAY; 0: it had merged before.
+    they are not exact, and why. ``course``, ``within``: within a scan. ``at_rest``: what it comes
+    to. ``settled_in``: u16 per row of ``snapshot.mappings``, the full scan in which it came to its
+    outcome, if that is MERGED, ZERO_PAGE or SPLIT_AWAY; 0: it had merged before.
     """
 
     at_rest: Prediction
     scans: pd.DataFrame
     bounds: ScanBounds
     course: Course = field(repr=False)
+    within: Within = field(repr=False)
     page_bytes: int
     settled_in: npt.NDArray[np.uint16] = field(repr=False)
 
@@ -74,8 +76,9 @@ def forecast(
     seen = not question.told.starts_over and seen_before(case)
     bounds = scan_bounds(case, solved, fate, prediction, times, table, seen=seen)
     course = course_of(case, solved, fate, prediction, times)
+    within = Within(case, solved, fate, times, table)
     size = case.rules.page_bytes
-    return Forecast(prediction, table, bounds, course, size, times.settled_in)
+    return Forecast(prediction, table, bounds, course, within, size, times.settled_in)
 
 
 def with_smart_scan(snapshot: Snapshot, smart_scan: bool | None) -> Snapshot:

@@ -13,6 +13,7 @@ from estimator.advice.break_ups import break_ups
 from estimator.advice.moment import Moment, marks, moment
 from estimator.advice.pace import Pace, Pacing
 from estimator.advice.reach import Reach
+from estimator.ksm.accounting import OF_ALL_ITEMS
 from estimator.ksm.forecast import Forecast
 from estimator.report.as_json import answer_json, records
 from estimator.report.prediction_sections import WARNINGS, Section, coverage_section
@@ -168,11 +169,14 @@ def _reach(reach: Reach) -> Section:
 
 def _moment(then: Moment) -> Section:
     saved = words_between(then.counters["bytes_saved"], human_bytes)
+    counters = ", ".join(
+        f"{name} {words_between(then.counters[name], count)}" for name in OF_ALL_ITEMS
+    )
     return Section(
         f"After {human_seconds(then.seconds)}",
         note=f"Full scans done: {words_between(then.full_scans, count)}. "
         f"Pages visited: {words_between(then.scanned_pages, count)}. "
-        f"CPU time: {words_between(then.cpu_seconds, human_seconds)}. Saved: {saved}.",
+        f"CPU time: {words_between(then.cpu_seconds, human_seconds)}. Saved: {saved}. {counters}.",
     )
 
 
