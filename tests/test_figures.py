@@ -15,7 +15,7 @@ from estimator.snapshot.checks import check_snapshot
 from tests.lab import figures
 from tests.lab.figures import NodeScan, cost_of, scan_rows, skipped_until, virt_handler_sleep
 from tests.lab.figures_guest import GuestTruth, TimedScan, load
-from tests.lab.figures_page import Found, page
+from tests.lab.figures_page import COSTS, PAGES_TO_SCAN, Found, page
 from tests.lab.figures_tables import (
     advised_table,
     compare_history,
@@ -92,7 +92,7 @@ def test_script_maps_as_many_pages_as_the_shape_says() -> None:
 def test_scans_of_a_forecast_one_by_one() -> None:
     first, second = scan_rows(ANSWER)
     assert (first.pages, first.skipped, second.pages, second.skipped) == (1000, 0, 400, 600)
-    assert second.seconds == (2, 3)
+    assert list(second.seconds) == [2, 3]
     assert second.cpu_share == pytest.approx((0.5, 2 / 3))
     assert second.skipped_share == 0.6
     assert skipped_until([first, second]) == [0, 0.3]
@@ -171,9 +171,7 @@ def found(**last: int) -> Found:
     """What the page is made of, in small."""
     rows = scan_rows(ANSWER)
     told = truth(**last)
-    by_cost = {
-        cost: dict.fromkeys((100, 1000, 2000, 3000, 4000, 5000), rows[0]) for cost in (3.4, 6.0)
-    }
+    by_cost = dict.fromkeys(COSTS, dict.fromkeys(PAGES_TO_SCAN, rows[0]))
     node = NodeScan(16, 1000, 50, (60, 120), 2, True)
     compared = compare_history(told, ANSWER)
     timed = {100: rows}
