@@ -212,11 +212,14 @@ def _scan_time_words(found: Found) -> str:
     each = 1000 * asleep / sum(scan.sleeps for scan in timed)
     return (
         f"A scan of two to three minutes is in reach with {', '.join(within)}, at one of the two "
-        f"costs; with 100 it takes {minutes(low[100].seconds[1])}. In the guest the full scans "
-        "that were timed have these pages and batches; their CPU time is that of an emulated "
-        f"processor and says nothing. A sleep of 20 ms took {each:.1f} ms: it is counted in ticks, "
-        "of 4 ms in this kernel (CONFIG_HZ=250), and starts within one. A forecast has 20 ms, so "
-        f"on such a kernel the time asleep is some {100 * (each / 20 - 1):.0f} % longer.\n"
+        f"costs; with 100 it takes {minutes(low[100].seconds[1])}. In the guest some full scans "
+        "with all merged were timed. ksmd's sleeps are its voluntary context switches, read by a "
+        "shell in the guest that also sets the next pages_to_scan: one or two more or less, if it "
+        "came late or lru_add_drain_all() slept too, which starts a full scan. CPU time is that of "
+        f"an emulated processor and says nothing. A sleep of 20 ms took {each:.1f} ms: it is "
+        "counted in ticks, of 4 ms in this kernel (CONFIG_HZ=250), and begins within one, so that "
+        "it takes 20 to 24 ms; the rest is emulation on a busy machine. The forecast has 20 ms: on "
+        "such a kernel the time asleep is about a tenth longer.\n"
     )
 
 

@@ -12,9 +12,6 @@ from tests.lab.figures_guest import ADVISOR_SECONDS, GuestTruth
 from tests.lab.instagram import PUBLISHED
 from tests.lab.truth import HISTORY
 
-DRAIN_SLEEPS = 1
-"""ksmd also sleeps in lru_add_drain_all(), at the start of each full scan."""
-
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table in Markdown; all columns but the first are numbers if their names end in a space."""
@@ -73,16 +70,15 @@ def timed_table(truth: GuestTruth, forecasts: dict[int, list[ScanRow]]) -> str:
     """
     columns = (
         *("pages_to_scan ", "full scan ", "pages, forecast ", "pages, ksmd "),
-        *("batches, forecast ", "batches, ksmd ", "asleep after a batch "),
+        *("batches, forecast ", "sleeps, ksmd ", "a sleep took "),
     )
     first = int(truth.history[0]["full_scans"]) - 1
     rows = []
     for scan in truth.timed:
         row = forecasts[scan.pages_to_scan][scan.full_scan - first - 1]
-        batches = scan.sleeps - DRAIN_SLEEPS
         asleep = (scan.seconds - scan.cpu_seconds) / scan.sleeps
         pages = (scan.pages_to_scan, scan.full_scan - first, row.pages, scan.pages_scanned)
-        cells = (*pages, row.batches, batches)
+        cells = (*pages, row.batches, scan.sleeps)
         rows.append([*(f"{cell:,}" for cell in cells), f"{1000 * asleep:.1f} ms"])
     return table(columns, rows)
 
