@@ -14,8 +14,9 @@ from estimator.ksm.predict import predict
 from estimator.snapshot.checks import check_snapshot
 from tests.lab import figures
 from tests.lab.figures import NodeScan, cost_of, scan_rows, skipped_until, virt_handler_sleep
+from tests.lab.figures_found import COSTS, PAGES_TO_SCAN, Found
 from tests.lab.figures_guest import GuestTruth, TimedScan, load
-from tests.lab.figures_page import COSTS, PAGES_TO_SCAN, Found, page
+from tests.lab.figures_page import page
 from tests.lab.figures_tables import (
     advised_table,
     compare_history,
@@ -136,11 +137,11 @@ def test_the_advisors_rule_starts_from_the_kernels_default() -> None:
 def test_nodes_in_proportion_are_marked() -> None:
     scans = [
         NodeScan(16, 1000, 50, (60, 120), 2, True),
-        NodeScan(256, 1000, 50, (7200, 7200), 2, False),
+        NodeScan(256, 1000, 50, (14400, 14400), 2, False),
     ]
     told = node_table(scans, {16: "3.5 min", 256: "56 min"}).splitlines()[-2:]
     assert told[0] == "| 16 GiB | 1,000 | 50 | 3.5 min | 1.0 min to 2.0 min | 2 scans |"
-    assert told[1] == "| 256 GiB | 1,000 | 50 | 56 min | 2.0 h * | 2 scans |"
+    assert told[1] == "| 256 GiB | 1,000 | 50 | 56 min | 4.0 h * | 2 scans |"
 
 
 def test_forecasts_are_asked_of_the_command(
@@ -175,13 +176,13 @@ def found(**last: int) -> Found:
     node = NodeScan(16, 1000, 50, (60, 120), 2, True)
     compared = compare_history(told, ANSWER)
     timed = {100: rows}
-    return Found(ANSWER, by_cost, rows, rows, timed, rows, rows, compared, told, [node], [node])
+    nodes = [node], [node], (2.4, 10.2)
+    return Found(ANSWER, by_cost, rows, rows, timed, rows, rows, compared, told, *nodes)
 
 
 def test_page_names_its_commit_and_its_sources() -> None:
     text = page(found(), "c0ffee")
     assert "at commit c0ffee" in text
-    assert "of 20 counters" in text
-    assert "20 are as forecast" in " ".join(text.split())
+    assert "20 numbers, of which 20 are as forecast" in " ".join(text.split())
     assert "Not equal" not in text
     assert text.count("https://") >= 7

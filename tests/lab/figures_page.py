@@ -5,37 +5,34 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tests.lab.apt import LabError
-from tests.lab.figures import (
-    NODE_GIB,
-    Forecasts,
-    NodeScan,
-    ScanRow,
-    cost_of,
-    node_scans,
-    scan_rows,
-    skipped_until,
-    virt_handler_sleep,
+from tests.lab.figures import NODE_GIB, cost_of, skipped_until
+from tests.lab.figures_found import (
+    BUSY,
+    FEWER_PROCESSES,
+    PAGES_TO_SCAN,
+    SWEEPS,
+    USED,
+    VIRT_HANDLER_PAGES,
+    Found,
+    find,
 )
 from tests.lab.figures_guest import (
     ADVISOR_SECONDS,
     MEMORY_MIB,
-    PACES,
     SCALE,
     SCANS,
-    GuestTruth,
     load,
     watch,
 )
 from tests.lab.figures_tables import (
     Compared,
+    advised_by_rule,
     advised_table,
-    compare_history,
     counters_table,
     minutes,
     node_table,
@@ -43,6 +40,7 @@ from tests.lab.figures_tables import (
     share,
     skip_table,
     table,
+    timed_pairs,
     timed_table,
 )
 from tests.lab.figures_words import (
@@ -60,75 +58,6 @@ from tests.lab.instagram import PROCESSES, as_published
 from tests.lab.kernels import ensure_tools, say
 
 PAGE = Path(__file__).parents[2] / "docs" / "published-figures.md"
-COSTS = (3.4, 6.0)
-"""Microseconds per page that the published shares of a CPU come to, at rest and at the start."""
-BUSY = COSTS[-1]
-PAGES_TO_SCAN = (100, 1000, 2000, 3000, 4000, 5000)
-ADVISED_SCANS = 40
-FEWER_PROCESSES = 28
-"""So many have 14.9 M candidates: "less than 15M pages" are left to a scan by smart_scan."""
-SWEEPS = {16: "3.5 min", 96: "21 min", 256: "56 min", 512: "112 min", 1024: "112 min"}
-"""The table of ksm-tune.py: pages_to_scan 1000, sleep_millisecs 50, and 25 for the last."""
-VIRT_HANDLER_PAGES = 1250
-USED = 0.8
-
-
-@dataclass(frozen=True)
-class Found:
-    """All that the page shows.
-
-    ``by_cost``: a full scan for each cost in microseconds and pages_to_scan. ``smart``, ``eighth``:
-    scans with smart_scan on, at full scale and in the guest; ``timed``: the guest's by
-    pages_to_scan. ``advised_all``, ``advised_fewer``: with the advisor, of all pages and of fewer.
-    """
-
-    at_rest: dict[str, Any]
-    by_cost: dict[float, dict[int, ScanRow]]
-    smart: list[ScanRow]
-    eighth: list[ScanRow]
-    timed: dict[int, list[ScanRow]]
-    advised_all: list[ScanRow]
-    advised_fewer: list[ScanRow]
-    compared: Compared
-    truth: GuestTruth
-    sweeps: list[NodeScan]
-    virt_handler: list[NodeScan]
-
-
-def find(keep: Path, truth: GuestTruth) -> Found:
-    """Ask for every forecast."""
-    forecasts = Forecasts(keep)
-    enabled = ("--scope", "enabled")
-    fixed, smart = (*enabled, "--no-smart-scan"), (*enabled, "--smart-scan")
-    by_cost: dict[float, dict[int, ScanRow]] = {}
-    for cost in COSTS:
-        for number in PAGES_TO_SCAN:
-            pace = ("--pages-to-scan", number, "--page-cost", cost, "--scans", 2)
-            answer = forecasts.ask("instagram", *fixed, *pace)
-            by_cost.setdefault(cost, {})[number] = scan_rows(answer)[-1]
-    advisor = (*fixed, "--advisor", "scan-time", "--page-cost", BUSY, "--scans", ADVISED_SCANS)
-    fewer = [word for pid in range(FEWER_PROCESSES) for word in ("--pid", 1_000 + pid)]
-    scans = SCANS + 1 + len(PACES)
-    guest = {
-        number: forecasts.ask("guest", *smart, "--pages-to-scan", number, "--scans", scans)
-        for number in PACES
-    }
-    sweeps = [(gib, 1000, 25 if gib == 1024 else 50) for gib in SWEEPS]
-    handled = [(gib, VIRT_HANDLER_PAGES, virt_handler_sleep(gib, USED)) for gib in SWEEPS]
-    smart_answer = forecasts.ask("instagram", *smart, "--scans", SCANS)
-    return Found(
-        answer,
-        by_cost,
-        scan_rows(smart_answer),
-        scan_rows(guest[PACES[0]]),
-        {number: scan_rows(told) for number, told in guest.items()},
-        scan_rows(forecasts.ask("instagram", *advisor)),
-        scan_rows(forecasts.ask("instagram", *advisor, *fewer)),
-        compare_history(truth, guest[PACES[0]]),
-        truth,
-        list(node_scans(forecasts, sweeps)),
-        list(node_scans(forecasts, handled)),
-    )
 
 
 def page(found: Found, commit: str) -> str:
@@ -137,17 +66,21 @@ def page(found: Found, commit: str) -> str:
     eighth = shape.part(SCALE)
     truth = found.truth
     equal = compared.compared - len(compared.different)
+    least, most = found.node_cost
     parts = [
         INTRODUCTION.format(
             commit=commit,
             scale=SCALE,
             gib=f"{MEMORY_MIB / 1024:g}",
             release=truth.release,
+            counters=compared.compared // SCANS,
             compared=f"{compared.compared:,}",
             equal=f"{equal:,}",
             scans=SCANS,
         ),
         *_differences(compared),
+        "## In short\n",
+        _short_table(found),
         SHAPE.format(
             processes=PROCESSES,
             forked=f"{shape.forked:,}",
@@ -170,10 +103,9 @@ def page(found: Found, commit: str) -> str:
         skip_table(found.smart, found.eighth, truth),
         _smart_scan_words(found),
         ADVISOR.format(fewer=FEWER_PROCESSES, cost=f"{BUSY:g}"),
-        _advisor_table(found),
         _advisor_words(found),
         advised_table(truth),
-        KUBEVIRT.format(largest=NODE_GIB[-1]),
+        KUBEVIRT.format(largest=NODE_GIB[-1], least=f"{least:g}", most=f"{most:g}"),
         node_table(found.sweeps, SWEEPS),
         VIRT_HANDLER.format(pages=f"{VIRT_HANDLER_PAGES:,}", used=share(USED)),
         node_table(found.virt_handler, {}),
@@ -200,95 +132,154 @@ def _cost_table() -> str:
     return table(("published ", "pages_to_scan ", "a page "), rows)
 
 
-def _scan_time_words(found: Found) -> str:
-    low, high = (rows for rows in found.by_cost.values())
-    within = [
-        f"{number:,}"
-        for number in PAGES_TO_SCAN
-        if low[number].seconds[1] <= 180 and high[number].seconds[1] >= 120
-    ]
-    timed = found.truth.timed
-    asleep = sum(scan.seconds - scan.cpu_seconds for scan in timed)
-    each = 1000 * asleep / sum(scan.sleeps for scan in timed)
-    return (
-        f"A scan of two to three minutes is in reach with {', '.join(within)}, at one of the two "
-        f"costs; with 100 it takes {minutes(low[100].seconds[1])}. In the guest some full scans "
-        "with all merged were timed. ksmd's sleeps are its voluntary context switches, read by a "
-        "shell in the guest that also sets the next pages_to_scan: one or two more or less, if it "
-        "came late or lru_add_drain_all() slept too, which starts a full scan. CPU time is that of "
-        f"an emulated processor and says nothing. A sleep of 20 ms took {each:.1f} ms: it is "
-        "counted in ticks, of 4 ms in this kernel (CONFIG_HZ=250), and begins within one, so that "
-        "it takes 20 to 24 ms; the rest is emulation on a busy machine. The forecast has 20 ms: on "
-        "such a kernel the time asleep is about a tenth longer.\n"
-    )
-
-
-def _smart_scan_words(found: Found) -> str:
-    skipped = skipped_until(found.smart)
-    lives = [n for n, part in enumerate(skipped, 1) if 0.1 <= part <= 0.25]
-    at_rest = found.at_rest["at_rest"]
-    unmerged = at_rest["pages_unshared"] + at_rest["pages_volatile"]
-    most = 8 / 9 * unmerged / at_rest["ksm_rmap_items"]
-    numbers = f"{lives[0]} to {lives[-1]}" if lives else "no number of"
-    return (
-        f"The published 10 to 25 % are what pages get that live {numbers} full scans, some "
-        f"{2 * lives[0] if lives else 0} to {3 * lives[-1] if lives else 0} minutes at two to "
-        "three minutes each. Of pages that live for ever 8 visits of 9 are skipped unless they are "
-        f"merged: {share(most)} of all visits here. So what explains the distance is how long "
-        "workers and their pages live, which is not published: a new page is not skipped in its "
-        "first four scans. The pages of a snapshot are all new at once, so their skips come in "
-        "step; on a server they are spread over the scans, with the same sum.\n"
-    )
-
-
-def _advisor_table(found: Found) -> str:
+def _short_table(found: Found) -> str:
+    """Each figure: published, forecast, in the lab, and why they differ."""
+    low, high = found.by_cost.values()
     start, rest = found.advised_all[-1], found.advised_fewer[-1]
-    fixed = found.by_cost[BUSY][5000].cpu_share[1]
+    fixed = high[5000].cpu_share[1]
     saved = 1 - rest.cpu_share[1] / fixed
-    lab = found.truth.advised[-1]
+    timed = timed_pairs(found.truth, found.timed)
+    pages_off = max(abs(row.pages - scan.pages_scanned) for scan, row in timed)
+    batches_off = max(abs(row.batches - scan.sleeps) for scan, row in timed)
+    steps = list(zip(advised_by_rule(found.truth), found.truth.advised, strict=True))
+    right = sum(by_rule == kernels for by_rule, (_, kernels, _) in steps)
+    ends, number = found.truth.history[-1], len(found.truth.history)
+    ours = skipped_until(found.eighth)[number - 1]
+    skipped = ends["pages_skipped"] / (ends["pages_skipped"] + ends["pages_scanned"])
+
+    def took(pages_to_scan: int) -> str:
+        ends = (low[pages_to_scan].seconds[1], high[pages_to_scan].seconds[1])
+        return " to ".join(minutes(end) for end in ends)
+
     rows = [
         (
-            "pages_to_scan at the start",
-            "5,000-6,000",
-            f"{start.pages_to_scan:,} ({start.pages / 1e6:.1f} M pages)",
+            "a full scan with pages_to_scan 100",
+            '"way too low"; 20 min is',
+            took(100),
             "-",
-            "More than 20 M pages are published; and the advisor aims a little low: it multiplies "
-            "by a moving average that integer division keeps below 1.",
+            "It fits.",
         ),
         (
-            "pages_to_scan at rest",
-            "2,500 or less, about 40 % of its most",
-            f"{rest.pages_to_scan:,}, {share(rest.pages_to_scan / start.pages_to_scan)}",
-            f"{lab[1]:,} (an eighth)",
-            "Forecast for the pages that are published to be left to a scan; of the pages that a "
-            "server has when it starts, more than twice as many, no snapshot is published.",
+            "with 4,000, with 5,000",
+            "two to three minutes",
+            f"{took(4000)}, {took(5000)}",
+            f"pages at most {pages_off:,} off, batches {batches_off}",
+            "What a page costs; and smart_scan, which is off here, leaves fewer pages.",
+        ),
+        (
+            "with 2,000-3,000, other workloads",
+            "a good value",
+            "-",
+            "-",
+            "Not rebuilt: nothing of their size is published.",
+        ),
+        (
+            "skipped by smart_scan",
+            "10-20 %; 20-25 %",
+            f"{share(_most_skipped(found))} in the long run, {share(_skipped_in_few(found)[0])} to "
+            f"{share(_skipped_in_few(found)[1])} of pages that live {_lives(found)} scans",
+            f"{share(skipped)} in {number} scans, forecast {share(ours)}",
+            "How long pages live, which is not published.",
+        ),
+        (
+            "pages_to_scan of the advisor at the start",
+            "5,000-6,000",
+            f"{start.pages_to_scan:,}",
+            f"{right} of {len(steps)} steps as forecast from what the kernel measured",
+            f"More than 20 M pages are published, here are {start.pages / 1e6:.1f} M; and where "
+            "the advisor settles a scan takes longer than its target: it multiplies by a moving "
+            "average in whole percent, rounded down.",
+        ),
+        (
+            "at rest",
+            "2,500 or less; 40 % of its most",
+            f"{rest.pages_to_scan:,}; {share(rest.pages_to_scan / start.pages_to_scan)}",
+            "-",
+            "The pages of a start, more than twice as many, are not published.",
         ),
         (
             "ksmd at the start",
             "up to 60 % of a CPU",
             share(start.cpu_share[1]),
             "-",
-            "The cost of a page is from this figure, so this says only that it fits.",
+            "It only fits: the cost of a page is from this figure.",
         ),
         (
             "ksmd at rest",
             "around 30 % of a CPU",
             share(rest.cpu_share[1]),
             "-",
-            "At rest more of the pages are merged ones, which ksmd neither hashes nor searches: a "
-            "page costs less then, a forecast has one cost for all.",
+            "At rest more of the visits are to merged pages, which ksmd neither hashes nor "
+            "searches for; the forecast has one cost for all.",
         ),
         (
-            "CPU time saved",
-            "20-30 %, 25 %",
-            f"{share(saved)}, against 5,000 all the time",
+            "CPU time that the advisor saves",
+            "20-30 %; 25 %",
+            share(saved),
             "-",
-            "With a fixed pages_to_scan the share of a CPU does not depend on how many pages there "
-            "are; with the advisor it falls with them.",
+            "Against 5,000 all the time, whose share of a CPU does not fall with the pages.",
         ),
     ]
     columns = ("", "published", "forecast", "lab", "what explains the distance")
     return table(columns, rows)
+
+
+def _most_skipped(found: Found) -> float:
+    """Of all visits to pages that live for ever: 8 of 9, but to merged ones."""
+    at_rest = found.at_rest["at_rest"]
+    unmerged = at_rest["pages_unshared"] + at_rest["pages_volatile"]
+    return float(8 / 9 * unmerged / at_rest["ksm_rmap_items"])
+
+
+def _few(found: Found) -> range:
+    """Full scans in which some 10 to 25 % of the visits are skipped."""
+    near = [n for n, part in enumerate(skipped_until(found.smart), 1) if 0.1 <= part <= 0.25]
+    return range(near[0], near[-1] + 1) if near else range(0)
+
+
+def _skipped_in_few(found: Found) -> tuple[float, float]:
+    shares = [skipped_until(found.smart)[n - 1] for n in _few(found)] or [0.0]
+    return min(shares), max(shares)
+
+
+def _lives(found: Found) -> str:
+    few = _few(found)
+    return f"{few[0]} to {few[-1]}" if few else "no"
+
+
+def _scan_time_words(found: Found) -> str:
+    low, high = found.by_cost.values()
+    within = [
+        f"{number:,}"
+        for number in PAGES_TO_SCAN
+        if low[number].seconds[1] <= 180 and high[number].seconds[1] >= 120
+    ]
+    slept = [1000 * (scan.seconds - scan.cpu_seconds) / scan.sleeps for scan in found.truth.timed]
+    return _paragraph(
+        f"Two to three minutes are in reach with {' and '.join(within)}, if a page costs what it "
+        "does at rest. In the guest some full scans with all merged were timed. ksmd's sleeps are "
+        "its voluntary context switches, read by a shell in the guest that also sets the next "
+        "pages_to_scan: one or two more or less if it came late, or if lru_add_drain_all() slept "
+        f"too, which starts a full scan. A sleep of 20 ms took {min(slept):.0f} to "
+        f"{max(slept):.0f} ms: it is counted in ticks, of 4 ms in this kernel (CONFIG_HZ=250), and "
+        "begins within one, so that it takes 20 to 24 ms; the rest is emulation on a busy machine. "
+        "The forecast has 20 ms: on such a kernel the time asleep is about a tenth longer."
+    )
+
+
+def _smart_scan_words(found: Found) -> str:
+    few = _few(found)
+    ages = f"{2 * few[0]} to {3 * few[-1]} minutes" if few else "none"
+    low, high = _skipped_in_few(found)
+    return _paragraph(
+        f"So the published shares are those of pages that live {_lives(found)} full scans "
+        f"({100 * low:.0f} to {100 * high:.0f} %): {ages} at two to three minutes each. Of pages "
+        "that live for ever 8 visits of 9 are skipped unless they are merged, "
+        f"{share(_most_skipped(found))} of all visits here. What explains the distance is how long "
+        "workers and their pages live, which is not published: a new page is not skipped in its "
+        "first four scans. The pages of a snapshot are all new at once, so their skips come in "
+        "step; on a server they are spread over the scans, with the same sum."
+    )
 
 
 def _advisor_words(found: Found) -> str:
@@ -298,13 +289,20 @@ def _advisor_words(found: Found) -> str:
         if row.pages_to_scan >= 0.9 * found.advised_all[-1].pages_to_scan
     )
     until = sum(row.seconds[1] for row in found.advised_all[: late - 1])
-    return (
-        f"From advisor_min_pages_to_scan 500 it takes {late - 1} full scans, "
-        f"{minutes(until)}, to come within 10 % of where it settles. In the guest, with "
-        f"advisor_target_scan_time {ADVISOR_SECONDS} s for an eighth of the memory, the advisor is "
-        "switched on when all has merged; time is that of an emulated processor, and the rule is "
-        "given what the kernel measured (the first share counts all CPU time since boot):\n"
+    return _paragraph(
+        f"It settles at {found.advised_all[-1].pages_to_scan:,} and at "
+        f"{found.advised_fewer[-1].pages_to_scan:,}. From advisor_min_pages_to_scan 500 it takes "
+        f"{late - 1} full scans, {minutes(until)}, to come within 10 % of the first: where Meta's "
+        "started is not published. In the guest, with advisor_target_scan_time "
+        f"{ADVISOR_SECONDS} s for an eighth of the memory, the advisor is switched on when all has "
+        "merged. Time is that of an emulated processor on a busy machine; what the rule of "
+        "`forecast` makes of the time that the kernel measured is compared with what the kernel "
+        "made of it (the first share counts all of ksmd's CPU time since boot)."
     )
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, 100, break_on_hyphens=False) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from estimator.advice.advisor import AdvisorSettings, AdvisorState, advise_scan_time
 from tests.lab.figures import NodeScan, ScanRow, skipped_until
-from tests.lab.figures_guest import ADVISOR_SECONDS, GuestTruth
+from tests.lab.figures_guest import ADVISOR_SECONDS, GuestTruth, TimedScan
 from tests.lab.instagram import PUBLISHED
 from tests.lab.truth import HISTORY
 
@@ -24,8 +24,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def minutes(seconds: float) -> str:
-    """As minutes, or hours from two on: "3.4 min"."""
-    if seconds >= 7200:
+    """As minutes, or hours from four on: "3.4 min"."""
+    if seconds >= 4 * 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.1f} min"
 
@@ -63,6 +63,21 @@ def scan_time_table(by_cost: dict[float, dict[int, ScanRow]]) -> str:
     return table(columns, rows)
 
 
+def timed_pairs(
+    truth: GuestTruth, forecasts: dict[int, list[ScanRow]]
+) -> list[tuple[TimedScan, ScanRow]]:
+    """Each scan that was timed in the guest, and its forecast."""
+    before = _before(truth)
+    return [
+        (scan, forecasts[scan.pages_to_scan][scan.full_scan - before - 1]) for scan in truth.timed
+    ]
+
+
+def _before(truth: GuestTruth) -> int:
+    """Full scans of the guest before the first one that was watched."""
+    return int(truth.history[0]["full_scans"]) - 1
+
+
 def timed_table(truth: GuestTruth, forecasts: dict[int, list[ScanRow]]) -> str:
     """Pages and batches of the scans that were timed in the guest, and what a sleep took there.
 
@@ -72,10 +87,9 @@ def timed_table(truth: GuestTruth, forecasts: dict[int, list[ScanRow]]) -> str:
         *("pages_to_scan ", "full scan ", "pages, forecast ", "pages, ksmd "),
         *("batches, forecast ", "sleeps, ksmd ", "a sleep took "),
     )
-    first = int(truth.history[0]["full_scans"]) - 1
+    first = _before(truth)
     rows = []
-    for scan in truth.timed:
-        row = forecasts[scan.pages_to_scan][scan.full_scan - first - 1]
+    for scan, row in timed_pairs(truth, forecasts):
         asleep = (scan.seconds - scan.cpu_seconds) / scan.sleeps
         pages = (scan.pages_to_scan, scan.full_scan - first, row.pages, scan.pages_scanned)
         cells = (*pages, row.batches, scan.sleeps)
@@ -117,16 +131,26 @@ def skip_table(full: list[ScanRow], guest: list[ScanRow], truth: GuestTruth) -> 
     return table(columns, rows)
 
 
-def advised_table(truth: GuestTruth) -> str:
-    """What the guest's advisor set after each full scan, and what the rule makes of the same."""
+def advised_by_rule(truth: GuestTruth) -> list[int]:
+    """pages_to_scan that the rule makes of each full scan with the guest's advisor on."""
     settings = AdvisorSettings(target_scan_time=ADVISOR_SECONDS)
     state = AdvisorState(settings.min_pages_to_scan)
-    rows: list[list[object]] = []
-    for seconds, pages_to_scan, percent in truth.advised:
+    found = []
+    for seconds, _, percent in truth.advised:
         cpu_seconds = (percent + 0.5) / 100 * seconds  # the trace event has whole percent
         state = advise_scan_time(state, settings, seconds, cpu_seconds)
-        cells = (f"{seconds} s", f"{percent} %", f"{state.pages_to_scan:,}", f"{pages_to_scan:,}")
-        rows.append([len(rows) + 1, *cells])
+        found.append(state.pages_to_scan)
+    return found
+
+
+def advised_table(truth: GuestTruth) -> str:
+    """What the guest's advisor set after each full scan, and what the rule makes of the same."""
+    rows = [
+        (number, f"{seconds} s", f"{percent} %", f"{ours:,}", f"{pages_to_scan:,}")
+        for number, (ours, (seconds, pages_to_scan, percent)) in enumerate(
+            zip(advised_by_rule(truth), truth.advised, strict=True), 1
+        )
+    ]
     columns = ("scan ", "took ", "of a CPU ", "pages_to_scan, by the rule ", "set by the kernel ")
     return table(columns, rows)
 
