@@ -177,7 +177,8 @@ def found(**last: int) -> Found:
     compared = compare_history(told, ANSWER)
     timed = {100: rows}
     nodes = [node], [node], (2.4, 10.2)
-    return Found(ANSWER, by_cost, rows, rows, timed, rows, rows, compared, told, *nodes)
+    fewer = dict.fromkeys(COSTS, rows)
+    return Found(ANSWER, by_cost, rows, rows, timed, rows, fewer, compared, told, *nodes)
 
 
 def test_page_names_its_commit_and_its_sources() -> None:

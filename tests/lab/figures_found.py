@@ -36,7 +36,8 @@ class Found:
 
     ``by_cost``: a full scan for each cost in microseconds and pages_to_scan. ``smart``, ``eighth``:
     scans with smart_scan on, at full scale and in the guest; ``timed``: the guest's by
-    pages_to_scan. ``advised_all``, ``advised_fewer``: with the advisor, of all pages and of fewer.
+    pages_to_scan. ``advised_all``: with the advisor, of all pages at the cost ``BUSY``;
+    ``advised_fewer``: of fewer pages, for each cost.
     ``node_cost``: microseconds per page that the nodes' scans are forecast with.
     """
 
@@ -46,7 +47,7 @@ class Found:
     eighth: list[ScanRow]
     timed: dict[int, list[ScanRow]]
     advised_all: list[ScanRow]
-    advised_fewer: list[ScanRow]
+    advised_fewer: dict[float, list[ScanRow]]
     compared: Compared
     truth: GuestTruth
     sweeps: list[NodeScan]
@@ -65,7 +66,7 @@ def find(keep: Path, truth: GuestTruth) -> Found:
             pace = ("--pages-to-scan", number, "--page-cost", cost, "--scans", 2)
             answer = forecasts.ask("instagram", *fixed, *pace)
             by_cost.setdefault(cost, {})[number] = scan_rows(answer)[-1]
-    advisor = (*fixed, "--advisor", "scan-time", "--page-cost", BUSY, "--scans", ADVISED_SCANS)
+    advisor = (*fixed, "--advisor", "scan-time", "--scans", ADVISED_SCANS, "--page-cost")
     fewer = [word for pid in range(FEWER_PROCESSES) for word in ("--pid", 1_000 + pid)]
     scans = SCANS + 1 + len(PACES)
     guest = {
@@ -75,18 +76,18 @@ def find(keep: Path, truth: GuestTruth) -> Found:
     sweeps = [(gib, 1000, 25 if gib == 1024 else 50) for gib in SWEEPS]
     handled = [(gib, VIRT_HANDLER_PAGES, virt_handler_sleep(gib, USED)) for gib in SWEEPS]
     smart_answer = forecasts.ask("instagram", *smart, "--scans", SCANS)
-    cost = smart_answer["cost"]
+    unknown = smart_answer["cost"]
     return Found(
         answer,
         by_cost,
         scan_rows(smart_answer),
         scan_rows(guest[PACES[0]]),
         {number: scan_rows(told) for number, told in guest.items()},
-        scan_rows(forecasts.ask("instagram", *advisor)),
-        scan_rows(forecasts.ask("instagram", *advisor, *fewer)),
+        scan_rows(forecasts.ask("instagram", *advisor, BUSY)),
+        {cost: scan_rows(forecasts.ask("instagram", *advisor, cost, *fewer)) for cost in COSTS},
         compare_history(truth, guest[PACES[0]]),
         truth,
         list(node_scans(forecasts, sweeps)),
         list(node_scans(forecasts, handled)),
-        (1e6 * cost["least"]["seconds"], 1e6 * cost["most"]["seconds"]),
+        (1e6 * unknown["least"]["seconds"], 1e6 * unknown["most"]["seconds"]),
     )
