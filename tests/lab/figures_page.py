@@ -296,9 +296,9 @@ def _advisor_words(found: Found) -> str:
     until = sum(row.seconds[1] for row in found.advised_all[: late - 1])
     settled = [scans[-1].pages_to_scan for scans in (found.advised_all, found.advised_fewer[BUSY])]
     return _paragraph(
-        f"It settles at {settled[0]:,} and at {settled[1]:,}. From advisor_min_pages_to_scan 500 it takes "
-        f"{late - 1} full scans, {minutes(until)}, to come within 10 % of the first: where Meta's "
-        "started is not published. In the guest, with advisor_target_scan_time "
+        f"It settles at {settled[0]:,} and at {settled[1]:,}. From advisor_min_pages_to_scan 500 "
+        f"it takes {late - 1} full scans, {minutes(until)}, to come within 10 % of the first: "
+        "where Meta's started is not published. In the guest, with advisor_target_scan_time "
         f"{ADVISOR_SECONDS} s for an eighth of the memory, the advisor is switched on when all has "
         "merged. Time is that of an emulated processor on a busy machine; what the rule of "
         "`forecast` makes of the time that the kernel measured is compared with what the kernel "
