@@ -158,10 +158,11 @@ def _short_table(found: Found) -> str:
     rows = [
         (
             "a full scan with pages_to_scan 100",
-            '"way too low"; 20 min is',
+            '"way too low"; a scan of 20 min shows it',
             took(100),
             "-",
-            "It fits.",
+            f"ksmd then takes {share(low[100].cpu_share[1])} to {share(high[100].cpu_share[1])} "
+            "of a CPU, and sleeps.",
         ),
         (
             "with 4,000, with 5,000",
