@@ -96,20 +96,31 @@ def synthetic(mappings: int) -> Snapshot:
         "start_time_ns": mm_id.astype(np.uint64),
     }
     mapped = {"vma_id": vma_id, "page_index": page_index, "frame_id": frame_id}
+    return snapshot_of(processes, vmas, mapped, frames)
+
+
+def snapshot_of(
+    processes: Mapping[str, object],
+    vmas: Mapping[str, object],
+    mappings: Mapping[str, object],
+    frames: Mapping[str, object],
+) -> Snapshot:
+    """A system that KSM has not seen, from the columns that matter; the others are empty."""
     return Snapshot(
         _INFO,
-        _table("processes", processes, _PROCESSES),
-        _table("vmas", vmas, vma_count),
-        _table("mappings", mapped, mappings),
-        _table("frames", frames, frame_count),
-        _table("stable_nodes", {}, 0),
+        _table("processes", processes),
+        _table("vmas", vmas),
+        _table("mappings", mappings),
+        _table("frames", frames),
+        _table("stable_nodes", {}),
         pd.DataFrame({name: [] for name in ("node_id", "mm_id", "address", "age", "checksum")}),
     )
 
 
-def _table(name: str, columns: Mapping[str, object], rows: int) -> pd.DataFrame:
+def _table(name: str, columns: Mapping[str, object]) -> pd.DataFrame:
     """``columns`` with what the schema has besides, nulls or zeroes."""
-    table = pd.DataFrame(columns, index=pd.RangeIndex(rows))
+    table = pd.DataFrame(columns)
+    rows = len(table)
     for field in SCHEMAS[name]:
         if field.name not in table and field.name != "items":
             table[field.name] = (
