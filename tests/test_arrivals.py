@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from estimator.advice.moment import Foretell
 from estimator.advice.pace import Pacing
 from estimator.advice.page_cost import CostRange, PageCost
 from estimator.advice.ramp import Ramp, as_started, one_by_one, ramp
@@ -134,7 +135,8 @@ def test_a_child_maps_what_its_parent_maps_by_then() -> None:
 
 def follow(snapshot: Snapshot, when: Callable[..., Any], **options: Any) -> Ramp:
     pacing = options.pop("pacing", Pacing(10, 100))
-    return ramp(snapshot, Policy(), when, pacing, COST, **options)
+    foretell = Foretell(snapshot, Policy(), smart_scan=options.pop("smart_scan", None))
+    return ramp(foretell, when, pacing, COST, **options)
 
 
 def test_processes_come_in_the_order_of_their_start() -> None:
@@ -184,7 +186,7 @@ def test_merged_before_or_not_it_starts_from_nothing() -> None:
 
 def test_nobody_arrives() -> None:
     with pytest.raises(CannotAnswerError, match="nobody arrives"):
-        ramp(system([Process("a", [Area([1])])]), ENABLED, as_started, Pacing(1, 1), COST)
+        ramp(Foretell(system([Process("a", [Area([1])])]), ENABLED), as_started, Pacing(1, 1), COST)
 
 
 @pytest.fixture

@@ -192,6 +192,23 @@ def test_what_does_not_fit_the_advisor(saved: Path, tmp_path: Path) -> None:
     assert (done.returncode, "has none" in done.stderr) == (2, True)
 
 
+def test_whose_pages_merge_when(saved: Path) -> None:
+    """As many at rest as predict says of each process, and as many in each scan as in all."""
+    told = json.loads(estimator("forecast", saved, "--by", "process", "--json").stdout)
+    at_rest = json.loads(estimator("predict", saved, "--json").stdout)["processes"]
+    expected = {p["pid"]: p["ksm_merging_pages"] for p in at_rest if p["ksm_merging_pages"]}
+    assert {one["pid"]: one["ksm_merging_pages"][-1] for one in told["who"]} == expected
+    each_scan = zip(*(one["ksm_merging_pages"] for one in told["who"]), strict=True)
+    merged = [scan["pages_shared"] + scan["pages_sharing"] for scan in told["scans"]]
+    assert [sum(pages) for pages in each_scan] == merged
+    units = json.loads(estimator("forecast", saved, "--by", "service", "--json").stdout)["who"]
+    assert sum(one["ksm_merging_pages"][-1] for one in units) == merged[-1]
+    assert len({one["unit"] for one in units}) == len(units) < len(told["who"])
+    text = estimator("forecast", saved, "--by", "service").stdout
+    assert "When whose pages merge, by service" in text
+    assert units[0]["unit"] in text
+
+
 def test_for_so_long(saved: Path) -> None:
     """Batches of 100 pages, each 0.2 ms of work and 20 ms of sleep: 49 are done in a second."""
     options = ("--pages-to-scan", 100, "--sleep", 20, "--page-cost", 2)

@@ -108,7 +108,11 @@ ADVISOR = ("--advisor", "scan-time", "--sleep", "20")
 FORECAST = ("--pages-to-scan", "100", "--sleep", "20")
 QUESTIONS: dict[str, list[tuple[str, ...]]] = {
     "prediction": [("predict",), ("report", "--scope", "enabled")],
-    "forecast": [("forecast", *FORECAST), ("forecast", *FORECAST, "--for", "10s")],
+    "forecast": [
+        ("forecast", *FORECAST),
+        ("forecast", *FORECAST, "--for", "10s", "--by", "process"),
+        ("forecast", *FORECAST, "--by", "service"),
+    ],
     "ramp": [
         ("forecast", *FORECAST, "--ramp", "1", "--every", "1s"),
         ("forecast", *FORECAST, "--as-started"),

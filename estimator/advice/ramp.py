@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.advice.advisor import AdvisedPace, AdvisorState
+from estimator.advice.moment import Foretell
 from estimator.advice.pace import Pacing, in_time
 from estimator.advice.page_cost import CostRange, PageCost
 from estimator.advice.scan_time import ScanTime, scan_time
@@ -84,14 +85,11 @@ def as_started(snapshot: Snapshot, mms: Ints) -> Times:
 
 
 def ramp(
-    snapshot: Snapshot,
-    policy: Policy,
+    foretell: Foretell,
     when: Arrivals,
     pacing: Pacing,
     cost: CostRange,
     *,
-    later: Snapshot | None = None,
-    smart_scan: bool | None = None,
     scans: int | None = None,
     seconds: float | None = None,
 ) -> Ramp:
@@ -101,7 +99,8 @@ def ramp(
     ``MOST_SCANS`` full scans with all of them there. Errors as for ``forecast``; CannotAnswerError
     too where nobody takes part.
     """
-    snapshot = with_smart_scan(snapshot, smart_scan)
+    policy, later = foretell.policy, foretell.later
+    snapshot = with_smart_scan(foretell.snapshot, foretell.smart_scan)
     at_rest = ask(snapshot, policy, later=later)
     case = _from_nothing(at_rest, snapshot, policy, later).case
     vma = case.snapshot.mappings["vma_id"].to_numpy()[case.candidates.row_numbers()]

@@ -25,6 +25,7 @@ from estimator.errors import UsageError
 if TYPE_CHECKING:
     from estimator.advice.ramp import Arrivals
     from estimator.advice.reach import Wish
+    from estimator.advice.who import Whose
 
 _reach_options = options(
     click.option(
@@ -101,6 +102,11 @@ _ramp_options = options(
 @_reach_options
 @_ramp_options
 @click.option(
+    "--by",
+    type=click.Choice(["process", "service"]),
+    help="Also say whose pages merge when.",
+)
+@click.option(
     "--page-cost",
     type=click.FloatRange(0, min_open=True),
     metavar="MICROSECONDS",
@@ -123,6 +129,7 @@ def forecast(
     ramp: int | None,
     every: float | None,
     as_started: bool,
+    by: Whose | None,
     page_cost: float | None,
     min_coverage: float,
     as_json: bool,
@@ -133,10 +140,12 @@ def forecast(
     from estimator.advice.pace import Pacing, pacing_of
     from estimator.advice.page_cost import PageCost
     from estimator.advice.page_cost import page_cost as cost_of
+    from estimator.advice.ramp import ramp as follow
     from estimator.advice.reach import reach
     from estimator.ksm.policy import Policy
     from estimator.report.asked import question_words
     from estimator.report.forecast_sections import forecast_json, forecast_sections
+    from estimator.report.ramp_sections import ramp_json, ramp_sections
     from estimator.report.tables import make_console
     from estimator.report.text import print_sections
     from estimator.snapshot.store import open_snapshot
@@ -153,22 +162,10 @@ def forecast(
     foretell = Foretell(opened, Policy(**chosen), second, smart_scan)
     arrivals = _arrivals(ramp, every, as_started=as_started)
     if arrivals is not None:
-        if wish is not None:
-            raise UsageError("--reach is for processes that are all there from the start")
-        from estimator.advice.ramp import ramp as follow
-        from estimator.report.ramp_sections import ramp_json, ramp_sections
-
-        came = follow(
-            opened,
-            Policy(**chosen),
-            arrivals,
-            pacing,
-            cost,
-            later=second,
-            smart_scan=smart_scan,
-            scans=scans,
-            seconds=for_seconds,
-        )
+        if wish is not None or by is not None:
+            option = "--reach" if wish else "--by"
+            raise UsageError(f"{option} is for processes that are all there from the start")
+        came = follow(foretell, arrivals, pacing, cost, scans=scans, seconds=for_seconds)
         if as_json:
             click.echo(json.dumps(ramp_json(came)))
         else:
@@ -182,10 +179,10 @@ def forecast(
         pacing = Pacing(reached.pages_to_scan, reached.sleep_millisecs)
     found, paced, then = until(foretell, pacing, cost, scans, for_seconds)
     if as_json:
-        click.echo(json.dumps(forecast_json(found, paced, then, reached)))
+        click.echo(json.dumps(forecast_json(found, paced, then, reached, by)))
     else:
         asked = question_words(opened.info, found.at_rest.policy.to_json())
-        sections = forecast_sections(found, paced, then, reached)
+        sections = forecast_sections(found, paced, then, reached, by)
         print_sections(sections, make_console(sys.stdout), asked)
     require_coverage(found.at_rest.coverage, min_coverage)
 

@@ -7,12 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from estimator.advice.break_ups import break_ups
 from estimator.advice.moment import Moment, marks, moment
 from estimator.advice.pace import Pace, Pacing
 from estimator.advice.reach import Reach
+from estimator.advice.who import Whose, who_merges
 from estimator.ksm.accounting import OF_ALL_ITEMS
 from estimator.ksm.forecast import Forecast
 from estimator.report.as_json import answer_json, records
@@ -27,7 +29,11 @@ _STEPS, _BAR = 12, 20
 
 
 def forecast_sections(
-    forecast: Forecast, pace: Pace, then: Moment | None = None, reach: Reach | None = None
+    forecast: Forecast,
+    pace: Pace,
+    then: Moment | None = None,
+    reach: Reach | None = None,
+    by: Whose | None = None,
 ) -> list[Section]:
     """The whole in a sentence, the way there, and what is not known. ``then``: at its end."""
     warnings = _warnings(forecast, pace)
@@ -38,13 +44,18 @@ def forecast_sections(
         *([_moment(then)] if then else []),
         *over_time(forecast, pace),
         *_break_ups(forecast, pace),
+        *([_who(forecast, pace, by)] if by else []),
         _scans(forecast, pace),
         coverage_section(forecast.at_rest.coverage, forecast.page_bytes),
     ]
 
 
 def forecast_json(
-    forecast: Forecast, pace: Pace, then: Moment | None = None, reach: Reach | None = None
+    forecast: Forecast,
+    pace: Pace,
+    then: Moment | None = None,
+    reach: Reach | None = None,
+    by: Whose | None = None,
 ) -> dict[str, Any]:
     """A forecast as JSON values; ``scans``: one object per full scan."""
     at_rest = forecast.at_rest
@@ -56,6 +67,7 @@ def forecast_json(
         "then": asdict(then) if then else None,
         "reach": asdict(reach) if reach else None,
         "break_ups": _break_ups_json(forecast, pace),
+        "who": records(who_merges(forecast, by)) if by else None,
         "scans": _scans_json(forecast, pace),
         "at_rest": {
             "full_scans": at_rest.scans,
@@ -259,6 +271,34 @@ def _last_scan_seconds(pace: Pace) -> tuple[float, float]:
         for times in (pace.cheap, pace.scans)
     ]
     return min(ends), max(ends)
+
+
+def _who(forecast: Forecast, pace: Pace, by: Whose) -> Section:
+    """When half of what each merges is merged, and nine tenths."""
+    found = who_merges(forecast, by)
+    merged = [
+        np.add(shared, zeroes)
+        for shared, zeroes in zip(found["ksm_merging_pages"], found["ksm_zero_pages"], strict=True)
+    ]
+
+    def when(pages: npt.NDArray[np.int64], share: float) -> str:
+        scan = int(np.argmax(pages >= share * pages[-1]))
+        seconds = words_between(pace.range_of("seconds", scan), human_seconds)
+        return f"scan {count(scan + 1)}, {seconds}"
+
+    rows = found[["pid", "comm", "unit"]].assign(
+        merge=[int(pages[-1]) for pages in merged],
+        half=[when(pages, 0.5) for pages in merged],
+        nearly=[when(pages, 0.9) for pages in merged],
+    )
+    columns = [
+        *([Column("pid", "pid", str), Column("program", "comm")] if by == "process" else []),
+        Column("service", "unit"),
+        pages("merge", "merge"),
+        Column("half by the end of", "half"),
+        Column("90% by the end of", "nearly"),
+    ]
+    return Section(f"When whose pages merge, by {by}", rows, columns)
 
 
 def _bar(least: float, most: float) -> str:
