@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from estimator.advice.page_cost import PageCost
-from estimator.advice.scan_time import ScanTime, scan_time
+from estimator.advice.scan_time import ScanTime, pause_seconds, scan_time
 from estimator.snapshot.snapshot import Snapshot
 
 
@@ -68,22 +68,22 @@ def advise_scan_time(
 def advised_scans(
     pages: list[int],
     sleep_millisecs: int,
-    cost: PageCost,
+    costs: list[PageCost],
     settings: AdvisorSettings,
     start: AdvisorState,
     cpu_seconds_before: float = 0.0,
 ) -> list[ScanTime]:
-    """Full scans of so many ``pages`` each, one after the other, from ``start`` on.
+    """Full scans of so many ``pages`` each, at these ``costs``, one after the other.
 
     The advisor takes the time from the first page to the last, without the sleep after that.
     ``cpu_seconds_before``: what ksmd has used already when the first scan begins.
     """
     state, before, scans = start, cpu_seconds_before, []
-    for number in pages:
+    for number, cost in zip(pages, costs, strict=True):
         scan = scan_time(number, max(state.pages_to_scan, 1), sleep_millisecs, cost)
         scans.append(scan)
         awake_seconds = number * cost.seconds
-        lasted = scan.seconds - sleep_millisecs / 1000
+        lasted = scan.seconds - pause_seconds(scan.pages_to_scan, sleep_millisecs, cost)
         state = advise_scan_time(state, settings, lasted, before + awake_seconds)
         before = 0.0
     return scans
@@ -98,4 +98,4 @@ def advisor_course(
 ) -> list[ScanTime]:
     """The first ``scans`` full scans of ``pages`` pages with the advisor switched on."""
     start = AdvisorState(settings.min_pages_to_scan)
-    return advised_scans([pages] * scans, sleep_millisecs, cost, settings, start)
+    return advised_scans([pages] * scans, sleep_millisecs, [cost] * scans, settings, start)

@@ -6,8 +6,9 @@ what is in memory. So by default it is a range, between figures of others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from estimator.advice.cost_terms import CostTerms, ScanWork
 from estimator.snapshot.snapshot import Snapshot
 
 _ENOUGH_SECONDS, _ENOUGH_PAGES = 0.1, 1_000
@@ -16,10 +17,21 @@ _ENOUGH_SECONDS, _ENOUGH_PAGES = 0.1, 1_000
 
 @dataclass(frozen=True)
 class PageCost:
-    """CPU time that ksmd needs per page, and where the number comes from."""
+    """CPU time that ksmd needs per page, and where the number comes from.
+
+    ``terms``: of its steps, where they are known; what a page costs is then different in each scan
+    (``in_scan``), and ``seconds`` is what it costs in the scan that is meant.
+    """
 
     seconds: float
     source: str
+    terms: CostTerms | None = None
+
+    def in_scan(self, work: ScanWork) -> PageCost:
+        """The cost of a page, on the average, in a scan that does so much."""
+        if self.terms is None or not work.visited_pages:
+            return self
+        return replace(self, seconds=work.cpu_seconds(self.terms) / work.visited_pages)
 
 
 @dataclass(frozen=True)

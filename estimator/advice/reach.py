@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from estimator.advice.cost_terms import works
 from estimator.advice.page_cost import PageCost
+from estimator.advice.scan_time import pause_seconds
 from estimator.advice.schedule import SLEEP_MILLISECS
 from estimator.arrays import Ints
 from estimator.errors import CannotAnswerError
@@ -51,12 +53,14 @@ def reach(forecast: Forecast, wish: Wish, sleep_millisecs: int, cost: PageCost) 
     """
     pages = _pages_until(forecast, wish.share)
     sleep_millisecs = sleep_millisecs or SLEEP_MILLISECS
-    busy_seconds = float(pages.sum()) * cost.seconds
+    costs = [cost.in_scan(work) for work in works(forecast)[: len(pages)]]
+    busy_seconds = float(pages @ [each.seconds for each in costs])
     slowest_seconds = busy_seconds / wish.cpu_share
 
     def seconds(pages_to_scan: int) -> float:
-        sleeps = int((pages // pages_to_scan + 1).sum()) - 1
-        return sleeps * sleep_millisecs / 1000 + busy_seconds
+        pauses = np.array([pause_seconds(pages_to_scan, sleep_millisecs, each) for each in costs])
+        batches = pages // pages_to_scan + 1
+        return float(batches @ pauses - pauses[-1]) + busy_seconds
 
     low, high = 0, int(pages.max()) + 1  # too slow, and as fast as can be
     target_seconds = max(wish.seconds, slowest_seconds)

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 from estimator.advice.advisor import AdvisorSettings, advisor_course, settings_of
 from estimator.advice.attribution import scanned_pages
+from estimator.advice.cost_terms import ScanWork, merging_work, resting_work
 from estimator.advice.page_cost import CostRange, PageCost, page_cost
-from estimator.advice.scan_time import ScanTime, scan_time
+from estimator.advice.scan_time import ScanTime, pause_seconds, scan_time
 from estimator.errors import CannotAnswerError
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.readings import SKIPPING_SCANS
@@ -57,7 +58,8 @@ def pages_to_scan_for(
         return None
     if sleep_millisecs == 0:
         return max(pages, 1)
-    batches = math.floor(asleep_seconds * 1000 / sleep_millisecs)
+    longest_ms = 1000 * pause_seconds(0, sleep_millisecs, cost)
+    batches = math.floor(asleep_seconds * 1000 / longest_ms)
     return pages // batches + 1 if batches else None
 
 
@@ -74,7 +76,7 @@ class Schedule:
     """Settings for a set of pages to scan.
 
     ``scans``: full scans until everything has merged. ``first``: a full scan before anything has,
-    with the kernel's present tunables; ``proposed``: the same with the ``pages_to_scan`` proposed,
+    with the kernel's present tunables, at the cost of the one that merges if terms are known; ``proposed``: the same with the ``pages_to_scan`` proposed,
     and a sleep where ksmd has none; ``at_rest``: a full scan with these once everything has merged.
     ``advisor``: its settings on kernels that have it; ``advised``: the scan that it settles at.
     ``running``: KSM is on.
@@ -116,31 +118,33 @@ def schedule(
             hint="collect again with this version of ksm-estimator",
         ) from error
     costs = page_cost(snapshot, cost)
+    merging = merging_work(prediction)
+    dearest = costs.most.in_scan(merging)
 
-    def scan(pages: int, pages_to_scan: int, sleep: int) -> ScanRange:
-        ends = (costs.least, costs.most)
+    def scan(work: ScanWork, pages: int, pages_to_scan: int, sleep: int) -> ScanRange:
+        ends = (end.in_scan(work) for end in (costs.least, costs.most))
         return ScanRange(*(scan_time(pages, pages_to_scan, sleep, end) for end in ends))
 
     paused = sleep or SLEEP_MILLISECS
 
     settings = replace(settings_of(snapshot), target_scan_time=round(target_seconds))
     advisor = settings if snapshot.info["features"].get("advisor") else None
-    wanted = pages_to_scan_for(pages, target_seconds, paused, costs.most)
-    most = _pages_to_scan_of(settings.max_cpu / 100, paused, costs.most)
+    wanted = pages_to_scan_for(pages, target_seconds, paused, dearest)
+    most = _pages_to_scan_of(settings.max_cpu / 100, paused, dearest)
     wanted = most if wanted is None else min(wanted, most)
     merged = counters["pages_shared"] + counters["pages_sharing"]
     rest = pages_at_rest(merged, pages - merged, prediction.smart_scan)
     advised = None
     if advisor:
-        ends = (costs.least, costs.most)
+        ends = (end.in_scan(merging) for end in (costs.least, costs.most))
         advised = ScanRange(*(advisor_course(pages, paused, end, advisor)[-1] for end in ends))
     return Schedule(
         target_seconds=target_seconds,
         cost=costs,
         scans=prediction.scans,
-        first=scan(pages, pages_to_scan, sleep),
-        proposed=scan(pages, wanted, paused),
-        at_rest=scan(rest, wanted, paused),
+        first=scan(merging, pages, pages_to_scan, sleep),
+        proposed=scan(merging, pages, wanted, paused),
+        at_rest=scan(resting_work(prediction, rest), rest, wanted, paused),
         advisor=advisor,
         advised=advised,
         running=ksm.get("run") == 1,

@@ -1,0 +1,165 @@
+"""What a full scan costs ksmd in CPU time, by the steps of mm/ksm.c that its pages take.
+
+Every page that a scan processes is visited: scan_get_next_rmap_item() finds it and its rmap_item.
+One that is on its stable node needs no more (cmp_and_merge_page()). Any other is hashed. If its
+checksum is the one of the visit before, it is searched for in the stable tree and then in the
+unstable one, which is built anew in each scan; a tree of n pages takes log2(n) comparisons. A page
+of the stable tree is at hand, one of the unstable tree has to be found in its process first
+(get_mergeable_page()). What smart_scan skips costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from estimator.ksm.forecast import Forecast
+from estimator.ksm.prediction import Outcome, Prediction
+
+_STILL_GROWING = 1 / math.log(2)
+"""How many levels fewer a tree has on the average while it grows to its size: log2(n!) / n."""
+
+
+@dataclass(frozen=True)
+class CostTerms:
+    """CPU seconds of the steps.
+
+    ``visit_seconds``: a page and its rmap_item are found. ``checksum_seconds``: a page is hashed.
+    ``compare_seconds``: one comparison on the way down a tree. ``lookup_seconds``: besides, the
+    page of the unstable tree is found for it. ``merge_seconds``: a page is compared in full,
+    write-protected, replaced and freed. ``split_seconds``: a large folio is split.
+    ``tick_seconds``: of the kernel's timer, on whose ticks sleeps end; it costs nothing.
+    """
+
+    visit_seconds: float
+    checksum_seconds: float
+    compare_seconds: float
+    lookup_seconds: float
+    merge_seconds: float
+    split_seconds: float
+    tick_seconds: float
+
+
+@dataclass(frozen=True)
+class ScanWork:
+    """What one full scan does.
+
+    ``visited_pages``: all that it processes; ``hashed_pages``: those of them that were on no stable
+    node. ``stable_comparisons`` and ``unstable_comparisons``: on all ways down these trees.
+    ``merged_pages``: that come onto a stable node. ``split_folios``: large ones.
+    """
+
+    visited_pages: int
+    hashed_pages: int
+    stable_comparisons: float
+    unstable_comparisons: float
+    merged_pages: int
+    split_folios: float
+
+    def cpu_seconds(self, terms: CostTerms) -> float:
+        """CPU time of the scan."""
+        comparisons = self.stable_comparisons + self.unstable_comparisons
+        return (
+            self.visited_pages * terms.visit_seconds
+            + self.hashed_pages * terms.checksum_seconds
+            + comparisons * terms.compare_seconds
+            + self.unstable_comparisons * terms.lookup_seconds
+            + self.merged_pages * terms.merge_seconds
+            + self.split_folios * terms.split_seconds
+        )
+
+
+@dataclass(frozen=True)
+class _State:
+    """Of the trees after a scan, in pages; ``merged``: shared and sharing."""
+
+    shared: int
+    merged: int
+    unshared: int = 0
+
+
+def works(forecast: Forecast) -> list[ScanWork]:
+    """The work of each full scan of ``forecast``.
+
+    The first one stores checksums: it searches only for what it merges, or for every page where the
+    stable tree is searched before the checksum is looked at (up to 6.10). Folios are taken for
+    split as pages merge.
+    """
+    rows, rest = forecast.scans, forecast.at_rest
+    at_first = int(np.count_nonzero((rest.outcome == Outcome.MERGED) & (forecast.settled_in == 0)))
+    before = _State(min(at_first, int(rows["pages_shared"].iloc[0])), at_first)
+    merging = _merged(rest) - at_first
+    found, already = [], 0
+    for row in rows.itertuples():
+        after = _State(row.pages_shared, row.pages_shared + row.pages_sharing, row.pages_unshared)
+        visited, already = int(row.pages_scanned) - already, int(row.pages_scanned)
+        splits = _splits(rest) * max(after.merged - before.merged, 0) / max(merging, 1)
+        hashed = visited - min(before.merged, visited)
+        searched = max(0, hashed - _changed(rest)) if row.full_scans > 1 else None
+        found.append(_work(rest, before, after, visited, searched, splits))
+        before = after
+    return found
+
+
+def merging_work(prediction: Prediction) -> ScanWork:
+    """The scan in which nearly all merges, the dearest one."""
+    counters = prediction.counters
+    visited = int(np.count_nonzero(prediction.scanned))
+    after = _State(counters["pages_shared"], _merged(prediction), counters["pages_unshared"])
+    searched = visited - _changed(prediction)
+    return _work(prediction, _State(0, 0), after, visited, searched, _splits(prediction))
+
+
+def resting_work(prediction: Prediction, visited_pages: int) -> ScanWork:
+    """A scan of so many pages once all has merged."""
+    counters = prediction.counters
+    state = _State(counters["pages_shared"], _merged(prediction), counters["pages_unshared"])
+    searched = max(0, visited_pages - state.merged - _changed(prediction))
+    return _work(prediction, state, state, visited_pages, searched, 0)
+
+
+def _work(
+    prediction: Prediction,
+    before: _State,
+    after: _State,
+    visited: int,
+    searched: int | None,
+    splits: float,
+) -> ScanWork:
+    """``searched``: pages whose checksum is as before; None: in the first scan."""
+    merged, nodes = max(after.merged - before.merged, 0), max(after.shared - before.shared, 0)
+    hashed = visited - min(before.merged, visited)
+    first = searched is None
+    searched = merged if searched is None else searched
+    inserted = 0 if first else searched - min(searched, merged - 2 * nodes)
+    if not prediction.snapshot.info["features"]["checksum_before_stable_tree"]:
+        searched = hashed
+    stable_levels = (_levels(before.shared) + _levels(after.shared)) / 2
+    waiting = after.unshared + nodes
+    return ScanWork(
+        visited_pages=visited,
+        hashed_pages=hashed,
+        stable_comparisons=(searched + nodes) * stable_levels,
+        unstable_comparisons=inserted * max(0.0, _levels(waiting) - _STILL_GROWING),
+        merged_pages=merged,
+        split_folios=splits,
+    )
+
+
+def _levels(pages: int) -> float:
+    return math.log2(max(pages, 1))
+
+
+def _merged(prediction: Prediction) -> int:
+    return prediction.counters["pages_shared"] + prediction.counters["pages_sharing"]
+
+
+def _changed(prediction: Prediction) -> int:
+    """Pages whose checksum is never the same; none where nobody has looked twice."""
+    return prediction.coverage.changed_pages or 0
+
+
+def _splits(prediction: Prediction) -> int:
+    return int(np.count_nonzero(prediction.freed.split))
