@@ -15,8 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from estimator.errors import CannotAnswerError
 from estimator.ksm.forecast import Forecast
 from estimator.ksm.prediction import Outcome, Prediction
+from estimator.snapshot.flags import MappingFlag
 
 _STILL_GROWING = 1 / math.log(2)
 """How many levels fewer a tree has on the average while it grows to its size: log2(n!) / n."""
@@ -29,7 +31,7 @@ class CostTerms:
     ``visit_seconds``: a page and its rmap_item are found. ``checksum_seconds``: a page is hashed.
     ``compare_seconds``: one comparison on the way down a tree. ``lookup_seconds``: besides, the
     page of the unstable tree is found for it. ``merge_seconds``: a page is compared in full,
-    write-protected, replaced and freed. ``split_seconds``: a large folio is split.
+    write-protected, replaced and freed. ``split_seconds``: a large folio is split; None: not known.
     ``tick_seconds``: of the kernel's timer, on whose ticks sleeps end; it costs nothing.
     """
 
@@ -38,7 +40,7 @@ class CostTerms:
     compare_seconds: float
     lookup_seconds: float
     merge_seconds: float
-    split_seconds: float
+    split_seconds: float | None
     tick_seconds: float
 
 
@@ -47,27 +49,32 @@ class ScanWork:
     """What one full scan does.
 
     ``visited_pages``: all that it processes; ``hashed_pages``: those of them that were on no stable
-    node. ``stable_comparisons`` and ``unstable_comparisons``: on all ways down these trees.
+    node. ``comparisons``: on all ways down both trees; ``lookups``: for those in the unstable tree,
+    of pages that are mapped one by one (all pages of a huge page share what is read to find one).
     ``merged_pages``: that come onto a stable node. ``split_folios``: large ones.
     """
 
     visited_pages: int
     hashed_pages: int
-    stable_comparisons: float
-    unstable_comparisons: float
+    comparisons: float
+    lookups: float
     merged_pages: int
     split_folios: float
 
     def cpu_seconds(self, terms: CostTerms) -> float:
-        """CPU time of the scan."""
-        comparisons = self.stable_comparisons + self.unstable_comparisons
+        """CPU time of the scan. Raises CannotAnswerError if it splits, and that cost is unknown."""
+        if terms.split_seconds is None and self.split_folios:
+            raise CannotAnswerError(
+                "large folios are split, and what that costs is not among the terms of --page-cost",
+                hint="add split=MICROSECONDS; some 130 on one 6.18 virtual machine",
+            )
         return (
             self.visited_pages * terms.visit_seconds
             + self.hashed_pages * terms.checksum_seconds
-            + comparisons * terms.compare_seconds
-            + self.unstable_comparisons * terms.lookup_seconds
+            + self.comparisons * terms.compare_seconds
+            + self.lookups * terms.lookup_seconds
             + self.merged_pages * terms.merge_seconds
-            + self.split_folios * terms.split_seconds
+            + self.split_folios * (terms.split_seconds or 0.0)
         )
 
 
@@ -87,17 +94,19 @@ def works(forecast: Forecast) -> list[ScanWork]:
     stable tree is searched before the checksum is looked at (up to 6.10). Folios are taken for
     split as pages merge.
     """
-    rows, rest = forecast.scans, forecast.at_rest
+    rest = forecast.at_rest
+    names = ["pages_scanned", "pages_shared", "pages_sharing", "pages_unshared"]
+    scans: list[list[int]] = forecast.scans[names].to_numpy().tolist()
     at_first = int(np.count_nonzero((rest.outcome == Outcome.MERGED) & (forecast.settled_in == 0)))
-    before = _State(min(at_first, int(rows["pages_shared"].iloc[0])), at_first)
+    before = _State(min(at_first, scans[0][1]), at_first)
     merging = _merged(rest) - at_first
     found, already = [], 0
-    for row in rows.itertuples():
-        after = _State(row.pages_shared, row.pages_shared + row.pages_sharing, row.pages_unshared)
-        visited, already = int(row.pages_scanned) - already, int(row.pages_scanned)
+    for number, (scanned, shared, sharing, unshared) in enumerate(scans, 1):
+        after = _State(shared, shared + sharing, unshared)
+        visited, already = scanned - already, scanned
         splits = _splits(rest) * max(after.merged - before.merged, 0) / max(merging, 1)
         hashed = visited - min(before.merged, visited)
-        searched = max(0, hashed - _changed(rest)) if row.full_scans > 1 else None
+        searched = max(0, hashed - _changed(rest)) if number > 1 else None
         found.append(_work(rest, before, after, visited, searched, splits))
         before = after
     return found
@@ -137,15 +146,22 @@ def _work(
     if not prediction.snapshot.info["features"]["checksum_before_stable_tree"]:
         searched = hashed
     stable_levels = (_levels(before.shared) + _levels(after.shared)) / 2
-    waiting = after.unshared + nodes
+    levels = max(0.0, _levels(after.unshared + nodes) - _STILL_GROWING)
     return ScanWork(
         visited_pages=visited,
         hashed_pages=hashed,
-        stable_comparisons=(searched + nodes) * stable_levels,
-        unstable_comparisons=inserted * max(0.0, _levels(waiting) - _STILL_GROWING),
+        comparisons=(searched + nodes) * stable_levels + inserted * levels,
+        lookups=inserted * levels * _one_by_one(prediction),
         merged_pages=merged,
         split_folios=splits,
     )
+
+
+def _one_by_one(prediction: Prediction) -> float:
+    """The part of the pages that ksmd visits which is not mapped by a PMD."""
+    flags = prediction.snapshot.mappings["flags"].to_numpy()[prediction.scanned]
+    huge = np.count_nonzero(flags & MappingFlag.HUGE)
+    return 1.0 - huge / len(flags) if len(flags) else 1.0
 
 
 def _levels(pages: int) -> float:

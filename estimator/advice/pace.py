@@ -39,9 +39,9 @@ class Pace:
     """A forecast in time.
 
     ``scans``: those of the forecast, with ``pages_to_scan``, ``batches`` (ksmd sleeps after each),
-    ``seconds`` (from the start of ksmd to the end of the scan), ``cpu_seconds`` (of ksmd until then),
-    ``page_seconds`` (CPU time of a page of this scan) and ``pause_seconds`` (the sleep after each
-    batch), if a page costs the most that it may. ``cheap``: these six columns if it costs the
+    ``seconds`` (from the start of ksmd to the end of the scan), ``cpu_seconds`` (of ksmd until
+    then), ``page_seconds`` (CPU time of a page of this scan) and ``pause_seconds`` (the sleep after
+    each batch), if a page costs the most that it may. ``cheap``: these six columns if it costs the
     least. ``marks``: for each of ``SHARES`` that the scans reach, its row of ``scans``.
     """
 

@@ -6,6 +6,7 @@ what is in memory. So by default it is a range, between figures of others.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from estimator.advice.cost_terms import CostTerms, ScanWork
@@ -13,6 +14,7 @@ from estimator.snapshot.snapshot import Snapshot
 
 _ENOUGH_SECONDS, _ENOUGH_PAGES = 0.1, 1_000
 """Less than this of ksmd is no measurement."""
+_ALONE_PAGES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ def measured_cost(ksmd_cpu_seconds: float, pages_scanned: int) -> PageCost | Non
         ksmd_cpu_seconds / pages_scanned,
         f"measured: {ksmd_cpu_seconds:.1f} s of ksmd for {pages_scanned:,} pages since boot",
     )
+
+
+def cost_by_terms(terms: CostTerms, source: str) -> PageCost:
+    """``seconds``: of a page that stays alone among ``_ALONE_PAGES``."""
+    alone = ScanWork(1, 1, math.log2(_ALONE_PAGES), math.log2(_ALONE_PAGES), 0, 0)
+    return PageCost(alone.cpu_seconds(terms), source, terms)
 
 
 def page_cost(snapshot: Snapshot, given: PageCost | None = None) -> CostRange:

@@ -76,8 +76,9 @@ class Schedule:
     """Settings for a set of pages to scan.
 
     ``scans``: full scans until everything has merged. ``first``: a full scan before anything has,
-    with the kernel's present tunables, at the cost of the one that merges if terms are known; ``proposed``: the same with the ``pages_to_scan`` proposed,
-    and a sleep where ksmd has none; ``at_rest``: a full scan with these once everything has merged.
+    with the kernel's present tunables, at the cost of the one that merges if terms are known;
+    ``proposed``: the same with the ``pages_to_scan`` proposed, and a sleep where ksmd has none;
+    ``at_rest``: a full scan with these once everything has merged.
     ``advisor``: its settings on kernels that have it; ``advised``: the scan that it settles at.
     ``running``: KSM is on.
     """

@@ -19,10 +19,11 @@ from estimator.cli.options import (
     policy_options,
     snapshot_argument,
 )
-from estimator.cli.quantities import Duration, Share
+from estimator.cli.quantities import Cost, Duration, Share
 from estimator.errors import UsageError
 
 if TYPE_CHECKING:
+    from estimator.advice.page_cost import PageCost
     from estimator.advice.reach import Wish
 
 _reach_options = options(
@@ -84,9 +85,10 @@ _reach_options = options(
 @_reach_options
 @click.option(
     "--page-cost",
-    type=click.FloatRange(0, min_open=True),
+    type=Cost(),
     metavar="MICROSECONDS",
-    help="CPU time that ksmd needs per page (default: the snapshot's, else as published).",
+    help="CPU time that ksmd needs per page, or its terms as check --page-cost prints them "
+    "(default: the snapshot's, else as published).",
 )
 @min_coverage_option
 @json_option
@@ -102,7 +104,7 @@ def forecast(
     share: float | None,
     within: float | None,
     cpu_share: float | None,
-    page_cost: float | None,
+    page_cost: PageCost | None,
     min_coverage: float,
     as_json: bool,
     **chosen: Any,
@@ -110,7 +112,6 @@ def forecast(
     """Say what every full scan of ksmd brings, when, and for how much of a CPU."""
     from estimator.advice.moment import Foretell, until
     from estimator.advice.pace import Pacing, pacing_of
-    from estimator.advice.page_cost import PageCost
     from estimator.advice.page_cost import page_cost as cost_of
     from estimator.advice.reach import reach
     from estimator.ksm.policy import Policy
@@ -128,7 +129,7 @@ def forecast(
     advised = chosen_advisor(opened, advisor, tunables, pages_to_scan)
     wish = _wish(share, within, cpu_share, pages_to_scan if advised is None else "advisor")
     pacing = pacing_of(opened, pages_to_scan, sleep_millisecs, advised)
-    cost = cost_of(opened, None if page_cost is None else PageCost(page_cost / 1e6, "given"))
+    cost = cost_of(opened, page_cost)
     foretell = Foretell(opened, Policy(**chosen), second, smart_scan)
     reached = None
     if wish is not None:

@@ -26,7 +26,7 @@ from estimator.errors import CannotAnswerError
 
 _PAGE_BYTES = 4096
 _HUGE_BYTES = 2 << 20
-_MOST_BYTES, _FEWEST_BYTES = 1 << 29, 1 << 28
+_MOST_BYTES, _FEWEST_BYTES = 1 << 29, 1 << 27
 """Of memory whose pages are visited: more than the caches of a core hold."""
 _TURNS, _PAGES_A_TURN = 256, 64
 _CALLS = 8192
@@ -40,14 +40,16 @@ _NOTHING = 8
 
 @dataclass(frozen=True)
 class Measured:
-    """CPU seconds in user space, of ``pages`` pages of 4 KiB that are mapped one by one.
+    """CPU seconds in user space, on ``pages`` pages of 4 KiB.
 
-    ``walk_seconds``: a page in order of address is found, by move_pages(2), which takes the mm's
-    lock, looks up the VMA and walks the page table with folio_walk_start(), as ksmd does.
-    ``hash_seconds``: xxh64 of a page in that order. ``compare_seconds``: one comparison of first
-    bytes on the way down a sorted tree of the pages; ``lookup_seconds``: one page on such a way is
-    found, by move_pages(2). ``equal_seconds``: two equal pages compared. ``change_seconds``: a page
-    is taken out of the page table, the TLB flushed and the frame freed, by madvise(MADV_DONTNEED).
+    ksmd reads pages through the kernel's map of all memory, in large pages: so ``hash_seconds``
+    (xxh64 of a page, in order of address) and ``compare_seconds`` (one comparison of first words on
+    the way down a sorted tree of the pages) are of memory in huge pages, where there are any. It
+    finds pages through page tables: ``walk_seconds`` (in order of address) and
+    ``lookup_seconds`` (on the way down a tree) are of pages that are mapped one by one, found by
+    move_pages(2), which locks the mm, looks up the VMA and walks with folio_walk_start().
+    ``equal_seconds``: a page compared with an equal one, which is hot. ``change_seconds``: a page
+    is taken out of the page table, the TLB flushed and the frame freed: madvise(MADV_DONTNEED).
     ``split_seconds``: a huge page split, by madvise(MADV_COLD) of one page of it; None where the
     kernel gives none. ``tick_seconds``: from one tick of the kernel's timer to the next.
     """
@@ -64,83 +66,97 @@ class Measured:
 
 
 def measure() -> Measured:
-    """Measure on up to 512 MiB of memory, at most a quarter of what is available.
+    """Measure on up to 1 GiB of memory, at most a quarter of what is available.
 
     Raises CannotAnswerError where that is too little to be cold, or move_pages(2) is not there.
     """
-    size = min(_MOST_BYTES, (meminfo_bytes("MemAvailable") or 0) // 4)
+    size = min(_MOST_BYTES, (meminfo_bytes("MemAvailable") or 0) // 8 // _HUGE_BYTES * _HUGE_BYTES)
     if size < _FEWEST_BYTES:
         raise CannotAnswerError(
-            f"{_FEWEST_BYTES >> 20} MiB are read for it, and only {size >> 20} MiB can be spared"
+            f"{_FEWEST_BYTES >> 19} MiB are read for it, and only {size >> 19} MiB can be spared"
         )
-    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_NOHUGEPAGE)
-    pages = _Pages(memory)
-    hashed, compared, looked_up = pages.in_turns()
+    large, small = _Pages(size, mmap.MADV_HUGEPAGE), _Pages(size, mmap.MADV_NOHUGEPAGE)
+    hashed, compared, looked_up = _in_turns(large, small)
     return Measured(
-        pages=pages.number,
-        walk_seconds=pages.walk(),
+        pages=small.number,
+        walk_seconds=small.walk(),
         hash_seconds=hashed,
         compare_seconds=compared,
         lookup_seconds=looked_up,
-        equal_seconds=pages.equal(),
-        change_seconds=pages.change(),
-        split_seconds=_split(),
+        equal_seconds=large.equal(),
+        change_seconds=small.change(),
+        split_seconds=large.split(),
         tick_seconds=time.clock_getres(_CLOCK_MONOTONIC_COARSE),
     )
+
+
+def _in_turns(large: _Pages, small: _Pages) -> tuple[float, float, float]:
+    """Seconds to hash a page, to compare with a page of the tree, and to find such a page."""
+    depth = small.number.bit_length() - 1
+    wanted = np.random.default_rng(1).integers(1, 1 << 63, (_TURNS, _PAGES_A_TURN), np.uint64)
+    spent = np.zeros(4)
+    for turn, keys in enumerate(wanted):
+        first = turn * _PAGES_A_TURN % large.number
+        ways = small.way_down(keys, depth)
+        times = [time.thread_time()]
+        large.hash(range(first, first + _PAGES_A_TURN), _PAGE_BYTES)
+        times.append(time.thread_time())
+        large.search(keys)
+        times.append(time.thread_time())
+        _find(ways)
+        times.append(time.thread_time())
+        large.hash([first] * _PAGES_A_TURN, _NOTHING)
+        times.append(time.thread_time())
+        spent += np.diff(times)
+    hashed, compared, looked_up, called = (spent / wanted.size).tolist()
+    return max(0.0, hashed - called), compared / depth, looked_up / depth
 
 
 class _Pages:
     """Pages of which each begins like no other, and a sorted order of them, as in a tree."""
 
-    def __init__(self, memory: mmap.mmap) -> None:
-        words = np.frombuffer(memory, np.uint64).reshape(-1, _PAGE_BYTES // 8)
-        self.number, self._start, self._bytes = len(words), words.ctypes.data, memoryview(memory)
+    def __init__(self, size: int, advice: int) -> None:
+        memory = mmap.mmap(-1, size + _HUGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(advice)
+        whole = np.frombuffer(memory, np.uint8)
+        whole = whole[-whole.ctypes.data % _HUGE_BYTES :][:size]
+        self._words = whole.view(np.uint64).reshape(-1, _PAGE_BYTES // 8)
+        self.number, self._start = len(self._words), whole.ctypes.data
+        self._bytes = memoryview(whole)
         self._random = np.random.default_rng(0)
-        self._first = words[:, 0]
-        self._first[:] = self._random.integers(1, 1 << 63, self.number, np.uint64)
-        self._sorted = np.argsort(self._first)
+        self._words[:, 0] = self._random.integers(1, 1 << 63, self.number, np.uint64)
+        self._sorted = np.argsort(self._words[:, 0])
 
-    def in_turns(self) -> tuple[float, float, float]:
-        """Seconds to hash a page, to compare with a page of the tree, and to find such a page."""
-        depth = self.number.bit_length()
-        wanted = self._random.integers(1, 1 << 63, (_TURNS, _PAGES_A_TURN), np.uint64)
-        spent = np.zeros(4)
-        for turn, keys in enumerate(wanted):
-            first = turn * _PAGES_A_TURN % self.number
-            ways = self._addresses(self._way_down(keys, depth))
-            times = [time.thread_time()]
-            self._hash(range(first, first + _PAGES_A_TURN), _PAGE_BYTES)
-            times.append(time.thread_time())
-            np.searchsorted(self._first, keys, sorter=self._sorted)
-            times.append(time.thread_time())
-            _find(ways)
-            times.append(time.thread_time())
-            self._hash([first] * _PAGES_A_TURN, _NOTHING)
-            times.append(time.thread_time())
-            spent += np.diff(times)
-        hashed, compared, looked_up, called = spent.tolist()
-        visits = _TURNS * _PAGES_A_TURN
-        return (
-            max(0.0, hashed - called) / visits,
-            compared / visits / depth,
-            looked_up / visits / depth,
-        )
+    def hash(self, pages: Iterable[int], size: int) -> None:
+        """Of each of ``pages`` the first ``size`` bytes."""
+        for page in pages:
+            at = page * _PAGE_BYTES
+            xxhash.xxh64_intdigest(self._bytes[at : at + size])
+
+    def search(self, keys: npt.NDArray[np.uint64]) -> None:
+        """For each of ``keys`` a way down the tree."""
+        np.searchsorted(self._words[:, 0], keys, sorter=self._sorted)
+
+    def way_down(self, keys: npt.NDArray[np.uint64], depth: int) -> npt.NDArray[np.uint64]:
+        """Addresses of the pages that a search for each of ``keys`` meets, key by key."""
+        low, high = np.zeros(len(keys), np.int64), np.full(len(keys), self.number)
+        way = np.empty((len(keys), depth), np.int64)
+        for level in range(depth):
+            middle = np.minimum((low + high) // 2, self.number - 1)
+            way[:, level] = self._sorted[middle]
+            right = self._words[way[:, level], 0] < keys
+            low, high = np.where(right, middle + 1, low), np.where(right, high, middle)
+        return self._addresses(way.reshape(-1))
 
     def walk(self) -> float:
-        """Seconds to find a page by a call of its own, less those of a call for none."""
-        addresses = self._addresses(self._random.permutation(self.number)[:_CALLS])
-        whole = _seconds(lambda: [_find(addresses[at : at + 1]) for at in range(_CALLS)])
-        return (
-            max(0.0, whole - _seconds(lambda: [_find(addresses[:0]) for _ in range(_CALLS)]))
-            / _CALLS
-        )
+        """Seconds to find a page, in order of address."""
+        places = self._addresses(np.arange(self.number))
+        return _seconds(lambda: _find(places)) / self.number
 
     def equal(self) -> float:
         """Seconds to compare a page with a hot one that is equal but for its first word."""
         memcmp, hot = _function("memcmp"), self._start + 8
-        pages = self._random.permutation(self.number)[:_CALLS]
-        places = (self._addresses(pages) + np.uint64(8)).tolist()
+        places = (self._some() + np.uint64(8)).tolist()
 
         def compare(size: int) -> None:
             for place in places:
@@ -151,28 +167,19 @@ class _Pages:
 
     def change(self) -> float:
         """Seconds to take a page out of the page table and free it."""
-        pages = self._random.permutation(self.number)[:_CALLS]
-        addresses = self._addresses(pages).tolist()
-        whole = _seconds(lambda: _advise(addresses, mmap.MADV_DONTNEED))
-        return max(0.0, whole - _seconds(lambda: _advise(addresses, mmap.MADV_DONTNEED, 0))) / len(
-            addresses
-        )
+        places = self._some().tolist()
+        whole = _seconds(lambda: _advise(places, mmap.MADV_DONTNEED))
+        return max(0.0, whole - _seconds(lambda: _advise(places, mmap.MADV_DONTNEED, 0))) / _CALLS
 
-    def _hash(self, pages: Iterable[int], size: int) -> None:
-        for page in pages:
-            at = page * _PAGE_BYTES
-            xxhash.xxh64_intdigest(self._bytes[at : at + size])
+    def split(self) -> float | None:
+        """Seconds to split a huge page; None where there are none."""
+        if _huge_pages(self._start) < _SPLIT_PAGES:
+            return None
+        places = (self._start + _PAGE_BYTES + _HUGE_BYTES * np.arange(_SPLIT_PAGES)).tolist()
+        return _seconds(lambda: _advise(places, _MADV_COLD)) / _SPLIT_PAGES
 
-    def _way_down(self, keys: npt.NDArray[np.uint64], depth: int) -> Ints:
-        """Numbers of the pages that a search for each of ``keys`` meets, key by key."""
-        low, high = np.zeros(len(keys), np.int64), np.full(len(keys), self.number)
-        way = np.empty((len(keys), depth), np.int64)
-        for level in range(depth):
-            middle = np.minimum((low + high) // 2, self.number - 1)
-            way[:, level] = self._sorted[middle]
-            right = self._first[way[:, level]] < keys
-            low, high = np.where(right, middle + 1, low), np.where(right, high, middle)
-        return way.reshape(-1)
+    def _some(self) -> npt.NDArray[np.uint64]:
+        return self._addresses(self._random.permutation(self.number)[:_CALLS])
 
     def _addresses(self, pages: Ints) -> npt.NDArray[np.uint64]:
         return (self._start + pages * _PAGE_BYTES).astype(np.uint64)
@@ -189,21 +196,6 @@ def _find(addresses: npt.NDArray[np.uint64]) -> None:
     if failed:
         reason = os.strerror(ctypes.get_errno() if number is not None else errno.ENOSYS)
         raise CannotAnswerError(f"move_pages(2), with which pages are found: {reason}")
-
-
-def _split() -> float | None:
-    """Seconds to split a huge page; None where there are none."""
-    size = (_SPLIT_PAGES + 1) * _HUGE_BYTES
-    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    words = np.frombuffer(memory, np.uint64)
-    words[:: _PAGE_BYTES // 8] = 1
-    start = words.ctypes.data
-    first = start + -start % _HUGE_BYTES + _PAGE_BYTES
-    pages = [first + number * _HUGE_BYTES for number in range(_SPLIT_PAGES)]
-    if _huge_pages(start) < _SPLIT_PAGES:
-        return None
-    return _seconds(lambda: _advise(pages, _MADV_COLD)) / _SPLIT_PAGES
 
 
 def _huge_pages(address: int) -> int:
