@@ -91,10 +91,13 @@ def measure() -> Measured:
 
 
 def _in_turns(large: _Pages, small: _Pages) -> tuple[float, float, float]:
-    """Seconds to hash a page, to compare with a page of the tree, and to find such a page."""
+    """Seconds to hash a page, to compare with a page of the tree, and to find such a page.
+
+    The median of all turns: a hypervisor that takes the CPU away meanwhile makes some of them long.
+    """
     depth = small.number.bit_length() - 1
     wanted = np.random.default_rng(1).integers(1, 1 << 63, (_TURNS, _PAGES_A_TURN), np.uint64)
-    spent = np.zeros(4)
+    spent = np.zeros((_TURNS, 4))
     for turn, keys in enumerate(wanted):
         first = turn * _PAGES_A_TURN % large.number
         ways = small.way_down(keys, depth)
@@ -107,8 +110,8 @@ def _in_turns(large: _Pages, small: _Pages) -> tuple[float, float, float]:
         times.append(time.thread_time())
         large.hash([first] * _PAGES_A_TURN, _NOTHING)
         times.append(time.thread_time())
-        spent += np.diff(times)
-    hashed, compared, looked_up, called = (spent / wanted.size).tolist()
+        spent[turn] = np.diff(times)
+    hashed, compared, looked_up, called = (np.median(spent, axis=0) / _PAGES_A_TURN).tolist()
     return max(0.0, hashed - called), compared / depth, looked_up / depth
 
 
@@ -122,7 +125,7 @@ class _Pages:
         whole = whole[-whole.ctypes.data % _HUGE_BYTES :][:size]
         self._words = whole.view(np.uint64).reshape(-1, _PAGE_BYTES // 8)
         self.number, self._start = len(self._words), whole.ctypes.data
-        self._bytes = memoryview(whole)
+        self._bytes = whole.data
         self._random = np.random.default_rng(0)
         self._words[:, 0] = self._random.integers(1, 1 << 63, self.number, np.uint64)
         self._sorted = np.argsort(self._words[:, 0])
