@@ -40,7 +40,7 @@ LOOK_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Setting:
-    """How ksmd is set; with an ``advisor_seconds`` (its target) pages_to_scan is where it starts."""
+    """How ksmd is set; with ``advisor_seconds`` (its target) pages_to_scan is where it starts."""
 
     pages_to_scan: int
     sleep_millisecs: int
@@ -128,8 +128,9 @@ def run(setting: Setting, kinds: Sequence[Sequence[str]] = MEMORY) -> Run:
 
 
 def _middle(terms: tuple[CostTerms, CostTerms]) -> CostTerms:
-    pairs = zip(*(asdict(each).values() for each in terms), strict=True)
-    return CostTerms(*(None if None in pair else sum(pair) / 2 for pair in pairs))
+    first, second = (asdict(each) for each in terms)
+    known = {name: (first[name] + second[name]) / 2 for name in first if first[name] is not None}
+    return CostTerms(**({"split_seconds": None} | known))
 
 
 @contextlib.contextmanager
@@ -198,10 +199,10 @@ def page(runs: Sequence[Run], commit: str) -> str:
         "in user space, as `check --page-cost` does it, before and after ksmd runs (their mean is "
         "taken: how fast this machine is changes with its load); `--procfs` and `forecast` say "
         f"when {SHARE:.0%} of the saving is there and how much CPU time ksmd needs until all has "
-        "merged; then ksmd of the machine does it. A cell is *forecast / ksmd*, in seconds. Off by: "
-        f"the median of {REPEATS} runs; allowed is {ALLOWED:.0%}.\n\n"
+        "merged; then ksmd of the machine does it. A cell is *forecast / ksmd*, in seconds. Off "
+        f"by: the median of {REPEATS} runs; allowed is {ALLOWED:.0%}.\n\n"
         f"Kernel {platform.release()}, {os.cpu_count()} CPUs, at commit {commit}.\n\n"
-        f"| pages_to_scan / sleep | load | seconds to {SHARE:.0%} | off by | CPU seconds | off by |\n"
+        f"| pages_to_scan / sleep | load | until {SHARE:.0%} | off by | CPU until rest | off by |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: |\n"
     )
     for setting in dict.fromkeys(each.setting for each in runs):
@@ -214,7 +215,7 @@ def page(runs: Sequence[Run], commit: str) -> str:
                 f"{off['seconds']} | {ours.cpu_seconds:.2f} / {ksmd.cpu_seconds:.2f} | "
                 f"{off['cpu_seconds']} |\n"
             )
-            off = {name: "" for name in off}
+            off = dict.fromkeys(off, "")
     names = [name.removesuffix("_seconds") for name in asdict(runs[0].terms[0])]
     text += (
         f"\nThe terms, in µs, from the least to the most of all runs:\n\n| {' | '.join(names)} |\n"
