@@ -17,8 +17,8 @@ from estimator.errors import CannotAnswerError
 from tests.commands import estimator
 from tests.test_verify import running
 
-MEASURED = Measured(1 << 16, 0.1e-6, 1e-6, 0.25e-6, 0.3e-6, 0.5e-6, 3e-6, 130e-6, 0.004)
-TERMS = "visit=0.35,checksum=1,compare=0.25,lookup=0.3,merge=3.5,split=130,tick=4000"
+MEASURED = Measured(1 << 16, 0.1e-6, 1e-6, 0.25e-6, 0.3e-6, 0.5e-6, 3e-6, 130e-6, 1e-3, 0.004)
+TERMS = "visit=0.35,checksum=1,compare=0.25,lookup=0.3,merge=3.5,split=130,wake=1000,tick=4000"
 
 
 def available(monkeypatch: pytest.MonkeyPatch, path: Path, mib: int) -> None:
@@ -84,7 +84,7 @@ def test_what_is_printed_can_be_typed() -> None:
     [
         ("x", "no number of microseconds"),
         ("0", "no number of microseconds"),
-        ("visit=1", "the terms are visit, checksum, compare, lookup, merge, split, tick"),
+        ("visit=1", "the terms are visit, checksum, compare, lookup, merge, split, wake, tick"),
         (TERMS + ",seek=1", "the terms are"),
         (TERMS.replace("=1,", "=-1,"), "no number of microseconds"),
     ],

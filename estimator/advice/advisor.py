@@ -82,7 +82,7 @@ def advised_scans(
     for number, cost in zip(pages, costs, strict=True):
         scan = scan_time(number, max(state.pages_to_scan, 1), sleep_millisecs, cost)
         scans.append(scan)
-        awake_seconds = number * cost.seconds
+        awake_seconds = number * cost.in_batches(scan.pages_to_scan)
         lasted = scan.seconds - pause_seconds(scan.pages_to_scan, sleep_millisecs, cost)
         state = advise_scan_time(state, settings, lasted, before + awake_seconds)
         before = 0.0

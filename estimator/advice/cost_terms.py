@@ -32,6 +32,7 @@ class CostTerms:
     ``compare_seconds``: one comparison on the way down a tree. ``lookup_seconds``: besides, the
     page of the unstable tree is found for it. ``merge_seconds``: a page is compared in full,
     write-protected, replaced and freed. ``split_seconds``: a large folio is split; None: not known.
+    ``wake_seconds``: a batch takes longer by that, since it begins with cold caches.
     ``tick_seconds``: of the kernel's timer, on whose ticks sleeps end; it costs nothing.
     """
 
@@ -41,6 +42,7 @@ class CostTerms:
     lookup_seconds: float
     merge_seconds: float
     split_seconds: float | None
+    wake_seconds: float
     tick_seconds: float
 
 
@@ -62,7 +64,10 @@ class ScanWork:
     split_folios: float
 
     def cpu_seconds(self, terms: CostTerms) -> float:
-        """CPU time of the scan. Raises CannotAnswerError if it splits, and that cost is unknown."""
+        """CPU time of the scan in one batch.
+
+        Raises CannotAnswerError if it splits folios, and what that costs is not known.
+        """
         if terms.split_seconds is None and self.split_folios:
             raise CannotAnswerError(
                 "large folios are split, and what that costs is not among the terms of --page-cost",

@@ -101,7 +101,9 @@ def _in_time(
         pause_seconds(scan.pages_to_scan, pacing.sleep_millisecs, cost)
         for scan, cost in zip(scans, costs, strict=True)
     ]
-    page_seconds = [cost.seconds for cost in costs]
+    page_seconds = [
+        cost.in_batches(scan.pages_to_scan) for scan, cost in zip(scans, costs, strict=True)
+    ]
     return pd.DataFrame(
         {
             "pages_to_scan": [scan.pages_to_scan for scan in scans],

@@ -22,7 +22,7 @@ class PageCost:
     """CPU time that ksmd needs per page, and where the number comes from.
 
     ``terms``: of its steps, where they are known; what a page costs is then different in each scan
-    (``in_scan``), and ``seconds`` is what it costs in the scan that is meant.
+    (``in_scan``) and with each ``pages_to_scan`` (``in_batches``).
     """
 
     seconds: float
@@ -34,6 +34,10 @@ class PageCost:
         if self.terms is None or not work.visited_pages:
             return self
         return replace(self, seconds=work.cpu_seconds(self.terms) / work.visited_pages)
+
+    def in_batches(self, pages_to_scan: int) -> float:
+        """Seconds a page if ksmd wakes up for so many."""
+        return self.seconds + (self.terms.wake_seconds / pages_to_scan if self.terms else 0.0)
 
 
 @dataclass(frozen=True)

@@ -54,20 +54,24 @@ def reach(forecast: Forecast, wish: Wish, sleep_millisecs: int, cost: PageCost) 
     pages = _pages_until(forecast, wish.share)
     sleep_millisecs = sleep_millisecs or SLEEP_MILLISECS
     costs = [cost.in_scan(work) for work in works(forecast)[: len(pages)]]
-    busy_seconds = float(pages @ [each.seconds for each in costs])
-    slowest_seconds = busy_seconds / wish.cpu_share
+
+    def busy_seconds(pages_to_scan: int) -> float:
+        return float(pages @ [each.in_batches(pages_to_scan) for each in costs])
 
     def seconds(pages_to_scan: int) -> float:
         pauses = np.array([pause_seconds(pages_to_scan, sleep_millisecs, each) for each in costs])
         batches = pages // pages_to_scan + 1
-        return float(batches @ pauses - pauses[-1]) + busy_seconds
+        return float(batches @ pauses - pauses[-1]) + busy_seconds(pages_to_scan)
+
+    def slowest_seconds(pages_to_scan: int) -> float:
+        return busy_seconds(pages_to_scan) / wish.cpu_share
 
     low, high = 0, int(pages.max()) + 1  # too slow, and as fast as can be
-    target_seconds = max(wish.seconds, slowest_seconds)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if seconds(middle) <= target_seconds else (middle, high)
-    in_budget = seconds(high) >= slowest_seconds
+        fast = seconds(middle) <= max(wish.seconds, slowest_seconds(middle))
+        low, high = (low, middle) if fast else (middle, high)
+    in_budget = seconds(high) >= slowest_seconds(high)
     chosen = high if in_budget else max(low, 1)
     took = seconds(chosen)
     return Reach(
@@ -77,8 +81,8 @@ def reach(forecast: Forecast, wish: Wish, sleep_millisecs: int, cost: PageCost) 
         sleep_millisecs=sleep_millisecs,
         full_scans=len(pages),
         seconds=took,
-        cpu_share=busy_seconds / took,
-        least_cpu_share=busy_seconds / wish.seconds,
+        cpu_share=busy_seconds(chosen) / took,
+        least_cpu_share=busy_seconds(int(pages.max()) + 1) / wish.seconds,
     )
 
 

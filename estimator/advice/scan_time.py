@@ -41,7 +41,7 @@ def scan_time(
     Batches are floor(pages / pages_to_scan) + 1, each followed by a sleep.
     """
     batches = batches_of(pages, pages_to_scan)
-    cpu_seconds = pages * cost.seconds if cost else 0.0
+    cpu_seconds = pages * cost.in_batches(pages_to_scan) if cost else 0.0
     seconds = batches * pause_seconds(pages_to_scan, sleep_millisecs, cost) + cpu_seconds
     share = cpu_seconds / seconds if cost and seconds else None
     return ScanTime(pages, pages_to_scan, sleep_millisecs, seconds, share)
@@ -58,5 +58,5 @@ def pause_seconds(pages_to_scan: int, sleep_millisecs: int, cost: PageCost | Non
     if cost is None or cost.terms is None or not asked:
         return asked
     tick = cost.terms.tick_seconds
-    begun_after = min(pages_to_scan * cost.seconds, tick / 2)
+    begun_after = min(pages_to_scan * cost.in_batches(pages_to_scan), tick / 2)
     return math.ceil(round(asked / tick, 9)) * tick + tick - begun_after

@@ -58,7 +58,8 @@ def pages_to_scan_for(
         return None
     if sleep_millisecs == 0:
         return max(pages, 1)
-    longest_ms = 1000 * pause_seconds(0, sleep_millisecs, cost)
+    wake_seconds = cost.terms.wake_seconds if cost and cost.terms else 0.0
+    longest_ms = 1000 * (pause_seconds(1, sleep_millisecs, cost) + wake_seconds)
     batches = math.floor(asleep_seconds * 1000 / longest_ms)
     return pages // batches + 1 if batches else None
 
@@ -156,4 +157,5 @@ def _pages_to_scan_of(cpu_share: float, sleep_millisecs: int, cost: PageCost) ->
     """The most ``pages_to_scan`` that takes no more than ``cpu_share`` of a CPU, at least 1."""
     share = min(cpu_share, 0.99)  # advisor_max_cpu may be 100
     busy_seconds = share * sleep_millisecs / 1000 / (1 - share)
-    return max(1, int(busy_seconds / cost.seconds))
+    wake_seconds = cost.terms.wake_seconds if cost.terms else 0.0
+    return max(1, int((busy_seconds - wake_seconds) / cost.seconds))

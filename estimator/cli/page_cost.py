@@ -20,6 +20,7 @@ _SOURCES = {
     "lookup": "a page on such a way found by move_pages(2)",
     "merge": "compared in full, unmapped, flushed and freed by MADV_DONTNEED",
     "split": "a huge page split by MADV_COLD",
+    "wake": "longer in all after a sleep, with cold caches",
     "tick": "the kernel's timer",
 }
 
@@ -56,6 +57,7 @@ def terms_of(found: Measured) -> CostTerms:
         lookup_seconds=found.lookup_seconds,
         merge_seconds=found.equal_seconds + found.change_seconds,
         split_seconds=found.split_seconds,
+        wake_seconds=found.wake_seconds,
         tick_seconds=found.tick_seconds,
     )
 

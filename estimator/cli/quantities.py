@@ -70,7 +70,7 @@ class Cost(click.ParamType):  # type: ignore[type-arg]
             numbers = {name: float(text or name) / 1e6 for name, text in parts.items()}
         except ValueError:
             numbers = {}
-        if not numbers or not all(0 < number < 1 for number in numbers.values()):
+        if not numbers or not all(0 <= number < 1 for number in numbers.values()):
             self.fail(f"{value!r} is no number of microseconds, nor terms of it", param, ctx)
         if "=" not in str(value):
             return PageCost(float(str(value)) / 1e6, "given")

@@ -29,6 +29,8 @@ _HUGE_BYTES = 2 << 20
 _MOST_BYTES, _FEWEST_BYTES = 1 << 29, 1 << 27
 """Of memory whose pages are visited: more than the caches of a core hold."""
 _TURNS, _PAGES_A_TURN = 256, 64
+_TURNS_AWAKE, _SLEEP_SECONDS = 16, 0.02
+"""Turns from one sleep to the next, which is as long as ksmd's by default."""
 _CALLS = 8192
 _SPLIT_PAGES = 16
 _MADV_COLD, _CLOCK_MONOTONIC_COARSE = 20, 6
@@ -51,7 +53,9 @@ class Measured:
     ``equal_seconds``: a page compared with an equal one, which is hot. ``change_seconds``: a page
     is taken out of the page table, the TLB flushed and the frame freed: madvise(MADV_DONTNEED).
     ``split_seconds``: a huge page split, by madvise(MADV_COLD) of one page of it; None where the
-    kernel gives none. ``tick_seconds``: from one tick of the kernel's timer to the next.
+    kernel gives none. ``wake_seconds``: what hashing, comparing and looking up take longer, in all,
+    after a sleep in which others used the caches. ``tick_seconds``: from one tick of the kernel's
+    timer to the next.
     """
 
     pages: int
@@ -62,6 +66,7 @@ class Measured:
     equal_seconds: float
     change_seconds: float
     split_seconds: float | None
+    wake_seconds: float
     tick_seconds: float
 
 
@@ -76,7 +81,7 @@ def measure() -> Measured:
             f"{_FEWEST_BYTES >> 19} MiB are read for it, and only {size >> 19} MiB can be spared"
         )
     large, small = _Pages(size, mmap.MADV_HUGEPAGE), _Pages(size, mmap.MADV_NOHUGEPAGE)
-    hashed, compared, looked_up = _in_turns(large, small)
+    hashed, compared, looked_up, wake = _in_turns(large, small)
     return Measured(
         pages=small.number,
         walk_seconds=small.walk(),
@@ -86,12 +91,13 @@ def measure() -> Measured:
         equal_seconds=large.equal(),
         change_seconds=small.change(),
         split_seconds=large.split(),
+        wake_seconds=wake,
         tick_seconds=time.clock_getres(_CLOCK_MONOTONIC_COARSE),
     )
 
 
-def _in_turns(large: _Pages, small: _Pages) -> tuple[float, float, float]:
-    """Seconds to hash a page, to compare with a page of the tree, and to find such a page.
+def _in_turns(large: _Pages, small: _Pages) -> tuple[float, float, float, float]:
+    """Seconds to hash a page, to compare with one of the tree, to find such a one, and to wake up.
 
     The median of all turns: a hypervisor that takes the CPU away meanwhile makes some of them long.
     """
@@ -101,6 +107,8 @@ def _in_turns(large: _Pages, small: _Pages) -> tuple[float, float, float]:
     for turn, keys in enumerate(wanted):
         first = turn * _PAGES_A_TURN % large.number
         ways = small.way_down(keys, depth)
+        if turn % _TURNS_AWAKE == 0:
+            time.sleep(_SLEEP_SECONDS)
         times = [time.thread_time()]
         large.hash(range(first, first + _PAGES_A_TURN), _PAGE_BYTES)
         times.append(time.thread_time())
@@ -112,7 +120,10 @@ def _in_turns(large: _Pages, small: _Pages) -> tuple[float, float, float]:
         times.append(time.thread_time())
         spent[turn] = np.diff(times)
     hashed, compared, looked_up, called = (np.median(spent, axis=0) / _PAGES_A_TURN).tolist()
-    return max(0.0, hashed - called), compared / depth, looked_up / depth
+    work = spent[:, :3].sum(axis=1)
+    longer = work.reshape(-1, _TURNS_AWAKE).sum(axis=1) - _TURNS_AWAKE * np.median(work)
+    wake = max(0.0, float(np.median(longer)))
+    return max(0.0, hashed - called), compared / depth, looked_up / depth, wake
 
 
 class _Pages:

@@ -66,7 +66,9 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class InTime:
-    """``seconds``: until SHARE of the saving is there; ``cpu_seconds``: of ksmd until rest."""
+    """``seconds``: until SHARE of the saving is there, without waiting for a CPU that others use;
+    ``cpu_seconds``: of ksmd until rest.
+    """
 
     seconds: float
     cpu_seconds: float
@@ -157,30 +159,33 @@ def _ksmd(setting: Setting, scans: int) -> InTime:
     (KSM / "sleep_millisecs").write_text(str(setting.sleep_millisecs))
     if setting.advisor_seconds:
         (KSM / "advisor_mode").write_text("scan-time")
-    spent, done = _cpu_seconds(), _counter("full_scans")
+    (spent, waited), done = _schedstat(), _counter("full_scans")
     began, seen = time.monotonic(), []
     (KSM / "run").write_text("1")
     while _counter("full_scans") < done + scans:
-        seen.append((time.monotonic() - began, _counter("pages_sharing")))
-        if seen[-1][0] > SETTLE_SECONDS:
+        took = time.monotonic() - began
+        seen.append((took - (_schedstat()[1] - waited), _counter("pages_sharing")))
+        if took > SETTLE_SECONDS:
             raise LabError(f"ksmd made no {scans} full scans in {SETTLE_SECONDS:.0f} seconds")
         time.sleep(LOOK_SECONDS)
-    cpu_seconds = _cpu_seconds() - spent
+    took, (cpu_seconds, waiting) = time.monotonic() - began, _schedstat()
+    whole = _counter("pages_sharing")
     (KSM / "run").write_text("0")
-    seen.append((time.monotonic() - began, whole := _counter("pages_sharing")))
-    return InTime(next(s for s, sharing in seen if sharing >= SHARE * whole), cpu_seconds)
+    seen.append((took - (waiting - waited), whole))
+    return InTime(next(s for s, sharing in seen if sharing >= SHARE * whole), cpu_seconds - spent)
 
 
 def _counter(name: str) -> int:
     return int((KSM / name).read_text())
 
 
-def _cpu_seconds() -> float:
-    """Of ksmd, from its schedstat: nanoseconds."""
+def _schedstat() -> tuple[float, float]:
+    """Seconds of ksmd on a CPU, and waiting for one (Documentation/scheduler/sched-stats.rst)."""
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if (place / "comm").read_text() == "ksmd\n":
-                return int((place / "schedstat").read_text().split()[0]) / 1e9
+                busy, waiting, _ = map(int, (place / "schedstat").read_text().split())
+                return busy / 1e9, waiting / 1e9
     raise LabError("ksmd is not seen")
 
 
@@ -199,7 +204,8 @@ def page(runs: Sequence[Run], commit: str) -> str:
         "in user space, as `check --page-cost` does it, before and after ksmd runs (their mean is "
         "taken: how fast this machine is changes with its load); `--procfs` and `forecast` say "
         f"when {SHARE:.0%} of the saving is there and how much CPU time ksmd needs until all has "
-        "merged; then ksmd of the machine does it. A cell is *forecast / ksmd*, in seconds. Off "
+        "merged; then ksmd of the machine does it. A cell is *forecast / ksmd*, in seconds, "
+        "without those in which ksmd waited for a CPU that others used (its schedstat). Off "
         f"by: the median of {REPEATS} runs; allowed is {ALLOWED:.0%}.\n\n"
         f"Kernel {platform.release()}, {os.cpu_count()} CPUs, at commit {commit}.\n\n"
         f"| pages_to_scan / sleep | load | until {SHARE:.0%} | off by | CPU until rest | off by |\n"
