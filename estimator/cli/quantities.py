@@ -60,7 +60,7 @@ class Cost(click.ParamType):  # type: ignore[type-arg]
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> PageCost:
-        """All numbers are more than 0."""
+        """None is negative; one alone is more than 0."""
         from estimator.advice.cost_terms import CostTerms
         from estimator.advice.page_cost import PageCost, cost_by_terms
 
@@ -70,9 +70,10 @@ class Cost(click.ParamType):  # type: ignore[type-arg]
             numbers = {name: float(text or name) / 1e6 for name, text in parts.items()}
         except ValueError:
             numbers = {}
-        if not numbers or not all(0 <= number < 1 for number in numbers.values()):
+        alone = "=" not in str(value)
+        if not all(0 <= number < 1 for number in numbers.values()) or alone > any(numbers.values()):
             self.fail(f"{value!r} is no number of microseconds, nor terms of it", param, ctx)
-        if "=" not in str(value):
+        if alone:
             return PageCost(float(str(value)) / 1e6, "given")
         missing = {*names, "split"} - {*numbers, "split"}
         if missing or not set(numbers) <= set(names):

@@ -159,16 +159,17 @@ def _ksmd(setting: Setting, scans: int) -> InTime:
     (KSM / "sleep_millisecs").write_text(str(setting.sleep_millisecs))
     if setting.advisor_seconds:
         (KSM / "advisor_mode").write_text("scan-time")
-    (spent, waited), done = _schedstat(), _counter("full_scans")
+    schedstat = _schedstat()
+    (spent, waited), done = _busy_and_waiting(schedstat), _counter("full_scans")
     began, seen = time.monotonic(), []
     (KSM / "run").write_text("1")
     while _counter("full_scans") < done + scans:
         took = time.monotonic() - began
-        seen.append((took - (_schedstat()[1] - waited), _counter("pages_sharing")))
+        seen.append((took - (_busy_and_waiting(schedstat)[1] - waited), _counter("pages_sharing")))
         if took > SETTLE_SECONDS:
             raise LabError(f"ksmd made no {scans} full scans in {SETTLE_SECONDS:.0f} seconds")
         time.sleep(LOOK_SECONDS)
-    took, (cpu_seconds, waiting) = time.monotonic() - began, _schedstat()
+    took, (cpu_seconds, waiting) = time.monotonic() - began, _busy_and_waiting(schedstat)
     whole = _counter("pages_sharing")
     (KSM / "run").write_text("0")
     seen.append((took - (waiting - waited), whole))
@@ -179,14 +180,19 @@ def _counter(name: str) -> int:
     return int((KSM / name).read_text())
 
 
-def _schedstat() -> tuple[float, float]:
-    """Seconds of ksmd on a CPU, and waiting for one (Documentation/scheduler/sched-stats.rst)."""
+def _schedstat() -> Path:
+    """Of ksmd."""
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if (place / "comm").read_text() == "ksmd\n":
-                busy, waiting, _ = map(int, (place / "schedstat").read_text().split())
-                return busy / 1e9, waiting / 1e9
+                return place / "schedstat"
     raise LabError("ksmd is not seen")
+
+
+def _busy_and_waiting(schedstat: Path) -> tuple[float, float]:
+    """Seconds on a CPU, and waiting for one (Documentation/scheduler/sched-stats.rst)."""
+    busy, waiting, _ = map(int, schedstat.read_text().split())
+    return busy / 1e9, waiting / 1e9
 
 
 def median(runs: Sequence[Run], name: str) -> float:
