@@ -212,7 +212,7 @@ def page(runs: Sequence[Run], commit: str) -> str:
         f"when {SHARE:.0%} of the saving is there and how much CPU time ksmd needs until all has "
         "merged; then ksmd of the machine does it. A cell is *forecast / ksmd*, in seconds, "
         "without those in which ksmd waited for a CPU that others used (its schedstat). Off "
-        f"by: the median of {REPEATS} runs; allowed is {ALLOWED:.0%}.\n\n"
+        f"by: the median of the runs of a setting; allowed is {ALLOWED:.0%}.\n\n"
         f"Kernel {platform.release()}, {os.cpu_count()} CPUs, at commit {commit}.\n\n"
         f"| pages_to_scan / sleep | load | until {SHARE:.0%} | off by | CPU until rest | off by |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: |\n"
@@ -256,7 +256,7 @@ def _prove(arguments: argparse.Namespace) -> int:
         runs.append(found := run(setting))
         off = [f"{found.ratio(name) - 1:+.0%}" for name in ("seconds", "cpu_seconds")]
         say(f"{setting}: {found.ours}, {found.ksmd}, off by {' and '.join(off)}")
-    arguments.out.write_text(page(runs, arguments.commit))
+        arguments.out.write_text(page(runs, arguments.commit))
     failed = False
     for setting in SETTINGS:
         part = [each for each in runs if each.setting == setting]
