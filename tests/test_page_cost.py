@@ -47,7 +47,7 @@ def test_too_little_memory_to_be_cold(monkeypatch: pytest.MonkeyPatch, tmp_path:
         measure()
     findings = Findings()
     command.add_page_cost(findings, tmp_path)
-    assert [finding.status for finding in findings.found] == ["warn", "ok"]
+    assert [finding.status for finding in findings.found] == ["ok", "warn"]
     assert findings.exit_code == 0
 
 
@@ -65,7 +65,7 @@ def test_both_figures_are_told(
     monkeypatch.setattr(command, "measure", lambda: MEASURED)
     findings = Findings()
     command.add_page_cost(findings, running(tmp_path, ksm, {40: ("ksmd", {})}))
-    *terms, all_of_them, ksmd = findings.found
+    ksmd, *terms, all_of_them = findings.found
     assert [line.text.split(":")[0] for line in terms][:2] == ["visit 0.35 µs", "checksum 1 µs"]
     assert all_of_them.hint == f"forecast --page-cost {TERMS}"
     assert said in ksmd.text

@@ -26,26 +26,26 @@ _SOURCES = {
 
 
 def add_page_cost(findings: Findings, root: Path = Path("/")) -> None:
-    """Note what user space takes for a page, and ksmd itself, if it has run since boot."""
+    """Note what ksmd itself took for a page, if it has run since boot, and what user space does."""
+    cpu_seconds, scanned = ksmd_cpu_seconds(root), _pages_scanned(root)
+    cost = None
+    if cpu_seconds is not None and scanned is not None:
+        cost = measured_cost(cpu_seconds, scanned)
+    if cost:
+        findings.add(
+            _SUBJECT,
+            f"{1e6 * cost.seconds:.3g} µs of ksmd itself, {cost.source}, whatever it did with "
+            "them; snapshots have this figure, and advise and forecast take it if none is given",
+            ksmd_seconds=cost.seconds,
+        )
+    else:
+        findings.add(_SUBJECT, "ksmd itself has scanned too little since boot to tell")
     try:
         found = measure()
     except CannotAnswerError as error:
         findings.add(_SUBJECT, f"not measured: {error.message}", status="warn")
     else:
         _add_terms(findings, found)
-    cpu_seconds, scanned = ksmd_cpu_seconds(root), _pages_scanned(root)
-    cost = None
-    if cpu_seconds is not None and scanned is not None:
-        cost = measured_cost(cpu_seconds, scanned)
-    if not cost:
-        findings.add(_SUBJECT, "ksmd itself has scanned too little since boot to tell")
-        return
-    findings.add(
-        _SUBJECT,
-        f"{1e6 * cost.seconds:.3g} µs of ksmd itself, {cost.source}, whatever it did with them; "
-        "snapshots have this figure, and advise and forecast take it where no other is given",
-        ksmd_seconds=cost.seconds,
-    )
 
 
 def terms_of(found: Measured) -> CostTerms:
@@ -65,19 +65,18 @@ def terms_of(found: Measured) -> CostTerms:
 def _add_terms(findings: Findings, found: Measured) -> None:
     terms = terms_of(found)
     named = {
-        name.removesuffix("_seconds"): 1e6 * seconds
+        name.removesuffix("_seconds"): f"{float(f'{1e6 * seconds:.3g}'):g}"
         for name, seconds in asdict(terms).items()
         if seconds is not None
     }
     for name, micro in named.items():
-        findings.add(_SUBJECT, f"{name} {micro:.3g} µs: {_SOURCES[name]}")
+        findings.add(_SUBJECT, f"{name} {micro} µs: {_SOURCES[name]}")
     alone = cost_by_terms(terms, "measured").seconds
     findings.add(
         _SUBJECT,
         f"in user space, on {found.pages:,} cold pages; one that stays alone among a million then "
-        f"costs about {1e6 * alone:.2g} µs a scan, one that is merged {named['visit']:.2g} µs",
-        hint="forecast --page-cost "
-        + ",".join(f"{n}={float(f'{m:.3g}'):g}" for n, m in named.items()),
+        f"costs about {1e6 * alone:.2g} µs a scan, one that is merged {named['visit']} µs",
+        hint="forecast --page-cost " + ",".join(f"{name}={micro}" for name, micro in named.items()),
         **vars(found),
     )
 
