@@ -26,9 +26,9 @@ from estimator.errors import CannotAnswerError
 
 _PAGE_BYTES = 4096
 _HUGE_BYTES = 2 << 20
-_MOST_BYTES, _FEWEST_BYTES = 1 << 29, 1 << 27
+_MOST_BYTES, _FEWEST_BYTES = 1 << 28, 1 << 27
 """Of memory whose pages are visited: more than the caches of a core hold."""
-_TURNS, _PAGES_A_TURN = 256, 64
+_TURNS, _PAGES_A_TURN = 1024, 64
 _TURNS_AWAKE, _SLEEP_SECONDS = 16, 0.02
 """Turns from one sleep to the next, which is as long as ksmd's by default."""
 _CALLS = 8192
@@ -71,7 +71,7 @@ class Measured:
 
 
 def measure() -> Measured:
-    """Measure on up to 1 GiB of memory, at most a quarter of what is available.
+    """Measure on up to 512 MiB of memory, at most a quarter of what is available.
 
     Raises CannotAnswerError where that is too little to be cold, or move_pages(2) is not there.
     """
