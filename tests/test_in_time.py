@@ -13,10 +13,7 @@ SETTING, OTHER = Setting(1000, 20, 0), Setting(500, 20, 1, advisor_seconds=3)
 
 
 def runs(*cpu_seconds: float, setting: Setting = SETTING) -> list[Run]:
-    return [
-        Run(setting, InTime(10.0, cpu), InTime(8.0, 2.0), 1.5, (TERMS, TERMS))
-        for cpu in cpu_seconds
-    ]
+    return [Run(setting, InTime(10.0, cpu), InTime(8.0, 2.0), 1.5, TERMS) for cpu in cpu_seconds]
 
 
 def test_the_median_of_a_setting_is_judged() -> None:

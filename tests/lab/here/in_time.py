@@ -9,8 +9,10 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -76,13 +78,13 @@ class InTime:
 
 @dataclass(frozen=True)
 class Run:
-    """One run. ``load``: of the machine at its end; ``terms``: measured before and after."""
+    """One run. ``load``: of the machine at its end; ``terms``: measured while ksmd ran."""
 
     setting: Setting
     ours: InTime
     ksmd: InTime
     load: float
-    terms: tuple[CostTerms, CostTerms]
+    terms: CostTerms
 
     def ratio(self, name: str) -> float:
         """Forecast over ksmd."""
@@ -112,13 +114,12 @@ def memory(kinds: Sequence[Sequence[str]]) -> Iterator[None]:
 def run(setting: Setting, kinds: Sequence[Sequence[str]] = MEMORY) -> Run:
     """Forecast it, and let ksmd do it."""
     with memory(kinds), borrowed(smart_scan=str(setting.smart_scan)), _advised(setting):
-        before = terms_of(measure())
         snapshot = look()
         found = forecast(snapshot, OPTED_IN)
         scans = found.at_rest.scans
-        ksmd = _ksmd(setting, scans)
-        terms = before, terms_of(measure())
-    cost = cost_by_terms(_middle(terms), "measured before and after")
+        with _measuring() as measured:
+            ksmd = _ksmd(setting, scans)
+    cost = cost_by_terms(terms := _median_of(measured), "measured meanwhile")
     advisor = None
     if setting.advisor_seconds:
         advisor = AdvisorSettings(setting.advisor_seconds, min_pages_to_scan=setting.pages_to_scan)
@@ -129,10 +130,30 @@ def run(setting: Setting, kinds: Sequence[Sequence[str]] = MEMORY) -> Run:
     return Run(setting, ours, ksmd, os.getloadavg()[0], terms)
 
 
-def _middle(terms: tuple[CostTerms, CostTerms]) -> CostTerms:
-    first, second = (asdict(each) for each in terms)
-    known = {name: (first[name] + second[name]) / 2 for name in first if first[name] is not None}
-    return CostTerms(**({"split_seconds": None} | known))
+@contextlib.contextmanager
+def _measuring() -> Iterator[list[CostTerms]]:
+    """Measure again and again; at the end the list has what was found."""
+    found: list[CostTerms] = []
+    ended = threading.Event()
+
+    def keep_on() -> None:
+        while not ended.is_set():
+            found.append(terms_of(measure()))
+
+    with ThreadPoolExecutor(1) as pool:
+        at_work = pool.submit(keep_on)
+        try:
+            yield found
+        finally:
+            ended.set()
+        at_work.result()
+
+
+def _median_of(terms: Sequence[CostTerms]) -> CostTerms:
+    each = [asdict(one) for one in terms]
+    if any(None in one.values() for one in each):
+        raise LabError("this kernel gives no huge pages: what a split costs is not known")
+    return CostTerms(**{name: statistics.median(one[name] for one in each) for name in each[0]})
 
 
 @contextlib.contextmanager
@@ -207,10 +228,11 @@ def page(runs: Sequence[Run], commit: str) -> str:
         "# Forecasts in time\n\n"
         "Written by `./scripts/proof --time`, not by hand. Processes that have opted in hold "
         f"memory of a known kind ({kinds}, in MiB each). The terms of a page's cost are measured "
-        "in user space, as `check --page-cost` does it, before and after ksmd runs (their mean is "
-        "taken: how fast this machine is changes with its load); `--procfs` and `forecast` say "
+        "in user space, as `check --page-cost` does it, again and again while ksmd runs (how fast "
+        "this machine is changes threefold within minutes, with what others do on it; the median "
+        "is taken). `--procfs` looks before ksmd starts, and `forecast` says of that and the terms "
         f"when {SHARE:.0%} of the saving is there and how much CPU time ksmd needs until all has "
-        "merged; then ksmd of the machine does it. A cell is *forecast / ksmd*, in seconds, "
+        "merged. A cell is *forecast / ksmd*, in seconds, "
         "without those in which ksmd waited for a CPU that others used (its schedstat). Off "
         f"by: the median of the runs of a setting; allowed is {ALLOWED:.0%}.\n\n"
         f"Kernel {platform.release()}, {os.cpu_count()} CPUs, at commit {commit}.\n\n"
@@ -228,13 +250,13 @@ def page(runs: Sequence[Run], commit: str) -> str:
                 f"{off['cpu_seconds']} |\n"
             )
             off = dict.fromkeys(off, "")
-    names = [name.removesuffix("_seconds") for name in asdict(runs[0].terms[0])]
+    names = [name.removesuffix("_seconds") for name in asdict(runs[0].terms)]
     text += (
         f"\nThe terms, in µs, from the least to the most of all runs:\n\n| {' | '.join(names)} |\n"
     )
     text += "|" + " ---: |" * len(names) + "\n| "
     for name in names:
-        all_of_it = [getattr(terms, f"{name}_seconds") for each in runs for terms in each.terms]
+        all_of_it = [getattr(each.terms, f"{name}_seconds") for each in runs]
         ends = [f"{1e6 * end:.3g}" for end in (min(all_of_it), max(all_of_it))]
         text += " to ".join(dict.fromkeys(ends)) + " | "
     return text.rstrip() + "\n"
@@ -255,7 +277,7 @@ def _prove(arguments: argparse.Namespace) -> int:
     for setting in SETTINGS * arguments.repeats:
         runs.append(found := run(setting))
         off = [f"{found.ratio(name) - 1:+.0%}" for name in ("seconds", "cpu_seconds")]
-        say(f"{setting}: {found.ours}, {found.ksmd}, off by {' and '.join(off)}")
+        say(f"{setting}: {found.ours}, {found.ksmd}, off by {' and '.join(off)}, {found.terms}")
         arguments.out.write_text(page(runs, arguments.commit))
     failed = False
     for setting in SETTINGS:
