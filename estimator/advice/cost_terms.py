@@ -147,7 +147,8 @@ def _work(
     hashed = visited - min(before.merged, visited)
     first = searched is None
     searched = merged if searched is None else searched
-    inserted = 0 if first else searched - min(searched, merged - 2 * nodes)
+    in_stable = min(searched, max(0, merged - 2 * nodes))  # the first two of a node meet elsewhere
+    inserted = 0 if first else searched - in_stable
     if not prediction.snapshot.info["features"]["checksum_before_stable_tree"]:
         searched = hashed
     stable_levels = (_levels(before.shared) + _levels(after.shared)) / 2
@@ -179,7 +180,7 @@ def _merged(prediction: Prediction) -> int:
 
 def _changed(prediction: Prediction) -> int:
     """Pages whose checksum is never the same; none where nobody has looked twice."""
-    return prediction.coverage.changed_pages or 0
+    return prediction.coverage.changed_pages
 
 
 def _splits(prediction: Prediction) -> int:
