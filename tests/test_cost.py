@@ -41,7 +41,7 @@ def with_ksm(features: dict[str, bool] | None = None, **ksm: Any) -> Snapshot:
 def test_without_a_figure_of_its_own_the_cost_is_a_range_with_its_sources() -> None:
     assert page_cost(SNAPSHOT) == PUBLISHED
     words = " ".join(settings_words(schedule(SNAPSHOT, PREDICTION)))
-    assert "2.4 to 10.2 µs of CPU" in words
+    assert "3.4 to 10.2 µs of CPU" in words
     assert PUBLISHED.least.source in words
     assert PUBLISHED.most.source in words
     assert "check --page-cost" in words

@@ -155,7 +155,7 @@ def test_forecasts_are_asked_of_the_command(
     assert small.made_up
     assert not double.made_up
     assert small.merged_after_scans == 2
-    assert small.seconds[0] == pytest.approx(9 * 0.05 + 800 * 2.4e-6, rel=0.02)
+    assert small.seconds[0] == pytest.approx(9 * 0.05 + 800 * 3.4e-6, rel=0.02)
     assert double.seconds[0] == pytest.approx(2 * small.seconds[0])
     (answer,) = tmp_path.glob("forecast-*.json")  # the same question is asked once
     assert json.loads(answer.read_text())["at_rest"]["ksm_zero_pages"] == 200
@@ -176,7 +176,7 @@ def found(**last: int) -> Found:
     node = NodeScan(16, 1000, 50, (60, 120), 2, True)
     compared = compare_history(told, ANSWER)
     timed = {100: rows}
-    nodes = [node], [node], (2.4, 10.2)
+    nodes = [node], [node], (3.4, 10.2)
     fewer = dict.fromkeys(COSTS, rows)
     return Found(ANSWER, by_cost, rows, rows, timed, rows, fewer, compared, told, *nodes)
 

@@ -50,9 +50,13 @@ def test_json_has_an_object_per_scan(saved: Path) -> None:
     predicted = json.loads(estimator("predict", saved, "--json", "--min-coverage", 0).stdout)
     assert last["pages_sharing"] == predicted["counters"]["pages_sharing"]
     assert last["bytes_saved"] == predicted["physical"]["bytes_saved"]
-    assert {name for row in found for name in row["bounds"]} == {"seconds", "cpu_seconds"}
+    assert {name for row in found for name in row["bounds"]} == {
+        "seconds",
+        "cpu_seconds",
+        "page_seconds",
+    }
     low, high = last["bounds"]["cpu_seconds"]
-    assert low == pytest.approx(last["pages_scanned"] * 2.4e-6)  # as published
+    assert low == pytest.approx(last["pages_scanned"] * 3.4e-6)  # as published
     assert high == last["cpu_seconds"] == pytest.approx(last["pages_scanned"] * 10.2e-6)
 
 

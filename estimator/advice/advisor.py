@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from estimator.advice.page_cost import PageCost
-from estimator.advice.scan_time import ScanTime, scan_time
+from estimator.advice.scan_time import ScanTime, pause_seconds, scan_time
 from estimator.snapshot.snapshot import Snapshot
 
 
@@ -71,20 +71,19 @@ class AdvisedPace:
     def __init__(
         self,
         sleep_millisecs: int,
-        cost: PageCost,
         settings: AdvisorSettings,
         start: AdvisorState,
         cpu_seconds_before: float = 0.0,
     ) -> None:
-        self._sleep_millisecs, self._cost, self._settings = sleep_millisecs, cost, settings
+        self._sleep_millisecs, self._settings = sleep_millisecs, settings
         self._state, self._before = start, cpu_seconds_before
 
-    def scan(self, pages: int) -> ScanTime:
+    def scan(self, pages: int, cost: PageCost) -> ScanTime:
         """The next one, of so many pages."""
         pages_to_scan = max(self._state.pages_to_scan, 1)
-        scan = scan_time(pages, pages_to_scan, self._sleep_millisecs, self._cost)
-        awake_seconds = self._before + pages * self._cost.seconds
-        lasted = scan.seconds - self._sleep_millisecs / 1000
+        scan = scan_time(pages, pages_to_scan, self._sleep_millisecs, cost)
+        awake_seconds = self._before + pages * cost.in_batches(pages_to_scan)
+        lasted = scan.seconds - pause_seconds(pages_to_scan, self._sleep_millisecs, cost)
         self._state = advise_scan_time(self._state, self._settings, lasted, awake_seconds)
         self._before = 0.0
         return scan
@@ -93,18 +92,18 @@ class AdvisedPace:
 def advised_scans(
     pages: list[int],
     sleep_millisecs: int,
-    cost: PageCost,
+    costs: list[PageCost],
     settings: AdvisorSettings,
     start: AdvisorState,
     cpu_seconds_before: float = 0.0,
 ) -> list[ScanTime]:
-    """Full scans of so many ``pages`` each, one after the other, from ``start`` on.
+    """Full scans of so many ``pages`` each, at these ``costs``, one after the other.
 
     The advisor takes the time from the first page to the last, without the sleep after that.
     ``cpu_seconds_before``: what ksmd has used already when the first scan begins.
     """
-    ksmd = AdvisedPace(sleep_millisecs, cost, settings, start, cpu_seconds_before)
-    return [ksmd.scan(number) for number in pages]
+    ksmd = AdvisedPace(sleep_millisecs, settings, start, cpu_seconds_before)
+    return [ksmd.scan(number, cost) for number, cost in zip(pages, costs, strict=True)]
 
 
 def advisor_course(
@@ -116,4 +115,4 @@ def advisor_course(
 ) -> list[ScanTime]:
     """The first ``scans`` full scans of ``pages`` pages with the advisor switched on."""
     start = AdvisorState(settings.min_pages_to_scan)
-    return advised_scans([pages] * scans, sleep_millisecs, cost, settings, start)
+    return advised_scans([pages] * scans, sleep_millisecs, [cost] * scans, settings, start)

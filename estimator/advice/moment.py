@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from estimator.advice.pace import Pace, Pacing, pace
-from estimator.advice.page_cost import CostRange, PageCost
+from estimator.advice.page_cost import CostRange
 from estimator.errors import UsageError
 from estimator.ksm.forecast import Forecast, forecast
 from estimator.ksm.policy import Policy
@@ -53,10 +53,7 @@ def moment(forecast: Forecast, pace: Pace, seconds: float) -> Moment:
 
     ``full_scans`` tells.
     """
-    places = [
-        _place(pace, pace.scans, pace.cost.most, seconds),
-        _place(pace, pace.cheap, pace.cost.least, seconds),
-    ]
+    places = [_place(pace, times, seconds) for times in (pace.scans, pace.cheap)]
 
     def both(name: str) -> Range:
         low, high = sorted(float(getattr(place, name)) for place in places)
@@ -130,14 +127,13 @@ def _mark(forecast: Forecast, pace: Pace, share: float, row: int) -> Mark:
     if pages is None:
         ends = (pace.range_of(name, row) for name in ("seconds", "cpu_seconds"))
         return Mark(share, row + 1, *ends)
-    already = int(pace.scans["pages_scanned"].iloc[row - 1]) if row else 0
-    asleep = pace.pacing.sleep_millisecs / 1000
     seconds, cpu_seconds = [], []
-    for times, cost in ((pace.scans, pace.cost.most), (pace.cheap, pace.cost.least)):
-        began = float(times["seconds"].iloc[row - 1]) + asleep if row else 0.0
-        pauses = (pages - 1) // int(times["pages_to_scan"].iloc[row])
-        seconds.append(began + pauses * asleep + pages * cost.seconds)
-        cpu_seconds.append((already + pages) * cost.seconds)
+    for times in (pace.scans, pace.cheap):
+        began, spent = _before(times, row)
+        now = times.iloc[row]
+        pauses, busy = (pages - 1) // int(now["pages_to_scan"]), pages * float(now["page_seconds"])
+        seconds.append(began + pauses * float(now["pause_seconds"]) + busy)
+        cpu_seconds.append(spent + busy)
     return Mark(share, row + 1, (min(seconds), max(seconds)), (min(cpu_seconds), max(cpu_seconds)))
 
 
@@ -198,16 +194,26 @@ def _first(found: Forecast, scans: int) -> Forecast:
     return replace(found, scans=found.scans[:scans], bounds=bounds)
 
 
-def _place(pace: Pace, times: pd.DataFrame, cost: PageCost, seconds: float) -> _Place:
+def _place(pace: Pace, times: pd.DataFrame, seconds: float) -> _Place:
     """Batches of pages_to_scan that are done, and the pages of the one that is not."""
-    asleep, scanned = pace.pacing.sleep_millisecs / 1000, pace.scans["pages_scanned"]
+    scanned = pace.scans["pages_scanned"]
     done = int(times["seconds"].searchsorted(seconds, side="right"))
     already = int(scanned.iloc[done - 1]) if done else 0
+    began, spent = _before(times, done)
     if done == len(times):
-        return _Place(done, already, 0, already * cost.seconds)
-    began = float(times["seconds"].iloc[done - 1]) + asleep if done else 0.0
-    size = int(times["pages_to_scan"].iloc[done])
-    batches, rest = divmod(max(seconds - began, 0.0), size * cost.seconds + asleep)
-    here = already + int(batches) * size + min(int(rest / cost.seconds), size)
+        return _Place(done, already, 0, spent)
+    now = times.iloc[done]
+    size, page_seconds = int(now["pages_to_scan"]), float(now["page_seconds"])
+    batch_seconds = size * page_seconds + float(now["pause_seconds"])
+    batches, rest = divmod(max(seconds - began, 0.0), batch_seconds)
+    here = already + int(batches) * size + min(int(rest / page_seconds), size)
     here = min(here, int(scanned.iloc[done]))
-    return _Place(done, here, here - already, here * cost.seconds)
+    return _Place(done, here, here - already, spent + (here - already) * page_seconds)
+
+
+def _before(times: pd.DataFrame, row: int) -> Range:
+    """When a scan begins, after the sleep that ends the one before, and the CPU time until then."""
+    if not row:
+        return 0.0, 0.0
+    last = times.iloc[row - 1]
+    return float(last["seconds"] + last["pause_seconds"]), float(last["cpu_seconds"])

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from estimator.advice.advisor import AdvisorSettings, AdvisorState, advised_scans
+from estimator.advice.cost_terms import works
 from estimator.advice.page_cost import CostRange, PageCost
-from estimator.advice.scan_time import ScanTime, scan_time
+from estimator.advice.scan_time import ScanTime, pause_seconds, scan_time
 from estimator.errors import CannotAnswerError
 from estimator.ksm.forecast import Forecast
 from estimator.snapshot.snapshot import Snapshot
@@ -38,8 +39,9 @@ class Pace:
     """A forecast in time.
 
     ``scans``: those of the forecast, with ``pages_to_scan``, ``batches`` (ksmd sleeps after each),
-    ``seconds`` (from the start of ksmd to the end of the scan) and ``cpu_seconds`` (of ksmd until
-    then), if a page costs the most that it may. ``cheap``: these four columns if it costs the
+    ``seconds`` (from the start of ksmd to the end of the scan), ``cpu_seconds`` (of ksmd until
+    then), ``page_seconds`` (CPU time of a page of this scan) and ``pause_seconds`` (the sleep after
+    each batch), if a page costs the most that it may. ``cheap``: these six columns if it costs the
     least. ``marks``: for each of ``SHARES`` that the scans reach, its row of ``scans``.
     """
 
@@ -82,31 +84,56 @@ def pace(snapshot: Snapshot, forecast: Forecast, pacing: Pacing, costs: CostRang
     """When ksmd ends each scan if a page costs so much."""
     scanned = forecast.scans["pages_scanned"].diff().fillna(forecast.scans["pages_scanned"])
     pages = scanned.astype(np.int64).tolist()
-    most, least = (in_time(snapshot, pages, pacing, end) for end in (costs.most, costs.least))
+    most, least = (
+        in_time(snapshot, pages, pacing, _in_scans(forecast, end))
+        for end in (costs.most, costs.least)
+    )
     scans = pd.concat([forecast.scans, most], axis=1)
     return Pace(pacing, costs, scans, least, _marks(forecast))
 
 
-def in_time(snapshot: Snapshot, pages: list[int], pacing: Pacing, cost: PageCost) -> pd.DataFrame:
-    """Full scans of so many pages each: the four columns of ``Pace.scans``."""
-    scans = _paced(snapshot, pages, pacing, cost)
-    asleep_after_it = pacing.sleep_millisecs / 1000
+def _in_scans(forecast: Forecast, cost: PageCost) -> list[PageCost]:
+    """What a page costs in each scan."""
+    if cost.terms is None:
+        return [cost] * len(forecast.scans)
+    return [cost.in_scan(work) for work in works(forecast)]
+
+
+def in_time(
+    snapshot: Snapshot, pages: list[int], pacing: Pacing, costs: list[PageCost]
+) -> pd.DataFrame:
+    """Full scans of so many pages each, at these costs: the columns that ``Pace.scans`` adds."""
+    scans = _paced(snapshot, pages, pacing, costs)
+    pauses = [
+        pause_seconds(scan.pages_to_scan, pacing.sleep_millisecs, cost)
+        for scan, cost in zip(scans, costs, strict=True)
+    ]
+    page_seconds = [
+        cost.in_batches(scan.pages_to_scan) for scan, cost in zip(scans, costs, strict=True)
+    ]
     return pd.DataFrame(
         {
             "pages_to_scan": [scan.pages_to_scan for scan in scans],
             "batches": [scan.batches for scan in scans],
-            "seconds": np.cumsum([scan.seconds for scan in scans]) - asleep_after_it,
-            "cpu_seconds": np.cumsum(pages) * cost.seconds,
+            "seconds": np.cumsum([scan.seconds for scan in scans]) - pauses,
+            "cpu_seconds": np.cumsum(np.array(pages) * page_seconds),
+            "page_seconds": page_seconds,
+            "pause_seconds": pauses,
         }
     )
 
 
-def _paced(snapshot: Snapshot, pages: list[int], pacing: Pacing, cost: PageCost) -> list[ScanTime]:
+def _paced(
+    snapshot: Snapshot, pages: list[int], pacing: Pacing, costs: list[PageCost]
+) -> list[ScanTime]:
     if pacing.advisor is None:
-        return [scan_time(n, pacing.pages_to_scan, pacing.sleep_millisecs, cost) for n in pages]
+        return [
+            scan_time(n, pacing.pages_to_scan, pacing.sleep_millisecs, cost)
+            for n, cost in zip(pages, costs, strict=True)
+        ]
     before = 0 if pacing.advisor_was_on else snapshot.info["ksm"].get("ksmd_cpu_ns") or 0
     start = AdvisorState(pacing.pages_to_scan)
-    return advised_scans(pages, pacing.sleep_millisecs, cost, pacing.advisor, start, before / 1e9)
+    return advised_scans(pages, pacing.sleep_millisecs, costs, pacing.advisor, start, before / 1e9)
 
 
 def _setting(of_kernel: object, given: int | None, option: str) -> int:

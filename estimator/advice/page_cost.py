@@ -6,20 +6,38 @@ what is in memory. So by default it is a range, between figures of others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
+from estimator.advice.cost_terms import CostTerms, ScanWork
 from estimator.snapshot.snapshot import Snapshot
 
 _ENOUGH_SECONDS, _ENOUGH_PAGES = 0.1, 1_000
 """Less than this of ksmd is no measurement."""
+_ALONE_PAGES = 1 << 20
 
 
 @dataclass(frozen=True)
 class PageCost:
-    """CPU time that ksmd needs per page, and where the number comes from."""
+    """CPU time that ksmd needs per page, and where the number comes from.
+
+    ``terms``: of its steps, where they are known; what a page costs is then different in each scan
+    (``in_scan``) and with each ``pages_to_scan`` (``in_batches``).
+    """
 
     seconds: float
     source: str
+    terms: CostTerms | None = None
+
+    def in_scan(self, work: ScanWork) -> PageCost:
+        """The cost of a page, on the average, in a scan that does so much."""
+        if self.terms is None or not work.visited_pages:
+            return self
+        return replace(self, seconds=work.cpu_seconds(self.terms) / work.visited_pages)
+
+    def in_batches(self, pages_to_scan: int) -> float:
+        """Seconds a page if ksmd wakes up for so many."""
+        return self.seconds + (self.terms.wake_seconds / pages_to_scan if self.terms else 0.0)
 
 
 @dataclass(frozen=True)
@@ -31,7 +49,7 @@ class CostRange:
 
 
 PUBLISHED = CostRange(
-    PageCost(2.4e-6, "Meta's servers, Skylake: at most 2.4 to 3 µs, by their published figures"),
+    PageCost(3.4e-6, "Meta's servers: 30 % of a CPU at 2,500 pages_to_scan and 20 ms"),
     PageCost(10.2e-6, "a virtual machine, 6.18: CPU time of ksmd / pages_scanned"),
 )
 
@@ -44,6 +62,12 @@ def measured_cost(ksmd_cpu_seconds: float, pages_scanned: int) -> PageCost | Non
         ksmd_cpu_seconds / pages_scanned,
         f"measured: {ksmd_cpu_seconds:.1f} s of ksmd for {pages_scanned:,} pages since boot",
     )
+
+
+def cost_by_terms(terms: CostTerms, source: str) -> PageCost:
+    """``seconds``: of a page that stays alone among ``_ALONE_PAGES``."""
+    alone = ScanWork(1, 1, math.log2(_ALONE_PAGES), math.log2(_ALONE_PAGES), 0, 0)
+    return PageCost(alone.cpu_seconds(terms), source, terms)
 
 
 def page_cost(snapshot: Snapshot, given: PageCost | None = None) -> CostRange:

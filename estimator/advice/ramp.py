@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.advice.advisor import AdvisedPace, AdvisorState
+from estimator.advice.cost_terms import coming_work, mapped_one_by_one
 from estimator.advice.moment import Foretell
 from estimator.advice.pace import Pacing, in_time
 from estimator.advice.page_cost import CostRange, PageCost
@@ -112,26 +113,49 @@ def ramp(
     group_of_mm = np.zeros(len(case.snapshot.processes), np.int64)
     group_of_mm[mms] = group
     patterns = patterns_of(case, group_of_mm)
-    rows, ended = _follow(Arriving(case, patterns), moments, pacing, cost.most, (scans, seconds))
+    whole = at_rest.answer(settle(at_rest.case))
+    costs = _CostOfScan(whole, cost.most)
+    rows, ended = _follow(Arriving(case, patterns), moments, pacing, costs, (scans, seconds))
     table = table_of(rows)
     coming = [int(np.count_nonzero(group < there)) for there in table.pop("groups")]
     pages = [row["pages_scanned"] for row in rows]
-    most, least = (in_time(snapshot, pages, pacing, end) for end in (cost.most, cost.least))
+    most, least = (
+        in_time(snapshot, pages, pacing, _in_scans(whole, rows, end))
+        for end in (cost.most, cost.least)
+    )
     return Ramp(
         pacing=pacing,
         cost=cost,
         scans=pd.concat([table.assign(processes=coming), most], axis=1),
         cheap=least,
         arrivals=np.sort(moments[group]),
-        at_rest=at_rest.answer(settle(at_rest.case)),
+        at_rest=whole,
         ended=ended,
-        at_once_bytes=_at_once(case, moments, pacing, cost.most) if ended else None,
+        at_once_bytes=_at_once(case, moments, pacing, costs) if ended else None,
         large_pages=patterns.large_pages,
         page_bytes=case.rules.page_bytes,
     )
 
 
-def _at_once(case: Case, moments: Times, pacing: Pacing, cost: PageCost) -> int:
+class _CostOfScan:
+    """What a page costs in a scan between two rows of counters."""
+
+    def __init__(self, whole: Prediction, cost: PageCost) -> None:
+        self._whole, self._cost = whole, cost
+        self._one_by_one = mapped_one_by_one(whole) if cost.terms else 1.0
+
+    def __call__(self, before: dict[str, int] | None, after: dict[str, int]) -> PageCost:
+        if self._cost.terms is None:
+            return self._cost
+        return self._cost.in_scan(coming_work(self._whole, before, after, self._one_by_one))
+
+
+def _in_scans(whole: Prediction, rows: list[dict[str, int]], cost: PageCost) -> list[PageCost]:
+    of_scan = _CostOfScan(whole, cost)
+    return [of_scan(before, row) for before, row in zip([None, *rows], rows, strict=False)]
+
+
+def _at_once(case: Case, moments: Times, pacing: Pacing, cost: _CostOfScan) -> int:
     together = patterns_of(case, np.zeros(len(case.snapshot.processes), np.int64))
     rows, _ = _follow(Arriving(case, together), moments[:1], pacing, cost, (None, None))
     return rows[-1]["bytes_saved"]
@@ -150,7 +174,7 @@ def _follow(
     ksmd: Arriving,
     moments: Times,
     pacing: Pacing,
-    cost: PageCost,
+    cost: _CostOfScan,
     end: tuple[int | None, float | None],
 ) -> tuple[list[dict[str, int]], bool]:
     """Full scans up to ``end`` (scans, seconds), and whether nothing changes any more.
@@ -160,14 +184,15 @@ def _follow(
     scans, until_seconds = end
     rows: list[dict[str, int]] = []
     clock, quiet, with_all = 0.0, 0, 0
-    scan_of = _paced(pacing, cost)
+    scan_of = _paced(pacing)
     while len(rows) < (scans or LATEST) and (until_seconds is None or clock < until_seconds):
         there = int(np.searchsorted(moments, clock, side="right"))
         row = ksmd.scan(there) | {"groups": there}
         changed = not rows or any(row[name] != rows[-1][name] for name in _CHANGING)
         quiet = 0 if changed else quiet + 1
         rows.append(row)
-        clock += scan_of(row["pages_scanned"]).seconds
+        before = rows[-2] if len(rows) > 1 else None
+        clock += scan_of(row["pages_scanned"], cost(before, row)).seconds
         with_all += there == len(moments)
         if scans is None and until_seconds is None:
             if with_all and quiet == ksmd.turns:
@@ -182,8 +207,8 @@ def _follow(
     return rows, bool(with_all) and quiet >= ksmd.turns
 
 
-def _paced(pacing: Pacing, cost: PageCost) -> Callable[[int], ScanTime]:
+def _paced(pacing: Pacing) -> Callable[[int, PageCost], ScanTime]:
     if pacing.advisor is not None:
         start = AdvisorState(pacing.pages_to_scan)
-        return AdvisedPace(pacing.sleep_millisecs, cost, pacing.advisor, start).scan
-    return lambda pages: scan_time(pages, pacing.pages_to_scan, pacing.sleep_millisecs, cost)
+        return AdvisedPace(pacing.sleep_millisecs, pacing.advisor, start).scan
+    return lambda pages, cost: scan_time(pages, pacing.pages_to_scan, pacing.sleep_millisecs, cost)

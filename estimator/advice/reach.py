@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from estimator.advice.cost_terms import works
 from estimator.advice.page_cost import PageCost
+from estimator.advice.scan_time import pause_seconds
 from estimator.advice.schedule import SLEEP_MILLISECS
 from estimator.arrays import Ints
 from estimator.errors import CannotAnswerError
@@ -51,19 +53,25 @@ def reach(forecast: Forecast, wish: Wish, sleep_millisecs: int, cost: PageCost) 
     """
     pages = _pages_until(forecast, wish.share)
     sleep_millisecs = sleep_millisecs or SLEEP_MILLISECS
-    busy_seconds = float(pages.sum()) * cost.seconds
-    slowest_seconds = busy_seconds / wish.cpu_share
+    costs = [cost.in_scan(work) for work in works(forecast)[: len(pages)]]
+
+    def busy_seconds(pages_to_scan: int) -> float:
+        return float(pages @ [each.in_batches(pages_to_scan) for each in costs])
 
     def seconds(pages_to_scan: int) -> float:
-        sleeps = int((pages // pages_to_scan + 1).sum()) - 1
-        return sleeps * sleep_millisecs / 1000 + busy_seconds
+        pauses = np.array([pause_seconds(pages_to_scan, sleep_millisecs, each) for each in costs])
+        batches = pages // pages_to_scan + 1
+        return float(batches @ pauses - pauses[-1]) + busy_seconds(pages_to_scan)
+
+    def slowest_seconds(pages_to_scan: int) -> float:
+        return busy_seconds(pages_to_scan) / wish.cpu_share
 
     low, high = 0, int(pages.max()) + 1  # too slow, and as fast as can be
-    target_seconds = max(wish.seconds, slowest_seconds)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if seconds(middle) <= target_seconds else (middle, high)
-    in_budget = seconds(high) >= slowest_seconds
+        fast = seconds(middle) <= max(wish.seconds, slowest_seconds(middle))
+        low, high = (low, middle) if fast else (middle, high)
+    in_budget = seconds(high) >= slowest_seconds(high)
     chosen = high if in_budget else max(low, 1)
     took = seconds(chosen)
     return Reach(
@@ -73,8 +81,8 @@ def reach(forecast: Forecast, wish: Wish, sleep_millisecs: int, cost: PageCost) 
         sleep_millisecs=sleep_millisecs,
         full_scans=len(pages),
         seconds=took,
-        cpu_share=busy_seconds / took,
-        least_cpu_share=busy_seconds / wish.seconds,
+        cpu_share=busy_seconds(chosen) / took,
+        least_cpu_share=busy_seconds(int(pages.max()) + 1) / wish.seconds,
     )
 
 

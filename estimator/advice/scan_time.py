@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from estimator.advice.page_cost import PageCost
@@ -37,11 +38,25 @@ def scan_time(
 ) -> ScanTime:
     """The time of one full scan of ``pages`` pages.
 
-    Batches are floor(pages / pages_to_scan) + 1, each followed by a sleep. The timer's rounding
-    (a tick or more per batch) is left out.
+    Batches are floor(pages / pages_to_scan) + 1, each followed by a sleep.
     """
     batches = batches_of(pages, pages_to_scan)
-    cpu_seconds = pages * cost.seconds if cost else 0.0
-    seconds = batches * sleep_millisecs / 1000 + cpu_seconds
+    cpu_seconds = pages * cost.in_batches(pages_to_scan) if cost else 0.0
+    seconds = batches * pause_seconds(pages_to_scan, sleep_millisecs, cost) + cpu_seconds
     share = cpu_seconds / seconds if cost and seconds else None
     return ScanTime(pages, pages_to_scan, sleep_millisecs, seconds, share)
+
+
+def pause_seconds(pages_to_scan: int, sleep_millisecs: int, cost: PageCost | None) -> float:
+    """How long ksmd sleeps after a batch: ``sleep_millisecs``, rounded where the tick is known.
+
+    schedule_timeout() wakes it on a tick, one later than asked for (calc_index() in
+    kernel/time/timer.c). It began to sleep somewhere within a tick: half way on the average, or
+    after its work where it had less of it than a tick.
+    """
+    asked = sleep_millisecs / 1000
+    if cost is None or cost.terms is None or not asked:
+        return asked
+    tick = cost.terms.tick_seconds
+    begun_after = min(pages_to_scan * cost.in_batches(pages_to_scan), tick / 2)
+    return math.ceil(round(asked / tick, 9)) * tick + tick - begun_after

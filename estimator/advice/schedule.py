@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 from estimator.advice.advisor import AdvisorSettings, advisor_course, settings_of
 from estimator.advice.attribution import scanned_pages
+from estimator.advice.cost_terms import ScanWork, merging_work, resting_work
 from estimator.advice.pace import Pace, Pacing, pace
 from estimator.advice.page_cost import CostRange, PageCost, page_cost
-from estimator.advice.scan_time import ScanTime, scan_time
+from estimator.advice.scan_time import ScanTime, pause_seconds, scan_time
 from estimator.errors import CannotAnswerError
 from estimator.ksm.forecast import Forecast, forecast
 from estimator.ksm.prediction import Prediction
@@ -59,7 +60,9 @@ def pages_to_scan_for(
         return None
     if sleep_millisecs == 0:
         return max(pages, 1)
-    batches = math.floor(asleep_seconds * 1000 / sleep_millisecs)
+    wake_seconds = cost.terms.wake_seconds if cost and cost.terms else 0.0
+    longest_ms = 1000 * (pause_seconds(1, sleep_millisecs, cost) + wake_seconds)
+    batches = math.floor(asleep_seconds * 1000 / longest_ms)
     return pages // batches + 1 if batches else None
 
 
@@ -77,8 +80,9 @@ class Schedule:
 
     ``forecast``: what each full scan brings; ``as_set``: how fast, as the kernel is set now;
     ``as_proposed``: with what is proposed. ``first``: a full scan before anything has merged, with
-    the kernel's present tunables; ``proposed``: the same with the ``pages_to_scan`` proposed, and a
-    sleep where ksmd has none; ``at_rest``: a full scan with these once everything has merged.
+    the kernel's present tunables, at the cost of the one that merges if terms are known;
+    ``proposed``: the same with the ``pages_to_scan`` proposed, and a sleep where ksmd has none;
+    ``at_rest``: a full scan with these once everything has merged.
     ``advisor``: its settings on kernels that have it; ``advised``: the scan that it settles at.
     ``running``: KSM is on.
     """
@@ -121,23 +125,25 @@ def schedule(
             hint="collect again with this version of ksm-estimator",
         ) from error
     costs = page_cost(snapshot, cost)
+    merging = merging_work(prediction)
+    dearest = costs.most.in_scan(merging)
 
-    def scan(pages: int, pages_to_scan: int, sleep: int) -> ScanRange:
-        ends = (costs.least, costs.most)
+    def scan(work: ScanWork, pages: int, pages_to_scan: int, sleep: int) -> ScanRange:
+        ends = (end.in_scan(work) for end in (costs.least, costs.most))
         return ScanRange(*(scan_time(pages, pages_to_scan, sleep, end) for end in ends))
 
     paused = sleep or SLEEP_MILLISECS
 
     settings = replace(settings_of(snapshot), target_scan_time=round(target_seconds))
     advisor = settings if snapshot.info["features"].get("advisor") else None
-    wanted = pages_to_scan_for(pages, target_seconds, paused, costs.most)
-    most = _pages_to_scan_of(settings.max_cpu / 100, paused, costs.most)
+    wanted = pages_to_scan_for(pages, target_seconds, paused, dearest)
+    most = _pages_to_scan_of(settings.max_cpu / 100, paused, dearest)
     wanted = most if wanted is None else min(wanted, most)
     merged = counters["pages_shared"] + counters["pages_sharing"]
     rest = pages_at_rest(merged, pages - merged, prediction.smart_scan)
     advised = None
     if advisor:
-        ends = (costs.least, costs.most)
+        ends = (end.in_scan(merging) for end in (costs.least, costs.most))
         advised = ScanRange(*(advisor_course(pages, paused, end, advisor)[-1] for end in ends))
     found = forecast(prediction.snapshot, prediction.policy)
     on = settings_of(snapshot) if ksm.get("advisor_mode") == 1 else None
@@ -148,9 +154,9 @@ def schedule(
         forecast=found,
         as_set=pace(snapshot, found, as_set, costs),
         as_proposed=pace(snapshot, found, Pacing(wanted, paused), costs),
-        first=scan(pages, pages_to_scan, sleep),
-        proposed=scan(pages, wanted, paused),
-        at_rest=scan(rest, wanted, paused),
+        first=scan(merging, pages, pages_to_scan, sleep),
+        proposed=scan(merging, pages, wanted, paused),
+        at_rest=scan(resting_work(prediction, rest), rest, wanted, paused),
         advisor=advisor,
         advised=advised,
         running=ksm.get("run") == 1,
@@ -161,4 +167,5 @@ def _pages_to_scan_of(cpu_share: float, sleep_millisecs: int, cost: PageCost) ->
     """The most ``pages_to_scan`` that takes no more than ``cpu_share`` of a CPU, at least 1."""
     share = min(cpu_share, 0.99)  # advisor_max_cpu may be 100
     busy_seconds = share * sleep_millisecs / 1000 / (1 - share)
-    return max(1, int(busy_seconds / cost.seconds))
+    wake_seconds = cost.terms.wake_seconds if cost.terms else 0.0
+    return max(1, int((busy_seconds - wake_seconds) / cost.seconds))

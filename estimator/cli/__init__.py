@@ -90,7 +90,9 @@ def collect(source: Source, output: Path | None, force: bool) -> None:
 @target_options
 @json_option
 @click.option(
-    "--page-cost", is_flag=True, help="Measure what a page costs ksmd on this machine, for advise."
+    "--page-cost",
+    is_flag=True,
+    help="Measure what the steps of ksmd cost on this machine, for forecast and advise.",
 )
 def check(source: Source, as_json: bool, page_cost: bool) -> None:
     """Say in seconds what a target allows, what is missing, how long it will take."""

@@ -26,6 +26,7 @@ from estimator.cli.options import (
     top_option,
 )
 from estimator.cli.private_file import write_private
+from estimator.cli.quantities import Cost
 from estimator.cli.streams import say
 from estimator.cli.whatif import show_why
 from estimator.errors import (
@@ -72,9 +73,10 @@ _advice_options = options(
     ),
     click.option(
         "--page-cost",
-        type=click.FloatRange(0, min_open=True),
+        type=Cost(),
         metavar="MICROSECONDS",
-        help="CPU time that ksmd needs per page (default: the snapshot's, else as published).",
+        help="CPU time that ksmd needs per page, or its terms as check --page-cost prints them "
+        "(default: the snapshot's, else as published).",
     ),
 )
 
@@ -296,7 +298,7 @@ class _Advice:
     within: Literal["uid", "cgroup"] | None
     only: tuple[str, ...]
     scan_time: float
-    page_cost: float | None
+    page_cost: PageCost | None
 
 
 def _split(chosen: dict[str, Any]) -> tuple[_Advice, dict[str, Any]]:
@@ -392,15 +394,8 @@ def _advise(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> Any:
 
     means = [MEANS[name] for name in advice.only]
     plan = make_plan(snapshot, Policy(**policy), advice.share / 100, advice.within, means)
-    cost = _page_cost(advice.page_cost)
-    times = schedule(snapshot, plan.prediction, advice.scan_time, cost)
+    times = schedule(snapshot, plan.prediction, advice.scan_time, advice.page_cost)
     return plan, times, assess(snapshot, plan.prediction)
-
-
-def _page_cost(microseconds: float | None) -> PageCost | None:
-    from estimator.advice.page_cost import PageCost
-
-    return None if microseconds is None else PageCost(microseconds / 1e6, "given")
 
 
 def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> tuple[str, Coverage]:

@@ -19,10 +19,11 @@ from estimator.cli.options import (
     policy_options,
     snapshot_argument,
 )
-from estimator.cli.quantities import Duration, Share
+from estimator.cli.quantities import Cost, Duration, Share
 from estimator.errors import UsageError
 
 if TYPE_CHECKING:
+    from estimator.advice.page_cost import PageCost
     from estimator.advice.ramp import Arrivals
     from estimator.advice.reach import Wish
     from estimator.advice.who import Whose
@@ -108,9 +109,10 @@ _ramp_options = options(
 )
 @click.option(
     "--page-cost",
-    type=click.FloatRange(0, min_open=True),
+    type=Cost(),
     metavar="MICROSECONDS",
-    help="CPU time that ksmd needs per page (default: the snapshot's, else as published).",
+    help="CPU time that ksmd needs per page, or its terms as check --page-cost prints them "
+    "(default: the snapshot's, else as published).",
 )
 @min_coverage_option
 @json_option
@@ -130,7 +132,7 @@ def forecast(
     every: float | None,
     as_started: bool,
     by: Whose | None,
-    page_cost: float | None,
+    page_cost: PageCost | None,
     min_coverage: float,
     as_json: bool,
     **chosen: Any,
@@ -138,7 +140,6 @@ def forecast(
     """Say what every full scan of ksmd brings, when, and for how much of a CPU."""
     from estimator.advice.moment import Foretell, until
     from estimator.advice.pace import Pacing, pacing_of
-    from estimator.advice.page_cost import PageCost
     from estimator.advice.page_cost import page_cost as cost_of
     from estimator.advice.ramp import ramp as follow
     from estimator.advice.reach import reach
@@ -158,7 +159,7 @@ def forecast(
     advised = chosen_advisor(opened, advisor, tunables, pages_to_scan)
     wish = _wish(share, within, cpu_share, pages_to_scan if advised is None else "advisor")
     pacing = pacing_of(opened, pages_to_scan, sleep_millisecs, advised)
-    cost = cost_of(opened, None if page_cost is None else PageCost(page_cost / 1e6, "given"))
+    cost = cost_of(opened, page_cost)
     foretell = Foretell(opened, Policy(**chosen), second, smart_scan)
     arrivals = _arrivals(ramp, every, as_started=as_started)
     if arrivals is not None:

@@ -1,10 +1,15 @@
-"""Durations and percentages on the command line: 90s, 10min, 1h30min; 90, 90%."""
+"""Quantities on the command line: durations (90s, 1h30min), percentages, the cost of a page."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from estimator.advice.page_cost import PageCost
 
 _UNITS = {"ms": 0.001, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d)")
@@ -42,3 +47,37 @@ class Share(click.ParamType):  # type: ignore[type-arg]
         if not 0 < share <= 1:
             self.fail(f"{value!r} is no percentage from 0 to 100", param, ctx)
         return share
+
+
+class Cost(click.ParamType):  # type: ignore[type-arg]
+    """A PageCost: microseconds of CPU time a page, or of each of its terms: visit=0.5,...
+
+    The terms are those of ``CostTerms``; split may be missing.
+    """
+
+    name = "cost"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> PageCost:
+        """None is negative; one alone is more than 0."""
+        from estimator.advice.cost_terms import CostTerms
+        from estimator.advice.page_cost import PageCost, cost_by_terms
+
+        names = [each.name.removesuffix("_seconds") for each in fields(CostTerms)]
+        parts = dict(part.partition("=")[::2] for part in str(value).split(","))
+        try:
+            numbers = {name: float(text or name) / 1e6 for name, text in parts.items()}
+        except ValueError:
+            numbers = {}
+        alone = "=" not in str(value)
+        if not all(0 <= number < 1 for number in numbers.values()) or alone > any(numbers.values()):
+            self.fail(f"{value!r} is no number of microseconds, nor terms of it", param, ctx)
+        if alone:
+            return PageCost(float(str(value)) / 1e6, "given")
+        missing = {*names, "split"} - {*numbers, "split"}
+        if missing or not set(numbers) <= set(names):
+            self.fail(f"the terms are {', '.join(names)}, each as in visit=0.5", param, ctx)
+        split = numbers.pop("split", None)
+        given = {f"{name}_seconds": number for name, number in numbers.items()}
+        return cost_by_terms(CostTerms(**given, split_seconds=split), "given")

@@ -1,90 +1,249 @@
-"""How long this machine takes to read, hash and compare a page, in user space and on cold memory.
+"""What this machine takes for the steps of ksmd on a page, timed in user space on cold memory.
 
-ksmd hashes each page that it visits (calc_checksum() in mm/ksm.c, xxhash) and compares it with the
-pages on its way down a tree (memcmp_pages()), of which the first bytes mostly differ. So much can
-be measured without it, and is an estimate: it also walks page tables and takes locks, but its map
-of memory misses the TLB less.
+Nothing of KSM is touched. ksmd's own steps can't be called from user space, but each has one that
+does the same to the same kind of memory: ``Measured`` names it. Hashing, searching and finding tree
+pages take turns, as they do in ksmd, so that each finds the caches as the others leave them.
 """
 
 from __future__ import annotations
 
 import ctypes
-import math
+import errno
+import mmap
+import os
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
+from estimator.arrays import Ints
 from estimator.collect.memory_room import meminfo_bytes
 from estimator.errors import CannotAnswerError
 
 _PAGE_BYTES = 4096
-_MOST_BYTES, _FEWEST_BYTES = 1 << 30, 1 << 28
-"""Of memory that is read in random order: more than the caches of a core hold."""
-_PAGES = 20_000
+_HUGE_BYTES = 2 << 20
+_MOST_BYTES, _FEWEST_BYTES = 1 << 28, 1 << 27
+"""Of memory whose pages are visited: more than the caches of a core hold."""
+_TURNS, _PAGES_A_TURN = 1024, 64
+_TURNS_AWAKE, _SLEEP_SECONDS = 16, 0.02
+"""Turns from one sleep to the next, which is as long as ksmd's by default."""
+_CALLS = 8192
+_SPLIT_PAGES = 16
+_MADV_COLD, _CLOCK_MONOTONIC_COARSE = 20, 6
+"""Of the kernel; Python names neither."""
+_MOVE_PAGES = {"x86_64": 279, "aarch64": 239}
+_NOTHING = 8
+"""Bytes that are hot: what calling a function costs without its work."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds for one page of ``pages`` cold ones.
+    """CPU seconds in user space, on ``pages`` pages of 4 KiB.
 
-    ``read_seconds``: copied; ``hash_seconds``: xxh64; ``equal_seconds``: compared with one that is
-    equal; ``differ_seconds``: with one whose first bytes differ.
+    ksmd reads pages through the kernel's map of all memory, in large pages: so ``hash_seconds``
+    (xxh64 of a page, in order of address) and ``compare_seconds`` (one comparison of first words on
+    the way down a sorted tree of the pages) are of memory in huge pages, where there are any. It
+    finds pages through page tables: ``walk_seconds`` (in order of address) and
+    ``lookup_seconds`` (on the way down a tree) are of pages that are mapped one by one, found by
+    move_pages(2), which locks the mm, looks up the VMA and walks with folio_walk_start().
+    ``equal_seconds``: a page compared with an equal one, which is hot. ``change_seconds``: a page
+    is taken out of the page table, the TLB flushed and the frame freed: madvise(MADV_DONTNEED).
+    ``split_seconds``: a huge page split, by madvise(MADV_COLD) of one page of it; None where the
+    kernel gives none. ``wake_seconds``: what hashing, comparing and looking up take longer, in all,
+    after a sleep in which others used the caches. ``tick_seconds``: from one tick of the kernel's
+    timer to the next.
     """
 
     pages: int
-    read_seconds: float
+    walk_seconds: float
     hash_seconds: float
+    compare_seconds: float
+    lookup_seconds: float
     equal_seconds: float
-    differ_seconds: float
-
-    @property
-    def tree_depth(self) -> int:
-        """Comparisons on the way down a tree of so many pages."""
-        return max(1, round(math.log2(self.pages)))
-
-    @property
-    def visit_seconds(self) -> float:
-        """An estimate for a unique page: hashed, and compared down to its place in a tree."""
-        return self.hash_seconds + self.tree_depth * self.differ_seconds
+    change_seconds: float
+    split_seconds: float | None
+    wake_seconds: float
+    tick_seconds: float
 
 
 def measure() -> Measured:
-    """Measure on up to 1 GiB of memory, at most a quarter of what is available.
+    """Measure on up to 512 MiB of memory, at most a quarter of what is available.
 
-    Raises CannotAnswerError where that is too little to be cold.
+    Raises CannotAnswerError where that is too little to be cold, or move_pages(2) is not there.
     """
-    size = min(_MOST_BYTES, (meminfo_bytes("MemAvailable") or 0) // 4)
+    size = min(_MOST_BYTES, (meminfo_bytes("MemAvailable") or 0) // 8 // _HUGE_BYTES * _HUGE_BYTES)
     if size < _FEWEST_BYTES:
         raise CannotAnswerError(
-            f"{_FEWEST_BYTES >> 20} MiB are read for it, and only {size >> 20} MiB can be spared"
+            f"{_FEWEST_BYTES >> 19} MiB are read for it, and only {size >> 19} MiB can be spared"
         )
-    pages = size // _PAGE_BYTES
-    memory = np.zeros((pages, _PAGE_BYTES // 8), np.uint64)
-    memory[:, 0] = np.arange(1, pages + 1)  # each page is there, and begins like no other
-    key = np.zeros(_PAGE_BYTES // 8, np.uint64)
-    view, start, hot = memory.data.cast("B"), memory.ctypes.data, key.ctypes.data
-    memcmp, xxh64 = ctypes.CDLL(None).memcmp, xxhash.xxh64_intdigest
-    memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-    order = np.random.default_rng(0).permutation(pages)[: 4 * _PAGES] * _PAGE_BYTES
-    read, hashed, equal, different = (part.tolist() for part in np.array_split(order, 4))
+    large, small = _Pages(size, mmap.MADV_HUGEPAGE), _Pages(size, mmap.MADV_NOHUGEPAGE)
+    hashed, compared, looked_up, wake = _in_turns(large, small)
     return Measured(
-        pages,
-        read_seconds=_seconds(lambda at, size: ctypes.memmove(hot, start + at, size), read),
-        hash_seconds=_seconds(lambda at, size: xxh64(view[at : at + size]), hashed),
-        equal_seconds=_seconds(lambda at, size: memcmp(hot + 8, start + at + 8, size - 8), equal),
-        differ_seconds=_seconds(lambda at, size: memcmp(hot, start + at, size), different),
+        pages=small.number,
+        walk_seconds=small.walk(),
+        hash_seconds=hashed,
+        compare_seconds=compared,
+        lookup_seconds=looked_up,
+        equal_seconds=large.equal(),
+        change_seconds=small.change(),
+        split_seconds=large.split(),
+        wake_seconds=wake,
+        tick_seconds=time.clock_getres(_CLOCK_MONOTONIC_COARSE),
     )
 
 
-def _seconds(work: Callable[[int, int], object], places: list[int]) -> float:
-    """CPU seconds of ``work`` on a whole page, without those of calling it for 8 hot bytes."""
+def _in_turns(large: _Pages, small: _Pages) -> tuple[float, float, float, float]:
+    """Seconds to hash a page, to compare with one of the tree, to find such a one, and to wake up.
+
+    The median of all turns: a hypervisor that takes the CPU away meanwhile makes some of them long.
+    """
+    depth = small.number.bit_length() - 1
+    wanted = np.random.default_rng(1).integers(1, 1 << 63, (_TURNS, _PAGES_A_TURN), np.uint64)
+    spent = np.zeros((_TURNS, 4))
+    for turn, keys in enumerate(wanted):
+        first = turn * _PAGES_A_TURN % large.number
+        ways = small.way_down(keys, depth)
+        if turn % _TURNS_AWAKE == 0:
+            time.sleep(_SLEEP_SECONDS)
+        times = [time.thread_time()]
+        large.hash(range(first, first + _PAGES_A_TURN), _PAGE_BYTES)
+        times.append(time.thread_time())
+        large.search(keys)
+        times.append(time.thread_time())
+        _find(ways)
+        times.append(time.thread_time())
+        large.hash([first] * _PAGES_A_TURN, _NOTHING)
+        times.append(time.thread_time())
+        spent[turn] = np.diff(times)
+    hashed, compared, looked_up, called = (np.median(spent, axis=0) / _PAGES_A_TURN).tolist()
+    work = spent[:, :3].sum(axis=1)
+    longer = work.reshape(-1, _TURNS_AWAKE).sum(axis=1) - _TURNS_AWAKE * np.median(work)
+    wake = max(0.0, float(np.median(longer)))
+    return max(0.0, hashed - called), compared / depth, looked_up / depth, wake
+
+
+class _Pages:
+    """Pages of which each begins like no other, and a sorted order of them, as in a tree."""
+
+    def __init__(self, size: int, advice: int) -> None:
+        memory = mmap.mmap(-1, size + _HUGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(advice)
+        whole = np.frombuffer(memory, np.uint8)
+        whole = whole[-whole.ctypes.data % _HUGE_BYTES :][:size]
+        self._words = whole.view(np.uint64).reshape(-1, _PAGE_BYTES // 8)
+        self.number, self._start = len(self._words), whole.ctypes.data
+        self._bytes = whole.data
+        self._random = np.random.default_rng(0)
+        self._words[:, 0] = self._random.integers(1, 1 << 63, self.number, np.uint64)
+        self._sorted = np.argsort(self._words[:, 0])
+
+    def hash(self, pages: Iterable[int], size: int) -> None:
+        """Of each of ``pages`` the first ``size`` bytes."""
+        for page in pages:
+            at = page * _PAGE_BYTES
+            xxhash.xxh64_intdigest(self._bytes[at : at + size])
+
+    def search(self, keys: npt.NDArray[np.uint64]) -> None:
+        """For each of ``keys`` a way down the tree."""
+        np.searchsorted(self._words[:, 0], keys, sorter=self._sorted)
+
+    def way_down(self, keys: npt.NDArray[np.uint64], depth: int) -> npt.NDArray[np.uint64]:
+        """Addresses of the pages that a search for each of ``keys`` meets, key by key."""
+        low, high = np.zeros(len(keys), np.int64), np.full(len(keys), self.number)
+        way = np.empty((len(keys), depth), np.int64)
+        for level in range(depth):
+            middle = np.minimum((low + high) // 2, self.number - 1)
+            way[:, level] = self._sorted[middle]
+            right = self._words[way[:, level], 0] < keys
+            low, high = np.where(right, middle + 1, low), np.where(right, high, middle)
+        return self._addresses(way.reshape(-1))
+
+    def walk(self) -> float:
+        """Seconds to find a page, in order of address."""
+        places = self._addresses(np.arange(self.number))
+        return _seconds(lambda: _find(places)) / self.number
+
+    def equal(self) -> float:
+        """Seconds to compare a page with a hot one that is equal but for its first word."""
+        memcmp, hot = _function("memcmp"), self._start + 8
+        places = (self._some() + np.uint64(8)).tolist()
+
+        def compare(size: int) -> None:
+            for place in places:
+                memcmp(hot, place, size)
+
+        whole = _seconds(lambda: compare(_PAGE_BYTES - 8))
+        return max(0.0, whole - _seconds(lambda: compare(_NOTHING))) / _CALLS
+
+    def change(self) -> float:
+        """Seconds to take a page out of the page table and free it."""
+        places = self._some().tolist()
+        whole = _seconds(lambda: _advise(places, mmap.MADV_DONTNEED))
+        return max(0.0, whole - _seconds(lambda: _advise(places, mmap.MADV_DONTNEED, 0))) / _CALLS
+
+    def split(self) -> float | None:
+        """Seconds to split a huge page; None where there are none."""
+        if _huge_pages(self._start) < _SPLIT_PAGES:
+            return None
+        places = (self._start + _PAGE_BYTES + _HUGE_BYTES * np.arange(_SPLIT_PAGES)).tolist()
+        return _seconds(lambda: _advise(places, _MADV_COLD)) / _SPLIT_PAGES
+
+    def _some(self) -> npt.NDArray[np.uint64]:
+        return self._addresses(self._random.permutation(self.number)[:_CALLS])
+
+    def _addresses(self, pages: Ints) -> npt.NDArray[np.uint64]:
+        return (self._start + pages * _PAGE_BYTES).astype(np.uint64)
+
+
+def _find(addresses: npt.NDArray[np.uint64]) -> None:
+    """Let the kernel find these pages of ours: on which node is each?"""
+    status = np.empty(len(addresses), np.int32)
+    number, places = _MOVE_PAGES.get(platform.machine()), addresses.ctypes.data
+    failed = -1
+    if number is not None:
+        syscall = _function("syscall")
+        failed = syscall(number, 0, len(addresses), places, 0, status.ctypes.data, 0)
+    if failed:
+        reason = os.strerror(ctypes.get_errno() if number is not None else errno.ENOSYS)
+        raise CannotAnswerError(f"move_pages(2), with which pages are found: {reason}")
+
+
+def _huge_pages(address: int) -> int:
+    """How many huge pages the mapping of ours at ``address`` has."""
+    inside = False
+    with open("/proc/self/smaps") as lines:
+        for line in lines:
+            first = line.split(maxsplit=1)[0]
+            if "-" in first:
+                low, high = (int(end, 16) for end in first.split("-"))
+                inside = low <= address < high
+            elif inside and first == "AnonHugePages:":
+                return (int(line.split()[1]) << 10) // _HUGE_BYTES
+    return 0
+
+
+def _advise(addresses: list[int], advice: int, size: int = _PAGE_BYTES) -> None:
+    madvise = _function("madvise")
+    for address in addresses:
+        madvise(address, size, advice)
+
+
+def _function(name: str) -> Callable[..., int]:
+    """A function of libc whose arguments are long."""
+    found = getattr(_LIBC, name)
+    found.argtypes = (ctypes.c_long,) * {"memcmp": 3, "madvise": 3, "syscall": 7}[name]
+    return found
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """CPU seconds of this thread for ``work``."""
     started = time.thread_time()
-    for place in places:
-        work(place, _PAGE_BYTES)
-    cold = time.thread_time()
-    for _ in places:
-        work(places[0], 8)
-    return max(0.0, 2 * cold - started - time.thread_time()) / len(places)
+    work()
+    return time.thread_time() - started

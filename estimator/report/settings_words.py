@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 from estimator.advice.advisor import ADVISOR_MIN_CPU
 from estimator.advice.moment import marks
@@ -67,6 +68,14 @@ def course_words(forecast: Forecast, pace: Pace) -> str:
 
 def cost_words(cost: CostRange) -> str:
     """What a page costs, and who says so."""
+    if cost.most.terms is not None:
+        steps = asdict(cost.most.terms).items()
+        terms = ", ".join(
+            f"{name.removesuffix('_seconds')} {1e6 * seconds:,.5g} µs"
+            for name, seconds in steps
+            if seconds is not None
+        )
+        return f"What a page costs is different in each scan: {terms} ({cost.most.source})."
     if cost.least == cost.most:
         return f"A page costs {_micro(cost.most.seconds)} µs of CPU ({cost.most.source})."
     return (
