@@ -39,13 +39,12 @@ Arrivals = Callable[[Snapshot, Ints], Times]
 class Ramp:
     """ksmd while processes come.
 
-    ``scans``: columns as ``Forecast.scans``, with ``processes`` (there when the scan began),
-    ``pages_to_scan``, ``seconds`` (from the first arrival to the end of the scan) and
-    ``cpu_seconds``, if a page costs the most that it may; ``cheap``: the last two if it costs the
-    least. ``arrivals``: seconds at which processes come, ascending, one entry per process.
-    ``at_rest``: the prediction if all had been there from the start. ``ended``: nothing changes any
-    more. ``at_once_bytes``: saved in the end if all come at once; None where not ``ended``.
-    ``large_pages``: in huge pages, which are taken as split.
+    ``scans``: columns as ``Forecast.scans``, ``processes`` (there when the scan began), and those of
+    ``Pace.scans`` in time (``seconds``: from the first arrival on) if a page costs the most that it
+    may; ``cheap``: these if it costs the least. ``arrivals``: seconds at which processes come,
+    ascending, one entry per process. ``at_rest``: the prediction if all had been there from the
+    start. ``ended``: nothing changes any more. ``at_once_bytes``: saved in the end if all come at
+    once; None where not ``ended``. ``large_pages``: in huge pages, which are taken as split.
     """
 
     pacing: Pacing
