@@ -39,7 +39,7 @@ Arrivals = Callable[[Snapshot, Ints], Times]
 class Ramp:
     """ksmd while processes come.
 
-    ``scans``: columns as ``Forecast.scans``, ``processes`` (there when the scan began), and those of
+    ``scans``: columns as ``Forecast.scans``, ``processes`` (there when it began), and those of
     ``Pace.scans`` in time (``seconds``: from the first arrival on) if a page costs the most that it
     may; ``cheap``: these if it costs the least. ``arrivals``: seconds at which processes come,
     ascending, one entry per process. ``at_rest``: the prediction if all had been there from the
