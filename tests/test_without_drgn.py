@@ -84,3 +84,14 @@ def test_no_drgn_before_it_is_needed(module: str) -> None:
 def test_no_pandas_before_it_is_needed(module: str) -> None:
     code = f"import {module}, sys; assert not {{'pandas', 'pyarrow', 'numpy'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["check", "--help"], ["collect", "--help"]]
+)
+def test_help_imports_no_tables(arguments: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "estimator", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "estimator.cli" in imported
+    assert not {"pandas", "pyarrow", "numpy", "matplotlib", "jinja2", "drgn"} & imported

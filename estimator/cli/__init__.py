@@ -43,6 +43,7 @@ from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError, Usag
 from estimator.units import printable_lines
 
 if TYPE_CHECKING:
+    from estimator.snapshot.gathered import Gathered
     from estimator.snapshot.snapshot import Snapshot
 
 COMPLETE = "_KSM_ESTIMATOR_COMPLETE"
@@ -138,21 +139,23 @@ def run(
 ) -> None:
     """collect and predict in one go; with -o the snapshot is kept for report, advise ..."""
     from estimator.snapshot.archive import STREAM
+    from estimator.snapshot.gathered import Gathered
     from estimator.snapshot.store import check_output, write_snapshot
 
     if output == STREAM:
         raise click.UsageError("the answer goes to stdout: collect writes a snapshot there")
     if output is not None:
         check_output(output, replace=force)
-    snapshot = _collect(source)
+    found = _collect(source)
     unwritten: TargetError | None = None
     if output is not None:
         try:
-            write_snapshot(snapshot, output, replace=force)
+            write_snapshot(found, output, replace=force)
             note(f"wrote {output}; next: ksm-estimator report {output}")
         except TargetError as error:  # the answer is there all the same
             unwritten = error
     try:
+        snapshot = found.snapshot() if isinstance(found, Gathered) else found
         _answer_with(snapshot, policy, as_json, min_coverage)
     except SystemExit:  # answered, though from too little
         if unwritten is None:
@@ -163,7 +166,7 @@ def run(
         note("the snapshot is not kept; with -o NAME.ksm report and advise can be asked as well")
 
 
-def _collect(source: Source) -> Snapshot:
+def _collect(source: Source) -> Gathered | Snapshot:
     from estimator.cli.progress import progress_bar
 
     source.check()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
+import pyarrow as pa
 from drgn import Program
 
 from estimator.arrays import Bytes, Ints, Mask, Words
@@ -284,8 +284,12 @@ def _first_of_folios(head_pfn: Words, pfns: Words) -> tuple[Mask | slice, Ints |
 
 def _distinct(words: Words) -> tuple[Words, Ints]:
     """The few distinct values among many flag words, and which of them each one is."""
-    codes, distinct = pd.factorize(words)
-    return np.asarray(distinct), codes
+    # by a hash table, where np.unique() sorts; pa.array() would import pandas
+    buffer = pa.py_buffer(np.ascontiguousarray(words))
+    coded = pa.Array.from_buffers(pa.uint64(), len(words), [None, buffer]).dictionary_encode()
+    distinct = np.frombuffer(coded.dictionary.buffers()[1], np.uint64, len(coded.dictionary))
+    codes = np.frombuffer(coded.indices.buffers()[1], np.int32, len(words))
+    return distinct, codes.astype(np.int64)
 
 
 def _page_dtype(prog: Program) -> np.dtype[Any]:

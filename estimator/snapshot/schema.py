@@ -19,8 +19,6 @@ Format 1 had ``mappings.page_index`` as u32, neither ``frames.kind`` nor
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 FORMAT_VERSION = 2
@@ -102,8 +100,3 @@ SCHEMAS: dict[str, pa.Schema] = {
         ),
     ),
 }
-
-
-def not_known_batches(frames: int) -> pd.arrays.IntegerArray:
-    """``frames.batch_references`` where nothing is known of them, u8 (n,), all null."""
-    return pd.arrays.IntegerArray(np.zeros(frames, np.uint8), np.ones(frames, np.bool_))
