@@ -160,8 +160,8 @@ def test_items_of_mms_that_have_ended_count_but_are_not_shown() -> None:
 
 def test_no_tree_at_all() -> None:
     found = Trees().read()
-    assert not len(found.nodes)
-    assert not len(found.items)
+    assert not len(found.nodes["pfn"])
+    assert not len(found.items["mm_id"])
     assert (found.pages_shared, found.pages_sharing, found.unreadable) == (0, 0, 0)
 
 

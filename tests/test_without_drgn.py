@@ -78,20 +78,3 @@ def test_a_snapshot_is_written_and_read_without_linux(tmp_path: Path) -> None:
 @pytest.mark.parametrize("module", ["estimator", "estimator.cli", "estimator.kernel.collect"])
 def test_no_drgn_before_it_is_needed(module: str) -> None:
     subprocess.run([sys.executable, "-c", f"{WITHOUT} import {module}"], check=True)
-
-
-@pytest.mark.parametrize("module", ["estimator", "estimator.cli"])
-def test_no_pandas_before_it_is_needed(module: str) -> None:
-    code = f"import {module}, sys; assert not {{'pandas', 'pyarrow', 'numpy'}} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["check", "--help"], ["collect", "--help"]]
-)
-def test_help_imports_no_tables(arguments: list[str]) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "estimator", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "estimator.cli" in imported
-    assert not {"pandas", "pyarrow", "numpy", "matplotlib", "jinja2", "drgn"} & imported

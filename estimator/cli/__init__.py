@@ -76,11 +76,12 @@ def cli(debug: bool) -> None:
 @force_option
 def collect(source: Source, output: Path | None, force: bool) -> None:
     """Read a kernel's memory into a snapshot."""
+    if output is None:
+        raise click.UsageError("name the snapshot to make with -o NAME.ksm")
+    source.check()
     from estimator.snapshot.archive import STREAM
     from estimator.snapshot.store import check_output, write_snapshot
 
-    if output is None:
-        raise click.UsageError("name the snapshot to make with -o NAME.ksm")
     check_output(output, replace=force)
     write_snapshot(_collect(source), output, replace=force)
     if output != STREAM:
@@ -139,12 +140,13 @@ def run(
 ) -> None:
     """collect and predict in one go; with -o the snapshot is kept for report, advise ..."""
     from estimator.snapshot.archive import STREAM
-    from estimator.snapshot.gathered import Gathered
-    from estimator.snapshot.store import check_output, write_snapshot
 
     if output == STREAM:
         raise click.UsageError("the answer goes to stdout: collect writes a snapshot there")
+    source.check()
     if output is not None:
+        from estimator.snapshot.store import check_output, write_snapshot
+
         check_output(output, replace=force)
     found = _collect(source)
     unwritten: TargetError | None = None
@@ -155,8 +157,7 @@ def run(
         except TargetError as error:  # the answer is there all the same
             unwritten = error
     try:
-        snapshot = found.snapshot() if isinstance(found, Gathered) else found
-        _answer_with(snapshot, policy, as_json, min_coverage)
+        _answer_with(_as_snapshot(found), policy, as_json, min_coverage)
     except SystemExit:  # answered, though from too little
         if unwritten is None:
             raise
@@ -169,9 +170,14 @@ def run(
 def _collect(source: Source) -> Gathered | Snapshot:
     from estimator.cli.progress import progress_bar
 
-    source.check()
     with progress_bar() as progress:
         return source.collect(progress)
+
+
+def _as_snapshot(found: Gathered | Snapshot) -> Snapshot:
+    from estimator.snapshot.gathered import Gathered
+
+    return found.snapshot() if isinstance(found, Gathered) else found
 
 
 def _answer_with(

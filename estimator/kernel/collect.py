@@ -21,8 +21,8 @@ from estimator.collect.settle import settle
 from estimator.collect.tables import make_tables, only_mapped
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.snapshot.flags import MappingFlag
+from estimator.snapshot.format import FORMAT_VERSION
 from estimator.snapshot.gathered import Gathered, objects
-from estimator.snapshot.schema import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from drgn import Program

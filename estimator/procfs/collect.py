@@ -41,8 +41,8 @@ from estimator.procfs.rights import part_of_host, require_memory, require_rights
 from estimator.procfs.running_kernel import RunningKernel, features, struct_sizes, upstream_release
 from estimator.procfs.vmas import listed_first, read_vmas
 from estimator.snapshot.flags import UNKNOWN_NODE
+from estimator.snapshot.format import FORMAT_VERSION
 from estimator.snapshot.gathered import Gathered
-from estimator.snapshot.schema import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from estimator.snapshot.snapshot import Snapshot

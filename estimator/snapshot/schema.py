@@ -21,10 +21,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-FORMAT_VERSION = 2
 ROW_GROUP_ROWS = 1 << 20  # so many are written and read in one go
 MOST_ROWS = 1 << 31  # rows are numbered as i32
-PAGE_SIZES = (4096, 16384, 65536)  # bytes
 
 U8, U16, U32, U64 = pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()
 I8, I32, I64 = pa.int8(), pa.int32(), pa.int64()

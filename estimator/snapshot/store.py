@@ -35,8 +35,9 @@ from estimator.arrays import Columns
 from estimator.errors import TargetError
 from estimator.snapshot.archive import STREAM, is_archive, read_members, write_members
 from estimator.snapshot.as_arrow import to_arrow
+from estimator.snapshot.format import FORMAT_VERSION
 from estimator.snapshot.gathered import Gathered
-from estimator.snapshot.schema import FORMAT_VERSION, I32, ROW_GROUP_ROWS, SCHEMAS
+from estimator.snapshot.schema import I32, ROW_GROUP_ROWS, SCHEMAS
 
 if TYPE_CHECKING:
     import pandas as pd
