@@ -25,6 +25,7 @@ from estimator.cli.coverage import require_coverage
 from estimator.cli.forecast import forecast
 from estimator.cli.help_topics import show_help
 from estimator.cli.interrupts import interrupted, raise_on_signals
+from estimator.cli.meanwhile import in_a_fork, worth_it
 from estimator.cli.options import (
     force_option,
     json_option,
@@ -148,7 +149,10 @@ def run(
         from estimator.snapshot.store import check_output, write_snapshot
 
         check_output(output, replace=force)
-    found = _collect(source)
+    if worth_it(source.core):
+        found = in_a_fork(lambda: _collect(source), lambda: _import_answer(as_json))
+    else:
+        found = _collect(source)
     unwritten: TargetError | None = None
     if output is not None:
         try:
@@ -172,6 +176,17 @@ def _collect(source: Source) -> Gathered | Snapshot:
 
     with progress_bar() as progress:
         return source.collect(progress)
+
+
+def _import_answer(as_json: bool) -> None:
+    """Import what ``_answer_with`` needs."""
+    import estimator.ksm.predict
+
+    if as_json:
+        import estimator.report.as_json
+    else:
+        import estimator.report.tables
+        import estimator.report.text  # noqa: F401
 
 
 def _as_snapshot(found: Gathered | Snapshot) -> Snapshot:
