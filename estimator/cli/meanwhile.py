@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from estimator.cli.interrupts import leave_signals_to_parent
+
 _SMALL_BYTES = 1 << 30  # what is found in a dump is some 2 % of it, and held twice for a moment
 
 T = TypeVar("T")
@@ -37,6 +39,7 @@ def in_a_fork(work: Callable[[], T], meanwhile: Callable[[], None]) -> T:
     reader, writer = os.pipe()
 
     def send() -> None:
+        leave_signals_to_parent()
         os.close(reader)
         with os.fdopen(writer, "wb") as pipe:
             try:
