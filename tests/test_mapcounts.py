@@ -16,10 +16,9 @@ BOTH = [(0, HUGE), (1, HUGE), (0, 0), (2, 0)]
 
 
 def derived(rows: list[tuple[int, int]], mapcounts: list[int]) -> tuple[int, list[int]]:
-    frame_ids, flags = zip(*rows, strict=True)
     mappings: Columns = {
-        "frame_id": np.array(frame_ids, np.uint32),
-        "flags": np.array(flags, np.uint8),
+        "frame_id": np.array([frame for frame, _ in rows], np.uint32),
+        "flags": np.array([flags for _, flags in rows], np.uint8),
     }
     large = np.array([LARGE, LARGE, 0], np.uint32)
     frames: Columns = {"flags": large, "mapcount": np.array(mapcounts, np.int32)}
