@@ -19,6 +19,7 @@ Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int32]  # rows, frames, contents: 2^31 pages are 8 TiB
 Bytes = npt.NDArray[np.uint8]
+Columns = dict[str, npt.NDArray[Any]]  # of a table, by name
 
 _PIECE_ROWS = 65_536
 
@@ -36,6 +37,11 @@ def page_keys(mm: npt.NDArray[Any], page: npt.NDArray[np.uint64]) -> npt.NDArray
         raise CannotAnswerError(f"more than {_MOST_MMS:,} processes are too many for this program")
     keys: npt.NDArray[np.uint64] = (mm.astype(np.uint64) << KEY_PAGE_BITS) | page
     return keys
+
+
+def of_rows(columns: Columns, rows: npt.NDArray[Any]) -> Columns:
+    """The rows of a table that ``rows`` says, as numbers or as truths."""
+    return {name: values[rows] for name, values in columns.items()}
 
 
 def pieces(rows: int) -> Iterator[slice]:

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from estimator.snapshot.flags import FrameFlag, FrameKind
-from estimator.snapshot.schema import FORMAT_VERSION, SCHEMAS
+from estimator.snapshot.format import FORMAT_VERSION
+from estimator.snapshot.schema import SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
 from scripts.bench_measure import best, peak_bytes, run

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from estimator.snapshot.schema import FORMAT_VERSION
+from estimator.snapshot.format import FORMAT_VERSION
 from estimator.snapshot.snapshot import Snapshot
 from tests.synthetic import Frame, System, small
 

@@ -42,7 +42,7 @@ def collecting(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         raise error
 
     monkeypatch.setattr(requirements, "require_ksm", lambda prog: None)
-    monkeypatch.setattr(collect._Collector, "snapshot", fail)
+    monkeypatch.setattr(collect._Collector, "gather", fail)
     collect.collect(target())
 
 

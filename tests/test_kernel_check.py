@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,8 +58,7 @@ def asked(
     return {finding.subject: finding for finding in findings.found}
 
 
-@pytest.fixture
-def kernel() -> FakeProcesses:
+def opted_in() -> FakeProcesses:
     """A process with 8 anonymous pages and 2 of a file in a mergeable VMA, and one without."""
     kernel = FakeProcesses(functions={"ksm_enable_merge_any"})
     kernel.integer("ksm_smart_scan", 1)
@@ -75,6 +76,11 @@ def kernel() -> FakeProcesses:
         kernel.page(pfn, ("lru",), {"mapping": ANON if page < 8 else ANON - 1})
         kernel.frame(pfn, b"x")
     return kernel
+
+
+@pytest.fixture
+def kernel() -> FakeProcesses:
+    return opted_in()
 
 
 def test_what_a_whole_dump_allows(kernel: FakeProcesses) -> None:
@@ -190,3 +196,9 @@ def test_a_bit_field_is_refused() -> None:
     assert member(type_, "plain") == (np.dtype("<u4"), 0)
     with pytest.raises(TypeError, match="bit field"):
         member(type_, "bits")
+
+
+def test_imports_no_pandas() -> None:
+    code = "import sys; sys.modules['pandas'] = None; "  # its import fails
+    code += "from tests.test_kernel_check import asked, opted_in; asked(opted_in(), set())"
+    subprocess.run([sys.executable, "-c", code], check=True)

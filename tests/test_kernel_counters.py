@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
+from estimator.arrays import Columns
 from estimator.kernel.cross_checks import (
     anonymous_pages,
     contradictions,
@@ -71,19 +71,21 @@ def test_anonymous_pages_before_the_counters_were_per_cpu() -> None:
     assert anonymous_pages(kernel.prog, kernel.memory, mms.addresses) == 120
 
 
-def vma_table(*nonpresent: int) -> pd.DataFrame:
+def vma_table(*nonpresent: int) -> Columns:
     """One VMA per mm."""
     number = len(nonpresent)
-    return pd.DataFrame(
-        {"mm_id": range(number), "nonpresent_pages": nonpresent, "unknown_pages": [1] * number}
-    )
+    return {
+        "mm_id": np.arange(number, dtype=np.uint32),
+        "nonpresent_pages": np.array(nonpresent, np.uint64),
+        "unknown_pages": np.ones(number, np.uint64),
+    }
 
 
 def test_missing_pages_of_one_mm_are_not_made_up_for_by_another() -> None:
     """Migration entries and what is known as unknown are not missing."""
     kernel, mms = summed((10, (0, 0)), (10, (0, 0)))
-    mappings = pd.DataFrame({"vma_id": [0, 0, 1] + [1] * 20})
-    args = (kernel.prog, kernel.memory, mms.addresses, mms.table, vma_table(3, 0), mappings)
+    mappings: Columns = {"vma_id": np.array([0, 0, 1] + [1] * 20)}
+    args = (kernel.prog, kernel.memory, mms.addresses, mms.columns, vma_table(3, 0), mappings)
     assert missing_anonymous_pages(*args) == 10 - (2 + 3 + 1)
 
 
@@ -94,8 +96,8 @@ def test_what_threads_keep_to_themselves_is_not_missing(threads: int, missing: i
     mm = kernel.mm({"rss_stat.count": bytes(8) + (200).to_bytes(8, "little")})
     kernel.task(1, mm, threads=threads)
     mms = kernel.read_mms()
-    mappings = pd.DataFrame({"vma_id": np.empty(0, np.uint32)})
-    args = (kernel.prog, kernel.memory, mms.addresses, mms.table, vma_table(0), mappings)
+    mappings: Columns = {"vma_id": np.empty(0, np.uint32)}
+    args = (kernel.prog, kernel.memory, mms.addresses, mms.columns, vma_table(0), mappings)
     assert missing_anonymous_pages(*args) == missing
 
 
@@ -108,14 +110,15 @@ def judged(
     counters: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Contradictions of two frames, the first a KSM page, in two VMAs of one process."""
-    nodes = {"live": [live], "frame_id": pd.array([0 if ksm_on_node else pd.NA], dtype="Int64")}
-    tree = StableTree(pd.DataFrame(nodes), pd.DataFrame(), 1, 1, 0)
-    frames = {"mapcount": [mapcount, 1], "kind": np.array([FrameKind.KSM, FrameKind.ANONYMOUS])}
+    frame_id = np.ma.MaskedArray(np.zeros(1, np.uint32), [not ksm_on_node])
+    tree = StableTree({"live": np.array([live]), "frame_id": frame_id}, {}, 1, 1, 0)
+    kind = np.array([FrameKind.KSM, FrameKind.ANONYMOUS])
+    frames = {"pfn": np.array([7, 8]), "mapcount": np.array([mapcount, 1]), "kind": kind}
     return contradictions(
         np.array([map_count]),
-        pd.DataFrame({"mm_id": [0, 0]}),
-        pd.DataFrame({"frame_id": [0, 1, 0]}),
-        pd.DataFrame(frames),
+        {"mm_id": np.array([0, 0])},
+        {"frame_id": np.array([0, 1, 0])},
+        frames,
         tree,
         {"pages_shared": 1, "pages_sharing": 1} if counters is None else counters,
     )

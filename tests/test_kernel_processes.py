@@ -27,9 +27,8 @@ def test_ksmds_list_first_then_by_age(structs: Mapping[str, str]) -> None:
     kernel.task(30, old, {"start_time": 700, "static_prio": 100})
     kernel.task(40, second, {"start_time": 600, "comm": b"0123456789abcdef"})
     mms = kernel.read_mms()
-    table = mms.table
+    table = mms.columns
     assert mms.addresses.tolist() == [second, first, old, young]
-    assert table["mm_id"].tolist() == [0, 1, 2, 3]
     assert table["scan_order"].tolist() == [0, 1, -1, -1]
     assert table["pid"].tolist() == [40, 20, 30, 10]
     assert table["comm"].tolist() == ["0123456789abcdef", "task20", "task30", "task10"]
@@ -40,7 +39,7 @@ def test_ksmds_list_first_then_by_age(structs: Mapping[str, str]) -> None:
     assert table["start_time_ns"].tolist() == [600, 800, 700, 900]
     assert mms.unreadable == 0
     kept = mms.keep(np.array([False, True, True, False]))
-    assert kept.table["mm_id"].tolist() == [0, 1]
+    assert kept.columns["pid"].tolist() == [20, 30]
     assert kept.addresses.tolist() == [first, old]
     assert kept.unreadable == 2
 
@@ -50,7 +49,7 @@ def test_who_shares_an_mm_is_one_row() -> None:
     mm = kernel.mm(listed=False)
     for pid, threads in ((7, 2), (9, 5), (8, 1)):
         kernel.task(pid, mm, threads=threads)
-    table = kernel.read_mms().table
+    table = kernel.read_mms().columns
     assert table["pid"].tolist() == [7]
     assert table["threads"].tolist() == [8]
     assert table["sharing_pids"].tolist() == [[8, 9]]
@@ -64,8 +63,8 @@ def test_tasks_without_an_mm_of_their_own() -> None:
     kernel.task(3, mm, {"flags": KTHREAD})  # kthread_use_mm()
     kernel.task(4, 0, {"flags": EXITING})  # a zombie
     mms = kernel.read_mms()
-    assert mms.table["pid"].tolist() == [1]
-    assert mms.table["sharing_pids"].tolist() == [[]]
+    assert mms.columns["pid"].tolist() == [1]
+    assert mms.columns["sharing_pids"].tolist() == [[]]
     assert mms.unreadable == 0
     assert not mms.damon.runs
     kernel.task(5, mm, {"comm": b"kdamond.0"})  # no thread of the kernel's
@@ -98,14 +97,14 @@ def test_an_exited_leader_leaves_its_mm_to_its_threads() -> None:
     kernel.thread(leader, 0)
     kernel.thread(leader, mm)
     mms = kernel.read_mms()
-    assert mms.table["pid"].tolist() == [6]
+    assert mms.columns["pid"].tolist() == [6]
     assert mms.addresses.tolist() == [mm]
 
 
 def test_an_mm_on_ksmds_list_that_no_task_has() -> None:
     kernel = FakeProcesses()
     kernel.mm()
-    row = kernel.read_mms().table.iloc[0]
+    row = {name: values[0] for name, values in kernel.read_mms().columns.items()}
     assert (row["pid"], row["nice"], row["threads"], row["comm"]) == (-1, 0, 0, "")
     assert row["start_time_ns"] == np.iinfo(np.uint64).max
 
@@ -118,7 +117,7 @@ def test_mms_that_are_going_away_are_left_out() -> None:
         kernel.mm(fields)
     mms = kernel.read_mms()
     assert not len(mms.structs)
-    assert not len(mms.table)
+    assert not mms.columns
 
 
 @BOTH
@@ -134,8 +133,8 @@ def test_opt_in_of_whole_processes(structs: Mapping[str, str]) -> None:
             kernel.integer("ksm_smart_scan", 1)
         for bit in bits:
             kernel.mm({"flags": 1 << bit})
-        found = kernel.read_mms().table["merge_any"]
-        assert [None if found.isna()[n] else bool(found[n]) for n in (0, 1)] == expected
+        found = kernel.read_mms().columns["merge_any"]
+        assert found.tolist() == expected
 
 
 @pytest.mark.parametrize("words", [1, 2])
@@ -149,7 +148,7 @@ def test_mm_flags_as_a_bitmap(words: int) -> None:
     kernel.integer("ksm_smart_scan", 1)
     for word in (1 << MERGE_ANY, 0):
         kernel.mm({"flags.__mm_flags": [word] + [0] * (words - 1)})
-    assert kernel.read_mms().table["merge_any"].tolist() == [True, False]
+    assert kernel.read_mms().columns["merge_any"].tolist() == [True, False]
 
 
 def test_ksms_counters_of_an_mm() -> None:
@@ -158,14 +157,12 @@ def test_ksms_counters_of_an_mm() -> None:
     kernel = FakeProcesses()
     kernel.mm({"ksm_rmap_items": 9, "ksm_merging_pages": 5, "ksm_zero_pages.counter": 2})
     kernel.mm({"ksm_rmap_items": 9, "ksm_zero_pages.counter": -1})
-    table = kernel.read_mms().table[counters]
-    assert table.iloc[0].tolist() == [9, 5, 2]
-    assert table.isna().iloc[1].tolist() == [False, False, True]
+    found = kernel.read_mms().columns
+    assert [found[name].tolist() for name in counters] == [[9, 9], [5, 0], [2, None]]
     kernel = FakeProcesses(STRUCTS_6_1)
     kernel.mm({"ksm_merging_pages": 5})
-    table = kernel.read_mms().table[counters]
-    assert table["ksm_merging_pages"].tolist() == [5]
-    assert table.isna().iloc[0].tolist() == [True, False, True]
+    found = kernel.read_mms().columns
+    assert [found[name].tolist() for name in counters] == [[None], [5], [None]]
 
 
 @pytest.mark.parametrize("parent", ["parent", "__parent"])
@@ -189,7 +186,7 @@ def test_paths_of_cgroups(parent: str) -> None:
         kernel.task(pid, kernel.mm(), {"cgroups": css_set})
     kernel.task(9, kernel.mm(), {"cgroups": 0xFFFF_8888_0000_0000})
     kernel.task(10, kernel.mm())
-    assert kernel.read_mms().table["cgroup"].tolist() == [*paths.values(), "", "", ""]
+    assert kernel.read_mms().columns["cgroup"].tolist() == [*paths.values(), "", "", ""]
 
 
 def test_a_damaged_list_of_tasks_ends_where_it_goes_astray() -> None:
@@ -197,11 +194,11 @@ def test_a_damaged_list_of_tasks_ends_where_it_goes_astray() -> None:
     tasks = [kernel.task(pid, kernel.mm(listed=False), apart=pid == 3) for pid in (1, 2, 3, 4)]
     link = kernel.offset("task_struct", "tasks")
     kernel.lose(tasks[2])
-    assert kernel.read_mms().table["pid"].tolist() == [1, 2]
+    assert kernel.read_mms().columns["pid"].tolist() == [1, 2]
     kernel.set("list_head", tasks[1] + link, {"next": tasks[0] + link})  # a loop
-    assert kernel.read_mms().table["pid"].tolist() == [1, 2]
+    assert kernel.read_mms().columns["pid"].tolist() == [1, 2]
     kernel.set("list_head", tasks[1] + link, {"next": tasks[3] + link})  # does not point back
-    assert kernel.read_mms().table["pid"].tolist() == [1, 2]
+    assert kernel.read_mms().columns["pid"].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("damage", [{"pid": -4}, {"pid": 0}, {"static_prio": 140}, {"policy": 999}])
@@ -210,7 +207,7 @@ def test_what_can_not_be_a_task_is_lost(damage: dict[str, int]) -> None:
     kernel.task(1, kernel.mm(listed=False))
     kernel.task(2, kernel.mm(listed=False), damage)
     mms = kernel.read_mms()
-    assert mms.table["pid"].tolist() == [1]
+    assert mms.columns["pid"].tolist() == [1]
     assert mms.unreadable == 1
 
 
@@ -219,7 +216,7 @@ def test_an_mm_that_can_not_be_read_is_lost() -> None:
     kernel.task(1, kernel.mm(listed=False))
     kernel.task(2, 0xFFFF_8888_0000_0000)
     mms = kernel.read_mms()
-    assert mms.table["pid"].tolist() == [1]
+    assert mms.columns["pid"].tolist() == [1]
     assert mms.unreadable == 1
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from estimator.arrays import Columns
 from estimator.kernel.page_array import PageArray
 from estimator.kernel.stable_tree import StableTree, read_stable_tree
 from tests.fake_kernel import FakeKernel, Fields
@@ -70,6 +71,10 @@ class Trees:
         return read_stable_tree(kernel.prog, kernel.memory, pages, np.array(MMS, np.uint64))
 
 
+def rows_of(table: Columns, names: Sequence[str]) -> list[list[int]]:
+    return [list(row) for row in zip(*(table[name].tolist() for name in names), strict=True)]
+
+
 def test_nodes_of_a_tree_and_the_items_on_them() -> None:
     trees = Trees()
     left = trees.node(7, [trees.item(MMS[2], 0x5000, checksum=99), trees.item(MMS[0], 0x6000)])
@@ -79,7 +84,7 @@ def test_nodes_of_a_tree_and_the_items_on_them() -> None:
     assert found.nodes["pfn"].tolist() == [8, 7, 9]
     assert found.nodes["chain_id"].tolist() == [-1, -1, -1]
     assert found.nodes["live"].all()
-    rows = found.items[["node_id", "mm_id", "address", "checksum"]].to_numpy().tolist()
+    rows = rows_of(found.items, ["node_id", "mm_id", "address", "checksum"])
     assert rows == [[1, 2, 0x5000, 99], [1, 0, 0x6000, 0]]
     assert (found.pages_shared, found.pages_sharing, found.unreadable) == (1, 1, 0)
 
@@ -132,7 +137,7 @@ def test_the_index_of_a_page_is_no_age_and_no_checksum() -> None:
     trees.kernel.set(trees.item_tag, item, {"linear_page_index": 0x3_0000_0005})
     trees.root(trees.node(1, [item]))
     items = trees.read().items
-    assert items[["address", "age", "checksum"]].to_numpy().tolist() == [[0x5000, 0, 0]]
+    assert rows_of(items, ["address", "age", "checksum"]) == [[0x5000, 0, 0]]
 
 
 def test_a_node_whose_frame_is_another_page_now_is_not_live() -> None:
@@ -155,8 +160,8 @@ def test_items_of_mms_that_have_ended_count_but_are_not_shown() -> None:
 
 def test_no_tree_at_all() -> None:
     found = Trees().read()
-    assert not len(found.nodes)
-    assert not len(found.items)
+    assert not len(found.nodes["pfn"])
+    assert not len(found.items["mm_id"])
     assert (found.pages_shared, found.pages_sharing, found.unreadable) == (0, 0, 0)
 
 

@@ -102,7 +102,7 @@ def test_no_other_target_is_read_instead(
     def read(**_: Any) -> NoReturn:
         raise AssertionError("nobody has asked for --procfs")
 
-    monkeypatch.setattr("estimator.procfs.collect.collect_procfs", read)
+    monkeypatch.setattr("estimator.procfs.collect.gather_procfs", read)
     monkeypatch.setattr("estimator.cli.source.lower_priority", lambda: None)
     out = tmp_path / "out.ksm"
     monkeypatch.setattr(sys, "argv", ["ksm-estimator", "collect", "--live", "-o", str(out)])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import pandas as pd
+import numpy as np
 import pytest
 
+from estimator.arrays import Columns
 from estimator.kernel.mapcounts import derive_mapcounts
 from estimator.snapshot.flags import FrameFlag, MappingFlag
 
@@ -15,10 +16,12 @@ BOTH = [(0, HUGE), (1, HUGE), (0, 0), (2, 0)]
 
 
 def derived(rows: list[tuple[int, int]], mapcounts: list[int]) -> tuple[int, list[int]]:
-    mappings = pd.DataFrame(rows, columns=["frame_id", "flags"])
-    mappings = mappings.astype({"frame_id": "u4", "flags": "u1"})
-    frames = pd.DataFrame({"flags": [LARGE, LARGE, 0], "mapcount": mapcounts})
-    frames = frames.astype({"flags": "u4", "mapcount": "i4"})
+    mappings: Columns = {
+        "frame_id": np.array([frame for frame, _ in rows], np.uint32),
+        "flags": np.array([flags for _, flags in rows], np.uint8),
+    }
+    large = np.array([LARGE, LARGE, 0], np.uint32)
+    frames: Columns = {"flags": large, "mapcount": np.array(mapcounts, np.int32)}
     count = derive_mapcounts(mappings, frames)
     assert str(frames["mapcount"].dtype) == "int32"
     return count, frames["mapcount"].tolist()

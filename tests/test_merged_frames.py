@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimator.collect.mappings import Columns, Mapped
+from estimator.arrays import Columns
+from estimator.collect.mappings import Mapped
 from estimator.procfs import merged_frames
 from estimator.procfs.merged_frames import mark_ksm
 from estimator.procfs.page_flags import KPF_KSM

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from estimator.arrays import Words
+from estimator.arrays import Columns, Words
 from estimator.collect.load import Pace
-from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped
+from estimator.collect.mappings import FRAME_FACTS, Mapped
 from estimator.collect.settle import settle
 
 FIRST_PAGE = np.array([0, 1 << 40, 2 << 40], np.uint64)

@@ -57,7 +57,7 @@ def tasks(kernel: FakeProcesses) -> Any:
 
 def cgroup(kernel: FakeProcesses) -> Any:
     kernel.task(1, kernel.mm(), {"cgroups": LOST})
-    return kernel.read_mms().table["cgroup"].tolist()
+    return kernel.read_mms().columns["cgroup"].tolist()
 
 
 def setting(kernel: FakeProcesses) -> Any:

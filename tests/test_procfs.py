@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 from xxhash import xxh3_64_intdigest
 
+from estimator.arrays import Columns
 from estimator.collect.load import Pace, low_priority
 from estimator.errors import CannotAnswerError
 from estimator.ksm.policy import Policy
@@ -73,8 +74,7 @@ def test_smaps_say_what_ksmd_may_merge(proc: Path) -> None:
     assert table["name"].tolist() == ["[anon:a b]", "/dev/shm/x y"]
     assert table["start"].tolist() == [0x7F0000000000, 0x7F0000200000]
     assert table["mergeable"].tolist() == [True, False]
-    assert table["excluded_by"].isna().tolist() == [True, False]
-    assert table["excluded_by"].iloc[1] == "VM_SHARED"
+    assert table["excluded_by"].tolist() == [None, "VM_SHARED"]
     assert table["has_anon_vma"].tolist() == [True, False]
     assert table["vm_flags"].tolist()[0] == 0x8810_0073
     assert smaps["Anonymous"].tolist() == [256, 0]
@@ -462,6 +462,12 @@ def test_a_thread_of_damon_is_seen(proc: Path) -> None:
     assert processes.damon_runs()
 
 
+def one_vma(pages: int) -> Columns:
+    """From address 0 on, with anonymous memory."""
+    table = {"mm_id": 0, "start": 0, "end": pages << 12, "vm_flags": 3, "has_anon_vma": 1}
+    return {name: np.array([value], np.uint64) for name, value in table.items()}
+
+
 @pytest.mark.parametrize("name", ["stat", "smaps", "pagemap"])
 def test_too_many_open_files_do_not_make_a_process_vanish(
     name: str, proc: Path, monkeypatch: pytest.MonkeyPatch
@@ -475,8 +481,7 @@ def test_too_many_open_files_do_not_make_a_process_vanish(
     (proc / "7").mkdir()
     for opens in ("open", "read_bytes"):
         monkeypatch.setattr(Path, opens, refuse)
-    one = pd.DataFrame({"mm_id": [0], "start": [0], "end": [4096]}, dtype=np.uint64)
-    maps = pagemap.PageMaps([Process(7, "x", [])], one.assign(has_anon_vma=True), np.zeros(1, "u8"))
+    maps = pagemap.PageMaps([Process(7, "x", [])], one_vma(1), np.zeros(1, np.uint64))
     reading: dict[str, Callable[[], Any]] = {
         "stat": processes.read_processes,
         "smaps": lambda: vmas.read_vmas([Process(7, "x", [])]),
@@ -516,7 +521,11 @@ def test_a_snapshot_says_which_sizes_it_assumes(
 
 
 def test_mms_on_the_list_of_ksmd_come_first_with_their_vmas() -> None:
-    table = pd.DataFrame({"vma_id": range(5), "mm_id": [0, 1, 1, 2, 3], "start": [9, 1, 2, 5, 7]})
+    table: Columns = {
+        "vma_id": np.arange(5),
+        "mm_id": np.array([0, 1, 1, 2, 3]),
+        "start": np.array([9, 1, 2, 5, 7]),
+    }
     listed = np.array([False, True, False, True])
     order, moved, smaps = vmas.listed_first(listed, table, {"KSM": np.arange(5, dtype=np.uint64)})
     assert order.tolist() == [1, 3, 0, 2]
@@ -525,9 +534,9 @@ def test_mms_on_the_list_of_ksmd_come_first_with_their_vmas() -> None:
     assert moved["start"].tolist() == [1, 2, 7, 9, 5]
     assert smaps["KSM"].tolist() == [1, 2, 4, 0, 3]
     there, known = np.array([False, True, True, True]), np.array([True, True, True, False])
-    rows = processes.numbered(pd.DataFrame({"pid": [11, 13, 10, 12]}), there, listed[order], known)
+    rows = processes.numbered({"pid": np.array([11, 13, 10, 12])}, there, listed[order], known)
     assert rows["pid"].tolist() == [13, 10, 12]
-    assert rows["scan_order"].tolist() == [0, -1, pd.NA]
+    assert rows["scan_order"].tolist() == [0, -1, None]
     assert rows["mm_id"].tolist() == [0, 1, 2]
 
 
@@ -614,10 +623,7 @@ def test_pages_far_into_a_vma_are_named(tmp_path: Path, monkeypatch: pytest.Monk
             file.write((present | np.uint64(pfn)).tobytes())
     monkeypatch.setattr(pagemap, "PROC", tmp_path)
     monkeypatch.setattr(pagemap, "_populated", lambda *_: [(5, 6), (far - 1, far + 7)])
-    table = pd.DataFrame(
-        {"mm_id": [0], "start": [0], "end": [(far + 8) << 12], "vm_flags": [3]}, dtype=np.uint64
-    ).assign(has_anon_vma=True)
-    maps = pagemap.PageMaps([Process(7, "x", [])], table, np.zeros(1, np.uint64))
+    maps = pagemap.PageMaps([Process(7, "x", [])], one_vma(far + 8), np.zeros(1, np.uint64))
     mapped = maps.walk(lambda _: None)
     assert mapped.page_index.tolist() == [5, far - 1, far + 5, far + 6]
     assert mapped.pfn.tolist() == [100, 101, 102, 103]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,11 +46,11 @@ def seeds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The seeds of the looks that are taken."""
     taken: list[int] = []
 
-    def look(*, seed: int, **_: Any) -> Snapshot:
+    def look(*, seed: int, **_: Any) -> Any:
         taken.append(seed)
-        return with_seed(seed)
+        return SimpleNamespace(snapshot=lambda: with_seed(seed))
 
-    monkeypatch.setattr("estimator.procfs.collect.collect_procfs", look)
+    monkeypatch.setattr("estimator.procfs.collect.gather_procfs", look)
     monkeypatch.setattr("estimator.cli.source.lower_priority", lambda: None)
     return taken
 

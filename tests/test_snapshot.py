@@ -10,7 +10,7 @@ import pytest
 
 from estimator.errors import CannotAnswerError
 from estimator.snapshot import read_tables, store
-from estimator.snapshot.schema import FORMAT_VERSION
+from estimator.snapshot.format import FORMAT_VERSION
 from estimator.snapshot.store import open_snapshot, write_snapshot
 from tests.synthetic import System, small
 from tests.systems import fork_server

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from estimator.kernel.cross_checks import contradictions
@@ -105,9 +104,13 @@ def kernel() -> Kernel:
 
 
 def contradicted(tree: StableTree, shared: int, sharing: int) -> list[str]:
-    none = pd.DataFrame({"mm_id": [], "frame_id": [], "mapcount": [], "kind": []}, dtype="u4")
-    nodes = tree.nodes.assign(frame_id=pd.array([None] * len(tree.nodes), "UInt32"))
-    whole = StableTree(nodes, tree.items, tree.pages_shared, tree.pages_sharing, 0)
+    columns = ("mm_id", "pfn", "frame_id", "mapcount", "kind")
+    none = {name: np.zeros(0, np.uint32) for name in columns}
+    size = len(tree.nodes["pfn"])
+    frame_id = np.ma.MaskedArray(np.zeros(size, np.uint32), np.ones(size, np.bool_))
+    whole = StableTree(
+        tree.nodes | {"frame_id": frame_id}, tree.items, tree.pages_shared, tree.pages_sharing, 0
+    )
     counters = {"pages_shared": shared, "pages_sharing": sharing}
     return contradictions(np.zeros(0, np.int64), none, none, none, whole, counters)
 

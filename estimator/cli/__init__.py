@@ -25,6 +25,7 @@ from estimator.cli.coverage import require_coverage
 from estimator.cli.forecast import forecast
 from estimator.cli.help_topics import show_help
 from estimator.cli.interrupts import interrupted, raise_on_signals
+from estimator.cli.meanwhile import in_a_fork, worth_it
 from estimator.cli.options import (
     force_option,
     json_option,
@@ -43,6 +44,7 @@ from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError, Usag
 from estimator.units import printable_lines
 
 if TYPE_CHECKING:
+    from estimator.snapshot.gathered import Gathered
     from estimator.snapshot.snapshot import Snapshot
 
 COMPLETE = "_KSM_ESTIMATOR_COMPLETE"
@@ -75,11 +77,12 @@ def cli(debug: bool) -> None:
 @force_option
 def collect(source: Source, output: Path | None, force: bool) -> None:
     """Read a kernel's memory into a snapshot."""
+    if output is None:
+        raise click.UsageError("name the snapshot to make with -o NAME.ksm")
+    source.check()
     from estimator.snapshot.archive import STREAM
     from estimator.snapshot.store import check_output, write_snapshot
 
-    if output is None:
-        raise click.UsageError("name the snapshot to make with -o NAME.ksm")
     check_output(output, replace=force)
     write_snapshot(_collect(source), output, replace=force)
     if output != STREAM:
@@ -140,22 +143,27 @@ def run(
 ) -> None:
     """collect and predict in one go; with -o the snapshot is kept for report, advise ..."""
     from estimator.snapshot.archive import STREAM
-    from estimator.snapshot.store import check_output, write_snapshot
 
     if output == STREAM:
         raise click.UsageError("the answer goes to stdout: collect writes a snapshot there")
+    source.check()
     if output is not None:
+        from estimator.snapshot.store import check_output, write_snapshot
+
         check_output(output, replace=force)
-    snapshot = _collect(source)
+    if worth_it(source.core):
+        found = in_a_fork(lambda: _collect(source), lambda: _import_answer(as_json))
+    else:
+        found = _collect(source)
     unwritten: TargetError | None = None
     if output is not None:
         try:
-            write_snapshot(snapshot, output, replace=force)
+            write_snapshot(found, output, replace=force)
             note(f"wrote {output}; next: ksm-estimator report {output}")
         except TargetError as error:  # the answer is there all the same
             unwritten = error
     try:
-        _answer_with(snapshot, policy, as_json, min_coverage)
+        _answer_with(_as_snapshot(found), policy, as_json, min_coverage)
     except SystemExit:  # answered, though from too little
         if unwritten is None:
             raise
@@ -165,12 +173,28 @@ def run(
         note("the snapshot is not kept; with -o NAME.ksm report and advise can be asked as well")
 
 
-def _collect(source: Source) -> Snapshot:
+def _collect(source: Source) -> Gathered | Snapshot:
     from estimator.cli.progress import progress_bar
 
-    source.check()
     with progress_bar() as progress:
         return source.collect(progress)
+
+
+def _import_answer(as_json: bool) -> None:
+    """Import what ``_answer_with`` needs."""
+    import estimator.ksm.predict
+
+    if as_json:
+        import estimator.report.as_json
+    else:
+        import estimator.report.tables
+        import estimator.report.text  # noqa: F401
+
+
+def _as_snapshot(found: Gathered | Snapshot) -> Snapshot:
+    from estimator.snapshot.gathered import Gathered
+
+    return found.snapshot() if isinstance(found, Gathered) else found
 
 
 def _answer_with(

@@ -5,17 +5,23 @@ from __future__ import annotations
 import signal
 from typing import Any, NoReturn
 
+_ENDING = [  # not every system has all
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 _received: list[int] = []
 
 
 def raise_on_signals() -> None:
     """SIGINT, SIGTERM and SIGHUP become KeyboardInterrupt, unless somebody ignores them (nohup)."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # not every system has all
-        if number is None:
-            continue
+    for number in _ENDING:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _raise)
+
+
+def leave_signals_to_parent() -> None:
+    """Ignore them in a process forked from one that ends us itself when it gets one."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def interrupted() -> bool:

@@ -16,6 +16,7 @@ _KEEP_WHAT_IS_FREED = (  # option and value for mallopt() of glibc, malloc.h
     (-4, 0),  # M_MMAP_MAX: not the largest arrays either,
     (-8, 1),  # M_ARENA_MAX: and all threads can use it
 )
+_PLUGIN = "ksm_estimator"  # its entry point in pyproject.toml
 
 
 def prepare() -> None:
@@ -23,9 +24,12 @@ def prepare() -> None:
 
     Memory that was given back to the kernel and is taken again is zeroed again. The C library has
     to be glibc; another one is left as it is. Arrow, if it is imported later, is to take its memory
-    from the C library as well.
+    from the C library as well. drgn need not load our own plugin for it, which is a command of its
+    prompt.
     """
     gc.disable()
+    left_out = os.environ.get("DRGN_DISABLE_PLUGINS")
+    os.environ["DRGN_DISABLE_PLUGINS"] = f"{left_out},{_PLUGIN}" if left_out else _PLUGIN
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
 from estimator.errors import TargetError
@@ -15,7 +14,7 @@ def write_private(path: Path, text: str, replace: bool) -> None:
     Written beside ``path`` then, and renamed: whoever reads it finds one of the two, whole. Raises
     TargetError where that fails, and leaves nothing behind.
     """
-    place = path.with_name(f".{path.name}.{secrets.token_hex(8)}") if replace else path
+    place = path.with_name(f".{path.name}.{os.urandom(8).hex()}") if replace else path
     try:
         descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:

@@ -24,6 +24,7 @@ from estimator.errors import UsageError
 if TYPE_CHECKING:
     from estimator.collect.findings import Findings
     from estimator.kernel.collect import Progress
+    from estimator.snapshot.gathered import Gathered
     from estimator.snapshot.snapshot import Snapshot
 
 
@@ -67,16 +68,19 @@ class Source:
         if self.without_contents and self.passes > 1:
             raise UsageError("--passes compares page contents, --without-contents reads none")
 
-    def collect(self, progress: Progress) -> Snapshot:
-        """Read the target into a snapshot; raises the errors of opening and reading it."""
+    def collect(self, progress: Progress) -> Gathered | Snapshot:
+        """Read the target; of several passes as a Snapshot, which they are compared as.
+
+        Raises the errors of opening and reading it.
+        """
         self.check()
         seed = self._seed()
         if self.core:
-            from estimator.kernel.collect import collect
+            from estimator.kernel.collect import gather
             from estimator.kernel.core import open_core
 
             with open_core(self.core, self.symbols, self.architecture) as target:
-                return collect(
+                return gather(
                     target,
                     without_contents=self.without_contents,
                     seed=seed,
@@ -93,7 +97,7 @@ class Source:
             from estimator.collect.passes import collect_passes
 
             interval = INTERVAL_SECONDS if self.interval is None else self.interval
-            return collect_passes(look, self.passes, interval)
+            return collect_passes(lambda: look().snapshot(), self.passes, interval)
 
     def _seed(self) -> int:
         """One seed for all passes; a new one unless it is given."""
@@ -105,25 +109,25 @@ class Source:
 
     def _running(
         self, pace: Pace, progress: Progress, seed: int, opened: ExitStack
-    ) -> Callable[[], Snapshot]:
+    ) -> Callable[[], Gathered]:
         """Open the running system, closed with ``opened``; what takes a snapshot of it."""
         if self.procfs:
-            from estimator.procfs.collect import collect_procfs
+            from estimator.procfs.collect import gather_procfs
 
             return partial(
-                collect_procfs,
+                gather_procfs,
                 without_contents=self.without_contents,
                 seed=seed,
                 progress=progress,
                 pace=pace,
                 max_memory_mib=self.max_memory,
             )
-        from estimator.kernel.collect import collect
+        from estimator.kernel.collect import gather
         from estimator.kernel.running import open_live, open_qemu
 
         target = open_qemu(self.qemu, self.symbols) if self.qemu else open_live(self.symbols)
         return partial(
-            collect,
+            gather,
             opened.enter_context(target),
             without_contents=self.without_contents,
             seed=seed,

@@ -10,9 +10,6 @@ import numpy.typing as npt
 
 from estimator.arrays import Words, pieces
 
-Columns = dict[str, npt.NDArray[Any]]
-
-
 FRAME_FACTS = {
     "ok": np.bool_,
     "hash": np.uint64,

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 import stat
 from pathlib import Path
 from typing import Any
 
 from estimator.collect.hashing import HASH_NAME
 from estimator.errors import TargetError, UsageError
-from estimator.snapshot.store import read_info
 
 _BITS = 64
 _MOST_BYTES = 64
@@ -21,7 +19,7 @@ _MAKE = "make one with: (umask 077; od -An -N8 -tx8 /dev/urandom > {path})"
 
 def random_seed() -> int:
     """A new seed, below 2^64, that nobody can guess."""
-    return secrets.randbits(_BITS)
+    return int.from_bytes(os.urandom(_BITS // 8), "little")
 
 
 def about_hash(seed: int) -> dict[str, Any]:
@@ -71,6 +69,8 @@ def seed_of(snapshot: Path) -> int:
 
     Raises TargetError if that can't be read, UsageError if its hashes are none of ours.
     """
+    from estimator.snapshot.store import read_info
+
     try:
         found = read_info(snapshot)["hash"]
         name, seed = found["name"], found["seed"]

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Words, find
-from estimator.collect.mappings import Columns, Mapped, distinct
+from estimator.arrays import Columns, Words, find
+from estimator.collect.mappings import Mapped, distinct
 
 _WALKS = 5
 _ENOUGH = 1000  # end when less than one page in so many has changed since the last walk

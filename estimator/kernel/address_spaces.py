@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from drgn import Program
 
-from estimator.arrays import Words, page_keys
+from estimator.arrays import Columns, Words, page_keys
 from estimator.collect.mappings import Mapped, first_pages
 from estimator.kernel.arch import PAGE_SHIFT, Entries
 from estimator.kernel.layout import first_variable
@@ -37,25 +36,23 @@ class AddressSpaces:
         self._walked = np.flatnonzero((vmas.anon_vma != 0) & ~hugetlb)
 
     @functools.cached_property
-    def table(self) -> pd.DataFrame:
-        """Ints of ``vmas.parquet``, without the columns that ``walk`` counts."""
+    def columns(self) -> Columns:
+        """Those of ``vmas.parquet`` but for what ``walk`` counts."""
         vmas = self._vmas
         reason = excluded_by(self._prog, vmas, self._flag)
-        return pd.DataFrame(
-            {
-                "vma_id": np.arange(len(vmas.start), dtype=np.uint32),
-                "mm_id": vmas.mm,
-                "start": vmas.start,
-                "end": vmas.end,
-                "vm_flags": vmas.flags,
-                "name": vma_names(self._prog, vmas, self._mms.structs),
-                "mergeable": self._has("mergeable"),
-                "compatible": reason == None,  # noqa: E711
-                "excluded_by": reason,
-                "has_anon_vma": vmas.anon_vma != 0,
-                "locked": self._has("locked"),
-            }
-        )
+        return {
+            "vma_id": np.arange(len(vmas.start), dtype=np.uint32),
+            "mm_id": vmas.mm,
+            "start": vmas.start,
+            "end": vmas.end,
+            "vm_flags": vmas.flags,
+            "name": vma_names(self._prog, vmas, self._mms.structs),
+            "mergeable": self._has("mergeable"),
+            "compatible": reason == None,  # noqa: E711
+            "excluded_by": reason,
+            "has_anon_vma": vmas.anon_vma != 0,
+            "locked": self._has("locked"),
+        }
 
     def walk(self, progress: Callable[[int], None]) -> Mapped:
         """Walk all page tables; ``progress`` is told the number of batches done."""

@@ -144,10 +144,11 @@ def _anonymous_memory(target: Target, findings: Findings, without_contents: bool
     anonymous = sample[info.ok & info.anonymous]
     frames = round(len(pfns) * len(anonymous) / max(len(sample), 1))
     anonymous_bytes = frames * memory.page_bytes
+    processes = plural(len(mms.structs), "process")
     findings.add(
         "memory",
-        f"{plural(len(mms.table), 'process')}, {human_bytes(anonymous_bytes)} of anonymous memory",
-        processes=len(mms.table),
+        f"{processes}, {human_bytes(anonymous_bytes)} of anonymous memory",
+        processes=len(mms.structs),
         anonymous_bytes=anonymous_bytes,
     )
     _opt_ins(prog, mms, vmas, findings)
@@ -182,7 +183,7 @@ def _coverage(
 
 def _opt_ins(prog: Program, mms: Mms, vmas: Vmas, findings: Findings) -> None:
     """Whether ksmd runs, and who has opted in."""
-    processes = int(mms.table["merge_any"].fillna(False).astype(bool).sum())
+    processes = int(np.ma.filled(mms.columns["merge_any"], False).sum()) if mms.columns else 0
     mergeable = np.uint64(vm_flag_values(prog)["mergeable"])
     areas = int(np.count_nonzero(vmas.flags & mergeable))
     findings.add_ksm(

@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from estimator._version import __version__
-from estimator.arrays import Words, find, page_keys
+from estimator.arrays import Columns, Words, find, of_rows, page_keys
 from estimator.collect.budget import refuse_beyond
 from estimator.collect.load import Pace
-from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped, distinct
+from estimator.collect.mappings import FRAME_FACTS, Mapped, distinct
 from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
 from estimator.collect.tables import make_tables, only_mapped
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.snapshot.flags import MappingFlag
-from estimator.snapshot.schema import FORMAT_VERSION
-from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.format import FORMAT_VERSION
+from estimator.snapshot.gathered import Gathered, objects
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from estimator.kernel.processes import Mms
     from estimator.kernel.stable_tree import StableTree
     from estimator.kernel.target import Target
+    from estimator.snapshot.snapshot import Snapshot
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done, and how much there is."""
@@ -88,6 +88,26 @@ def collect(
     pace: Pace | None = None,
     max_memory_mib: int | None = None,
 ) -> Snapshot:
+    """What ``gather`` finds, with its arguments and errors, as DataFrames."""
+    return gather(
+        target,
+        without_contents=without_contents,
+        seed=seed,
+        progress=progress,
+        pace=pace,
+        max_memory_mib=max_memory_mib,
+    ).snapshot()
+
+
+def gather(
+    target: Target,
+    *,
+    without_contents: bool = False,
+    seed: int | None = None,
+    progress: Progress = silent,
+    pace: Pace | None = None,
+    max_memory_mib: int | None = None,
+) -> Gathered:
     """Everything a prediction needs from the open ``target``; ``seed`` is the hash's.
 
     Without ``seed`` it is a new one: hashes can be compared within the snapshot only.
@@ -106,7 +126,7 @@ def collect(
     seed = random_seed() if seed is None else seed
     with reading(target.prog, target.damage):
         collector = _Collector(target, without_contents, seed, progress, pace or Pace(None))
-        return collector.snapshot(max_memory_mib)
+        return collector.gather(max_memory_mib)
 
 
 class _Collector:
@@ -129,7 +149,7 @@ class _Collector:
         self._pace = pace
         self._started = datetime.datetime.now(datetime.UTC)
 
-    def snapshot(self, max_memory_mib: int | None) -> Snapshot:
+    def gather(self, max_memory_mib: int | None) -> Gathered:
         from estimator.kernel.address_spaces import AddressSpaces
         from estimator.kernel.clock import uptime_seconds, wall_clock
         from estimator.kernel.cmdlines import read_cmdlines
@@ -149,7 +169,7 @@ class _Collector:
         }
         self._progress("processes", 0, 1)
         mms = read_processes(self._prog, self._memory)
-        if not len(mms.table):
+        if not len(mms.structs):
             if self._target.warnings:
                 raise TargetError(f"{self._target.warnings[0]} (no process can be read)")
             raise CannotAnswerError("no process with user memory was found in this kernel")
@@ -169,8 +189,8 @@ class _Collector:
         def describe() -> None:
             """What hashing does not need to know."""
             cmdlines = read_cmdlines(self._prog, self._memory, mms.structs)
-            mms.table.insert(list(mms.table).index("uid"), "cmdline", cmdlines)
-            _ = spaces.table  # which is kept
+            mms.columns["cmdline"] = objects(cmdlines)
+            _ = spaces.columns  # which are kept
 
         facts = self._frames(pages, pfns, describe)
         batches = read_batches(self._prog, self._memory, pages)
@@ -188,57 +208,55 @@ class _Collector:
             mms, vmas = mms.keep(there), vmas.of_mms(there)
             spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
             pfns, facts = only_mapped(mapped, pfns, facts)
-        vma_table = spaces.table
+        vma_columns = spaces.columns
         mappings, frames = make_tables(
-            vma_table, mapped, pfns, facts, self._seed, self._memory.page_bytes
+            vma_columns, mapped, pfns, facts, self._seed, self._memory.page_bytes
         )
         derived = 0
         if has_member(self._prog, "struct folio", "_mm_id_mapcount"):  # 6.15+, as the option
             derived = derive_mapcounts(mappings, frames)
-        held = batches.of(frames["pfn"].to_numpy())
-        frames["batch_references"] = pd.arrays.IntegerArray(held, np.zeros(len(held), np.bool_))
+        frames["batch_references"] = batches.of(frames["pfn"])
         tree = read_stable_tree(self._prog, self._memory, pages, mms.addresses)
         nodes = tree.nodes
-        nodes.insert(3, "frame_id", _frame_ids(frames["pfn"].to_numpy(), nodes["pfn"].to_numpy()))
-        _mark_merged(mappings, vma_table, nodes, tree.items, self._memory.page_shift)
+        nodes["frame_id"] = _frame_ids(frames["pfn"], nodes["pfn"])
+        _mark_merged(mappings, vma_columns, nodes, tree.items, self._memory.page_shift)
         unknown = {
             "processes": mms.unreadable,
             "vmas": vmas.unreadable,
-            "page_table_pages": int(vma_table["unknown_pages"].sum()) - changed,
+            "page_table_pages": int(vma_columns["unknown_pages"].sum()) - changed,
             "changed_pages": changed,
             "stable_nodes": tree.unreadable,
         }
-        snapshot = Snapshot(
-            self._info(unknown, clock, mms),
-            *(mms.table, vma_table, mappings, frames, nodes, tree.items),
-        )
+        processes = {"mm_id": np.arange(len(mms.structs), dtype=np.uint32)} | mms.columns
+        info = self._info(unknown, clock, mms)
+        gathered = Gathered(info, processes, vma_columns, mappings, frames, nodes, tree.items)
         if derived:
-            snapshot.info["source"]["warnings"].append(
+            info["source"]["warnings"].append(
                 f"this kernel does not count the mappings of {derived:,} pages of large folios "
                 "(CONFIG_NO_PAGE_MAPCOUNT): those that were found are taken for all"
             )
         if batches.unreadable:
-            snapshot.info["source"]["warnings"].append(
+            info["source"]["warnings"].append(
                 f"{batches.unreadable} per-CPU batches of pages could not be read: "
                 "what is in them looks pinned"
             )
         if self._target.kind == "core":  # what runs contradicts itself all the time
-            self._cross_check(snapshot, mms, tree)
-        return snapshot
+            self._cross_check(gathered, mms, tree)
+        return gathered
 
-    def _cross_check(self, snapshot: Snapshot, mms: Mms, tree: StableTree) -> None:
+    def _cross_check(self, gathered: Gathered, mms: Mms, tree: StableTree) -> None:
         """Add to ``info`` what the kernel's own counters have and we did not find."""
         from estimator.kernel.cross_checks import contradictions, missing_anonymous_pages
 
-        tables = (snapshot.vmas, snapshot.mappings)
-        info = snapshot.info
+        tables = (gathered.vmas, gathered.mappings)
+        info = gathered.info
         info["unknown"]["anonymous_pages"] = missing_anonymous_pages(
-            self._prog, self._memory, mms.addresses, mms.table, *tables
+            self._prog, self._memory, mms.addresses, mms.columns, *tables
         )
         info["source"]["warnings"] += contradictions(
             mms.structs["map_count"].astype(np.int64),
             *tables,
-            snapshot.frames,
+            gathered.frames,
             tree,
             info["ksm"]["counters"],
         )
@@ -328,29 +346,25 @@ def _frame_ids(pfns: Words, wanted: Words) -> Any:
     row, found = find(pfns, wanted)
     numbers = np.zeros(len(wanted), np.uint32)
     numbers[found] = row
-    return pd.arrays.IntegerArray(numbers, ~found)
+    return np.ma.MaskedArray(numbers, ~found)
 
 
 def _mark_merged(
-    mappings: pd.DataFrame,
-    vmas: pd.DataFrame,
-    nodes: pd.DataFrame,
-    items: pd.DataFrame,
+    mappings: Columns,
+    vmas: Columns,
+    nodes: Columns,
+    items: Columns,
     page_shift: int,
 ) -> None:
     """Set MappingFlag.MERGED where the rmap_item of a mapping is on the live node of its frame."""
-    live = nodes["live"].to_numpy()[items["node_id"]] if len(items) else np.empty(0, np.bool_)
-    items = items[live]
-    if not len(items):
+    items = of_rows(items, nodes["live"][items["node_id"]])
+    if not len(items["node_id"]):
         return
     page = np.uint64(page_shift)
-    vma = mappings["vma_id"].to_numpy()
-    start = page_keys(vmas["mm_id"].to_numpy(), vmas["start"].to_numpy() >> page)
-    key = start[vma] + mappings["page_index"].to_numpy()
-    wanted = page_keys(items["mm_id"].to_numpy(), items["address"].to_numpy() >> page)
+    start = page_keys(vmas["mm_id"], vmas["start"] >> page)
+    key = start[mappings["vma_id"]] + mappings["page_index"]
+    wanted = page_keys(items["mm_id"], items["address"] >> page)
     row, found = find(key, wanted)
-    frame = nodes["frame_id"].to_numpy(np.int64, na_value=-1)[items["node_id"]]
-    same = mappings["frame_id"].to_numpy()[row] == frame[found]
-    flags = mappings["flags"].to_numpy().copy()
-    flags[row[same]] |= np.uint8(MappingFlag.MERGED)
-    mappings["flags"] = flags
+    frame = np.ma.filled(nodes["frame_id"].astype(np.int64), -1)[items["node_id"]]
+    same = mappings["frame_id"][row] == frame[found]
+    mappings["flags"][row[same]] |= np.uint8(MappingFlag.MERGED)

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 from drgn import Program
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 
-from estimator.arrays import Ints, Words, count
+from estimator.arrays import Columns, Ints, Words, count
 from estimator.kernel.layout import has_member, offset, struct_dtype
 from estimator.kernel.memory import Memory
 from estimator.kernel.stable_tree import StableTree
@@ -27,22 +26,22 @@ def missing_anonymous_pages(
     prog: Program,
     memory: Memory,
     addresses: Words,
-    mms: pd.DataFrame,
-    vmas: pd.DataFrame,
-    mappings: pd.DataFrame,
+    mms: Columns,
+    vmas: Columns,
+    mappings: Columns,
 ) -> int:
     """Anonymous pages that the counters of the mms have and that were not found.
 
     ``addresses``: of the mm_structs, in mm_id order. Migration entries and pages that are known as
     unknown are not missing; swap entries are not in the counter.
     """
-    mm_id = vmas["mm_id"].to_numpy(np.int64)
-    pages = count(mappings["vma_id"].to_numpy(), len(vmas)).astype(np.int64)
+    mm_id = vmas["mm_id"].astype(np.int64)
+    pages = count(mappings["vma_id"], len(mm_id)).astype(np.int64)
     for column in ("nonpresent_pages", "unknown_pages"):
-        pages += vmas[column].to_numpy(np.int64)
-    found = np.bincount(mm_id, pages, len(mms)).astype(np.int64)
+        pages += vmas[column].astype(np.int64)
+    found = np.bincount(mm_id, pages, len(addresses)).astype(np.int64)
     if has_member(prog, "struct task_struct", "rss_stat.events"):  # until 6.2, f1a7941243c1
-        found += _UNSYNCED_PAGES * mms["threads"].to_numpy(np.int64)
+        found += _UNSYNCED_PAGES * mms["threads"].astype(np.int64)
     missing = _anonymous_pages(prog, memory, addresses) - found
     return int(missing[missing > 0].sum())
 
@@ -55,9 +54,9 @@ def anonymous_pages(prog: Program, memory: Memory, addresses: Words) -> int:
 
 def contradictions(
     map_counts: Ints,
-    vmas: pd.DataFrame,
-    mappings: pd.DataFrame,
-    frames: pd.DataFrame,
+    vmas: Columns,
+    mappings: Columns,
+    frames: Columns,
     tree: StableTree,
     counters: Mapping[str, int],
 ) -> list[str]:
@@ -70,16 +69,16 @@ def contradictions(
     vma_counts = np.bincount(vmas["mm_id"], minlength=len(map_counts))
     if wrong := int(np.count_nonzero(vma_counts != map_counts)):
         found.append(f"{wrong} processes have more or fewer VMAs than their count says")
-    mapped = count(mappings["frame_id"].to_numpy(), len(frames))
-    if wrong := int(np.count_nonzero(mapped != frames["mapcount"].to_numpy())):
+    mapped = count(mappings["frame_id"], len(frames["pfn"]))
+    if wrong := int(np.count_nonzero(mapped != frames["mapcount"])):
         found.append(f"{wrong} frames are mapped more or less often than their count says")
     for name in ("pages_shared", "pages_sharing"):
         held = getattr(tree, name)
         if held != counters.get(name, held):
             found.append(f"the stable tree holds {held} {name}, ksmd counts {counters[name]}")
     stale = int(np.count_nonzero(~tree.nodes["live"]))
-    is_ksm = frames["kind"].to_numpy() == FrameKind.KSM
-    live = tree.nodes.loc[tree.nodes["live"], "frame_id"].dropna().to_numpy(np.int64)
+    is_ksm = frames["kind"] == FrameKind.KSM
+    live = np.ma.compressed(tree.nodes["frame_id"][tree.nodes["live"]])
     orphans = int(np.count_nonzero(is_ksm)) - int(np.count_nonzero(is_ksm[live]))
     if orphans and stale:  # each by itself happens
         found.append(f"{orphans} KSM pages are on no stable node, {stale} nodes are of other pages")

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from drgn import Program
 
 from estimator.arrays import Bytes, Ints, Mask, Words
@@ -30,6 +29,9 @@ _RUN_PAGES = 4096  # struct pages in one read
 _GAP_PAGES = 64  # read over gaps up to this long
 _EACH = slice(None)
 
+_ALL_FLAGS = ~np.uint32(0)
+_PART_BITS = 16  # of a word of flags, looked up at once
+
 _Pages = dict[str, npt.NDArray[Any]]  # members of struct page, one value a frame
 
 # page-flags.h: the policy says whether a flag lives in the page itself or in the head
@@ -39,6 +41,7 @@ _FOLIO_FLAGS = (
     (FrameFlag.LOCKED, "PG_locked"),
     (FrameFlag.WRITEBACK, "PG_writeback"),
     (FrameFlag.SWAPBACKED, "PG_swapbacked"),
+    (FrameFlag.SWAPCACHE, "PG_swapcache"),
 )
 _PAGE_FLAGS = ((FrameFlag.ANON_EXCLUSIVE, "PG_anon_exclusive"), (FrameFlag.HWPOISON, "PG_hwpoison"))
 
@@ -95,9 +98,8 @@ class PageArray:
         self._folio = _folio_dtype(prog)
         self._counts_mappings = "large_mapcount" in (self._folio.names or ())
         self._double_map = _bit(prog, "PG_double_map")
-        self._bits = {name: _bit(prog, name) for _, name in (*_FOLIO_FLAGS, *_PAGE_FLAGS)}
+        self._of_folio, self._of_page = _tables(prog, _FOLIO_FLAGS), _tables(prog, _PAGE_FLAGS)
         self._head_bit = _bit(prog, "PG_head")
-        self._swapcache_bit = _bit(prog, "PG_swapcache")
         nodes = len(prog["node_data"]) if "node_data" in prog else 1
         node_bits = (nodes - 1).bit_length()  # NODES_SHIFT; SECTIONS_WIDTH is 0 with a vmemmap
         self._node_shift = np.uint64(64 - node_bits) if node_bits else None
@@ -109,17 +111,16 @@ class PageArray:
         first, folio_of = _first_of_folios(head_pfn, pfns)
         heads = {name: values[first] for name, values in pages.items()}
         folio = self._folios(head_pfn[first], heads, pfns[first])
-        words = _distinct(pages["flags"])
-        folio_words = words if head_pfn is pfns else _distinct(folio.flags)
         own, total = self._mapcounts(pages, folio, folio_of)
         mapping = folio.mapping[folio_of]
+        words = np.ascontiguousarray(pages["flags"])
         return PageInfo(
             ok=ok & folio.ok[folio_of],
             kind=_kind(mapping),
-            flags=self._folio_flags(folio, *folio_words)[folio_of] | self._page_flags(*words),
+            flags=self._folio_flags(folio)[folio_of] | _look_up(self._of_page, words),
             order=folio.order[folio_of],
             head_pfn=head_pfn,
-            node=self._nodes(pages["flags"]),
+            node=self._nodes(words),
             mapcount=own,
             refcount=folio.refcount[folio_of],
             folio_mapcount=total,
@@ -191,28 +192,15 @@ class PageArray:
     def _is_large(self, flags: Words) -> Mask:
         return (flags & np.uint64(self._head_bit)) != 0
 
-    def _folio_flags(self, folio: _Folios, words: Words, word_of: Ints) -> npt.NDArray[np.uint32]:
-        """``FrameFlag`` of folios; their flag words are ``words[word_of]``."""
-        flags = self._translate(words, _FOLIO_FLAGS)
-        swapbacked = (flags & np.uint32(FrameFlag.SWAPBACKED)) != 0  # folio_test_swapcache()
-        in_swap_cache = swapbacked & ((words & np.uint64(self._swapcache_bit)) != 0)
-        flags[in_swap_cache] |= np.uint32(FrameFlag.SWAPCACHE)
-        flags = flags[word_of]
+    def _folio_flags(self, folio: _Folios) -> npt.NDArray[np.uint32]:
+        """``FrameFlag`` of folios."""
+        flags = _look_up(self._of_folio, folio.flags)
+        backed = (flags & np.uint32(FrameFlag.SWAPBACKED)) != 0  # folio_test_swapcache()
+        flags &= np.where(backed, _ALL_FLAGS, ~np.uint32(FrameFlag.SWAPCACHE))
         flags[folio.large] |= np.uint32(FrameFlag.LARGE)
         pinned = folio.refcount >= _PIN_BIAS  # folio_maybe_dma_pinned()
         pinned[folio.large] = (folio.structs["pincount"] > 0) & (folio.order[folio.large] > 1)
         flags[pinned] |= np.uint32(FrameFlag.PINNED)
-        return flags
-
-    def _page_flags(self, words: Words, word_of: Ints) -> npt.NDArray[np.uint32]:
-        return self._translate(words, _PAGE_FLAGS)[word_of]
-
-    def _translate(
-        self, words: Words, table: tuple[tuple[FrameFlag, str], ...]
-    ) -> npt.NDArray[np.uint32]:
-        flags = np.zeros(len(words), np.uint32)
-        for flag, name in table:
-            flags[(words & np.uint64(self._bits[name])) != 0] |= np.uint32(flag)
         return flags
 
     def _nodes(self, flags: Words) -> npt.NDArray[np.uint16]:
@@ -282,10 +270,27 @@ def _first_of_folios(head_pfn: Words, pfns: Words) -> tuple[Mask | slice, Ints |
     return first, np.cumsum(first) - 1
 
 
-def _distinct(words: Words) -> tuple[Words, Ints]:
-    """The few distinct values among many flag words, and which of them each one is."""
-    codes, distinct = pd.factorize(words)
-    return np.asarray(distinct), codes
+def _tables(
+    prog: Program, flags: tuple[tuple[FrameFlag, str], ...]
+) -> dict[int, npt.NDArray[np.uint32]]:
+    """By the lowest bit of each part of a word that has any of ``flags``: what its values mean."""
+    tables: dict[int, npt.NDArray[np.uint32]] = {}
+    values = np.arange(1 << _PART_BITS, dtype=np.uint32)
+    for flag, name in flags:
+        if bit := _bit(prog, name):
+            part, place = divmod(bit.bit_length() - 1, _PART_BITS)
+            table = tables.setdefault(part * _PART_BITS, np.zeros(len(values), np.uint32))
+            table |= (values >> np.uint32(place) & np.uint32(1)) * np.uint32(flag)
+    return tables
+
+
+def _look_up(tables: dict[int, npt.NDArray[np.uint32]], words: Words) -> npt.NDArray[np.uint32]:
+    """``FrameFlag`` of words of flags, by ``_tables``."""
+    found = np.zeros(len(words), np.uint32)
+    for lowest_bit, table in tables.items():
+        part = words >> np.uint64(lowest_bit) & np.uint64(len(table) - 1)
+        found |= table.take(part.view(np.int64))
+    return found
 
 
 def _page_dtype(prog: Program) -> np.dtype[Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from estimator.arrays import Ints, Mask, Words
+from estimator.arrays import Columns, Ints, Mask, Words
 from estimator.collect.hashing import digest_of
-from estimator.collect.mappings import FRAME_FACTS, Columns
+from estimator.collect.mappings import FRAME_FACTS
 from estimator.kernel.memory import Memory
 from estimator.kernel.page_array import PageArray, PageInfo
 from estimator.snapshot.flags import FrameFlag, Unknown

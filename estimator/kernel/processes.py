@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from drgn import Object, Program
 
-from estimator.arrays import Mask, Words
+from estimator.arrays import Columns, Mask, Words, of_rows
 from estimator.kernel.failures import skip_unreadable
 from estimator.kernel.layout import (
     first_member,
@@ -22,6 +21,7 @@ from estimator.kernel.layout import (
 )
 from estimator.kernel.memory import Memory
 from estimator.kernel.paths import Paths
+from estimator.snapshot.gathered import objects
 
 _PF_EXITING, _PF_KTHREAD = 0x4, 0x0020_0000  # include/linux/sched.h
 _TASK_NOLOAD = 0x400  # of TASK_IDLE
@@ -68,13 +68,13 @@ class Damon:
 
 @dataclass(frozen=True)
 class Mms:
-    """``table``: rows of ``processes.parquet``, without cmdline. ``structs``: the mm_structs.
+    """``columns``: those of ``processes.parquet`` but mm_id and, until it is read, cmdline.
 
-    ``addresses``: u64, where the mm_structs are. ``unreadable``: tasks and mms not read, or left
-    out since. ``ksmd_cpu_ns``: CPU time of ksmd since boot; None: not found.
+    ``structs``: the mm_structs. ``addresses``: u64, where they are. ``unreadable``: tasks and mms
+    not read, or left out since. ``ksmd_cpu_ns``: CPU time of ksmd since boot; None: not found.
     """
 
-    table: pd.DataFrame
+    columns: Columns
     structs: Any
     addresses: Words
     unreadable: int
@@ -83,12 +83,10 @@ class Mms:
 
     def keep(self, rows: Mask) -> Mms:
         """The mms where ``rows`` is true, numbered anew."""
-        table = self.table[rows].reset_index(drop=True)
-        table["mm_id"] = np.arange(len(table), dtype=np.uint32)
         unreadable = self.unreadable + int(np.count_nonzero(~rows))
         return replace(
             self,
-            table=table,
+            columns=of_rows(self.columns, rows),
             structs=self.structs[rows],
             addresses=self.addresses[rows],
             unreadable=unreadable,
@@ -114,13 +112,13 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
     addresses, structs = addresses[alive], structs[alive]
     unreadable += int((~ok).sum())
     if not len(structs):
-        return Mms(pd.DataFrame(), structs, addresses, unreadable, *of_kernel)
-    table = _table(prog, addresses.tolist(), structs, order, owners, tasks)
-    place = table["scan_order"].where(table["scan_order"] >= 0, len(order))
-    sorted_rows = np.lexsort((table["pid"], table["start_time_ns"], place))
-    table = table.iloc[sorted_rows].reset_index(drop=True)
-    table.insert(0, "mm_id", np.arange(len(table), dtype=np.uint32))
-    return Mms(table, structs[sorted_rows], addresses[sorted_rows], unreadable, *of_kernel)
+        return Mms({}, structs, addresses, unreadable, *of_kernel)
+    columns = _columns(prog, addresses.tolist(), structs, order, owners, tasks)
+    scan_order = columns["scan_order"]
+    place = np.where(scan_order >= 0, scan_order, len(order))
+    sorted_rows = np.lexsort((columns["pid"], columns["start_time_ns"], place))
+    columns = of_rows(columns, sorted_rows)
+    return Mms(columns, structs[sorted_rows], addresses[sorted_rows], unreadable, *of_kernel)
 
 
 def _damon(kernel_threads: Any) -> Damon:
@@ -261,15 +259,15 @@ def _links(prog: Program, node: int) -> tuple[int, int]:
     return following, previous
 
 
-def _table(
+def _columns(
     prog: Program,
     addresses: list[int],
     mms: Any,
     order: dict[int, int],
     owners: dict[int, Owner],
     tasks: Any,
-) -> pd.DataFrame:
-    """Ints of ``processes.parquet`` but for mm_id and cmdline, one per mm."""
+) -> Columns:
+    """Those of ``processes.parquet`` but for mm_id and cmdline, a value per mm."""
     owned = [owners.get(mm) for mm in addresses]
     some = [owner or _NOBODY for owner in owned]
     has = np.array([owner is not None for owner in owned])
@@ -277,36 +275,36 @@ def _table(
     cgroup = functools.cache(functools.partial(_cgroup, prog, Paths(prog)))
     nice = np.clip(task["static_prio"] - _DEFAULT_PRIO, -20, 19)
     columns = {
-        "scan_order": [order.get(mm, -1) for mm in addresses],
-        "pid": np.where(has, task["pid"], -1),
-        "comm": [_comm(name) for name in task["comm"]],
-        "uid": [owner.uid for owner in some],
-        "cgroup": [cgroup(css_set) if css_set else "" for css_set in task["cgroups"].tolist()],
-        "merge_any": pd.array(_merge_any(prog, mms), dtype="boolean"),
-        "threads": [min(owner.threads, _LONGEST_LIST) for owner in some],
-        "sharing_pids": [sorted(owner.sharing_pids) for owner in some],
-        "sched_policy": task["policy"] & 0xFF,
-        "nice": np.where(has, nice, 0),
+        "scan_order": np.array([order.get(mm, -1) for mm in addresses], np.int32),
+        "pid": np.where(has, task["pid"], -1).astype(np.int32),
+        "comm": objects([_comm(name) for name in task["comm"]]),
+        "uid": np.array([owner.uid for owner in some], np.uint32),
+        "cgroup": objects(
+            [cgroup(css_set) if css_set else "" for css_set in task["cgroups"].tolist()]
+        ),
+        "merge_any": _merge_any(prog, mms),
+        "threads": np.array([min(owner.threads, _LONGEST_LIST) for owner in some], np.uint32),
+        "sharing_pids": objects([sorted(owner.sharing_pids) for owner in some]),
+        "sched_policy": (task["policy"] & 0xFF).astype(np.uint8),
+        "nice": np.where(has, nice, 0).astype(np.int8),
         "start_time_ns": np.where(has, task["start_time"], np.uint64(_MOST)),
     }
     for counter in _KSM_COUNTERS:
         there = counter in mms.dtype.names
         pages = mms[counter].astype(np.uint64) if there else np.full(len(mms), _MOST, np.uint64)
         known = pages <= _MOST_PAGES
-        columns[counter] = pd.arrays.IntegerArray(
-            np.where(known, pages, 0).astype(np.int64), ~known
-        )
-    return pd.DataFrame(columns)
+        columns[counter] = np.ma.MaskedArray(np.where(known, pages, 0).astype(np.int64), ~known)
+    return columns
 
 
-def _merge_any(prog: Program, mms: Any) -> list[bool | None]:
+def _merge_any(prog: Program, mms: Any) -> npt.NDArray[Any]:
     if not has_function(prog, "ksm_enable_merge_any"):  # 6.4+, d7597f59d1d3
-        return [None] * len(mms)
+        return np.ma.MaskedArray(np.zeros(len(mms), np.bool_), np.ones(len(mms), np.bool_))
     bit = _MMF_VM_MERGE_ANY if "ksm_smart_scan" in prog else _MMF_VM_MERGE_ANY - 1
     flags = mms["flags"]
     word = flags[:, 0] if flags.ndim == 2 else flags
-    found: list[bool | None] = ((word >> np.uint64(bit) & np.uint64(1)) != 0).tolist()
-    return found
+    found = (word >> np.uint64(bit) & np.uint64(1)) != 0
+    return np.ma.MaskedArray(found, np.zeros(len(mms), np.bool_))
 
 
 def _comm(name: Any) -> str:

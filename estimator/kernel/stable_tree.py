@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from drgn import Program
 
-from estimator.arrays import Words, find
+from estimator.arrays import Columns, Words, find
 from estimator.kernel.layout import first_type, has_member, offset, struct_dtype
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.intervals import first_of_each
@@ -29,14 +28,14 @@ _DEEPEST_TREE = 64  # 2 * log2(nodes)
 
 @dataclass(frozen=True)
 class StableTree:
-    """``nodes``: rows of ``stable_nodes`` (without frame_id). ``items``: of ``stable_items``.
+    """``nodes``: those of ``stable_nodes`` (without frame_id). ``items``: of ``stable_items``.
 
     ``pages_shared``, ``pages_sharing``: as ksmd counts them, with the items of mms that have
     ended. ``unreadable``: nodes, items.
     """
 
-    nodes: pd.DataFrame
-    items: pd.DataFrame
+    nodes: Columns
+    items: Columns
     pages_shared: int
     pages_sharing: int
     unreadable: int
@@ -50,15 +49,13 @@ def read_stable_tree(prog: Program, memory: Memory, pages: PageArray, mms: Words
     reader = _Reader(prog, memory)
     address, nodes, chain, tree = reader.nodes()
     info = pages.read_any(nodes["kpfn"])
-    table = pd.DataFrame(
-        {
-            "node_id": np.arange(len(nodes), dtype=np.uint32),
-            "chain_id": chain,
-            "pfn": nodes["kpfn"],
-            "node": np.where(tree == _NO_TREE, info.node, tree),
-            "live": info.ok & (info.mapping == (address | _MAPPING_KSM)),
-        }
-    )
+    table = {
+        "node_id": np.arange(len(nodes), dtype=np.uint32),
+        "chain_id": chain,
+        "pfn": nodes["kpfn"].astype(np.uint64),
+        "node": np.where(tree == _NO_TREE, info.node, tree),
+        "live": info.ok & (info.mapping == (address | _MAPPING_KSM)),
+    }
     node, items = reader.items(nodes["hlist"])
     shared = len(np.unique(node))
     return StableTree(
@@ -188,22 +185,20 @@ class _Reader:
 
 def _item_table(
     node: npt.NDArray[np.int64], items: npt.NDArray[Any], mms: Words, page_shift: int
-) -> pd.DataFrame:
-    """Ints of ``stable_items`` for the items of the mm_structs at ``mms``."""
+) -> Columns:
+    """Columns of ``stable_items`` for the items of the mm_structs at ``mms``."""
     order, shift = np.argsort(mms), np.uint64(page_shift)
     row, known = find(mms[order], items["mm"])
     items = items[known]
     kept = items.dtype.names or ()
     none = np.zeros(len(items), np.uint32)
-    return pd.DataFrame(
-        {
-            "node_id": node[known].astype(np.uint32),
-            "mm_id": order[row].astype(np.uint32),
-            "address": items["address"] >> shift << shift,
-            "age": items["age"] if "age" in kept else none.astype(np.uint8),
-            "checksum": items["checksum"] if "checksum" in kept else none,
-        }
-    )
+    return {
+        "node_id": node[known].astype(np.uint32),
+        "mm_id": order[row].astype(np.uint32),
+        "address": items["address"] >> shift << shift,
+        "age": items["age"] if "age" in kept else none.astype(np.uint8),
+        "checksum": items["checksum"] if "checksum" in kept else none,
+    }
 
 
 def _node_dtype(prog: Program, type_: str) -> np.dtype[Any]:

@@ -6,9 +6,9 @@ import dataclasses
 import itertools
 import platform
 
-import pandas as pd
+import numpy as np
 
-from estimator.arrays import Words
+from estimator.arrays import Columns, Words
 from estimator.collect.budget import refuse_beyond
 from estimator.collect.findings import UPPER_BOUND_ONLY, Findings
 from estimator.collect.memory_room import meminfo_bytes
@@ -50,13 +50,13 @@ def check_procfs(without_contents: bool = False) -> Findings:
     if found is None:
         return findings
     vmas, smaps = found
-    mergeable = vmas[vmas["mergeable"]]
-    opted_in = int(mergeable["mm_id"].nunique())
+    mergeable = int(np.count_nonzero(vmas["mergeable"]))
+    opted_in = len(np.unique(vmas["mm_id"][vmas["mergeable"]]))
     findings.add_ksm(
         ksm,
-        f"{plural(opted_in, 'process')} with {plural(len(mergeable), 'mergeable VMA')}",
+        f"{plural(opted_in, 'process')} with {plural(mergeable, 'mergeable VMA')}",
         mergeable_processes=opted_in,
-        mergeable_vmas=len(mergeable),
+        mergeable_vmas=mergeable,
     )
     if ksm["counters"].get("pages_sharing") and not ksm_flag_holds():
         findings.add(
@@ -87,7 +87,7 @@ def _rights(findings: Findings) -> bool:
     return True
 
 
-def _processes(findings: Findings) -> tuple[pd.DataFrame, dict[str, Words]]:
+def _processes(findings: Findings) -> tuple[Columns, dict[str, Words]]:
     """VMAs and their numbers of smaps; notes the processes whose memory may not be read."""
     processes, _ = read_processes()
     vmas, smaps, known = read_vmas(processes)

@@ -8,15 +8,15 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from estimator._version import __version__
-from estimator.arrays import Words
+from estimator.arrays import Columns, Words, of_rows
 from estimator.collect.budget import refuse_beyond
-from estimator.collect.mappings import Columns, Mapped, distinct
+from estimator.collect.mappings import Mapped, distinct
 from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
 from estimator.collect.tables import make_tables, only_mapped
@@ -32,7 +32,7 @@ from estimator.procfs.processes import (
     damon_runs,
     is_listed,
     numbered,
-    process_table,
+    process_columns,
     read_processes,
     still_there,
     unreadable,
@@ -41,8 +41,11 @@ from estimator.procfs.rights import part_of_host, require_memory, require_rights
 from estimator.procfs.running_kernel import RunningKernel, features, struct_sizes, upstream_release
 from estimator.procfs.vmas import listed_first, read_vmas
 from estimator.snapshot.flags import UNKNOWN_NODE
-from estimator.snapshot.schema import FORMAT_VERSION, SCHEMAS
-from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.format import FORMAT_VERSION
+from estimator.snapshot.gathered import Gathered
+
+if TYPE_CHECKING:
+    from estimator.snapshot.snapshot import Snapshot
 
 _NOT_KNOWN = {
     "processes.scan_order": "assumed from start times: no file says the order of ksmd's list; null "
@@ -60,6 +63,21 @@ _NOT_KNOWN = {
     "stable_nodes": "none: where KSM has merged already is only seen as the kind KSM of frames",
     "features": "by the kernel's release, where nothing else tells: features_by_release",
 }
+_NO_NODES: Columns = {
+    "node_id": np.empty(0, np.uint32),
+    "chain_id": np.empty(0, np.int32),
+    "pfn": np.empty(0, np.uint64),
+    "frame_id": np.empty(0, np.uint32),
+    "node": np.empty(0, np.uint16),
+    "live": np.empty(0, np.bool_),
+}
+_NO_ITEMS: Columns = {
+    "node_id": np.empty(0, np.uint32),
+    "mm_id": np.empty(0, np.uint32),
+    "address": np.empty(0, np.uint64),
+    "age": np.empty(0, np.uint8),
+    "checksum": np.empty(0, np.uint32),
+}
 
 
 def collect_procfs(
@@ -70,6 +88,24 @@ def collect_procfs(
     pace: Callable[[int], None],
     max_memory_mib: int | None = None,
 ) -> Snapshot:
+    """What ``gather_procfs`` finds, with its arguments and errors, as DataFrames."""
+    return gather_procfs(
+        without_contents=without_contents,
+        seed=seed,
+        progress=progress,
+        pace=pace,
+        max_memory_mib=max_memory_mib,
+    ).snapshot()
+
+
+def gather_procfs(
+    *,
+    without_contents: bool = False,
+    seed: int | None = None,
+    progress: Callable[[str, int, int], None],
+    pace: Callable[[int], None],
+    max_memory_mib: int | None = None,
+) -> Gathered:
     """Everything /proc says of this machine; what it doesn't is listed in ``info["not_known"]``.
 
     ``pace`` is told how many bytes are read, and may wait. Without ``seed`` the hashes have a new
@@ -85,7 +121,7 @@ def collect_procfs(
     vmas, smaps, known = read_vmas(processes)
     if not known.any():
         require_memory(processes)
-    mergeable = set(vmas.loc[vmas["mergeable"], "mm_id"])
+    mergeable = set(vmas["mm_id"][vmas["mergeable"]].tolist())
     answers = [is_listed(p, mergeable=n in mergeable) for n, p in enumerate(processes)]
     listed = np.array([answer is True for answer in answers], np.bool_)
     said = np.array([answer is not None for answer in answers], np.bool_)
@@ -109,17 +145,16 @@ def collect_procfs(
     mapped, pfns, facts, changed = settle(mapped, pfns, look(pfns), walk, look)
     forget_what_moved(pfns, facts, mapped)
     zero = np.isin(mapped.pfn, pfns[facts.pop("zero_page")])
-    mapped.counts["zero_pages"] += np.bincount(mapped.vma_id[zero], minlength=len(vmas)).astype(
-        "u8"
-    )
+    mapped.counts["zero_pages"] += np.bincount(
+        mapped.vma_id[zero], minlength=len(vmas["start"])
+    ).astype("u8")
     mapped = mapped.keep(~zero)
     not_known, perhaps_ksm = _NOT_KNOWN, 0
     if not ksm_flag_holds():
-        start = vmas["start"].to_numpy(np.uint64)
-        perhaps_ksm = mark_ksm(facts, pfns, mapped, start, smaps)
+        perhaps_ksm = mark_ksm(facts, pfns, mapped, vmas["start"], smaps)
     if perhaps_ksm:
         not_known = _NOT_KNOWN | {"frames.kind": "KSM not set where smaps leaves it open"}
-    table = process_table(processes)
+    table = process_columns(processes)
     there = known & ~maps.gone & still_there(processes)  # after all that was read by pid
     mapped = mapped.of_vmas(there[vmas["mm_id"]])
     names, pages = unreadable(processes, there)
@@ -177,26 +212,12 @@ def collect_procfs(
         },
         "not_known": not_known,
     }
-    nodes = _empty("stable_nodes").drop(columns="items")
-    items = pd.DataFrame(
-        {
-            "node_id": np.empty(0, "u4"),
-            "mm_id": np.empty(0, "u4"),
-            "address": np.empty(0, "u8"),
-            "age": np.empty(0, "u1"),
-            "checksum": np.empty(0, "u4"),
-        }
-    )
-    return Snapshot(info, table, vmas, mappings, frames, nodes, items)
+    return Gathered(info, table, vmas, mappings, frames, _NO_NODES, _NO_ITEMS)
 
 
-def _renumbered(vmas: pd.DataFrame, mms: npt.NDArray[np.bool_]) -> pd.DataFrame:
+def _renumbered(vmas: Columns, mms: npt.NDArray[np.bool_]) -> Columns:
     """The rows of the mms where ``mms`` is true, with new numbers of VMAs and mms."""
-    kept = vmas[mms[vmas["mm_id"]]].reset_index(drop=True)
-    kept["vma_id"] = np.arange(len(kept), dtype=np.uint32)
+    kept = of_rows(vmas, mms[vmas["mm_id"]])
+    kept["vma_id"] = np.arange(len(kept["mm_id"]), dtype=np.uint32)
     kept["mm_id"] = (np.cumsum(mms) - 1).astype(np.uint32)[kept["mm_id"]]
     return kept
-
-
-def _empty(name: str) -> pd.DataFrame:
-    return SCHEMAS[name].empty_table().to_pandas()

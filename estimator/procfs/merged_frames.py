@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from estimator.arrays import Ints, Mask, Numbers, Words
-from estimator.collect.mappings import Columns, Mapped
+from estimator.arrays import Columns, Ints, Mask, Numbers, Words
+from estimator.collect.mappings import Mapped
 from estimator.procfs.page_flags import KPF_KSM, frame_words
 from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.pagemap import own_page

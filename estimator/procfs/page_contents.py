@@ -9,11 +9,10 @@ from itertools import pairwise, repeat
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from xxhash import xxh3_64_intdigest
 
-from estimator.arrays import Words, find
-from estimator.collect.mappings import FRAME_FACTS, Columns, Mapped, rows_of
+from estimator.arrays import Columns, Words, find
+from estimator.collect.mappings import FRAME_FACTS, Mapped, rows_of
 from estimator.collect.workers import Pieces, forked, shared_columns
 from estimator.procfs.nodes import nodes_of
 from estimator.procfs.page_flags import frame_facts
@@ -35,7 +34,7 @@ def workers_here() -> int:
 def look_at(
     pfns: Words,
     mapped: Mapped,
-    vmas: pd.DataFrame,
+    vmas: Columns,
     processes: Sequence[Process],
     seed: int,
     without_contents: bool,
@@ -117,7 +116,7 @@ class _Places:
         self,
         mappings: npt.NDArray[np.int64],
         mapped: Mapped,
-        vmas: pd.DataFrame,
+        vmas: Columns,
         processes: Sequence[Process],
     ) -> None:
         frame = np.full(len(mapped.pfn) + 1, -1)
@@ -126,8 +125,8 @@ class _Places:
         vma = mapped.vma_id[place]
         self.rows = frame[place]
         self.key = mapped.key[place]
-        self._page = (vmas["start"].to_numpy() >> PAGE_SHIFT)[vma] + mapped.page_index[place]
-        self._mm = vmas["mm_id"].to_numpy()[vma]
+        self._page = (vmas["start"] >> PAGE_SHIFT)[vma] + mapped.page_index[place]
+        self._mm = vmas["mm_id"][vma]
         self._pids = [process.pid for process in processes]
         self._breaks = np.flatnonzero((np.diff(self._page) != 1) | (np.diff(self._mm) != 0)) + 1
 

@@ -7,8 +7,8 @@ import os
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Bytes, Words
-from estimator.collect.mappings import Columns, distinct
+from estimator.arrays import Bytes, Columns, Words
+from estimator.collect.mappings import distinct
 from estimator.procfs.page_size import HUGE_PAGES
 from estimator.procfs.processes import PROC
 from estimator.snapshot.flags import FrameFlag, FrameKind, Unknown

@@ -12,9 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from estimator.arrays import Words
+from estimator.arrays import Columns, Words
 from estimator.collect.limits import is_own_limit
 from estimator.collect.mappings import Mapped, first_pages
 from estimator.procfs.page_size import HUGE_PAGES, PAGE_SHIFT
@@ -43,7 +42,7 @@ def own_page() -> Iterator[int]:
 class PageMaps:
     """The pagemaps of some processes: ``walk`` reads all of them, again and again if need be."""
 
-    def __init__(self, processes: Sequence[Process], vmas: pd.DataFrame, huge: Words) -> None:
+    def __init__(self, processes: Sequence[Process], vmas: Columns, huge: Words) -> None:
         self._processes = processes
         self._vmas = vmas
         self._huge = huge
@@ -52,12 +51,10 @@ class PageMaps:
     def walk(self, progress: Callable[[int], None]) -> Mapped:
         """Every page that an anonymous VMA maps; ``progress`` is told the number of mms done."""
         parts = [(np.empty(0, np.uint32), np.empty(0, np.uint64), np.empty(0, np.uint64))]
-        swap = np.zeros(len(self._vmas), np.uint64)
+        swap = np.zeros(len(self._huge), np.uint64)
         anonymous = np.flatnonzero(self._vmas["has_anon_vma"])
-        mms = self._vmas["mm_id"].to_numpy()[anonymous]
-        starts, ends = (
-            self._vmas[name].to_numpy()[anonymous] >> PAGE_SHIFT for name in ("start", "end")
-        )
+        mms = self._vmas["mm_id"][anonymous]
+        starts, ends = (self._vmas[name][anonymous] >> PAGE_SHIFT for name in ("start", "end"))
         bounds = [0, *(np.flatnonzero(np.diff(mms)) + 1).tolist(), len(mms)]
         for begin, stop in pairwise(bounds):
             if begin == stop:
@@ -81,12 +78,12 @@ class PageMaps:
                 self.gone[mm_id] = True
         vma_id, page_index, pfn = (np.concatenate(column) for column in zip(*parts, strict=True))
         counts = {
-            name: np.zeros(len(self._vmas), np.uint64)
+            name: np.zeros(len(self._huge), np.uint64)
             for name in ("zero_pages", "ksm_zero_pages", "nonpresent_pages", "unknown_pages")
         }
         counts["swap_pages"] = swap
         flags = self._flags(vma_id, page_index, pfn)
-        start, end = (self._vmas[name].to_numpy() >> PAGE_SHIFT for name in ("start", "end"))
+        start, end = (self._vmas[name] >> PAGE_SHIFT for name in ("start", "end"))
         return Mapped(vma_id, page_index, pfn, flags, counts, first_pages(start, end))
 
     def _flags(
@@ -96,10 +93,9 @@ class PageMaps:
 
         WRITABLE and DIRTY are in no file.
         """
-        vm_flags = self._vmas["vm_flags"].to_numpy()
-        closed = (vm_flags & _VM_ACCESS) == 0
+        closed = (self._vmas["vm_flags"] & _VM_ACCESS) == 0
         flags = closed[vma_id] * np.uint8(MappingFlag.PROT_NONE)
-        page = (self._vmas["start"].to_numpy() >> PAGE_SHIFT)[vma_id] + page_index
+        page = (self._vmas["start"] >> PAGE_SHIFT)[vma_id] + page_index
         size = np.uint64(HUGE_PAGES)
         head = np.flatnonzero((page % size == 0) & (pfn % size == 0))
         head = head[head + HUGE_PAGES <= len(pfn)]
@@ -107,7 +103,7 @@ class PageMaps:
         whole = (vma_id[last] == vma_id[head]) & (page[last] - page[head] == size - 1)
         whole &= pfn[last] - pfn[head] == size - 1
         head = head[whole]
-        found = np.bincount(vma_id[head], minlength=len(self._vmas)) * HUGE_PAGES
+        found = np.bincount(vma_id[head], minlength=len(self._huge)) * HUGE_PAGES
         head = head[(found == self._huge)[vma_id[head]]]
         flags[(head[:, None] + np.arange(HUGE_PAGES)).ravel()] |= np.uint8(MappingFlag.HUGE)
         return flags

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from estimator.arrays import Mask
+from estimator.arrays import Columns, Mask, of_rows
 from estimator.collect.limits import is_own_limit
 from estimator.errors import CannotAnswerError
 from estimator.procfs.page_size import PAGE_BYTES
+from estimator.snapshot.gathered import objects
 
 PROC = Path("/proc")
 _SYS_KCMP = 312  # x86-64
@@ -202,22 +202,49 @@ def is_listed(process: Process, *, mergeable: bool) -> bool | None:
     return True if mergeable else None
 
 
-def process_table(processes: list[Process]) -> pd.DataFrame:
-    """Ints of ``processes.parquet`` but for the numbers that ``numbered`` gives."""
-    return pd.DataFrame([_row(process) for process in processes])
+_COLUMNS: dict[str, Any] = {
+    "pid": np.int32,
+    **dict.fromkeys(("comm", "cmdline"), np.object_),
+    "uid": np.uint32,
+    "cgroup": np.object_,
+    "merge_any": np.bool_,
+    "threads": np.uint32,
+    "sharing_pids": np.object_,
+    "sched_policy": np.uint8,
+    "nice": np.int8,
+    "start_time_ns": np.uint64,
+    **dict.fromkeys(("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages"), np.int64),
+}
 
 
-def numbered(table: pd.DataFrame, rows: Mask, listed: Mask, known: Mask) -> pd.DataFrame:
+def process_columns(processes: list[Process]) -> Columns:
+    """Those of ``processes.parquet`` but for the numbers that ``numbered`` gives."""
+    rows = [_row(process) for process in processes]
+    columns: Columns = {}
+    for name, dtype in _COLUMNS.items():
+        values = [row[name] for row in rows]
+        if dtype is np.object_:
+            columns[name] = objects(values)
+        else:
+            null = np.array([value is None for value in values], np.bool_)
+            numbers = np.array([value or 0 for value in values], dtype)
+            columns[name] = np.ma.MaskedArray(numbers, null) if null.any() else numbers
+    return columns
+
+
+def numbered(processes: Columns, rows: Mask, listed: Mask, known: Mask) -> Columns:
     """The rows where ``rows`` is true, with mm_id u32 and scan_order i32.
 
     ``listed``: which stand on ksmd's list, taken to be in the order of the rows: the list's own
     order stands in no file. The others have the scan_order -1, or null if not ``known``.
     """
-    kept, listed = table[rows].reset_index(drop=True), listed[rows]
-    kept.insert(0, "mm_id", np.arange(len(kept), dtype=np.uint32))
+    listed = listed[rows]
     order = np.where(listed, np.cumsum(listed) - 1, -1).astype(np.int32)
-    kept.insert(1, "scan_order", pd.Series(pd.arrays.IntegerArray(order, ~known[rows])))
-    return kept
+    numbers = {
+        "mm_id": np.arange(len(listed), dtype=np.uint32),
+        "scan_order": np.ma.MaskedArray(order, ~known[rows]),
+    }
+    return numbers | of_rows(processes, rows)
 
 
 def _row(process: Process) -> dict[str, Any]:

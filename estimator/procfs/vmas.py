@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from estimator.arrays import Mask, Words
+from estimator.arrays import Columns, Mask, Words, of_rows
 from estimator.collect.limits import is_own_limit
 from estimator.ksm.vm_flags import LETTERS, VALUES, excluded_by
 from estimator.procfs.page_size import PAGE_BYTES
@@ -24,8 +23,8 @@ _LINE = re.compile(
 )
 
 
-def read_vmas(processes: Sequence[Process]) -> tuple[pd.DataFrame, dict[str, Words], Mask]:
-    """Ints of ``vmas.parquet`` without counts, and numbers of smaps by name, in pages (u64).
+def read_vmas(processes: Sequence[Process]) -> tuple[Columns, dict[str, Words], Mask]:
+    """Columns of ``vmas.parquet`` without counts, and numbers of smaps by name, in pages (u64).
 
     And of which processes they could be read, bool (n,).
     Whether a VMA has an anon_vma stands in no file: it must if it has anonymous pages or swap, and
@@ -37,17 +36,15 @@ def read_vmas(processes: Sequence[Process]) -> tuple[pd.DataFrame, dict[str, Wor
         found = _of_process(process.pid)
         known[mm_id] = found is not None
         rows += [{"mm_id": mm_id} | row for row in found or ()]
-    columns = ["mm_id", "start", "end", "vm_flags", "name", *_VALUES, *_STATES]
-    table = pd.DataFrame(rows, columns=columns)
-    table.insert(0, "vma_id", np.arange(len(table)))
-    smaps = {name: table.pop(name).to_numpy(np.uint64) for name in _VALUES}
-    types = {"vma_id": "u4", "mm_id": "u4", "start": "u8", "end": "u8", "vm_flags": "u8"}
-    return table.astype(types), smaps, known
+    vmas: Columns = {"vma_id": np.arange(len(rows), dtype=np.uint32)}
+    for name, dtype in _COLUMNS.items():
+        vmas[name] = np.fromiter((row[name] for row in rows), dtype, len(rows))
+    return vmas, {name: vmas.pop(name) for name in _VALUES}, known
 
 
 def listed_first(
-    listed: npt.NDArray[np.bool_], vmas: pd.DataFrame, smaps: dict[str, Words]
-) -> tuple[npt.NDArray[np.int64], pd.DataFrame, dict[str, Words]]:
+    listed: npt.NDArray[np.bool_], vmas: Columns, smaps: dict[str, Words]
+) -> tuple[npt.NDArray[np.int64], Columns, dict[str, Words]]:
     """The mms in the order of a snapshot: those on ksmd's list first; and what ``read_vmas`` read.
 
     The new order as old numbers of mms, each half in the order it had; VMAs with the new numbers.
@@ -55,15 +52,21 @@ def listed_first(
     order = np.argsort(~listed, kind="stable")
     number = np.empty(len(order), np.uint32)
     number[order] = np.arange(len(order), dtype=np.uint32)
-    mm_id = number[vmas["mm_id"].to_numpy()]
+    mm_id = number[vmas["mm_id"]]
     rows = np.argsort(mm_id, kind="stable")
-    vmas = vmas.iloc[rows].reset_index(drop=True)
-    vmas["mm_id"] = mm_id[rows]
-    vmas["vma_id"] = np.arange(len(vmas), dtype=np.uint32)
+    vmas = of_rows(vmas | {"mm_id": mm_id}, rows) | {"vma_id": vmas["vma_id"]}
     return order, vmas, {name: pages[rows] for name, pages in smaps.items()}
 
 
-_STATES = ("mergeable", "compatible", "excluded_by", "has_anon_vma", "locked")
+_COLUMNS: dict[str, Any] = {
+    "mm_id": np.uint32,
+    **dict.fromkeys(("start", "end", "vm_flags"), np.uint64),
+    "name": np.object_,
+    **dict.fromkeys(_VALUES, np.uint64),
+    **dict.fromkeys(("mergeable", "compatible"), np.bool_),
+    "excluded_by": np.object_,
+    **dict.fromkeys(("has_anon_vma", "locked"), np.bool_),
+}
 
 
 def _of_process(pid: int) -> list[dict[str, Any]] | None:

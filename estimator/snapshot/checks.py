@@ -15,7 +15,7 @@ import numpy.typing as npt
 from estimator.arrays import pieces
 from estimator.errors import TargetError
 from estimator.snapshot.flags import FrameKind, Unknown
-from estimator.snapshot.schema import PAGE_SIZES
+from estimator.snapshot.format import PAGE_SIZES
 from estimator.snapshot.snapshot import Snapshot
 
 _STRUCTS = ("ksm_rmap_item", "ksm_stable_node", "ksm_mm_slot")

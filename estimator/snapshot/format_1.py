@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from estimator.snapshot.flags import FrameKind
-from estimator.snapshot.schema import I32, SCHEMAS, U32, not_known_batches
+from estimator.snapshot.schema import I32, SCHEMAS, U32
 from estimator.snapshot.snapshot import Snapshot
 
 _KSM = np.uint32(2)  # PageKsm(), a bit of ``frames.flags``
@@ -41,9 +41,9 @@ def from_format_1(snapshot: Snapshot) -> Snapshot:
     kind = np.where(flags & _KSM, FrameKind.KSM, FrameKind.ANONYMOUS).astype(np.uint8)
     order = processes["scan_order"].to_numpy()
     not_known = (order < 0) & (snapshot.info.get("source", {}).get("kind") == "procfs")
-    frames = frames.assign(
-        flags=flags & ~_KSM, kind=kind, batch_references=not_known_batches(len(frames))
-    )
+    none = np.zeros(len(frames), np.uint8)
+    batches = pd.arrays.IntegerArray(none, np.ones(len(none), np.bool_))
+    frames = frames.assign(flags=flags & ~_KSM, kind=kind, batch_references=batches)
     return replace(
         snapshot,
         info=_with_features(snapshot.info),

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from estimator.errors import CannotAnswerError, TargetError
+from estimator.snapshot.format import FORMAT_VERSION
 from estimator.snapshot.format_1 import FORMAT_1_SCHEMAS
-from estimator.snapshot.schema import FORMAT_VERSION, I32, I64, MOST_ROWS, SCHEMAS, U32
+from estimator.snapshot.schema import I32, I64, MOST_ROWS, SCHEMAS, U32
 
 _ROWS_AT_ONCE = 1 << 17  # decoded: more take more memory and no less time
 

@@ -19,14 +19,10 @@ Format 1 had ``mappings.page_index`` as u32, neither ``frames.kind`` nor
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 
-FORMAT_VERSION = 2
 ROW_GROUP_ROWS = 1 << 20  # so many are written and read in one go
 MOST_ROWS = 1 << 31  # rows are numbered as i32
-PAGE_SIZES = (4096, 16384, 65536)  # bytes
 
 U8, U16, U32, U64 = pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()
 I8, I32, I64 = pa.int8(), pa.int32(), pa.int64()
@@ -102,8 +98,3 @@ SCHEMAS: dict[str, pa.Schema] = {
         ),
     ),
 }
-
-
-def not_known_batches(frames: int) -> pd.arrays.IntegerArray:
-    """``frames.batch_references`` where nothing is known of them, u8 (n,), all null."""
-    return pd.arrays.IntegerArray(np.zeros(frames, np.uint8), np.ones(frames, np.bool_))

@@ -25,56 +25,58 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Set
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from estimator.arrays import Columns
 from estimator.errors import TargetError
 from estimator.snapshot.archive import STREAM, is_archive, read_members, write_members
-from estimator.snapshot.checks import check_snapshot
-from estimator.snapshot.format_1 import from_format_1
-from estimator.snapshot.read_tables import read_table
-from estimator.snapshot.schema import FORMAT_VERSION, ROW_GROUP_ROWS, SCHEMAS
-from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.as_arrow import to_arrow
+from estimator.snapshot.format import FORMAT_VERSION
+from estimator.snapshot.gathered import Gathered
+from estimator.snapshot.schema import I32, ROW_GROUP_ROWS, SCHEMAS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from estimator.snapshot.snapshot import Snapshot
 
 _INFO = "snapshot.json"
 _FILES = {_INFO} | {f"{name}.parquet" for name in SCHEMAS}
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_ALL = slice(None)
 _ASCENDING = {"pfn", "head_pfn", "page_index", "frame_id"}
 
 
-def _to_arrow(name: str, frame: pd.DataFrame) -> pa.Table:
+def _row_groups(name: str, table: pd.DataFrame | Columns) -> Iterator[pa.Table]:
     schema = SCHEMAS[name]
-    arrays = [pa.array(frame[f.name], type=f.type, from_pandas=f.nullable) for f in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    size = len(table[schema.names[0]])
+    for start in range(0, size, ROW_GROUP_ROWS):
+        rows = slice(start, min(start + ROW_GROUP_ROWS, size))
+        arrays = [to_arrow(table[f.name], f, rows) for f in schema]
+        yield pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _row_groups(name: str, frame: pd.DataFrame) -> Iterator[pa.Table]:
-    for start in range(0, len(frame), ROW_GROUP_ROWS):
-        yield _to_arrow(name, frame.iloc[start : start + ROW_GROUP_ROWS])
-
-
-def _nest_items(nodes: pd.DataFrame, items: pd.DataFrame) -> pa.Table:
+def _nest_items(nodes: pd.DataFrame | Columns, items: pd.DataFrame | Columns) -> pa.Table:
     schema = SCHEMAS["stable_nodes"]
-    items = items.sort_values("node_id", kind="stable")
     struct = schema.field("items").type.value_type
+    if not isinstance(items, dict):  # those of a collection stand by node
+        items = items.sort_values("node_id", kind="stable")
     values = pa.StructArray.from_arrays(
-        [pa.array(items[f.name], type=f.type) for f in struct], fields=list(struct)
+        [to_arrow(items[f.name], f, _ALL) for f in struct], fields=list(struct)
     )
-    offsets = np.searchsorted(items["node_id"].to_numpy(), np.arange(len(nodes) + 1))
-    lists = pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), values)
-    arrays = [
-        lists if f.name == "items" else pa.array(nodes[f.name], type=f.type, from_pandas=f.nullable)
-        for f in schema
-    ]
+    numbers = np.arange(len(nodes["node_id"]) + 1)
+    offsets = np.searchsorted(np.asarray(items["node_id"]), numbers).astype(np.int32)
+    lists = pa.ListArray.from_arrays(to_arrow(offsets, pa.field("offsets", I32), _ALL), values)
+    arrays = [lists if f.name == "items" else to_arrow(nodes[f.name], f, _ALL) for f in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def write_snapshot(snapshot: Snapshot, path: Path, *, replace: bool = False) -> None:
+def write_snapshot(snapshot: Snapshot | Gathered, path: Path, *, replace: bool = False) -> None:
     """Write ``snapshot`` to the new directory ``path`` (0700, files 0600), or as one file.
 
     ``NAME.tar`` is one file, - is stdout. Else built beside ``path``, brought to the disk, and
@@ -101,7 +103,7 @@ def write_snapshot(snapshot: Snapshot, path: Path, *, replace: bool = False) -> 
         ) from error
 
 
-def _members(snapshot: Snapshot) -> Iterator[tuple[str, bytes]]:
+def _members(snapshot: Snapshot | Gathered) -> Iterator[tuple[str, bytes]]:
     """The files of ``snapshot``: name, content."""
     for name, write in _files(snapshot):
         buffer = io.BytesIO()
@@ -109,7 +111,7 @@ def _members(snapshot: Snapshot) -> Iterator[tuple[str, bytes]]:
         yield name, buffer.getvalue()
 
 
-def _write_file(snapshot: Snapshot, name: str, parent: int, replace: bool) -> None:
+def _write_file(snapshot: Snapshot | Gathered, name: str, parent: int, replace: bool) -> None:
     """Write it as one file ``name`` in the directory open as ``parent``."""
     temporary = f".{name}.{secrets.token_hex(8)}"
     written: list[str] = []
@@ -128,7 +130,7 @@ def _write_file(snapshot: Snapshot, name: str, parent: int, replace: bool) -> No
         os.fsync(parent)
 
 
-def _write(snapshot: Snapshot, name: str, parent: int, replace: bool) -> None:
+def _write(snapshot: Snapshot | Gathered, name: str, parent: int, replace: bool) -> None:
     """Write it as ``name`` in the directory open as ``parent``, whoever else may write there."""
     temporary = f".{name}.{secrets.token_hex(8)}"
     os.mkdir(temporary, 0o700, dir_fd=parent)
@@ -156,7 +158,7 @@ def _write(snapshot: Snapshot, name: str, parent: int, replace: bool) -> None:
         os.fsync(parent)
 
 
-def _fill(snapshot: Snapshot, directory: int, written: list[str]) -> None:
+def _fill(snapshot: Snapshot | Gathered, directory: int, written: list[str]) -> None:
     """Write the files of ``snapshot``, and their names into ``written``."""
     for name, write in _files(snapshot):
         with _create(name, directory, written) as file:
@@ -165,7 +167,7 @@ def _fill(snapshot: Snapshot, directory: int, written: list[str]) -> None:
     os.fsync(directory)
 
 
-def _files(snapshot: Snapshot) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+def _files(snapshot: Snapshot | Gathered) -> Iterator[tuple[str, Callable[[Any], Any]]]:
     """The name of each file of ``snapshot``, and what writes it into an open one."""
     for name in SCHEMAS:
         groups = (
@@ -261,6 +263,11 @@ def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
     a wrong type, and for rows whose order or numbers can't be those of a collection (``checks``);
     CannotAnswerError for more rows than there are numbers for.
     """
+    from estimator.snapshot.checks import check_snapshot
+    from estimator.snapshot.format_1 import from_format_1
+    from estimator.snapshot.read_tables import read_table
+    from estimator.snapshot.snapshot import Snapshot
+
     place = Path(path)
     files = _open_files(place, _FILES)
     info = _read_info(place, files)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from estimator.arrays import Words
 from estimator.errors import TargetError
 from estimator.snapshot.flags import Unknown
-from estimator.snapshot.schema import PAGE_SIZES
+from estimator.snapshot.format import PAGE_SIZES
 
 SIGNATURE = b"KDUMP   "
 FLAT_SIGNATURE = b"makedumpfile"

@@ -1,0 +1,67 @@
+"""The tables of one snapshot as columns of NumPy: what a collection makes, without pandas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator.arrays import Columns
+
+if TYPE_CHECKING:
+    from estimator.snapshot.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What a ``Snapshot`` holds, in the same order of rows; to be written, or to be asked.
+
+    A column is an array of the type that ``SCHEMAS`` says; masked where values are null. Strings
+    and lists are arrays of objects, None where null. ``stable_items`` has the columns of
+    ``Snapshot.stable_items``, by node_id.
+    """
+
+    info: dict[str, Any]
+    processes: Columns
+    vmas: Columns
+    mappings: Columns
+    frames: Columns
+    stable_nodes: Columns = field(repr=False)
+    stable_items: Columns = field(repr=False)
+
+    def snapshot(self) -> Snapshot:
+        """The same as DataFrames, which share the memory of the columns."""
+        import pandas as pd
+
+        from estimator.snapshot.schema import SCHEMAS
+        from estimator.snapshot.snapshot import Snapshot
+
+        tables = {
+            name: pd.DataFrame(
+                {
+                    f.name: _series(getattr(self, name)[f.name], f.nullable)
+                    for f in schema
+                    if f.name != "items"
+                },
+                copy=False,
+            )
+            for name, schema in SCHEMAS.items()
+        }
+        return Snapshot(self.info, stable_items=pd.DataFrame(self.stable_items), **tables)
+
+
+def objects(values: list[Any]) -> npt.NDArray[np.object_]:
+    """Strings or lists as an array of one dimension, object (n,)."""
+    return np.fromiter(values, np.object_, len(values))
+
+
+def _series(values: npt.NDArray[Any], nullable: bool) -> Any:
+    """Numbers and truths that may be null as pandas' own nullable types."""
+    import pandas as pd
+
+    if not nullable or values.dtype == np.object_:
+        return values
+    array = pd.arrays.BooleanArray if values.dtype == np.bool_ else pd.arrays.IntegerArray
+    return array(np.ma.getdata(values), np.ma.getmaskarray(values))
