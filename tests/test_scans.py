@@ -237,3 +237,15 @@ def test_the_forecast_warns_as_the_prediction_does_where_a_page_is_held() -> Non
     snapshot = made.snapshot()
     assert not any("decides for" in text for text in predict(snapshot).warnings)
     assert forecast(snapshot).at_rest.warnings == predict(snapshot).warnings
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12", "7.3"])
+def test_a_forked_page_comes_to_its_node_where_no_search_finds_anything(kernel: str) -> None:
+    """In scan 3 the tree's zero-filled page is gone; the second process maps what has merged."""
+    system = System(kernel, max_page_sharing=2)
+    shared = small(0, 0)
+    first = system.process(*folio([0, 0, 0, 0]))
+    first.map(shared, locked=True)
+    system.process(*folio([0, 0, 0, 0]))
+    system.process().map(shared, locked=True)
+    assert_as_played(system)

@@ -163,7 +163,8 @@ def finish(ksmd: Ksmd, content: int, items: list[int], readings: Readings, throu
     """Scan on with one zero-filled content alone, which no other can disturb any more.
 
     A scan is over for the content once the page of its tree item has gone: every later search
-    gives up. So each scan costs what it changes, and not what is left.
+    gives up, and only forked KSM pages still come to their nodes. So each scan costs what it
+    changes, and not what is left.
     """
     scans = ksmd.scans
     run_ends = _runs(ksmd, items)
@@ -193,6 +194,8 @@ def finish(ksmd: Ksmd, content: int, items: list[int], readings: Readings, throu
                 if not over and run_ends[place - 1] > place:
                     place += _join_run(ksmd, items, place, run_ends[place - 1])
             passed.extend(again)
+            if over:
+                _append_forked_behind(ksmd, content, item)
         else:
             scan_the_rest_skipped(ksmd, content)
         readings.note(content, _reading_of(ksmd, content))
@@ -253,6 +256,13 @@ def _join_run(ksmd: Ksmd, items: Sequence[int], begin: int, end: int) -> int:
         if ksmd.node_len[node] == ksmd.rules.max_page_sharing:
             ksmd.open_nodes[content].remove(node)
     return joined
+
+
+def _append_forked_behind(ksmd: Ksmd, content: int, item: int) -> None:
+    """What the rest of the scan, behind ``item``, does where no search finds anything."""
+    for other in sorted(ksmd.awake):
+        if other > item and ksmd.content[other] == content and ksmd.where[other] == MAPPED:
+            ksmd.visit(other)
 
 
 def _search_is_over(ksmd: Ksmd, content: int) -> bool:
