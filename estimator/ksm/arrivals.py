@@ -178,6 +178,8 @@ class Arriving:
         self._present[[ksmd.numbers[frame] for frame in patterns.frames.other_mappings]] = True
         self._roots: list[int] = np.flatnonzero(patterns.root).tolist()
         self._weight_of_item = patterns.weight[patterns.items.content]
+        self._groups: list[int] = patterns.group.tolist()
+        self._weights: list[int] = self._weight_of_item.tolist()
         self._weight_of_frame = np.zeros(len(ksmd.frame_ids), np.int64)
         self._weight_of_frame[ksmd.frame] = self._weight_of_item
         self._content_of_frame = np.zeros(len(ksmd.frame_ids), np.int64)
@@ -230,8 +232,7 @@ class Arriving:
         keeper = self._keeper.setdefault(frame, item)
         ksmd.before[item] = ksmd.scans - 1
         if ksmd.where[keeper] == ZERO_PAGE:
-            ksmd.where[item] = ZERO_PAGE
-            ksmd.freed_in[item] = ksmd.scans
+            ksmd.where[item] = ZERO_PAGE  # fork copies such a mapping and counts it
             return
         frame = ksmd.frame[keeper]
         ksmd.frame[item] = frame
@@ -245,8 +246,7 @@ class Arriving:
 
     def _visit(self, due: list[bool]) -> int:
         """Returns how many pages that were on no node when the scan came by, weighed."""
-        ksmd, group, weight = self._ksmd, self._patterns.group, self._weight_of_item
-        groups, weights = group.tolist(), weight.tolist()
+        ksmd, groups, weights = self._ksmd, self._groups, self._weights
         visited, scans = 0, ksmd.scans
         for item in self._mapped_items:
             apart = item in ksmd.awake or item in ksmd.undone

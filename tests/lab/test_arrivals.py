@@ -37,7 +37,8 @@ ALONE = """
     advise data mergeable
 """
 SERVER = """
-    map data 400
+    map data 460
+    fill data[400:460] zero
     fill data[:150] list 3
     fill data[150:300] list 4
     fill data[300:400] same 9
@@ -62,8 +63,8 @@ NEVER_MEET_PAGES = 200
 
 
 @contextlib.contextmanager
-def guest_of(series: str, smart_scan: int) -> Iterator[Session]:
-    ksm = {"sleep_millisecs": HOUR_MILLISECONDS}
+def guest_of(series: str, smart_scan: int, zero_pages: int) -> Iterator[Session]:
+    ksm = {"sleep_millisecs": HOUR_MILLISECONDS, "use_zero_pages": zero_pages}
     if series != "6.1":
         ksm["smart_scan"] = smart_scan
     workload = Workload("arrivals", (), ksm=ksm, commands=(WITHOUT_DAMON,))
@@ -82,9 +83,11 @@ def arrive(session: Session, step: int) -> None:
     session.start(LATE)
 
 
-def dumped(series: str, smart_scan: int, path: Path) -> tuple[Snapshot, np.ndarray]:
+def dumped(
+    series: str, smart_scan: int, zero_pages: int, path: Path
+) -> tuple[Snapshot, np.ndarray]:
     """The memory with all there, and with which step each mm comes."""
-    with guest_of(series, smart_scan) as session:
+    with guest_of(series, smart_scan, zero_pages) as session:
         for step in range(len(SCANS_BEFORE)):
             arrive(session, step)
         session.guest.dump(path)
@@ -96,13 +99,18 @@ def dumped(series: str, smart_scan: int, path: Path) -> tuple[Snapshot, np.ndarr
     return snapshot, np.array(group, np.int64)
 
 
-@pytest.mark.parametrize(("series", "smart_scan"), [("7.3", 1), ("6.12", 1), ("6.1", 0)])
-def test_every_scan_while_processes_come(series: str, smart_scan: int, tmp_path: Path) -> None:
-    snapshot, group = dumped(series, smart_scan, tmp_path / "vmcore")
+@pytest.mark.parametrize(
+    ("series", "smart_scan", "zero_pages"), [("7.3", 1, 1), ("6.12", 1, 1), ("6.1", 0, 0)]
+)
+def test_every_scan_while_processes_come(
+    series: str, smart_scan: int, zero_pages: int, tmp_path: Path
+) -> None:
+    """The server's children map what it does by then: KSM pages, and its zero pages."""
+    snapshot, group = dumped(series, smart_scan, zero_pages, tmp_path / "vmcore")
     case = ask(snapshot, Policy(scope="enabled")).case
     ksmd = Arriving(case, patterns_of(case, group))
     rows, seen = [], []
-    with guest_of(series, smart_scan) as session:
+    with guest_of(series, smart_scan, zero_pages) as session:
         for step, scans in enumerate(SCANS_BEFORE):
             arrive(session, step)
             seen += settle(session.guest, min_scans=scans, stable_scans=0)
