@@ -91,13 +91,13 @@ def test_every_counter_after_every_page(made: System) -> None:
 
 
 def test_where_nothing_depends_on_order_all_is_exact() -> None:
-    snapshot = fork_server()
+    snapshot = fork_server(workers=3, shared=40, own=20)
     found = forecast(snapshot, scans=SCANS)
     case = ask(snapshot).case
     seen = 0
     for scan, visited, counters in played(case):
-        if visited % 97:
-            continue
+        if scan > 5:  # smart_scan has skipped one by then
+            break
         told = found.within.after(scan, visited)
         assert {name: told[name] for name in counters} == {n: (v, v) for n, v in counters.items()}
         seen += 1
