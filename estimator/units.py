@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 _BINARY_UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 
@@ -91,3 +93,12 @@ def printable(name: str) -> str:
 def printable_lines(text: str) -> str:
     """``printable`` for text of several lines; tabs become spaces."""
     return "\n".join(map(printable, text.expandtabs().split("\n")))
+
+
+def words_between(ends: Sequence[float], show: Callable[[float], str]) -> str:
+    """Both ends, or the one that both are.
+
+    >>> words_between((60, 90), human_seconds), words_between((60, 60.1), human_seconds)
+    ('1 min to 1 min 30 s', '1 min')
+    """
+    return " to ".join(dict.fromkeys(map(show, ends)))

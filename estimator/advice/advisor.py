@@ -66,7 +66,11 @@ def advise_scan_time(
 
 
 class AdvisedPace:
-    """ksmd under the advisor, one full scan after the other; see ``advised_scans``."""
+    """ksmd under the advisor, one full scan after the other.
+
+    The advisor takes the time from the first page to the last, without the sleep after that.
+    ``cpu_seconds_before``: what ksmd has used already when the first scan begins.
+    """
 
     def __init__(
         self,
@@ -89,23 +93,6 @@ class AdvisedPace:
         return scan
 
 
-def advised_scans(
-    pages: list[int],
-    sleep_millisecs: int,
-    costs: list[PageCost],
-    settings: AdvisorSettings,
-    start: AdvisorState,
-    cpu_seconds_before: float = 0.0,
-) -> list[ScanTime]:
-    """Full scans of so many ``pages`` each, at these ``costs``, one after the other.
-
-    The advisor takes the time from the first page to the last, without the sleep after that.
-    ``cpu_seconds_before``: what ksmd has used already when the first scan begins.
-    """
-    ksmd = AdvisedPace(sleep_millisecs, settings, start, cpu_seconds_before)
-    return [ksmd.scan(number, cost) for number, cost in zip(pages, costs, strict=True)]
-
-
 def advisor_course(
     pages: int,
     sleep_millisecs: int,
@@ -115,4 +102,5 @@ def advisor_course(
 ) -> list[ScanTime]:
     """The first ``scans`` full scans of ``pages`` pages with the advisor switched on."""
     start = AdvisorState(settings.min_pages_to_scan)
-    return advised_scans([pages] * scans, sleep_millisecs, [cost] * scans, settings, start)
+    ksmd = AdvisedPace(sleep_millisecs, settings, start)
+    return [ksmd.scan(pages, cost) for _ in range(scans)]

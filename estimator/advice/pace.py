@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from estimator.advice.advisor import AdvisorSettings, AdvisorState, advised_scans
+from estimator.advice.advisor import AdvisedPace, AdvisorSettings, AdvisorState
 from estimator.advice.cost_terms import works
 from estimator.advice.page_cost import CostRange, PageCost
 from estimator.advice.scan_time import ScanTime, pause_seconds, scan_time
@@ -35,26 +36,32 @@ class Pacing:
 
 
 @dataclass(frozen=True)
-class Pace:
-    """A forecast in time.
+class Timed:
+    """Full scans in time.
 
-    ``scans``: those of the forecast, with ``pages_to_scan``, ``batches`` (ksmd sleeps after each),
-    ``seconds`` (from the start of ksmd to the end of the scan), ``cpu_seconds`` (of ksmd until
-    then), ``page_seconds`` (CPU time of a page of this scan) and ``pause_seconds`` (the sleep after
-    each batch), if a page costs the most that it may. ``cheap``: these six columns if it costs the
-    least. ``marks``: for each of ``SHARES`` that the scans reach, its row of ``scans``.
+    ``scans``: the counters after each, with ``pages_to_scan``, ``batches`` (ksmd sleeps after
+    each), ``seconds`` (from the start of ksmd to the end of the scan), ``cpu_seconds`` (of ksmd
+    until then), ``page_seconds`` (CPU time of a page of this scan) and ``pause_seconds`` (the sleep
+    after each batch), if a page costs the most that it may. ``cheap``: these six columns if it
+    costs the least.
     """
 
     pacing: Pacing
     cost: CostRange
     scans: pd.DataFrame
     cheap: pd.DataFrame
-    marks: dict[float, int]
 
     def range_of(self, name: str, row: int) -> tuple[float, float]:
         """The least and the most of a column of ``cheap`` in a row."""
         low, high = sorted((float(self.cheap[name].iloc[row]), float(self.scans[name].iloc[row])))
         return low, high
+
+
+@dataclass(frozen=True)
+class Pace(Timed):
+    """A forecast in time. ``marks``: the row of ``scans`` that reaches each of ``SHARES``."""
+
+    marks: dict[float, int]
 
 
 def pacing_of(
@@ -82,8 +89,7 @@ def pacing_of(
 
 def pace(snapshot: Snapshot, forecast: Forecast, pacing: Pacing, costs: CostRange) -> Pace:
     """When ksmd ends each scan if a page costs so much."""
-    scanned = forecast.scans["pages_scanned"].diff().fillna(forecast.scans["pages_scanned"])
-    pages = scanned.astype(np.int64).tolist()
+    pages = np.diff(forecast.scans["pages_scanned"], prepend=0).tolist()
     most, least = (
         in_time(snapshot, pages, pacing, _in_scans(forecast, end))
         for end in (costs.most, costs.least)
@@ -102,8 +108,9 @@ def _in_scans(forecast: Forecast, cost: PageCost) -> list[PageCost]:
 def in_time(
     snapshot: Snapshot, pages: list[int], pacing: Pacing, costs: list[PageCost]
 ) -> pd.DataFrame:
-    """Full scans of so many pages each, at these costs: the columns that ``Pace.scans`` adds."""
-    scans = _paced(snapshot, pages, pacing, costs)
+    """Full scans of so many pages each, at these costs: the columns of ``Timed.cheap``."""
+    scan_of = one_after_the_other(snapshot, pacing)
+    scans = [scan_of(number, cost) for number, cost in zip(pages, costs, strict=True)]
     pauses = [
         pause_seconds(scan.pages_to_scan, pacing.sleep_millisecs, cost)
         for scan, cost in zip(scans, costs, strict=True)
@@ -123,17 +130,15 @@ def in_time(
     )
 
 
-def _paced(
-    snapshot: Snapshot, pages: list[int], pacing: Pacing, costs: list[PageCost]
-) -> list[ScanTime]:
+def one_after_the_other(snapshot: Snapshot, pacing: Pacing) -> Callable[[int, PageCost], ScanTime]:
+    """What times the next full scan, by its pages and what one costs, each time it is called."""
     if pacing.advisor is None:
-        return [
-            scan_time(n, pacing.pages_to_scan, pacing.sleep_millisecs, cost)
-            for n, cost in zip(pages, costs, strict=True)
-        ]
+        return lambda pages, cost: scan_time(
+            pages, pacing.pages_to_scan, pacing.sleep_millisecs, cost
+        )
     before = 0 if pacing.advisor_was_on else snapshot.info["ksm"].get("ksmd_cpu_ns") or 0
     start = AdvisorState(pacing.pages_to_scan)
-    return advised_scans(pages, pacing.sleep_millisecs, costs, pacing.advisor, start, before / 1e9)
+    return AdvisedPace(pacing.sleep_millisecs, pacing.advisor, start, before / 1e9).scan
 
 
 def _setting(of_kernel: object, given: int | None, option: str) -> int:

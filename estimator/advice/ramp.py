@@ -9,16 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.advice.advisor import AdvisedPace, AdvisorState
 from estimator.advice.cost_terms import coming_work, mapped_one_by_one
 from estimator.advice.moment import Foretell
-from estimator.advice.pace import Pacing, in_time
+from estimator.advice.pace import Pacing, Timed, in_time, one_after_the_other
 from estimator.advice.page_cost import CostRange, PageCost
-from estimator.advice.scan_time import ScanTime, scan_time
+from estimator.advice.scan_time import ScanTime
 from estimator.arrays import Ints
 from estimator.errors import CannotAnswerError, UsageError
-from estimator.ksm.arrivals import Arriving, patterns_of, table_of
-from estimator.ksm.case import Case
+from estimator.ksm.arrivals import Arriving, Patterns, patterns_of, table_of
 from estimator.ksm.fate import settle
 from estimator.ksm.forecast import MOST_SCANS, with_smart_scan
 from estimator.ksm.policy import Policy
@@ -36,32 +34,22 @@ Arrivals = Callable[[Snapshot, Ints], Times]
 
 
 @dataclass(frozen=True)
-class Ramp:
-    """ksmd while processes come.
+class Ramp(Timed):
+    """ksmd while processes come, from the first arrival on.
 
-    ``scans``: columns as ``Forecast.scans``, ``processes`` (there when it began), and those of
-    ``Pace.scans`` in time (``seconds``: from the first arrival on) if a page costs the most that it
-    may; ``cheap``: these if it costs the least. ``arrivals``: seconds at which processes come,
-    ascending, one entry per process. ``at_rest``: the prediction if all had been there from the
-    start. ``ended``: nothing changes any more. ``at_once_bytes``: saved in the end if all come at
-    once; None where not ``ended``. ``large_pages``: in huge pages, which are taken as split.
+    ``scans`` has ``processes`` too: those that were there when it began. ``arrivals``: seconds at
+    which processes come, ascending, one entry per process. ``at_rest``: the prediction if all had
+    been there from the start. ``ended``: nothing changes any more. ``at_once_bytes``: saved in the
+    end if all come at once; None where not ``ended``. ``large_pages``: in huge pages, which are
+    taken as split.
     """
 
-    pacing: Pacing
-    cost: CostRange
-    scans: pd.DataFrame
-    cheap: pd.DataFrame
     arrivals: Times
     at_rest: Prediction
     ended: bool
     at_once_bytes: int | None
     large_pages: int
     page_bytes: int
-
-    def range_of(self, name: str, row: int) -> tuple[float, float]:
-        """The least and the most of a column of ``cheap`` in a row."""
-        low, high = sorted((float(self.cheap[name].iloc[row]), float(self.scans[name].iloc[row])))
-        return low, high
 
 
 def one_by_one(number: int, every_seconds: float) -> Arrivals:
@@ -114,7 +102,14 @@ def ramp(
     patterns = patterns_of(case, group_of_mm)
     whole = at_rest.answer(settle(at_rest.case))
     costs = _CostOfScan(whole, cost.most)
-    rows, ended = _follow(Arriving(case, patterns), moments, pacing, costs, (scans, seconds))
+
+    def follow(
+        patterns: Patterns, moments: Times, scans: int | None, seconds: float | None
+    ) -> tuple[list[dict[str, int]], bool]:
+        scan_of = one_after_the_other(snapshot, pacing)
+        return _follow(Arriving(case, patterns), moments, scan_of, costs, (scans, seconds))
+
+    rows, ended = follow(patterns, moments, scans, seconds)
     table = table_of(rows)
     coming = [int(np.count_nonzero(group < there)) for there in table.pop("groups")]
     pages = [row["pages_scanned"] for row in rows]
@@ -122,6 +117,10 @@ def ramp(
         in_time(snapshot, pages, pacing, _in_scans(whole, rows, end))
         for end in (cost.most, cost.least)
     )
+    at_once_bytes = None
+    if ended:
+        together = patterns_of(case, np.zeros_like(group_of_mm))
+        at_once_bytes = follow(together, moments[:1], None, None)[0][-1]["bytes_saved"]
     return Ramp(
         pacing=pacing,
         cost=cost,
@@ -130,7 +129,7 @@ def ramp(
         arrivals=np.sort(moments[group]),
         at_rest=whole,
         ended=ended,
-        at_once_bytes=_at_once(case, moments, pacing, costs) if ended else None,
+        at_once_bytes=at_once_bytes,
         large_pages=patterns.large_pages,
         page_bytes=case.rules.page_bytes,
     )
@@ -154,12 +153,6 @@ def _in_scans(whole: Prediction, rows: list[dict[str, int]], cost: PageCost) -> 
     return [of_scan(before, row) for before, row in zip([None, *rows], rows, strict=False)]
 
 
-def _at_once(case: Case, moments: Times, pacing: Pacing, cost: _CostOfScan) -> int:
-    together = patterns_of(case, np.zeros(len(case.snapshot.processes), np.int64))
-    rows, _ = _follow(Arriving(case, together), moments[:1], pacing, cost, (None, None))
-    return rows[-1]["bytes_saved"]
-
-
 def _from_nothing(
     question: Question, snapshot: Snapshot, policy: Policy, later: Snapshot | None
 ) -> Question:
@@ -172,7 +165,7 @@ def _from_nothing(
 def _follow(
     ksmd: Arriving,
     moments: Times,
-    pacing: Pacing,
+    scan_of: Callable[[int, PageCost], ScanTime],
     cost: _CostOfScan,
     end: tuple[int | None, float | None],
 ) -> tuple[list[dict[str, int]], bool]:
@@ -183,7 +176,6 @@ def _follow(
     scans, until_seconds = end
     rows: list[dict[str, int]] = []
     clock, quiet, with_all = 0.0, 0, 0
-    scan_of = _paced(pacing)
     while len(rows) < (scans or LATEST) and (until_seconds is None or clock < until_seconds):
         there = int(np.searchsorted(moments, clock, side="right"))
         row = ksmd.scan(there) | {"groups": there}
@@ -194,7 +186,7 @@ def _follow(
         clock += scan_of(row["pages_scanned"], cost(before, row)).seconds
         with_all += there == len(moments)
         if scans is None and until_seconds is None:
-            if with_all and quiet == ksmd.turns:
+            if with_all and quiet >= ksmd.turns:
                 return rows[:-quiet], True
             if with_all == MOST_SCANS:
                 return rows, False
@@ -204,10 +196,3 @@ def _follow(
             hint="give fewer --pages-to-scan, or an end: --for or --scans",
         )
     return rows, bool(with_all) and quiet >= ksmd.turns
-
-
-def _paced(pacing: Pacing) -> Callable[[int, PageCost], ScanTime]:
-    if pacing.advisor is not None:
-        start = AdvisorState(pacing.pages_to_scan)
-        return AdvisedPace(pacing.sleep_millisecs, pacing.advisor, start).scan
-    return lambda pages, cost: scan_time(pages, pacing.pages_to_scan, pacing.sleep_millisecs, cost)

@@ -141,12 +141,10 @@ def forecast(
     from estimator.advice.moment import Foretell, until
     from estimator.advice.pace import Pacing, pacing_of
     from estimator.advice.page_cost import page_cost as cost_of
-    from estimator.advice.ramp import ramp as follow
     from estimator.advice.reach import reach
     from estimator.ksm.policy import Policy
     from estimator.report.asked import question_words
     from estimator.report.forecast_sections import forecast_json, forecast_sections
-    from estimator.report.ramp_sections import ramp_json, ramp_sections
     from estimator.report.tables import make_console
     from estimator.report.text import print_sections
     from estimator.snapshot.store import open_snapshot
@@ -166,6 +164,9 @@ def forecast(
         if wish is not None or by is not None:
             option = "--reach" if wish else "--by"
             raise UsageError(f"{option} is for processes that are all there from the start")
+        from estimator.advice.ramp import ramp as follow
+        from estimator.report.ramp_sections import ramp_json, ramp_sections
+
         came = follow(foretell, arrivals, pacing, cost, scans=scans, seconds=for_seconds)
         if as_json:
             click.echo(json.dumps(ramp_json(came)))
@@ -194,12 +195,12 @@ def _arrivals(ramp: int | None, every: float | None, *, as_started: bool) -> Arr
         raise UsageError("--as-started and --ramp both say when the processes come")
     if (ramp is None) != (every is None):
         raise UsageError("--ramp N needs --every DURATION, and the other way round")
+    if not as_started and (ramp is None or every is None):
+        return None
     from estimator.advice.ramp import as_started as when_started
     from estimator.advice.ramp import one_by_one
 
-    if as_started:
-        return when_started
-    return None if ramp is None or every is None else one_by_one(ramp, every)
+    return one_by_one(ramp, every) if ramp and every is not None else when_started
 
 
 def _wish(

@@ -12,7 +12,7 @@ from estimator.ksm.case import Case
 from estimator.ksm.fate import Fate, Solved
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.ksm.readings import processes_all
-from estimator.ksm.scans import Times, copies, splits
+from estimator.ksm.scans import Times, copies, splits, vanishes
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def course_of(
         exact = processes_all(scan, smart_scan=case.rules.smart_scan)
         if exact:
             at = [at_row[now & placed], np.repeat(split_row[pieces[known]], number[known])]
-            after_pages[scan] = np.sort(_visited(case, fate, times, np.concatenate(at), scan))
+            so_far = np.cumsum(visited_in(fate, times, scan), dtype=np.int64)
+            after_pages[scan] = np.sort(so_far[np.concatenate(at)])
         freed = int(np.count_nonzero(now)) + int(number[split_now].sum())
         unplaced[scan] += freed - len(after_pages.get(scan, ()))
     return Course(after_pages, dict(taken), dict(unplaced))
@@ -112,10 +113,9 @@ def first_items(fate: Fate, times: Times, rows: Ints, scan: int) -> tuple[Ints, 
     return first[new], second[new]
 
 
-def _visited(case: Case, fate: Fate, times: Times, rows: Ints, scan: int) -> Ints:
-    """How many pages of ``scan`` ksmd has visited after each of ``rows``."""
+def visited_in(fate: Fate, times: Times, scan: int) -> Mask:
+    """Bool per row: ksmd visits its page in ``scan``, one of those that process all items."""
     visited = fate.outcome > Outcome.UNKNOWN
-    vanished = np.flatnonzero(np.isin(fate.outcome, [Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY]))
+    vanished = np.flatnonzero(vanishes(fate.outcome))
     visited[vanished[times.freed_in <= scan]] = False
-    so_far: Ints = np.cumsum(visited, dtype=np.int64)[rows]
-    return so_far
+    return visited

@@ -95,14 +95,14 @@ def _settled_in(case: Case, solved: Solved, fate: Fate, split_in: Scans) -> Scan
 
 def _freed_in(case: Case, solved: Solved, fate: Fate, settled_in: Scans, split_row: Ints) -> Scans:
     """What the walk has passed when the page vanishes is freed in the next scan."""
-    rows = np.flatnonzero(_vanishes(fate.outcome))
+    rows = np.flatnonzero(vanishes(fate.outcome))
     freed = settled_in[rows] + np.uint16(1)
     away = fate.outcome[rows] == Outcome.SPLIT_AWAY
     folio = case.facts.folio[case.frame_of_row[rows[away]]]
     freed[away] -= (rows[away] > split_row[folio]).astype(np.uint16)
     if solved.ordered is not None:
         ordered = solved.ordered.rows
-        vanished = _vanishes(fate.outcome[ordered])
+        vanished = vanishes(fate.outcome[ordered])
         place = np.searchsorted(rows, ordered[vanished])
         freed[place] = solved.ordered.simulation.freed_in[vanished]
     return freed
@@ -126,7 +126,8 @@ def _left_behind(case: Case, solved: Solved, fate: Fate, split_row: Ints) -> Int
     return rows[first[~np.isin(content, waiting)]]
 
 
-def _vanishes(outcome: npt.NDArray[np.uint8]) -> Mask:
+def vanishes(outcome: npt.NDArray[np.uint8]) -> Mask:
+    """Which of the outcomes leave no page to visit."""
     gone: Mask = (outcome == Outcome.ZERO_PAGE) | (outcome == Outcome.SPLIT_AWAY)
     return gone
 

@@ -17,11 +17,11 @@ import pandas as pd
 from estimator.arrays import Ints, Mask
 from estimator.ksm.accounting import general_profit_bytes
 from estimator.ksm.case import Case
-from estimator.ksm.course import first_items
+from estimator.ksm.course import first_items, visited_in
 from estimator.ksm.fate import Fate, Solved
 from estimator.ksm.prediction import Outcome
 from estimator.ksm.readings import processes_all
-from estimator.ksm.scans import MERGING, Times, alone_in_tree
+from estimator.ksm.scans import MERGING, Times, alone_in_tree, vanishes
 
 Range = tuple[int, int]
 
@@ -116,7 +116,7 @@ class _Scans:
         self._placed = ~simulated
         alone = alone_in_tree(solved, fate)
         self._alone = alone[self._placed[alone]]
-        gone = np.flatnonzero(_vanishes(fate))
+        gone = np.flatnonzero(vanishes(fate.outcome))
         self._gone, self._gone_placed = gone, self._placed[gone]
 
     def changes(self, scan: int) -> dict[str, tuple[Ints, Ints, int]]:
@@ -167,15 +167,7 @@ class _Scans:
 
     def _processed(self, scan: int, *, in_step: bool) -> Mask:
         """Bool per row: ksmd visits its page in this scan."""
-        fate, times = self._fate, self._times
-        if not in_step:
-            processed: Mask = (fate.outcome == Outcome.MERGED) & (times.settled_in < scan)
-            return processed
-        processed = fate.outcome > Outcome.UNKNOWN
-        processed[self._gone[times.freed_in <= scan]] = False
-        return processed
-
-
-def _vanishes(fate: Fate) -> Mask:
-    gone: Mask = (fate.outcome == Outcome.ZERO_PAGE) | (fate.outcome == Outcome.SPLIT_AWAY)
-    return gone
+        if in_step:
+            return visited_in(self._fate, self._times, scan)
+        on_node: Mask = (self._fate.outcome == Outcome.MERGED) & (self._times.settled_in < scan)
+        return on_node

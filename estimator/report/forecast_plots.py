@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -72,8 +70,7 @@ def _scan_by_scan(pace: Pace, axes: Axes, *, narrow: bool) -> None:
         ("visited", "pages_scanned", BLUE),
         ("skipped", "pages_skipped", GREY),
     ):
-        so_far = [0, *rows[column].tolist()]
-        height = np.array([after - before for before, after in pairwise(so_far)])
+        height = np.diff(rows[column], prepend=0)
         axes.bar(rows["full_scans"], height, bottom=left, label=name, color=color)
         left += height
     axes.set_xlabel("full scan")

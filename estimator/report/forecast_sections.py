@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +11,7 @@ import pandas as pd
 
 from estimator.advice.break_ups import break_ups
 from estimator.advice.moment import Moment, marks, moment
-from estimator.advice.pace import Pace, Pacing
+from estimator.advice.pace import Pace, Pacing, Timed
 from estimator.advice.reach import Reach
 from estimator.advice.who import Whose, who_merges
 from estimator.ksm.accounting import OF_ALL_ITEMS
@@ -21,7 +20,7 @@ from estimator.report.as_json import answer_json, records
 from estimator.report.prediction_sections import WARNINGS, Section, coverage_section
 from estimator.report.settings_words import cost_words
 from estimator.report.tables import Column, memory, pages
-from estimator.units import count, human_bytes, human_seconds, percent, plural
+from estimator.units import count, human_bytes, human_seconds, percent, plural, words_between
 
 _ROWS = 40
 _STEPS, _BAR = 12, 20
@@ -121,14 +120,9 @@ def _headline(forecast: Forecast, pace: Pace) -> str:
     return f"{done}, in {_between(pace, 'seconds', at_rest.scans - 1)}, and then saves {saved}."
 
 
-def _between(pace: Pace, name: str, row: int) -> str:
+def _between(pace: Timed, name: str, row: int) -> str:
     """Seconds in words, from the least to the most that a page may cost."""
     return words_between(pace.range_of(name, row), human_seconds)
-
-
-def words_between(ends: tuple[float, float], show: Callable[[float], str]) -> str:
-    """Both ends, or the one that both are."""
-    return " to ".join(dict.fromkeys(map(show, ends)))
 
 
 def _marks(forecast: Forecast, pace: Pace) -> str:
@@ -263,11 +257,8 @@ def _break_ups_json(forecast: Forecast, pace: Pace) -> dict[str, Any] | None:
 
 def _last_scan_seconds(pace: Pace) -> tuple[float, float]:
     """How long the last full scan takes, with the sleep after it, at least and at most."""
-    asleep = pace.pacing.sleep_millisecs / 1000
     ends = [
-        float(times["seconds"].diff().iloc[-1])
-        if len(times) > 1
-        else float(times["seconds"].iloc[0]) + asleep
+        float(np.diff(times["seconds"] + times["pause_seconds"], prepend=0)[-1])
         for times in (pace.cheap, pace.scans)
     ]
     return min(ends), max(ends)
@@ -307,33 +298,45 @@ def _bar(least: float, most: float) -> str:
     return "█" * sure + "░" * (perhaps - sure)
 
 
-def _scans(forecast: Forecast, pace: Pace) -> Section:
-    rows = pace.scans
-    rows = rows.assign(
+def scan_rows(timed: Timed) -> pd.DataFrame:
+    """``timed.scans`` with times in words, and the pages scanned and skipped in each scan alone."""
+    rows = timed.scans
+    return rows.assign(
+        scanned=np.diff(rows["pages_scanned"], prepend=0),
+        skipped=np.diff(rows["pages_skipped"], prepend=0),
         **{
-            name: rows[f"pages_{name}"].diff().fillna(rows[f"pages_{name}"])
-            for name in ("scanned", "skipped")
-        }
+            name: [_between(timed, name, row) for row in range(len(rows))]
+            for name in ("seconds", "cpu_seconds")
+        },
     )
-    least, most = (t["bytes_saved"] for t in (forecast.bounds.least, forecast.bounds.most))
-    bounded = bool((least != most).any())
-    rows["bounds"] = [
-        "" if low == high else f"{human_bytes(low)} to {human_bytes(high)}"
-        for low, high in zip(least, most, strict=True)
-    ]
-    for name in ("seconds", "cpu_seconds"):
-        rows[name] = [_between(pace, name, row) for row in range(len(rows))]
-    columns = [
+
+
+def scan_columns(timed: Timed) -> list[Column]:
+    """Of ``scan_rows``: which scan, when and for what, and the four counters of all items."""
+    return [
         Column("scan", "full_scans", count, number=True),
         Column("ends after", "seconds", number=True),
         Column("CPU", "cpu_seconds", number=True),
-        *([pages("pages_to_scan", "pages_to_scan")] if pace.pacing.advisor else []),
+        *([pages("pages_to_scan", "pages_to_scan")] if timed.pacing.advisor else []),
         pages("scanned", "scanned"),
         pages("skipped", "skipped"),
         pages("shared", "pages_shared"),
         pages("sharing", "pages_sharing"),
         pages("unshared", "pages_unshared"),
         pages("volatile", "pages_volatile"),
+    ]
+
+
+def _scans(forecast: Forecast, pace: Pace) -> Section:
+    rows = scan_rows(pace)
+    least, most = (t["bytes_saved"] for t in (forecast.bounds.least, forecast.bounds.most))
+    bounded = bool((least != most).any())
+    rows["bounds"] = [
+        "" if low == high else f"{human_bytes(low)} to {human_bytes(high)}"
+        for low, high in zip(least, most, strict=True)
+    ]
+    columns = [
+        *scan_columns(pace),
         pages("zero pages", "ksm_zero_pages", wide=True),
         pages("rmap_items", "ksm_rmap_items", wide=True),
         memory("saved", "bytes_saved"),

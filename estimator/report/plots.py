@@ -124,9 +124,7 @@ def sharing_figure(
     """
     size = 2.2 + 0.28 * max(len(names), 4)
     width = size + 1 if narrow else max(size + 1, WIDE_INCHES)
-    letters = (
-        1 if narrow else width / WIDE_INCHES
-    )  # shown as wide as the others: of one size with them
+    letters = 1 if narrow else width / WIDE_INCHES  # of one size with those of other figures
     with mpl.rc_context({"font.size": mpl.rcParams["font.size"] * letters}):
         return _heat_map(matrix, names, (width, size))
 

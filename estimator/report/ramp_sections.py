@@ -11,11 +11,11 @@ import numpy.typing as npt
 from estimator.advice.ramp import Ramp
 from estimator.ksm.readings import SKIPPING_SCANS
 from estimator.report.as_json import answer_json, records
-from estimator.report.forecast_sections import settings_json, words_between
+from estimator.report.forecast_sections import scan_columns, scan_rows, settings_json
 from estimator.report.prediction_sections import WARNINGS, Section, coverage_section
 from estimator.report.settings_words import cost_words
 from estimator.report.tables import Column, memory, pages
-from estimator.units import count, human_bytes, human_seconds, percent, plural
+from estimator.units import count, human_bytes, human_seconds, percent, plural, words_between
 
 _ROWS = 40
 
@@ -103,36 +103,17 @@ def _warnings(ramp: Ramp) -> list[str]:
 
 
 def _scans(ramp: Ramp) -> Section:
-    rows = ramp.scans
-    rows = rows.assign(
-        **{
-            name: rows[f"pages_{name}"].diff().fillna(rows[f"pages_{name}"])
-            for name in ("scanned", "skipped")
-        }
-    )
-    for name in ("seconds", "cpu_seconds"):
-        rows[name] = [
-            words_between(ramp.range_of(name, row), human_seconds) for row in range(len(rows))
-        ]
-    rows = rows[_tells(ramp)]
+    scan, *others = scan_columns(ramp)
     columns = [
-        Column("scan", "full_scans", count, number=True),
+        scan,
         Column("processes", "processes", count, number=True),
-        Column("ends after", "seconds", number=True),
-        Column("CPU", "cpu_seconds", number=True),
-        *([pages("pages_to_scan", "pages_to_scan")] if ramp.pacing.advisor else []),
-        pages("scanned", "scanned"),
-        pages("skipped", "skipped"),
-        pages("shared", "pages_shared"),
-        pages("sharing", "pages_sharing"),
-        pages("unshared", "pages_unshared"),
-        pages("volatile", "pages_volatile"),
+        *others,
         pages("rmap_items", "ksm_rmap_items", wide=True),
         memory("saved", "bytes_saved"),
     ]
     return Section(
         "Scan by scan, without those that only repeat the one before",
-        rows,
+        scan_rows(ramp)[_tells(ramp)],
         columns,
         limit=_ROWS,
         note=cost_words(ramp.cost),

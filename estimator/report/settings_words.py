@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict
 
 from estimator.advice.advisor import ADVISOR_MIN_CPU
@@ -11,7 +10,7 @@ from estimator.advice.pace import Pace
 from estimator.advice.page_cost import CostRange
 from estimator.advice.schedule import ScanRange, Schedule
 from estimator.ksm.forecast import Forecast
-from estimator.units import count, human_seconds, percent, plural
+from estimator.units import count, human_seconds, percent, plural, words_between
 
 
 def settings_words(schedule: Schedule) -> list[str]:
@@ -47,13 +46,13 @@ def course_words(forecast: Forecast, pace: Pace) -> str:
     """When how much of the saving is there, and what CPU time ksmd has taken when all is."""
     told = [
         f"{percent(mark.share, 1)} {'after' if number else 'of the saving after'} "
-        f"{_range(map(human_seconds, mark.seconds))}"
+        f"{words_between(mark.seconds, human_seconds)}"
         for number, mark in enumerate(marks(forecast, pace))
     ]
     scans = forecast.at_rest.scans
     if scans <= len(pace.scans):
         seconds, cpu_seconds = (
-            _range(map(human_seconds, pace.range_of(name, scans - 1)))
+            words_between(pace.range_of(name, scans - 1), human_seconds)
             for name in ("seconds", "cpu_seconds")
         )
         told.append(
@@ -90,7 +89,7 @@ def cost_words(cost: CostRange) -> str:
 def cpu_words(scan: ScanRange) -> str:
     """The part of a CPU that ``scan`` takes."""
     shares = sorted(end.cpu_share or 0 for end in (scan.least, scan.most))
-    return f"{_range(percent(share, 1) for share in shares)} of a CPU"
+    return f"{words_between(shares, lambda share: percent(share, 1))} of a CPU"
 
 
 def scan_words(scan: ScanRange) -> str:
@@ -103,12 +102,7 @@ def scan_words(scan: ScanRange) -> str:
 
 
 def _seconds(scan: ScanRange) -> str:
-    return _range(map(human_seconds, sorted((scan.least.seconds, scan.most.seconds))))
-
-
-def _range(ends: Iterable[str]) -> str:
-    """Both ends, or the one that both are."""
-    return " to ".join(dict.fromkeys(ends))
+    return words_between(sorted((scan.least.seconds, scan.most.seconds)), human_seconds)
 
 
 def _micro(seconds: float) -> str:
