@@ -89,6 +89,17 @@ def test_contents_of_one_pattern_are_counted_and_not_followed() -> None:
     assert len(found.items) == 2 + 2 + 1
 
 
+@pytest.mark.parametrize("trait", [{"pins": 1}, {"outside": 1}, {"content": 0}])
+def test_what_an_item_is_makes_another_pattern(trait: dict[str, int]) -> None:
+    """Of four contents that two processes have, the last one is pinned, mapped by others, zero."""
+    made = System(smart_scan=0)
+    for _ in range(2):
+        odd = small(trait.get("content", 4), **{k: v for k, v in trait.items() if k != "content"})
+        made.process(*small(1, 2, 3), *odd)
+    found = patterns_of(arrivals_case(made.snapshot()), np.array([0, 1]))
+    assert sorted(found.weight.tolist()) == [1, 3]
+
+
 def arrivals_case(snapshot: Snapshot) -> Case:
     return ask(snapshot).case
 
