@@ -193,6 +193,9 @@ def test_merged_before_or_not_it_starts_from_nothing() -> None:
     found = follow(made.snapshot(), one_by_one(1, 0.0))
     assert found.scans["pages_sharing"].tolist() == [0, 2]
     assert found.at_rest.counters["pages_sharing"] == 2
+    assert any("as if it never had" in warning for warning in ramp_json(found)["warnings"])
+    fresh = follow(fork_server(), one_by_one(1, 0.0))
+    assert not any("as if it never had" in warning for warning in ramp_json(fresh)["warnings"])
 
 
 def test_nobody_arrives() -> None:

@@ -19,8 +19,7 @@ from estimator.errors import CannotAnswerError, UsageError
 from estimator.ksm.arrivals import Arriving, Patterns, patterns_of, table_of
 from estimator.ksm.fate import settle
 from estimator.ksm.forecast import MOST_SCANS, with_smart_scan
-from estimator.ksm.policy import Policy
-from estimator.ksm.predict import Question, ask
+from estimator.ksm.predict import ask
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.scans import LATEST
 from estimator.ksm.unmerge import unmerged
@@ -41,7 +40,7 @@ class Ramp(Timed):
     which processes come, ascending, one entry per process. ``at_rest``: the prediction if all had
     been there from the start. ``ended``: nothing changes any more. ``at_once_bytes``: saved in the
     end if all come at once; None where not ``ended``. ``large_pages``: in huge pages, which are
-    taken as split.
+    taken as split. ``starts_over``: KSM has merged, and is taken to start from nothing.
     """
 
     arrivals: Times
@@ -49,6 +48,7 @@ class Ramp(Timed):
     ended: bool
     at_once_bytes: int | None
     large_pages: int
+    starts_over: bool
     page_bytes: int
 
 
@@ -90,7 +90,9 @@ def ramp(
     policy, later = foretell.policy, foretell.later
     snapshot = with_smart_scan(foretell.snapshot, foretell.smart_scan)
     at_rest = ask(snapshot, policy, later=later)
-    case = _from_nothing(at_rest, snapshot, policy, later).case
+    starts_over = bool(at_rest.case.facts.ksm.any())
+    question = ask(unmerged(with_changes(snapshot, later)), policy) if starts_over else at_rest
+    case = question.case
     vma = case.snapshot.mappings["vma_id"].to_numpy()[case.candidates.row_numbers()]
     mms = np.unique(case.snapshot.vmas["mm_id"].to_numpy()[vma]).astype(np.int64)
     if not len(mms):
@@ -131,6 +133,7 @@ def ramp(
         ended=ended,
         at_once_bytes=at_once_bytes,
         large_pages=patterns.large_pages,
+        starts_over=starts_over,
         page_bytes=case.rules.page_bytes,
     )
 
@@ -151,15 +154,6 @@ class _CostOfScan:
 def _in_scans(whole: Prediction, rows: list[dict[str, int]], cost: PageCost) -> list[PageCost]:
     of_scan = _CostOfScan(whole, cost)
     return [of_scan(before, row) for before, row in zip([None, *rows], rows, strict=False)]
-
-
-def _from_nothing(
-    question: Question, snapshot: Snapshot, policy: Policy, later: Snapshot | None
-) -> Question:
-    """``question`` as if KSM had never run."""
-    if not question.case.facts.ksm.any():
-        return question
-    return ask(unmerged(with_changes(snapshot, later)), policy)
 
 
 def _follow(

@@ -94,6 +94,8 @@ def _warnings(ramp: Ramp) -> list[str]:
             "pages that came at different times in different scans, so that equal ones may never "
             "meet in the unstable tree. With smart_scan 0 for two full scans they do."
         )
+    if ramp.starts_over:
+        warnings.append("KSM has merged pages here. This starts as if it never had.")
     if ramp.large_pages:
         warnings.append(
             f"{plural(ramp.large_pages, 'page')} are in huge pages. They are taken as split: ksmd "
