@@ -99,7 +99,8 @@ def measure() -> Measured:
 def _in_turns(large: _Pages, small: _Pages) -> tuple[float, float, float, float]:
     """Seconds to hash a page, to compare with one of the tree, to find such a one, and to wake up.
 
-    The median of all turns: a hypervisor that takes the CPU away meanwhile makes some of them long.
+    The mean of all turns but the longest twentieth: ksmd too has turns in which memory is slow, but
+    in a few of them a hypervisor has taken the CPU away.
     """
     depth = small.number.bit_length() - 1
     wanted = np.random.default_rng(1).integers(1, 1 << 63, (_TURNS, _PAGES_A_TURN), np.uint64)
@@ -119,9 +120,10 @@ def _in_turns(large: _Pages, small: _Pages) -> tuple[float, float, float, float]
         large.hash([first] * _PAGES_A_TURN, _NOTHING)
         times.append(time.thread_time())
         spent[turn] = np.diff(times)
-    hashed, compared, looked_up, called = (np.median(spent, axis=0) / _PAGES_A_TURN).tolist()
-    work = spent[:, :3].sum(axis=1)
-    longer = work.reshape(-1, _TURNS_AWAKE).sum(axis=1) - _TURNS_AWAKE * np.median(work)
+    usual = np.sort(spent, axis=0)[: _TURNS - _TURNS // 20].mean(axis=0)
+    hashed, compared, looked_up, called = (usual / _PAGES_A_TURN).tolist()
+    work = spent[:, :3].sum(axis=1).reshape(-1, _TURNS_AWAKE).sum(axis=1)
+    longer = work - _TURNS_AWAKE * usual[:3].sum()
     wake = max(0.0, float(np.median(longer)))
     return max(0.0, hashed - called), compared / depth, looked_up / depth, wake
 

@@ -93,14 +93,17 @@ class Run:
 
 @contextlib.contextmanager
 def memory(kinds: Sequence[Sequence[str]]) -> Iterator[None]:
-    """Processes that hold it."""
+    """Processes that hold it; each opts in before the next one starts.
+
+    Where memory is looked at through /proc, they are taken to be on ksmd's list as they started.
+    """
     started: list[subprocess.Popen[str]] = []
     try:
         for number, parts in enumerate(kinds):
             line = [sys.executable, held.__file__, str(number), *parts]
             pipe = subprocess.PIPE
-            started.append(subprocess.Popen(line, stdin=pipe, stdout=pipe, text=True))
-        for process in started:
+            process = subprocess.Popen(line, stdin=pipe, stdout=pipe, text=True)
+            started.append(process)
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
                 raise LabError("memory can't be held")
