@@ -23,6 +23,7 @@ from estimator.arrays import Bytes, Mask, Words
 from estimator.collect.hashing import digest_of
 from estimator.errors import TargetError
 from estimator.kernel import memory
+from estimator.kernel.dump import page_cache
 from estimator.kernel.dump.file import inspect
 from estimator.kernel.dump.kdump_headers import KdumpPages
 from estimator.kernel.memory import Digest, Memory
@@ -216,16 +217,57 @@ def test_a_target_closes_what_it_opened(dump: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_kdump_is_unmapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "vmcore").write_bytes(kdump())
-    found = inspect(tmp_path / "vmcore")
+    before = open_files()
+    held = opened_kdump(tmp_path / "vmcore", monkeypatch)
+    with Target(held.prog, held, "core", "vmcore", "kdump"):
+        assert len(open_files()) > len(before)
+    assert open_files() == before
+
+
+def opened_kdump(path: Path, monkeypatch: pytest.MonkeyPatch) -> Kdump:
+    found = inspect(path)
     assert found.kdump is not None
     direct_map = SimpleNamespace(value_=lambda: 0)
     monkeypatch.setattr(memory, "phys_to_virt", lambda prog, address: direct_map)
-    before = open_files()
     prog = Program(Platform(Architecture.X86_64))
-    held = Kdump(prog, [KdumpPages(found.path, found.kdump)])
-    with Target(prog, held, "core", "vmcore", "kdump"):
-        assert len(open_files()) > len(before)
-    assert open_files() == before
+    prog.add_memory_segment(0, 1 << 40, lambda _a, count, _o, _p: bytes(count), True)
+    return Kdump(prog, [KdumpPages(found.path, found.kdump)])
+
+
+@pytest.mark.parametrize("available", [None, 0, 1 << 40], ids=["unknown", "little", "plenty"])
+@pytest.mark.parametrize("kind", ["elf", "kdump"])
+def test_the_contents_of_a_large_dump_leave_the_page_cache(
+    kind: str,
+    available: int | None,
+    dump: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given_back: set[int] = set()
+
+    def advise(descriptor: int, offset: int, size: int, advice: int) -> None:
+        assert (os.fstat(descriptor).st_ino, advice) == (path.stat().st_ino, 4)
+        given_back.update(range(offset, offset + size))
+
+    monkeypatch.setattr(page_cache, "meminfo_bytes", lambda name: available)
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    if kind == "elf":
+        path = dump
+        read: Memory = opened(dump, monkeypatch)
+        pfns = np.arange(10, 50, dtype=np.uint64)
+        loads = inspect(dump).loads
+        first = int(loads["offset"][0])
+        contents = range(first, first + 40 * PAGE_SIZE)
+    else:
+        path = tmp_path / "kdump"
+        path.write_bytes(kdump())
+        read = opened_kdump(path, monkeypatch)
+        pfns = np.arange(100, 120, dtype=np.uint64)  # every other one is in the file
+        contents = range(path.stat().st_size - 400 * 100, path.stat().st_size - 390 * 100)
+    with Target(read.prog, read, "core", str(path), kind):
+        read.digests(pfns, lambda pages: [0 for _ in pages])
+        read.digests(pfns[:0], lambda pages: [0 for _ in pages])
+    assert given_back == (set(contents) if available == 0 else set())
 
 
 @pytest.mark.parametrize("wrong", [b"garbage\n", b'{"error": {"class": "X", "desc": "no"}}\r\n'])

@@ -199,6 +199,7 @@ class KdumpPages:
     """
 
     def __init__(self, path: Path, header: KdumpHeader) -> None:
+        self.path = path
         with path.open("rb") as file:
             self._file = np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.uint8)
             in_file = max(0, min(header.bitmap_bytes, self._file.size - header.bitmap_offset))
@@ -243,6 +244,19 @@ class KdumpPages:
             size = self._describe(np.arange(number, number + len(pfns)))["size"]
             number += len(pfns)
             yield from pfns[(size >= least) & (size <= most)].tolist()
+
+    def extent(self, pfns: Words) -> tuple[int, int]:
+        """From where to where in the file the pages from the first to the last of ``pfns`` lie.
+
+        makedumpfile writes them in the order of PFNs; (0, 0) where the file has none of them.
+        """
+        here = pfns[self.unknown(pfns) == Unknown.HASHED]
+        here = here[self.holds(here)]
+        if not len(here):
+            return 0, 0
+        ends = [self._rank(int(pfn)) - self._first for pfn in (here.min(), here.max())]
+        first, last = self._describe(np.array(ends))
+        return int(first["offset"]), int(last["offset"]) + int(last["size"])
 
     def holds(self, pfns: Words) -> npt.NDArray[np.bool_]:
         """Which of ``pfns`` this file of a split dump is for."""

@@ -15,6 +15,7 @@ from drgn import FaultError, Program
 from estimator.arrays import Bytes, Mask, Words
 from estimator.collect.limits import is_own_limit
 from estimator.kernel.dump.file import DumpFile
+from estimator.kernel.dump.page_cache import PageCache
 from estimator.kernel.memory import (
     BRIDGED_PAGES,
     NEAR_MEMBER,
@@ -42,6 +43,7 @@ class MappedElf(Memory):
         super().__init__(prog)
         self._opened = dump.open()
         self._descriptor = self._opened.fileno()
+        self._cache = PageCache(self._descriptor)
         self._file = _map(self._descriptor)
         self._buffer = memoryview(_aligned(RUN_PAGES * self.page_bytes))
         self._rows = [
@@ -102,6 +104,7 @@ class MappedElf(Memory):
             if is_own_limit(error):
                 raise
             return 0
+        self._cache.give_back(offset, offset + got)
         return got >> self.page_shift
 
     def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:

@@ -10,6 +10,7 @@ from drgn import FaultError, Program
 from estimator.arrays import Bytes, Words
 from estimator.collect.limits import is_own_limit
 from estimator.kernel.dump.kdump_headers import KdumpPages
+from estimator.kernel.dump.page_cache import PageCache
 from estimator.kernel.memory import Digest, Memory
 from estimator.snapshot.flags import Unknown
 
@@ -26,6 +27,8 @@ class Kdump(Memory):
     def __init__(self, prog: Program, files: Sequence[KdumpPages]) -> None:
         super().__init__(prog)
         self._files = files
+        self._opened = [file.path.open("rb", buffering=0) for file in files]
+        self._caches = [PageCache(opened.fileno()) for opened in self._opened]
 
     def unknown(self, pfns: Words) -> Bytes:
         """See ``Memory.unknown``."""
@@ -49,11 +52,16 @@ class Kdump(Memory):
         values = list(digest(content for _, content in self._decompress(pfns, unknown)))
         found = np.zeros(len(pfns), np.uint64)
         found[unknown == Unknown.HASHED] = np.array(values, np.uint64)
+        for file, cache in zip(self._files, self._caches, strict=True):
+            if cache.of_large_file:
+                cache.give_back(*file.extent(pfns))
         return found, unknown
 
     def close(self) -> None:
         """See ``Memory.close``."""
-        self._files = ()
+        self._files, self._caches = (), []
+        for opened in self._opened:
+            opened.close()
 
     def _decompress(self, pfns: Words, unknown: Bytes) -> Iterator[tuple[int, bytes]]:
         """Row and content of those of ``pfns`` that can be read; notes in ``unknown`` the others.
