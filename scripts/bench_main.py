@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from scripts.bench_against import bench_against
 from scripts.bench_compressed import bench_compressed
 from scripts.bench_dump import bench_crowded, bench_dump
 from scripts.bench_predict import bench_predict
@@ -59,6 +62,16 @@ def forecast(mappings: tuple[int, ...]) -> None:
 def procfs(gib: float, rounds: int) -> None:
     """`collect --procfs` on this machine, as root."""
     bench_procfs(gib, rounds)
+
+
+@main.command()
+@click.argument("wheel", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--core", multiple=True, type=click.Path(exists=True, path_type=Path), help="A dump.")
+@click.option("--mappings", type=int, multiple=True, default=(1,), help="In millions.")
+@click.option("--rounds", type=int, default=5, help="Turns of each (default 5).")
+def against(wheel: Path, core: tuple[Path, ...], mappings: tuple[int, ...], rounds: int) -> None:
+    """Every command, and the same of another version: the WHEEL of the last release."""
+    bench_against(wheel, core, mappings, rounds)
 
 
 main()

@@ -56,7 +56,7 @@ def best(runs: list[Run]) -> Run:
 
 def peak_bytes(command: list[str]) -> int:
     """Peak memory of ``command`` that no file backs. Watching it slows it down: not for times."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:
         peak = max(peak, _anonymous_bytes(process.pid))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 from estimator.ksm.predict import predict
 from estimator.snapshot.checks import check_snapshot
-from scripts import bench_compressed, bench_dump, bench_procfs
+from scripts import bench_against, bench_compressed, bench_dump, bench_procfs
 from scripts.bench_predict import synthetic
 
 PROGRAMS = [
@@ -42,3 +43,22 @@ def test_its_snapshot_is_sound_and_can_be_predicted() -> None:
     check_snapshot("bench.ksm", snapshot)
     prediction = predict(snapshot)
     assert prediction.counters["pages_shared"] > 0
+
+
+def test_a_version_that_lacks_a_command_is_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one here is a program that knows `predict` alone, and takes a while."""
+    theirs = tmp_path / "other"
+    theirs.write_text('#!/bin/sh\n[ "$1" = predict ] && sleep 0.2\n')
+    ours = tmp_path / "ours"
+    ours.write_text("#!/bin/sh\n")
+    for program in (theirs, ours):
+        program.chmod(0o755)
+    monkeypatch.setattr(bench_against, "_OURS", str(ours))
+    measure = bench_against._measure
+    predict, advise = (bench_against.Command(name, (name,)) for name in ("predict", "advise"))
+    seconds, other_seconds, ratio, *_ = map(float, measure(predict, str(theirs), tmp_path, 2))
+    assert ratio < 1
+    assert seconds < other_seconds
+    assert measure(advise, str(theirs), tmp_path, 2)[1:] == ["can't"]
