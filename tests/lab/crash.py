@@ -73,7 +73,7 @@ def _command(options: str, names: Sequence[str]) -> str:
 
 
 def _panic(workload: Workload, kernel: Kernel, initramfs: Path, disk: Path) -> None:
-    files = {f"/bin/{name}": build(name) for name in ("actor", "probe", "crash_load")}
+    files = {f"/bin/{name}": build(name, kernel) for name in ("actor", "probe", "crash_load")}
     files |= {"/vmlinuz": kernel.vmlinuz, "/crash-initramfs": initramfs}
     with Guest(
         kernel,

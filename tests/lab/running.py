@@ -76,7 +76,7 @@ def running(
     With ``debian`` it has a Debian user space with the package, and the kernel's symbols in
     /symbols of it. Sockets go to ``directory``.
     """
-    files = {f"/bin/{name}": build(name) for name in ("actor", "probe", *programs)}
+    files = {f"/bin/{name}": build(name, kernel) for name in ("actor", "probe", *programs)}
     disks: list[str] = []
     if debian:
         files["/package.zip"] = package_zip(directory / "package.zip")

@@ -150,7 +150,7 @@ def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
         nodes=workload.nodes,
         cpu=workload.cpu,
         modules=workload.modules,
-        files={f"/bin/{name}": build(name) for name in ("actor", "probe")},
+        files={f"/bin/{name}": build(name, kernel) for name in ("actor", "probe")},
         arguments=(f"numa_balancing={'enable' if workload.numa_balancing else 'disable'}",),
         states=_states(),
     ) as guest:
