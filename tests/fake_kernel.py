@@ -45,6 +45,7 @@ class FlatMemory(Memory):
     def __init__(self, prog: Program) -> None:
         self.prog = prog
         self.direct_map = DIRECT_MAP
+        self.page_shift, self.page_bytes = 12, _PAGE
 
 
 class FakeKernel:

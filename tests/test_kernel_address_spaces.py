@@ -9,7 +9,7 @@ from estimator.arrays import Columns
 from estimator.collect.mappings import Mapped
 from estimator.kernel import address_spaces
 from estimator.kernel.address_spaces import AddressSpaces
-from estimator.kernel.arch import Entries
+from estimator.kernel.arch.x86_64 import Entries
 from estimator.kernel.vmas import read_vmas
 from estimator.snapshot.flags import MappingFlag
 from tests.fake_kernel import Fields

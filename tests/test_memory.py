@@ -99,6 +99,7 @@ def page(pfn: int) -> bytes:
 def opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> MappedElf:
     direct_map = SimpleNamespace(value_=lambda: 0)
     monkeypatch.setattr(memory, "phys_to_virt", lambda prog, address: direct_map)
+    monkeypatch.setattr(memory, "page_shift", lambda prog: 12)
     return MappedElf(Program(Platform(Architecture.X86_64)), inspect(path))
 
 
@@ -220,6 +221,7 @@ def test_a_kdump_is_unmapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert found.kdump is not None
     direct_map = SimpleNamespace(value_=lambda: 0)
     monkeypatch.setattr(memory, "phys_to_virt", lambda prog, address: direct_map)
+    monkeypatch.setattr(memory, "page_shift", lambda prog: 12)
     before = open_files()
     prog = Program(Platform(Architecture.X86_64))
     held = Kdump(prog, [KdumpPages(found.path, found.kdump)])

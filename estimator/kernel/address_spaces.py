@@ -12,7 +12,7 @@ from drgn import Program
 
 from estimator.arrays import Columns, Words, page_keys
 from estimator.collect.mappings import Mapped, first_pages
-from estimator.kernel.arch import PAGE_SHIFT, Entries
+from estimator.kernel.arch import Entries
 from estimator.kernel.layout import first_variable
 from estimator.kernel.memory import Memory
 from estimator.kernel.pagetable import PageTables, Ranges
@@ -56,15 +56,15 @@ class AddressSpaces:
 
     def walk(self, progress: Callable[[int], None]) -> Mapped:
         """Walk all page tables; ``progress`` is told the number of batches done."""
-        vmas, walked = self._vmas, self._walked
-        start = page_keys(vmas.mm, vmas.start >> PAGE_SHIFT)[walked]
-        end = page_keys(vmas.mm, vmas.end >> PAGE_SHIFT)[walked]
+        vmas, walked, shift = self._vmas, self._walked, np.uint64(self._memory.page_shift)
+        start = page_keys(vmas.mm, vmas.start >> shift)[walked]
+        end = page_keys(vmas.mm, vmas.end >> shift)[walked]
         tables = PageTables(self._prog, self._memory, Ranges(start, end))
-        pgd = self._mms.structs["pgd"] - np.uint64(self._memory.direct_map)
+        pgd = self._memory.physical(self._mms.structs["pgd"])
         wanted = np.unique(vmas.mm[walked]).astype(np.int64)
         count = _EntryCounts(self._prog, walked.astype(np.uint32))
-        leaves = tables.leaves(wanted.astype(np.uint64), pgd[wanted] >> PAGE_SHIFT)
-        room = leaves.most_entries  # what is not used of it is never touched
+        leaves = tables.leaves(wanted.astype(np.uint64), pgd[wanted])
+        room = tables.most_entries(leaves)  # what is not used of it is never touched
         columns: list[npt.NDArray[Any]] = [
             np.empty(room, dtype) for dtype in (np.uint32, np.uint64, np.uint64, np.uint8)
         ]
@@ -87,7 +87,7 @@ class AddressSpaces:
         ):
             counts[name] = np.zeros(len(vmas.start), np.uint64)
             counts[name][walked] = pages
-        first_page = first_pages(vmas.start >> PAGE_SHIFT, vmas.end >> PAGE_SHIFT)
+        first_page = first_pages(vmas.start >> shift, vmas.end >> shift)
         return Mapped(vma_id, page_index, pfn, flags, counts, first_page)
 
     def _has(self, flag: str) -> npt.NDArray[np.bool_]:

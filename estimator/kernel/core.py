@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from drgn import Architecture, BadDataError, Platform, Program, ProgramFlags
 
 from estimator.collect.limits import is_own_limit, own_limits
@@ -15,6 +14,7 @@ from estimator.kernel.dump.avml import unpack
 from estimator.kernel.dump.file import EHDR, DumpFile
 from estimator.kernel.dump.find_vmcoreinfo import find_vmcoreinfo
 from estimator.kernel.dump.kdump_headers import KdumpPages
+from estimator.kernel.dump.machine import elf_machine
 from estimator.kernel.dump.memory_only import open_memory, why_no_kernel
 from estimator.kernel.dump.split import inspect_dump, open_parts, refuse_missing_parts
 from estimator.kernel.failures import reading
@@ -29,7 +29,6 @@ from estimator.kernel.target import Target
 from estimator.kernel.vmcoreinfo import kernel_release
 
 _LACKS_NOTE = "linux.vmcoreinfo.raw is not set"  # libkdumpfile
-_ELF_MACHINES = {62: "x86_64", 183: "aarch64"}  # EM_X86_64, EM_AARCH64
 ARCHITECTURES = {"x86_64": Architecture.X86_64, "aarch64": Architecture.AARCH64}
 
 
@@ -180,12 +179,11 @@ def _platform(dump: DumpFile, architecture: str | None) -> Platform | None:
 
 
 def _elf_machine(dump: DumpFile) -> str:
-    """What an ELF file says it is of, as in ``uname -m``; "" for no ELF file, and for others."""
-    with dump.path.open("rb") as file:
-        head = file.read(EHDR.itemsize)
-    if dump.format != "elf" or len(head) < EHDR.itemsize:
+    """What an ELF file says it is of, as in ``uname -m``; "" for no ELF file."""
+    if dump.format != "elf":
         return ""
-    return _ELF_MACHINES.get(int(np.frombuffer(head, EHDR)["machine"][0]), "")
+    with dump.path.open("rb") as file:
+        return elf_machine(file.read(EHDR.itemsize))
 
 
 def _why_not_opened(dump: DumpFile, platform: Platform | None, error: Exception) -> TargetError:

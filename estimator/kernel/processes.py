@@ -11,6 +11,7 @@ import numpy.typing as npt
 from drgn import Object, Program
 
 from estimator.arrays import Columns, Mask, Words, of_rows
+from estimator.kernel.arch import page_table_format
 from estimator.kernel.failures import skip_unreadable
 from estimator.kernel.layout import (
     first_member,
@@ -154,10 +155,12 @@ def reread_roots(prog: Program, memory: Memory, mms: Mms) -> tuple[Words, npt.ND
 
 def _in_use(memory: Memory, structs: Any) -> Mask:
     """Not ksm_test_exit(), and page tables where page tables can be."""
-    table = structs["pgd"] - np.uint64(memory.direct_map)
-    aligned = (table & np.uint64(memory.page_bytes - 1)) == 0
+    table = memory.physical(structs["pgd"])
+    alignment = np.uint64(page_table_format(memory.prog).top_bytes)
+    aligned = (table & (alignment - np.uint64(1))) == 0
     in_use: Mask = (structs["mm_users"] > 0) & aligned & (table < _HIGHEST_PHYSICAL)
-    not_below: Mask = structs["pgd"] >= np.uint64(memory.direct_map)  # where ``table`` wraps
+    # where ``table`` wraps
+    not_below: Mask = memory.untagged(structs["pgd"]) >= np.uint64(memory.direct_map)
     return in_use & not_below
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drgn import Architecture, Program, Type
+from drgn import Program, Type
 
 from estimator.errors import CannotAnswerError
+from estimator.kernel.arch import require_architecture
 from estimator.kernel.layout import has_member, has_type, has_variable
 from estimator.kernel.vmcoreinfo import kernel_release
 
@@ -129,10 +130,7 @@ def require_ksm(prog: Program) -> None:
 
     That is page tables that can be decoded, structs, their members and variables.
     """
-    platform = prog.platform
-    if platform is None or platform.arch != Architecture.X86_64:
-        name = platform.arch.name if platform else "unknown"
-        raise CannotAnswerError(f"page tables of architecture {name} can't be decoded, only X86_64")
+    require_architecture(prog)
     if "ksm_mm_head" not in prog:
         raise CannotAnswerError(f"kernel {kernel_release(prog)} is built without CONFIG_KSM")
     lacking = missing(prog)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from estimator.arrays import Words
 from estimator.errors import TargetError
+from estimator.kernel.dump.machine import refuse_machine
 from estimator.snapshot.flags import Unknown
 from estimator.snapshot.format import PAGE_SIZES
 
@@ -91,7 +92,10 @@ def read_header(path: Path, file: BinaryIO, *, flattened: bool) -> KdumpHeader:
             )
         raise TargetError(f"{path} is cut off in its header")
     header = np.frombuffer(start, _HEADER, 1)[0]
+    machine = bytes(header["uts"][4]).split(b"\0")[0].decode("ascii", "replace")
     block = int(header["block_size"])
+    if block in PAGE_SIZES or int(header["block_size"].byteswap()) in PAGE_SIZES:
+        refuse_machine(path, machine)
     if block not in PAGE_SIZES:
         raise TargetError(f"{path} is damaged: its header says pages of {block} bytes")
     if len(start) < block + _SUB_HEADER.itemsize:
@@ -118,7 +122,7 @@ def read_header(path: Path, file: BinaryIO, *, flattened: bool) -> KdumpHeader:
         end_pfn=end_pfn,
         max_mapnr=max_mapnr,
         moment=_moment(file, header, sub) if split else b"",
-        machine=bytes(header["uts"][4]).split(b"\0")[0].decode("ascii", "replace"),
+        machine=machine,
         compression=next((name for bit, name in _COMPRESSIONS.items() if status & bit), "none"),
         incomplete=bool(status & _STATUS_INCOMPLETE),
         block_bytes=block,
