@@ -23,7 +23,7 @@ KINDS = """
     fill memfd list 5
     map shared-memfd 20 shared-memfd
     fill shared-memfd list 1
-    map hugetlb 512 hugetlb
+    map hugetlb 1H hugetlb
     fill hugetlb list 1
     map locked 20
     fill locked list 6
