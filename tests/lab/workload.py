@@ -1,8 +1,8 @@
 """A workload: what some processes do with their memory, and how ksmd is set while they hold still.
 
 Each process executes a script, one operation per line ('#': comment). R is a region or a part of
-it in pages: ``data``, ``data[10:20]``, ``data[10:]``, ``data[5]``. Numbers of pages are also ``2H``,
-as two huge pages have, and ``1H+5``, ``1H-5``.
+it in pages: ``data``, ``data[10:20]``, ``data[10:]``, ``data[5]``. Numbers of pages are also
+``2H``, as two huge pages have, and ``1H+5``, ``1H-5``.
 
 - ``map NAME PAGES [KIND]``: anon (default), sparse (no reserve), shared, file, shared-file, memfd,
   shared-memfd, hugetlb, stack, heap. Regions are aligned as huge pages are and far from each other.
