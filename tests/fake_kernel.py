@@ -60,6 +60,7 @@ class FakeKernel:
         *,
         constants: Mapping[str, int] = CONSTANTS,
         functions: Iterable[str] = (),
+        architecture: Architecture = Architecture.X86_64,
     ) -> None:
         self._members = {tag: parse(text, structs) for tag, text in structs.items()}
         self._types: dict[str, Type] = {}
@@ -69,7 +70,7 @@ class FakeKernel:
         self._errors: dict[int, Exception] = {}
         self._free, self._next_table = _HEAP, 0x10_0000
         self.prog = Program(
-            Platform(Architecture.X86_64, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN)
+            Platform(architecture, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN)
         )
         self.prog.add_memory_segment(_KERNEL_HALF, 1 << 47, self._read_virtual)
         self.prog.add_memory_segment(0, 1 << 52, self._read_physical, True)

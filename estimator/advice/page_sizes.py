@@ -12,6 +12,7 @@ import pandas as pd
 
 from estimator.advice.attribution import page_bytes
 from estimator.arrays import Ints, Words
+from estimator.ksm.contents import content_keys
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot
 
@@ -33,7 +34,7 @@ def larger_pages(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
     start = snapshot.vmas["start"].to_numpy() // np.uint64(base)
     page = start[vma] + table["page_index"].to_numpy()[rows]
     frame = table["frame_id"].to_numpy()[rows]
-    content = snapshot.frames["hash"].to_numpy(np.uint64, na_value=0)[frame]
+    content = content_keys(snapshot.frames)[frame]
     found = []
     for size in PAGE_SIZES:
         if size < base:

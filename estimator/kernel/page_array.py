@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Program
+from drgn import Architecture, Program
 
 from estimator.arrays import Bytes, Ints, Mask, Words
 from estimator.kernel.arch import page_table_format
@@ -41,6 +41,7 @@ _FOLIO_FLAGS = (
     (FrameFlag.SWAPBACKED, "PG_swapbacked"),
     (FrameFlag.SWAPCACHE, "PG_swapcache"),
 )
+_MTE_FLAG = (FrameFlag.MTE, "PG_arch_2")  # PG_mte_tagged, of arm64; of x86-64 it is another
 _PAGE_FLAGS = ((FrameFlag.ANON_EXCLUSIVE, "PG_anon_exclusive"), (FrameFlag.HWPOISON, "PG_hwpoison"))
 
 
@@ -97,7 +98,9 @@ class PageArray:
         self._folio = _folio_dtype(prog)
         self._counts_mappings = "large_mapcount" in (self._folio.names or ())
         self._double_map = _bit(prog, "PG_double_map")
-        self._of_folio, self._of_page = _tables(prog, _FOLIO_FLAGS), _tables(prog, _PAGE_FLAGS)
+        arm64 = prog.platform is not None and prog.platform.arch == Architecture.AARCH64
+        of_page = (*_PAGE_FLAGS, _MTE_FLAG) if arm64 else _PAGE_FLAGS
+        self._of_folio, self._of_page = _tables(prog, _FOLIO_FLAGS), _tables(prog, of_page)
         self._head_bit = _bit(prog, "PG_head")
         nodes = len(prog["node_data"]) if "node_data" in prog else 1
         node_bits = (nodes - 1).bit_length()  # NODES_SHIFT; SECTIONS_WIDTH is 0 with a vmemmap

@@ -102,7 +102,7 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         pinned=pinned,
         blocked=blocked,
         maybe_blocked=maybe_blocked,
-        zero=(flags & FrameFlag.ZERO) != 0,
+        zero=(flags & (FrameFlag.ZERO | FrameFlag.MTE)) == FrameFlag.ZERO,
         mlocked=(flags & FrameFlag.MLOCKED) != 0,
         ksm=ksm,
         node=node,

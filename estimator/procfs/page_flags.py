@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,8 @@ _FLAGS = {
     19: FrameFlag.HWPOISON,
     33: FrameFlag.MLOCKED,
 }
+if platform.machine() == "aarch64":
+    _FLAGS[41] = FrameFlag.MTE  # KPF_ARCH_2
 _ANON, _HEAD, _TAIL, KPF_KSM, _ZERO_PAGE = (np.uint64(1 << bit) for bit in (12, 15, 16, 21, 24))
 
 

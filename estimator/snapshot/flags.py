@@ -42,6 +42,7 @@ class FrameFlag(enum.IntFlag):
     WRITEBACK = 512
     HWPOISON = 1024
     SWAPBACKED = 2048
+    MTE = 4096  # has tags of arm64's memory tagging (PG_mte_tagged)
 
 
 class Unknown(enum.IntEnum):

@@ -25,7 +25,7 @@ from tests.lab.kernels import Kernel, say
 MODULES = ("virtio_pci", "virtio_console", "qemu_fw_cfg")  # the last: vmcoreinfo for dumps
 VIRTIO_PORT = ("-device", "virtio-serial-pci", "-device", "virtserialport,chardev=shell")
 SECOND_SERIAL_PORT = ("-device", "isa-serial,chardev=shell")  # slower, but its driver is built in
-MACHINES = {"x86_64": "", "aarch64": "virt,"}
+MACHINES = {"x86_64": "", "aarch64": "virt"}
 CONSOLES = {"x86_64": "ttyS0", "aarch64": "ttyAMA0"}
 KERNEL = "loglevel=4 panic=-1 numa=on"
 BOOT_SECONDS = 60.0
@@ -64,8 +64,9 @@ class Guest:
     """A running guest, killed when its context ends.
 
     ``memory_mib`` is divided evenly among ``nodes`` NUMA nodes. ``modules`` are loaded at boot
-    (after those that control and dump need). ``files`` appear in the guest:
-    {path in guest: source}. ``arguments`` go to the kernel's command line, ``qemu`` to QEMU's.
+    (after those that control and dump need). ``machine``: more of QEMU's -machine. ``files`` appear
+    in the guest: {path in guest: source}. ``arguments`` go to the kernel's command line, ``qemu``
+    to QEMU's.
     ``states``: guests that booted before, of which one like this is taken up where it stood.
     ``init`` is the script that boots, and ``boot_seconds`` what it may take.
     """
@@ -77,6 +78,7 @@ class Guest:
         memory_mib: int = 256,
         nodes: int = 1,
         cpu: str = "max",
+        machine: str = "",
         modules: Iterable[str] = (),
         files: Mapping[str, Path] | None = None,
         arguments: Sequence[str] = (),
@@ -97,7 +99,11 @@ class Guest:
             *(f"qemu-system-{kernel.machine}", "-nodefaults", "-no-user-config"),
             *("-display", "none"),
             # this machine's own KSM has nothing to do with it
-            *("-machine", f"{MACHINES[kernel.machine]}mem-merge=off", "-cpu", _cpu(kernel, cpu)),
+            *(
+                "-machine",
+                ",".join(filter(None, (MACHINES[kernel.machine], "mem-merge=off", machine))),
+            ),
+            *("-cpu", _cpu(kernel, cpu)),
             *("-accel", "tcg,thread=multi", "-smp", "2", "-m", f"{memory_mib}M"),
             *(_numa(memory_mib, nodes) if nodes > 1 else ()),
             *("-kernel", str(kernel.vmlinuz), "-initrd", str(initramfs), "-no-reboot"),

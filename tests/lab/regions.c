@@ -15,6 +15,9 @@
 
 #include "actor.h"
 
+#ifndef PROT_MTE
+#define PROT_MTE 0x20
+#endif
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
@@ -86,14 +89,17 @@ static int file_of_pages(long pages)
 
 static char *map_region(long pages, const char *kind)
 {
-	int flags = MAP_FIXED_NOREPLACE, file = -1;
+	int flags = MAP_FIXED_NOREPLACE, file = -1, protection = PROT_READ | PROT_WRITE;
 	size_t size = pages * PAGE;
 	char *start = (char *)next_address;
 
 	next_address = (next_address + size + (2ul << 30)) & -(1ul << 30);
 	if (!strcmp(kind, "anon"))
 		flags |= MAP_PRIVATE | MAP_ANONYMOUS;
-	else if (!strcmp(kind, "sparse"))
+	else if (!strcmp(kind, "mte")) {
+		flags |= MAP_PRIVATE | MAP_ANONYMOUS;
+		protection |= PROT_MTE;
+	} else if (!strcmp(kind, "sparse"))
 		flags |= MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 	else if (!strcmp(kind, "shared"))
 		flags |= MAP_SHARED | MAP_ANONYMOUS;
@@ -109,7 +115,7 @@ static char *map_region(long pages, const char *kind)
 		die("no such kind of memory");
 	if (file >= 0)
 		flags |= strncmp(kind, "shared", 6) ? MAP_PRIVATE : MAP_SHARED;
-	start = mmap(start, size, PROT_READ | PROT_WRITE, flags, file, 0);
+	start = mmap(start, size, protection, flags, file, 0);
 	if (start == MAP_FAILED)
 		die("mmap");
 	if (file >= 0)

@@ -5,7 +5,8 @@ it in pages: ``data``, ``data[10:20]``, ``data[10:]``, ``data[5]``. Numbers of p
 ``2H``, as two huge pages have, and ``1H+5``, ``1H-5``.
 
 - ``map NAME PAGES [KIND]``: anon (default), sparse (no reserve), shared, file, shared-file, memfd,
-  shared-memfd, hugetlb, stack, heap. Regions are aligned as huge pages are and far from each other.
+  shared-memfd, hugetlb, stack, heap, mte (PROT_MTE). Regions are aligned as huge pages are and
+  far from each other.
 - ``fill R CONTENT [SEED]``: zero; same (one content for all pages); list (a content per page, the
   same in every process); own (a content per page that no other process has)
 - ``thin R``: keep three bytes in eight, so that it compresses; what was equal stays equal
@@ -51,6 +52,7 @@ class Workload:
 
     ``scripts``: one process each. ``memory_mib``: with pages of 4 KiB, otherwise in proportion.
     ``ksm``: files of /sys/kernel/mm/ksm, set before they start.
+    ``mte``: the machine has memory tagging (arm64).
     ``thp``: the mode of transparent huge pages. ``numa_balancing``: pages of processes that run on
     another node become PROT_NONE. ``khugepaged``: it runs, and ksmd does not come to rest but stops
     after ``min_scans``. ``settings``: further files of the guest to write;
@@ -67,6 +69,7 @@ class Workload:
     memory_mib: int = 256
     nodes: int = 1
     cpu: str = "max"
+    mte: bool = False
     thp: str = "madvise"
     ksm: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -82,7 +85,7 @@ class Workload:
 
     def runs_on(self, series: str) -> bool:
         """Whether it means something on kernels of ``series``."""
-        means_the_same = machine_of(series) == "x86_64" or "la57" not in self.cpu
+        means_the_same = not self.mte if machine_of(series) == "x86_64" else "la57" not in self.cpu
         return number_of(series) in self.series and means_the_same
 
 
@@ -167,6 +170,7 @@ def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
         memory_mib=workload.memory_mib * kernel.page_bytes // 4096,
         nodes=workload.nodes,
         cpu=workload.cpu,
+        machine="mte=on" if workload.mte else "",
         modules=workload.modules,
         files={f"/bin/{name}": build(name, kernel) for name in ("actor", "probe")},
         arguments=(f"numa_balancing={'enable' if workload.numa_balancing else 'disable'}",),

@@ -15,6 +15,7 @@ from tests.lab.workloads import (
     savings,
     sharing,
     states,
+    tagged,
     zero,
 )
 
@@ -32,6 +33,7 @@ SUBJECTS = (
         processes,
         states,
         savings,
+        tagged,
     ),
 )
 WORKLOADS: tuple[Workload, ...] = tuple(
