@@ -26,7 +26,7 @@ from estimator.kernel.memory_map import memory_map, missing_memory
 from estimator.kernel.missing_note import find_note, note_fits
 from estimator.kernel.symbols import load_symbols
 from estimator.kernel.target import Target
-from estimator.kernel.vmcoreinfo import kernel_release
+from estimator.kernel.vmcoreinfo import kernel_release, page_shift
 
 _LACKS_NOTE = "linux.vmcoreinfo.raw is not set"  # libkdumpfile
 ARCHITECTURES = {"x86_64": Architecture.X86_64, "aarch64": Architecture.AARCH64}
@@ -69,6 +69,8 @@ def open_program(dump: DumpFile, architecture: str | None = None) -> tuple[Progr
             raise _why_not_opened(dump, platform, error) from error
         prog = None  # so for QEMU's dumps without a VMCOREINFO note
     has_note = prog is not None and bool(prog.flags & ProgramFlags.IS_LINUX_KERNEL)
+    if prog is not None and has_note:
+        _refuse_other_blocks(prog, dump)
     cut = any(file.cut for file in dump.files)
     if prog is not None and has_note and (cut or note_fits(prog)):
         return prog, dump
@@ -86,6 +88,18 @@ def open_program(dump: DumpFile, architecture: str | None = None) -> tuple[Progr
     return prog, dataclasses.replace(
         dump, vmcoreinfo_address=found.address, wrong_vmcoreinfo=has_note
     )
+
+
+def _refuse_other_blocks(prog: Program, dump: DumpFile) -> None:
+    """QEMU writes blocks of 64 KiB of all guests of arm64; libkdumpfile takes them for pages."""
+    page_bytes = 1 << page_shift(prog)
+    if dump.kdump is not None and dump.kdump.block_bytes != page_bytes:
+        raise TargetError(
+            f"{dump.name} can't be read: it consists of blocks of {dump.kdump.block_bytes:,} bytes,"
+            f" but pages of its kernel have {page_bytes:,}",
+            hint="QEMU writes such files of arm64; what can be read is an ELF dump "
+            "(dump-guest-memory without a format)",
+        )
 
 
 def _without_kernel(dump: DumpFile, prog: Program | None) -> TargetError:
@@ -159,10 +173,6 @@ def with_memory(prog: Program, dump: DumpFile) -> Target:
     """
     with reading(prog, dump.cut or f"{dump.name} is damaged"):
         memory = _memory(prog, dump)
-    if dump.kdump is not None and dump.kdump.block_bytes != memory.page_bytes:
-        raise TargetError(
-            f"{dump.name} is damaged: its header says pages of {dump.kdump.block_bytes} bytes"
-        )
     return Target(prog, memory, "core", dump.name, dump.format, dump_warnings(dump))
 
 

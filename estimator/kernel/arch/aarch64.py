@@ -33,6 +33,16 @@ _64K_SHIFT = 16
 _LPA2_BITS = 52  # of a virtual address, with pages of 4 or 16 KiB
 
 
+def direct_map(prog: Program) -> int:
+    """Where physical memory is mapped from 0 on: __phys_to_virt(0), modulo 2**64.
+
+    PAGE_OFFSET is that of the build (VA_BITS), whatever the machine can; PHYS_OFFSET, where memory
+    begins (``memstart_addr``), makes up for it and may be negative.
+    """
+    page_offset = -(1 << vmcoreinfo.number(prog, "VA_BITS"))
+    return (page_offset - vmcoreinfo.number(prog, "PHYS_OFFSET")) % (1 << 64)
+
+
 class _Generation(NamedTuple):
     """Where a kernel keeps what the hardware does not look at.
 

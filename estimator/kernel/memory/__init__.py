@@ -15,6 +15,7 @@ from drgn.helpers.linux.mm import phys_to_virt
 
 from estimator.arrays import Bytes, Mask, Words
 from estimator.collect.limits import is_own_limit
+from estimator.kernel.arch import aarch64
 from estimator.kernel.memory.intervals import runs
 from estimator.kernel.vmcoreinfo import page_shift
 from estimator.snapshot.flags import Unknown
@@ -36,7 +37,12 @@ Digest = Callable[[Iterable[Content]], Iterable[int]]
 
 
 def _direct_map(prog: Program) -> int:
-    """Where physical memory is mapped from 0 on; raises FaultError if that is not to be found."""
+    """Where physical memory is mapped from 0 on; raises FaultError if that is not to be found.
+
+    drgn asks variables for it on arm64, which BTF has no types of.
+    """
+    if prog.platform is not None and prog.platform.arch == Architecture.AARCH64:
+        return aarch64.direct_map(prog)
     try:
         return int(phys_to_virt(prog, 0).value_())
     except Exception as error:  # drgn has no narrower class for a table that leads nowhere
