@@ -37,7 +37,10 @@ def debian_image(machine: str = "x86_64") -> Path:
     ``machine``: as in ``uname -m``.
     """
     needed = requirements()
-    of = () if machine == "x86_64" else (machine,)
+    of: tuple[str, ...] = ()
+    if machine != "x86_64":
+        of = (machine,)
+        needed = [name for name in needed if not name.startswith("drgn")]  # has no such wheels
     key = hashlib.sha256(repr((PACKAGES, needed, *of)).encode()).hexdigest()[:16]
     image = cache_directory() / f"debian-{key}.ext4"
     with locked(cache_directory() / "debian.lock"):

@@ -54,6 +54,7 @@ class Running:
 
 DEBIAN = "/debian"
 WITHOUT_AVX2 = "max,avx2=off"  # as QEMU 7.2 emulates it, NumPy's argsort() is wrong
+DISK_MODULES = ("virtio_blk", "crc32c_generic", "ext4")
 MEMORY_MIB = {4096: 1024, 16384: 2048}  # for Python, by the size of a page
 MOUNT = f"""
 mkdir {DEBIAN} && mount -r -t ext4 /dev/vda {DEBIAN} && mount -r -t ext4 /dev/vdb {DEBIAN}/symbols
@@ -92,7 +93,7 @@ def running(
         ),
         nodes=workload.nodes,
         cpu=WITHOUT_AVX2 if debian and kernel.machine == "x86_64" else "max",
-        modules=(*workload.modules, *(("virtio_blk",) if debian else ())),
+        modules=(*workload.modules, *(DISK_MODULES if debian else ())),
         files=files,
         arguments=("numa_balancing=disable",),
         qemu=("-qmp", f"unix:{monitor},server=on,wait=off", *disks),
