@@ -44,6 +44,6 @@ WORKLOADS: tuple[Workload, ...] = tuple(
 def find(name: str, series: str) -> Workload:
     """The workload ``name`` for kernels of ``series``."""
     for workload in WORKLOADS:
-        if workload.name == name and series in workload.series:
+        if workload.name == name and workload.runs_on(series):
             return workload
     raise KeyError(f"no workload {name!r} for {series}")
