@@ -52,7 +52,7 @@ class Workload:
 
     ``scripts``: one process each. ``memory_mib``: with pages of 4 KiB, otherwise in proportion.
     ``ksm``: files of /sys/kernel/mm/ksm, set before they start.
-    ``mte``: the machine has memory tagging (arm64).
+    ``machines``: where it means something. ``mte``: the machine has memory tagging (arm64).
     ``thp``: the mode of transparent huge pages. ``numa_balancing``: pages of processes that run on
     another node become PROT_NONE. ``khugepaged``: it runs, and ksmd does not come to rest but stops
     after ``min_scans``. ``settings``: further files of the guest to write;
@@ -69,6 +69,7 @@ class Workload:
     memory_mib: int = 256
     nodes: int = 1
     cpu: str = "max"
+    machines: tuple[str, ...] = ("x86_64", "aarch64")
     mte: bool = False
     thp: str = "madvise"
     ksm: Mapping[str, int] = field(default_factory=dict)
@@ -85,8 +86,7 @@ class Workload:
 
     def runs_on(self, series: str) -> bool:
         """Whether it means something on kernels of ``series``."""
-        means_the_same = not self.mte if machine_of(series) == "x86_64" else "la57" not in self.cpu
-        return number_of(series) in self.series and means_the_same
+        return number_of(series) in self.series and machine_of(series) in self.machines
 
 
 def _in_pages(script: str, huge_page: int) -> str:

@@ -57,8 +57,10 @@ HUGE = """
 """
 
 WORKLOADS = (
-    Workload("tagged", (TAGGED,) * 3, mte=True),
-    Workload("tagged-use-zero", (ZEROES,) * 3, mte=True, ksm={"use_zero_pages": 1}),
-    Workload("tagged-forked", (FORKED, TAGGED), mte=True),
-    Workload("tagged-huge", (HUGE,) * 2, mte=True, min_scans=6),
+    Workload("tagged", (TAGGED,) * 3, machines=("aarch64",), mte=True),
+    Workload(
+        "tagged-use-zero", (ZEROES,) * 3, machines=("aarch64",), mte=True, ksm={"use_zero_pages": 1}
+    ),
+    Workload("tagged-forked", (FORKED, TAGGED), machines=("aarch64",), mte=True),
+    Workload("tagged-huge", (HUGE,) * 2, machines=("aarch64",), mte=True, min_scans=6),
 )
