@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
-from drgn import Program
+from drgn import FaultError, Program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.kernel.arch import page_table_format
+from estimator.kernel.arch.aarch64 import direct_map
+from estimator.kernel.memory import Memory
 from tests.arm64_tables import GENERATIONS, SHAPES, Shape, Tables
 from tests.test_pagetable import walk
 
@@ -113,5 +116,38 @@ def test_entries_of_prot_none_that_are_valid_are_refused() -> None:
                 else (super().__getitem__(name))
             )
 
-    with pytest.raises(ValueError, match="PROT_NONE are valid"):
+    with pytest.raises(FaultError, match="PROT_NONE are valid"):
         page_table_format(cast(Program, Damaged(SHAPES[0])))
+
+
+@pytest.mark.parametrize("address_bits", [48, 52])
+def test_where_physical_memory_is_mapped(address_bits: int) -> None:
+    """What a guest of Debian's 6.12 said with and without LPA2: PHYS_OFFSET may be negative."""
+    offset = {52: 0x4000_0000, 48: 0xFFF0_9F0C_8000_0000}[address_bits]
+
+    class Told:
+        def __getitem__(self, name: str) -> Any:
+            text = f"NUMBER(VA_BITS)=52\nNUMBER(PHYS_OFFSET)={offset:#x}\n".encode()
+            return SimpleNamespace(string_=lambda: text)
+
+    # memory begins at 1 GiB: the kernel maps it there, at random above _PAGE_OFFSET(address_bits)
+    first = (direct_map(cast(Program, Told())) + 0x4000_0000) % (1 << 64)
+    assert first == {52: 0xFFF0_0000_0000_0000, 48: 0xFFFF_60F3_C000_0000}[address_bits]
+
+
+@pytest.mark.parametrize(
+    ("address", "untagged"),
+    [
+        (0xF3FF_0000_1234_5678, 0xFFFF_0000_1234_5678),  # bit 55: the kernel's half
+        (0xFFFF_0000_1234_5678, 0xFFFF_0000_1234_5678),
+        (0x0000_FFFF_1234_5678, 0x0000_FFFF_1234_5678),
+    ],
+)
+def test_tags_of_kasan_in_pointers(address: int, untagged: int) -> None:
+    arm64, x86 = (Memory.__new__(Memory) for _ in range(2))
+    arm64._tagged = True
+    arm64.direct_map = 0xFFFF_0000_0000_0000
+    given = np.array([address], np.uint64)
+    assert arm64.untagged(given).tolist() == [untagged]
+    assert arm64.physical(given).tolist() == [(untagged - arm64.direct_map) % (1 << 64)]
+    assert x86.untagged(given).tolist() == [address]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drgn import Program, Type
+from drgn import Architecture, Program, Type
 
 from estimator.errors import CannotAnswerError
 from estimator.kernel.arch import require_architecture
@@ -24,6 +24,8 @@ _VARIABLES = (
     ("migrate_nodes",),
     ZERO_PFN,
 )
+
+_VARIABLES_OF_ARM64 = (("protection_map",),)  # what tells the generation of its entries
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,10 @@ def missing(prog: Program) -> list[str]:
             lacking += _missing_members(prog, need, prog.type(type_))
     # by a variable of the type: until 6.0 another struct has its name
     lacking += _missing_members(prog, _MM_SLOT, prog["ksm_mm_head"].type_)
+    arm64 = prog.platform is not None and prog.platform.arch == Architecture.AARCH64
     lacking += [
         f"variable {_either(names)}"
-        for names in _VARIABLES
+        for names in (*_VARIABLES, *(_VARIABLES_OF_ARM64 if arm64 else ()))
         if not any(has_variable(prog, name) for name in names)
     ]
     return lacking

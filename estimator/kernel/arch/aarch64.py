@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from drgn import Program
+from drgn import FaultError, Program
 
 from estimator.arrays import Ints, Mask, Words
 from estimator.kernel import vmcoreinfo
@@ -70,7 +70,7 @@ def _generation(prog: Program) -> _Generation:
     """
     page_none = int(prog["protection_map"][0].pgprot.value_())
     if page_none & int(_VALID):
-        raise ValueError(f"entries of PROT_NONE are valid: {page_none:#x}")
+        raise FaultError(f"entries of PROT_NONE are valid: {page_none:#x}", 0)
     if not page_none & int(_OLD_PROT_NONE):
         return _SINCE_6_11
     try:
