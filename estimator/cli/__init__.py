@@ -27,6 +27,7 @@ from estimator.cli.help_topics import show_help
 from estimator.cli.interrupts import interrupted, raise_on_signals
 from estimator.cli.meanwhile import in_a_fork, worth_it
 from estimator.cli.options import (
+    as_if_option,
     force_option,
     json_option,
     later_option,
@@ -116,6 +117,7 @@ def check(source: Source, as_json: bool, page_cost: bool) -> None:
 @snapshot_argument
 @later_option
 @policy_options
+@as_if_option
 @_answer
 def predict(
     snapshot: Path, later: Path | None, as_json: bool, min_coverage: float, **policy: Any
@@ -123,8 +125,9 @@ def predict(
     """Say what ksmd would do with a snapshot."""
     from estimator.snapshot.store import open_snapshot
 
-    second = open_snapshot(later) if later else None
-    _answer_with(open_snapshot(snapshot), policy, as_json, min_coverage, second)
+    others = bool(policy["as_if"])
+    second = open_snapshot(later, others=others) if later else None
+    _answer_with(open_snapshot(snapshot, others=others), policy, as_json, min_coverage, second)
 
 
 @cli.command()
@@ -132,6 +135,7 @@ def predict(
 @_output
 @force_option
 @policy_options
+@as_if_option
 @_answer
 def run(
     source: Source,
@@ -204,9 +208,13 @@ def _answer_with(
     min_coverage: float,
     later: Snapshot | None = None,
 ) -> None:
+    from estimator.ksm.as_if import as_if
     from estimator.ksm.policy import Policy
     from estimator.ksm.predict import predict
 
+    what = policy.pop("as_if")
+    snapshot = as_if(snapshot, what)
+    later = as_if(later, what) if later else None
     if snapshot.info.get("without_contents") and later is None:
         answer_with_bound(snapshot, Policy(**policy), as_json, min_coverage)
         return

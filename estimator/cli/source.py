@@ -20,6 +20,7 @@ from estimator.collect.budget import require_room_to_start
 from estimator.collect.limits import own_limits
 from estimator.collect.load import Pace, lower_priority
 from estimator.errors import UsageError
+from estimator.snapshot.format import CONTENTS
 
 if TYPE_CHECKING:
     from estimator.collect.findings import Findings
@@ -39,6 +40,7 @@ class Source:
     symbols: tuple[Path, ...]
     architecture: str | None
     without_contents: bool
+    contents: str = CONTENTS[0]
     seed_file: Path | None = None
     like: Path | None = None
     rate: float | None = None
@@ -65,6 +67,10 @@ class Source:
             raise UsageError("--architecture is for a dump")
         if self.core and self.passes > 1:
             raise UsageError("a dump does not change: --passes is for a running system")
+        if self.without_contents and self.contents != CONTENTS[0]:
+            raise UsageError(
+                f"--contents {self.contents} and --without-contents exclude each other"
+            )
         if self.without_contents and self.passes > 1:
             raise UsageError("--passes compares page contents, --without-contents reads none")
 
@@ -83,6 +89,7 @@ class Source:
                 return gather(
                     target,
                     without_contents=self.without_contents,
+                    contents=self.contents,
                     seed=seed,
                     progress=progress,
                     max_memory_mib=self.max_memory,
@@ -117,6 +124,7 @@ class Source:
             return partial(
                 gather_procfs,
                 without_contents=self.without_contents,
+                contents=self.contents,
                 seed=seed,
                 progress=progress,
                 pace=pace,
@@ -130,6 +138,7 @@ class Source:
             gather,
             opened.enter_context(target),
             without_contents=self.without_contents,
+            contents=self.contents,
             seed=seed,
             progress=progress,
             pace=pace,
@@ -200,6 +209,14 @@ _target_options = options(
     ),
 )
 _reading_options = options(
+    click.option(
+        "--contents",
+        type=click.Choice(CONTENTS),
+        default=CONTENTS[0],
+        help="Of which memory: anonymous (default), what ksmd looks at; all: also shared memory "
+        "and hugetlb, for predict --as-if; all,file: also files. Found through page tables: what "
+        "no process has touched is left out.",
+    ),
     click.option(
         "--seed-file",
         type=click.Path(path_type=Path, readable=False),

@@ -15,25 +15,35 @@ from estimator.collect.mappings import Mapped, first_pages
 from estimator.kernel.arch import PAGE_SHIFT, Entries
 from estimator.kernel.layout import first_variable
 from estimator.kernel.memory import Memory
+from estimator.kernel.other_kinds import other_kinds
 from estimator.kernel.pagetable import PageTables, Ranges
 from estimator.kernel.processes import Mms
 from estimator.kernel.requirements import ZERO_PFN
 from estimator.kernel.vma_names import vma_names
 from estimator.kernel.vmas import Vmas, excluded_by, vm_flag_values
 from estimator.snapshot.flags import MappingFlag
+from estimator.snapshot.format import CONTENTS
 
 
 class AddressSpaces:
-    """The VMAs of all mms, and their page tables, which can be walked again and again."""
+    """The VMAs of all mms, and their page tables, which can be walked again and again.
 
-    def __init__(self, prog: Program, memory: Memory, mms: Mms, vmas: Vmas) -> None:
+    ``anonymous``: bool per VMA, it can have anonymous pages that ksmd looks for. ``kinds``: u8 per
+    VMA, the ``FrameKind`` of its other pages, where ``contents`` asks for them; else 0.
+    """
+
+    def __init__(
+        self, prog: Program, memory: Memory, mms: Mms, vmas: Vmas, contents: str = CONTENTS[0]
+    ) -> None:
         self._prog = prog
         self._memory = memory
         self._mms = mms
         self._vmas = vmas
         self._flag = vm_flag_values(prog)
-        hugetlb = self._has("hugetlb")
-        self._walked = np.flatnonzero((vmas.anon_vma != 0) & ~hugetlb)
+        self._hugetlb = self._has("hugetlb")
+        self.anonymous = (vmas.anon_vma != 0) & ~self._hugetlb
+        self.kinds = other_kinds(prog, memory, vmas, self._flag, contents)
+        self._walked = np.flatnonzero(self.anonymous | (self.kinds != 0))
 
     @functools.cached_property
     def columns(self) -> Columns:
@@ -59,7 +69,8 @@ class AddressSpaces:
         vmas, walked = self._vmas, self._walked
         start = page_keys(vmas.mm, vmas.start >> PAGE_SHIFT)[walked]
         end = page_keys(vmas.mm, vmas.end >> PAGE_SHIFT)[walked]
-        tables = PageTables(self._prog, self._memory, Ranges(start, end))
+        ranges = Ranges(start, end, self._hugetlb[walked])
+        tables = PageTables(self._prog, self._memory, ranges)
         pgd = self._mms.structs["pgd"] - np.uint64(self._memory.direct_map)
         wanted = np.unique(vmas.mm[walked]).astype(np.int64)
         count = _EntryCounts(self._prog, walked.astype(np.uint32))

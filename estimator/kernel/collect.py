@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from estimator._version import __version__
-from estimator.arrays import Columns, Words, find, of_rows, page_keys
+from estimator.arrays import Bytes, Columns, Words, find, of_rows, page_keys
 from estimator.collect.budget import refuse_beyond
 from estimator.collect.load import Pace
 from estimator.collect.mappings import FRAME_FACTS, Mapped, distinct
 from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
-from estimator.collect.tables import make_tables, only_mapped
+from estimator.collect.tables import kinds_of, make_tables, only_mapped, other_tables
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.snapshot.flags import MappingFlag
-from estimator.snapshot.format import FORMAT_VERSION
+from estimator.snapshot.format import CONTENTS, FORMAT_VERSION
 from estimator.snapshot.gathered import Gathered, objects
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def collect_core(
     *,
     architecture: str | None = None,
     without_contents: bool = False,
+    contents: str = CONTENTS[0],
     seed: int | None = None,
     progress: Progress = silent,
 ) -> Snapshot:
@@ -59,7 +60,13 @@ def collect_core(
     from estimator.kernel.core import open_core
 
     with open_core(core, symbols, architecture) as target:
-        snapshot = collect(target, without_contents=without_contents, seed=seed, progress=progress)
+        snapshot = collect(
+            target,
+            without_contents=without_contents,
+            contents=contents,
+            seed=seed,
+            progress=progress,
+        )
     del target
     gc.collect()  # drgn's types refer to each other: only so its Program goes, and closes its files
     return snapshot
@@ -69,6 +76,7 @@ def collect_program(
     prog: Program,
     *,
     without_contents: bool = False,
+    contents: str = CONTENTS[0],
     seed: int | None = None,
     progress: Progress = silent,
 ) -> Snapshot:
@@ -76,13 +84,20 @@ def collect_program(
     from estimator.kernel.session import from_program
 
     with from_program(prog) as target:
-        return collect(target, without_contents=without_contents, seed=seed, progress=progress)
+        return collect(
+            target,
+            without_contents=without_contents,
+            contents=contents,
+            seed=seed,
+            progress=progress,
+        )
 
 
 def collect(
     target: Target,
     *,
     without_contents: bool = False,
+    contents: str = CONTENTS[0],
     seed: int | None = None,
     progress: Progress = silent,
     pace: Pace | None = None,
@@ -92,6 +107,7 @@ def collect(
     return gather(
         target,
         without_contents=without_contents,
+        contents=contents,
         seed=seed,
         progress=progress,
         pace=pace,
@@ -103,6 +119,7 @@ def gather(
     target: Target,
     *,
     without_contents: bool = False,
+    contents: str = CONTENTS[0],
     seed: int | None = None,
     progress: Progress = silent,
     pace: Pace | None = None,
@@ -112,6 +129,8 @@ def gather(
 
     Without ``seed`` it is a new one: hashes can be compared within the snapshot only.
     ``without_contents``: no page of a process is read; what is in the frames is unknown.
+    ``contents``: of which memory, one of ``CONTENTS``; other than anonymous memory is found through
+    page tables: shared memory that no process has touched is not there.
     ``pace`` limits how fast memory is read (only of a running system).
 
     Raises CannotAnswerError if that kernel has no KSM or is not supported, or if a dump has no user
@@ -125,7 +144,9 @@ def gather(
     require_ksm(target.prog)
     seed = random_seed() if seed is None else seed
     with reading(target.prog, target.damage):
-        collector = _Collector(target, without_contents, seed, progress, pace or Pace(None))
+        collector = _Collector(
+            target, without_contents, contents, seed, progress, pace or Pace(None)
+        )
         return collector.gather(max_memory_mib)
 
 
@@ -134,12 +155,14 @@ class _Collector:
         self,
         target: Target,
         without_contents: bool,
+        contents: str,
         seed: int,
         progress: Progress,
         pace: Pace,
     ) -> None:
         self._target = target
         self._without_contents = without_contents
+        self._contents = contents
         self._prog = target.prog
         self._memory = target.memory
         self._seed = seed
@@ -179,7 +202,7 @@ class _Collector:
             refuse_beyond(max_memory_mib, mapped_pages, running=running)
         vmas = read_vmas(self._prog, self._memory, mms)
         pages = PageArray(self._prog, self._memory)
-        spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
+        spaces = AddressSpaces(self._prog, self._memory, mms, vmas, self._contents)
         mapped = self._walk(spaces)
         pfns = distinct(mapped.pfn)
         require_mappings(self._target, pfns, vmas.unreadable)
@@ -192,23 +215,33 @@ class _Collector:
             mms.columns["cmdline"] = objects(cmdlines)
             _ = spaces.columns  # which are kept
 
-        facts = self._frames(pages, pfns, describe)
+        facts = self._frames(pages, pfns, self._kinds(pfns, mapped, spaces), describe)
         batches = read_batches(self._prog, self._memory, pages)
         changed = 0
         if self._target.running:
-            mapped, pfns, facts, changed = settle(
+            latest = [mapped]
+
+            def walk_again() -> Mapped:
+                latest[:] = [self._walk(spaces)]
+                return latest[0]
+
+            mapped, pfns, facts, lost = settle(
                 mapped,
                 pfns,
                 facts,
-                lambda: self._walk(spaces),
-                lambda more: self._frames(pages, more),
+                walk_again,
+                lambda more: self._frames(pages, more, self._kinds(more, latest[0], spaces)),
             )
+            changed = int(lost[spaces.anonymous].sum())
             there = still_there(self._prog, self._memory, mms)  # what has exited is left out
             mapped = mapped.of_vmas(there[vmas.mm])
             mms, vmas = mms.keep(there), vmas.of_mms(there)
-            spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
+            spaces = AddressSpaces(self._prog, self._memory, mms, vmas, self._contents)
             pfns, facts = only_mapped(mapped, pfns, facts)
         vma_columns = spaces.columns
+        others = None
+        if self._contents != CONTENTS[0]:
+            others = other_tables(mapped, pfns, facts, self._seed, self._memory.page_bytes)
         mappings, frames = make_tables(
             vma_columns, mapped, pfns, facts, self._seed, self._memory.page_bytes
         )
@@ -223,13 +256,15 @@ class _Collector:
         unknown = {
             "processes": mms.unreadable,
             "vmas": vmas.unreadable,
-            "page_table_pages": int(vma_columns["unknown_pages"].sum()) - changed,
+            "page_table_pages": int(vma_columns["unknown_pages"][spaces.anonymous].sum()) - changed,
             "changed_pages": changed,
             "stable_nodes": tree.unreadable,
         }
         processes = {"mm_id": np.arange(len(mms.structs), dtype=np.uint32)} | mms.columns
         info = self._info(unknown, clock, mms)
-        gathered = Gathered(info, processes, vma_columns, mappings, frames, nodes, tree.items)
+        gathered = Gathered(
+            info, processes, vma_columns, mappings, frames, nodes, tree.items, *(others or ())
+        )
         if derived:
             info["source"]["warnings"].append(
                 f"this kernel does not count the mappings of {derived:,} pages of large folios "
@@ -264,12 +299,23 @@ class _Collector:
     def _walk(self, spaces: AddressSpaces) -> Mapped:
         return spaces.walk(lambda batches: self._progress("page tables", batches, 0))
 
-    def _frames(
-        self, pages: PageArray, pfns: Words, meanwhile: Callable[[], None] = lambda: None
-    ) -> Columns:
-        """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of anonymous ones.
+    def _kinds(self, pfns: Words, mapped: Mapped, spaces: AddressSpaces) -> Bytes | None:
+        """What the frames ``pfns`` are if not anonymous; None: nobody asked for others."""
+        if self._contents == CONTENTS[0]:
+            return None
+        return kinds_of(pfns, mapped, spaces.kinds)
 
-        ``meanwhile`` is what this process does before it helps the others.
+    def _frames(
+        self,
+        pages: PageArray,
+        pfns: Words,
+        kinds: Bytes | None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Columns:
+        """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of those of a kind.
+
+        ``kinds``: see ``read_frames``. ``meanwhile`` is what this process does before it helps the
+        others.
         """
         from estimator.collect.workers import Pieces, forked, shared_columns
         from estimator.kernel.page_contents import leave_unread, read_frames
@@ -278,17 +324,20 @@ class _Collector:
         size, page_bytes = self._memory.piece_pages, self._memory.page_bytes
         pieces = Pieces(-(-len(pfns) // size))
 
-        def look(pfns: Words) -> Columns:
+        def look(piece: slice) -> Columns:
+            here = pfns[piece]
             if self._without_contents:
-                return leave_unread(pages, self._memory, pfns)
-            found = read_frames(pages, self._memory, pfns, self._seed, self._target.running)
-            self._pace(len(pfns) * page_bytes)
+                return leave_unread(pages, self._memory, here)
+            of_kind = None if kinds is None else kinds[piece]
+            running = self._target.running
+            found = read_frames(pages, self._memory, here, self._seed, running, of_kind)
+            self._pace(len(here) * page_bytes)
             return found
 
         def read(progress: Progress) -> None:
             for number in pieces:
                 piece = slice(number * size, (number + 1) * size)
-                for name, values in look(pfns[piece]).items():
+                for name, values in look(piece).items():
                     columns[name][piece] = values
                 progress("bytes", min(piece.stop, len(pfns)) * page_bytes, len(pfns) * page_bytes)
 
@@ -337,6 +386,7 @@ class _Collector:
             "damon_runs": mms.damon.runs,
             "damon_awake": mms.damon.awake,
             "without_contents": self._without_contents,
+            "contents": self._contents,
             "unknown": unknown,
         }
 

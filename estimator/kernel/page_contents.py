@@ -4,40 +4,49 @@ from __future__ import annotations
 
 import numpy as np
 
-from estimator.arrays import Columns, Ints, Mask, Words
+from estimator.arrays import Bytes, Columns, Ints, Mask, Words
 from estimator.collect.hashing import digest_of
 from estimator.collect.mappings import FRAME_FACTS
+from estimator.kernel.arch import ENTRIES
 from estimator.kernel.memory import Memory
 from estimator.kernel.page_array import PageArray, PageInfo
-from estimator.snapshot.flags import FrameFlag, Unknown
+from estimator.snapshot.flags import FrameFlag, FrameKind, Unknown
 
 _LOOKS = 3
 
 
-def read_frames(pages: PageArray, memory: Memory, pfns: Words, seed: int, moving: bool) -> Columns:
-    """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of anonymous ones.
+def read_frames(
+    pages: PageArray,
+    memory: Memory,
+    pfns: Words,
+    seed: int,
+    moving: bool,
+    kinds: Bytes | None = None,
+) -> Columns:
+    """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of those of a kind.
 
+    ``kinds``: u8, the ``FrameKind`` of those that are not anonymous, by who maps them; 0: of none.
     With ``moving`` struct pages are read again after the content: where they no longer say the
     same, all is read again, at last given up as ``Unknown.CHANGED``.
     """
-    info = pages.read(pfns)
+    info = _look(pages, pfns, kinds)
     columns = _described(info)
-    rows: Ints = np.flatnonzero(info.ok & info.anonymous)
+    rows: Ints = np.flatnonzero(info.ok & (info.kind != 0))
     _hash(columns, memory, pfns, rows, seed)
     if not moving:
         return columns
     for _ in range(_LOOKS):
-        after = pages.read(pfns)
+        after = _look(pages, pfns, kinds)
         moved = _moved(info, after)
         if not moved.any():
             break
         for name in columns.keys() & vars(after).keys():
             columns[name] = vars(after)[name]
-        info, rows = after, np.flatnonzero(moved & after.ok & after.anonymous)
+        info, rows = after, np.flatnonzero(moved & after.ok & (after.kind != 0))
         columns["unknown"][moved] = 0
         _hash(columns, memory, pfns, rows, seed)
     else:
-        columns["unknown"][_moved(info, pages.read(pfns))] = Unknown.CHANGED
+        columns["unknown"][_moved(info, _look(pages, pfns, kinds))] = Unknown.CHANGED
     poisoned = (columns["flags"] & np.uint32(FrameFlag.HWPOISON)) != 0
     columns["unknown"][poisoned] = Unknown.UNREADABLE  # /proc/kcore has zeroes for them
     columns["hash"][columns["unknown"] != Unknown.HASHED] = 0
@@ -53,6 +62,26 @@ def leave_unread(pages: PageArray, memory: Memory, pfns: Words) -> Columns:
     columns["unknown"][:] = memory.unknown(pfns)
     columns["unknown"][columns["unknown"] == Unknown.HASHED] = Unknown.NOT_READ
     return columns
+
+
+def _look(pages: PageArray, pfns: Words, kinds: Bytes | None) -> PageInfo:
+    """``pages.read`` with the ``kinds`` of page cache.
+
+    Of a hugetlb page only the struct page of each 2 MiB is looked at: those behind may be the same
+    memory as the first ones (CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP, page_fixed_fake_head()).
+    """
+    if kinds is None:
+        return pages.read(pfns)
+    hugetlb = kinds == FrameKind.HUGETLB
+    if not hugetlb.any():
+        info = pages.read(pfns)
+    else:
+        info = pages.read_any(np.where(hugetlb, pfns & ~np.uint64(ENTRIES - 1), pfns))
+        low_bits = (np.uint64(1) << info.order.astype(np.uint64)) - np.uint64(1)
+        info.head_pfn[:] = np.where(hugetlb, pfns & ~low_bits, info.head_pfn)
+    cache = (kinds != 0) & (info.mapping != 0) & ((info.kind == 0) | hugetlb)
+    info.kind[cache] = kinds[cache]
+    return info
 
 
 def _described(info: PageInfo) -> Columns:

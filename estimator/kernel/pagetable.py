@@ -28,11 +28,13 @@ _TABLES_AT_ONCE = 256  # 1 MiB of entries
 class Ranges:
     """Address ranges of many mms in one order: see ``page_keys``.
 
-    ``start`` and ``end`` (exclusive): u64 (n,), ascending and disjoint.
+    ``start`` and ``end`` (exclusive): u64 (n,), ascending and disjoint. ``hugetlb``: bool (n,), of
+    hugetlb VMAs; None: there is none.
     """
 
     start: Words
     end: Words
+    hugetlb: Mask | None = None
 
     def find(self, key: Words) -> tuple[Ints, Ints]:
         """The rows of the ascending keys that are in a range, and the range of each of these."""
@@ -61,6 +63,14 @@ class Ranges:
         first[1:] += first[1:] == last[:-1]  # which has it already
         row, slot = _counted_up(first.astype(np.int64), last.astype(np.int64) + 1)
         return table[row], slot.astype(np.uint64) << shift
+
+    def in_hugetlb(self, key: Words) -> Mask:
+        """Which of the ascending keys are in a hugetlb VMA."""
+        found = np.zeros(len(key), np.bool_)
+        if self.hugetlb is not None and self.hugetlb.any():
+            rows, which = self.find(key)
+            found[rows] = self.hugetlb[which]
+        return found
 
     def count(self, start: Words, pages: np.uint64) -> Ints:
         """How many pages of each range lie in the key ranges [start, start + pages); i64."""
@@ -115,10 +125,15 @@ class PageTables:
         seen = set(table.tolist())
         for level in range(self._format.levels - 1, 1, -1):
             key, value = self._descend(key, table, level)
-            is_table = self._format.is_table(value)  # a 1 GiB leaf is never anonymous
+            gigantic = self._gigantic(key, value)  # of the last round: 1 GiB
+            is_table = self._format.is_table(value)
             key, table = key[is_table], self._format.table_pfn(value[is_table])
             key, table = self._unseen(seen, key, table, level)
         key, value = self._descend(key, table, 1)
+        if len(gigantic[0]):
+            key, value = np.append(key, gigantic[0]), np.append(value, gigantic[1])
+            order = np.argsort(key)
+            key, value = key[order], value[order]
         huge = self._format.is_huge(value)
         gone = ~huge & self._format.is_absent(value)
         self.nonpresent_pages += self._ranges.count(key[gone], np.uint64(ENTRIES))
@@ -134,9 +149,22 @@ class PageTables:
             rows = slice(start, start + _TABLES_AT_ONCE)
             yield self._entries(leaves.key[rows], leaves.value[rows], leaves.huge[rows])
 
+    def _gigantic(self, key: Words, value: Words) -> tuple[Words, Words]:
+        """The leaves above the last two levels, as entries of one level below: key, value.
+
+        Only where a hugetlb VMA has the first page: no anonymous page is mapped so.
+        """
+        leaf = self._format.is_huge(value) & self._ranges.in_hugetlb(key)
+        pages = np.arange(ENTRIES, dtype=np.uint64) << np.uint64(BITS_PER_LEVEL)
+        pieces = self._format.gigantic_pieces(value[leaf])
+        return (key[leaf][:, None] + pages).reshape(-1), pieces.reshape(-1)
+
     def _unseen(self, seen: set[int], key: Words, table: Words, level: int) -> tuple[Words, Words]:
-        """Leave out and count tables met before: damaged ones may lead back to themselves."""
-        new = met_first(seen, table)
+        """Leave out and count tables met before: damaged ones may lead back to themselves.
+
+        Those of shared hugetlb memory are met once per mm (huge_pmd_share() in mm/hugetlb.c).
+        """
+        new = met_first(seen, table) | self._ranges.in_hugetlb(key)
         pages = np.uint64(1) << np.uint64(BITS_PER_LEVEL * level)
         self.unreadable_pages += self._ranges.count(key[~new], pages)
         return key[new], table[new]

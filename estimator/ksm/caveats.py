@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from estimator.ksm.accounting import unseen_pieces
+from estimator.ksm.as_if import assumptions
 from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.case import Case
 from estimator.ksm.coverage import Coverage
@@ -67,6 +68,7 @@ def warnings(
     """The warnings that apply, most important first."""
     few_unknown = (coverage.hashed_share or 0) >= 0.99
     found = [
+        *assumptions(case.snapshot.info),
         *case.snapshot.info.get("source", {}).get("warnings", ()),
         _part_of_host(case),
         _lost(case),

@@ -41,7 +41,7 @@ from estimator.procfs.rights import part_of_host, require_memory, require_rights
 from estimator.procfs.running_kernel import RunningKernel, features, struct_sizes, upstream_release
 from estimator.procfs.vmas import listed_first, read_vmas
 from estimator.snapshot.flags import UNKNOWN_NODE
-from estimator.snapshot.format import FORMAT_VERSION
+from estimator.snapshot.format import CONTENTS, FORMAT_VERSION
 from estimator.snapshot.gathered import Gathered
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ _NO_ITEMS: Columns = {
 def collect_procfs(
     *,
     without_contents: bool = False,
+    contents: str = CONTENTS[0],
     seed: int | None = None,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],
@@ -91,6 +92,7 @@ def collect_procfs(
     """What ``gather_procfs`` finds, with its arguments and errors, as DataFrames."""
     return gather_procfs(
         without_contents=without_contents,
+        contents=contents,
         seed=seed,
         progress=progress,
         pace=pace,
@@ -101,6 +103,7 @@ def collect_procfs(
 def gather_procfs(
     *,
     without_contents: bool = False,
+    contents: str = CONTENTS[0],
     seed: int | None = None,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],

@@ -7,6 +7,7 @@ give another prediction without a word.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ import numpy.typing as npt
 from estimator.arrays import pieces
 from estimator.errors import TargetError
 from estimator.snapshot.flags import FrameKind, Unknown
-from estimator.snapshot.format import PAGE_SIZES
+from estimator.snapshot.format import CONTENTS, PAGE_SIZES
 from estimator.snapshot.snapshot import Snapshot
 
 _STRUCTS = ("ksm_rmap_item", "ksm_stable_node", "ksm_mm_slot")
+_ANONYMOUS = (FrameKind.ANONYMOUS, FrameKind.KSM)
+_OTHERS = (FrameKind.SHMEM, FrameKind.HUGETLB, FrameKind.FILE)
 _SECTIONS = ("kernel", "source", "hash", "ksm", "sizes", "features", "unknown")
 
 
@@ -39,8 +42,14 @@ def _wrong(snapshot: Snapshot) -> Iterator[str]:
     yield from _wrong_processes(snapshot)
     yield from _wrong_vmas(snapshot)
     yield from _wrong_mappings(snapshot)
-    yield from _wrong_frames(snapshot)
+    yield from _wrong_frames(snapshot, _ANONYMOUS)
     yield from _wrong_nodes(snapshot)
+    if snapshot.other_mappings is not None and snapshot.other_frames is not None:
+        others = replace(snapshot, mappings=snapshot.other_mappings, frames=snapshot.other_frames)
+        yield from _wrong_mappings(others)
+        yield from _wrong_frames(others, _OTHERS)
+        if np.isin(others.frames["pfn"], snapshot.frames["pfn"]).any():
+            yield "frames are anonymous and not anonymous at once"
 
 
 def _wrong_info(info: Mapping[str, Any]) -> Iterator[str]:
@@ -61,6 +70,8 @@ def _wrong_info(info: Mapping[str, Any]) -> Iterator[str]:
             yield f"ksmd can't have {name} = {value}"
     if not isinstance(info.get("without_contents", False), bool):
         yield f"contents can't be left out {info['without_contents']}"
+    if info.get("contents", CONTENTS[0]) not in CONTENTS:
+        yield f"there are no contents of {info['contents']} memory"
     if not isinstance(info["source"].get("warnings", []), list):
         yield "snapshot.json has no warnings of its source"
 
@@ -111,13 +122,13 @@ def _wrong_mappings(snapshot: Snapshot) -> Iterator[str]:
             yield "mappings are not in the order of vma_id and page_index"
 
 
-def _wrong_frames(snapshot: Snapshot) -> Iterator[str]:
+def _wrong_frames(snapshot: Snapshot, kinds: tuple[FrameKind, ...]) -> Iterator[str]:
     frames = snapshot.frames
     unknown = frames["unknown"].to_numpy()
     if not _ascends(frames["pfn"].to_numpy()):
         yield "frames are not in the order of pfn"
     kind = frames["kind"].to_numpy()
-    if len(kind) and not min(FrameKind) <= kind.min() <= kind.max() <= max(FrameKind):
+    if len(kind) and not kinds[0] <= kind.min() <= kind.max() <= kinds[-1]:
         yield "frames are of a kind that is not known here"
     if int(unknown.max(initial=0)) > max(Unknown):
         yield "frames are unknown for reasons that are not known here"

@@ -30,12 +30,14 @@ class Gathered:
     frames: Columns
     stable_nodes: Columns = field(repr=False)
     stable_items: Columns = field(repr=False)
+    other_mappings: Columns | None = field(default=None, repr=False)
+    other_frames: Columns | None = field(default=None, repr=False)
 
     def snapshot(self) -> Snapshot:
         """The same as DataFrames, which share the memory of the columns."""
         import pandas as pd
 
-        from estimator.snapshot.schema import SCHEMAS
+        from estimator.snapshot.schema import OTHERS, SCHEMAS
         from estimator.snapshot.snapshot import Snapshot
 
         tables = {
@@ -47,7 +49,8 @@ class Gathered:
                 },
                 copy=False,
             )
-            for name, schema in SCHEMAS.items()
+            for name, schema in (SCHEMAS | OTHERS).items()
+            if getattr(self, name) is not None
         }
         return Snapshot(self.info, stable_items=pd.DataFrame(self.stable_items), **tables)
 

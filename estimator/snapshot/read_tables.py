@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.snapshot.format import FORMAT_VERSION
 from estimator.snapshot.format_1 import FORMAT_1_SCHEMAS
-from estimator.snapshot.schema import I32, I64, MOST_ROWS, SCHEMAS, U32
+from estimator.snapshot.schema import I32, I64, MOST_ROWS, OTHERS, SCHEMAS, U32
 
 _ROWS_AT_ONCE = 1 << 17  # decoded: more take more memory and no less time
 
@@ -27,7 +27,7 @@ def read_table(
     That of stable nodes has ``stable_items`` in its ``attrs["items"]``. Raises TargetError for a
     file that is missing or not as ``SCHEMAS`` has it, CannotAnswerError for too many rows.
     """
-    schema = SCHEMAS[name] if version == FORMAT_VERSION else FORMAT_1_SCHEMAS[name]
+    schema = (SCHEMAS | OTHERS if version == FORMAT_VERSION else FORMAT_1_SCHEMAS)[name]
     path = place / f"{name}.parquet"
     source = files.get(path.name, path)
     try:

@@ -5,6 +5,12 @@ them, without a new format. Names are kept for ``frames.near_hash`` (u64: of the
 first and last 64 bytes) and ``frames.piece_hashes`` (lists of u64: of the 4 KiB pieces of a larger
 page).
 
+``OTHERS``: tables that are there only where contents of other than anonymous memory were asked for
+(--contents all), which ``info["contents"]`` says; missing: anonymous memory alone. Nobody looks at
+them but a question of what if that memory were anonymous (``ksm.as_if``). ``frame_id`` of
+``other_mappings`` is the row number in ``other_frames``. A mapping that a process has of such
+memory, and has not touched, is in no page table and so in no table here.
+
 ``info["ksm"]["ksmd_cpu_ns"]``: CPU time of ksmd since boot; null or missing: not known.
 
 ``info["without_contents"]``: no content of a frame was read, on demand; missing where a snapshot is
@@ -98,3 +104,5 @@ SCHEMAS: dict[str, pa.Schema] = {
         ),
     ),
 }
+
+OTHERS = {"other_mappings": SCHEMAS["mappings"], "other_frames": SCHEMAS["frames"]}

@@ -18,7 +18,8 @@ class Snapshot:
 
     ``frames.hash`` is nullable (``UInt64``). ``stable_nodes`` lacks the nested column ``items``:
     the items stand flat in ``stable_items`` with the columns node_id, mm_id, address, age,
-    checksum. ``info`` is the content of ``snapshot.json``.
+    checksum. ``info`` is the content of ``snapshot.json``. ``other_mappings``, ``other_frames``:
+    of shared memory, hugetlb and files, where asked for; None where not.
     """
 
     info: dict[str, Any]
@@ -28,6 +29,8 @@ class Snapshot:
     frames: pd.DataFrame
     stable_nodes: pd.DataFrame = field(repr=False)
     stable_items: pd.DataFrame = field(repr=False)
+    other_mappings: pd.DataFrame | None = field(default=None, repr=False)
+    other_frames: pd.DataFrame | None = field(default=None, repr=False)
 
     def _repr_html_(self) -> str:
         """How much there is of everything, in a notebook."""

@@ -9,6 +9,7 @@ every what-if. Row order carries meaning and is kept:
 - ``vmas``: by ``mm_id``, then ``start``. ``vma_id`` is the row number.
 - ``mappings``: by ``vma_id``, then ``page_index``. The row number is the place in a full scan.
 - ``frames``: by ``pfn``. ``frame_id`` is the row number.
+- ``other_mappings``, ``other_frames``, where contents of other memory were asked for: likewise.
 
 Named ``NAME.ksm.tar`` it is one file instead, with the same in it (``archive``).
 """
@@ -35,9 +36,9 @@ from estimator.arrays import Columns
 from estimator.errors import TargetError
 from estimator.snapshot.archive import STREAM, is_archive, read_members, write_members
 from estimator.snapshot.as_arrow import to_arrow
-from estimator.snapshot.format import FORMAT_VERSION
+from estimator.snapshot.format import CONTENTS, FORMAT_VERSION
 from estimator.snapshot.gathered import Gathered
-from estimator.snapshot.schema import I32, ROW_GROUP_ROWS, SCHEMAS
+from estimator.snapshot.schema import I32, OTHERS, ROW_GROUP_ROWS, SCHEMAS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
     from estimator.snapshot.snapshot import Snapshot
 
 _INFO = "snapshot.json"
-_FILES = {_INFO} | {f"{name}.parquet" for name in SCHEMAS}
+_TABLES = SCHEMAS | OTHERS
+_FILES = {_INFO} | {f"{name}.parquet" for name in _TABLES}
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _ALL = slice(None)
@@ -53,7 +55,7 @@ _ASCENDING = {"pfn", "head_pfn", "page_index", "frame_id"}
 
 
 def _row_groups(name: str, table: pd.DataFrame | Columns) -> Iterator[pa.Table]:
-    schema = SCHEMAS[name]
+    schema = _TABLES[name]
     size = len(table[schema.names[0]])
     for start in range(0, size, ROW_GROUP_ROWS):
         rows = slice(start, min(start + ROW_GROUP_ROWS, size))
@@ -169,7 +171,9 @@ def _fill(snapshot: Snapshot | Gathered, directory: int, written: list[str]) -> 
 
 def _files(snapshot: Snapshot | Gathered) -> Iterator[tuple[str, Callable[[Any], Any]]]:
     """The name of each file of ``snapshot``, and what writes it into an open one."""
-    for name in SCHEMAS:
+    for name in _TABLES:
+        if getattr(snapshot, name) is None:
+            continue
         groups = (
             iter([_nest_items(snapshot.stable_nodes, snapshot.stable_items)])
             if name == "stable_nodes"
@@ -225,7 +229,7 @@ def _bring_to_disk(file: Any) -> None:
 
 def _write_table(name: str, groups: Iterator[pa.Table], file: Any) -> None:
     """In row groups: nobody has to hold all rows twice. Numbers that go up are differences."""
-    schema = SCHEMAS[name]
+    schema = _TABLES[name]
     names = {field.name for field in schema if pa.types.is_integer(field.type)}
     with pq.ParquetWriter(
         file,
@@ -256,9 +260,10 @@ def check_output(path: Path, *, replace: bool = False) -> None:
         raise TargetError(f"{path.parent} can't be written", hint="choose another directory")
 
 
-def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
+def open_snapshot(path: str | os.PathLike[str], *, others: bool = True) -> Snapshot:
     """Read the snapshot ``path``: a directory, a tar archive of it, or - for one on stdin.
 
+    Without ``others`` the tables of other than anonymous memory are passed over, if there are any.
     Format 1 is read too. Raises TargetError for a missing file, a newer format, a missing column,
     a wrong type, and for rows whose order or numbers can't be those of a collection (``checks``);
     CannotAnswerError for more rows than there are numbers for.
@@ -280,7 +285,10 @@ def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
             f"{place} has snapshot format {version}, this program reads 1 to {FORMAT_VERSION}",
             hint="use the version of ksm-estimator that wrote it, or collect again",
         )
-    tables = {name: read_table(place, files, name, version) for name in SCHEMAS}
+    wanted = list(SCHEMAS)
+    if others and info.get("contents", CONTENTS[0]) != CONTENTS[0]:
+        wanted += OTHERS
+    tables = {name: read_table(place, files, name, version) for name in wanted}
     snapshot = Snapshot(info=info, stable_items=tables["stable_nodes"].attrs.pop("items"), **tables)
     if version == 1:
         snapshot = from_format_1(snapshot)

@@ -97,6 +97,8 @@ static char *map_region(long pages, const char *kind)
 		flags |= MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 	else if (!strcmp(kind, "shared"))
 		flags |= MAP_SHARED | MAP_ANONYMOUS;
+	else if (!strcmp(kind, "shared-hugetlb"))
+		flags |= MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE;
 	else if (!strcmp(kind, "hugetlb"))
 		flags |= MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB;
 	else if (!strcmp(kind, "file") || !strcmp(kind, "shared-file"))

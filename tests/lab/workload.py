@@ -4,7 +4,8 @@ Each process executes a script, one operation per line ('#': comment). R is a re
 it in pages: ``data``, ``data[10:20]``, ``data[10:]``, ``data[5]``.
 
 - ``map NAME PAGES [KIND]``: anon (default), sparse (no reserve), shared, file, shared-file, memfd,
-  shared-memfd, hugetlb, stack, heap. Regions lie 2 MiB-aligned and far from each other.
+  shared-memfd, hugetlb, shared-hugetlb, stack, heap. Regions lie 2 MiB-aligned and far from each
+  other.
 - ``fill R CONTENT [SEED]``: zero; same (one content for all pages); list (a content per page, the
   same in every process); own (a content per page that no other process has)
 - ``thin R``: keep three bytes in eight, so that it compresses; what was equal stays equal

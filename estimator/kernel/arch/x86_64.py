@@ -29,6 +29,7 @@ _SAVED_DIRTY = np.uint64(1 << 58)  # 6.6+; never set before
 _SWAP_TYPE_SHIFT = np.uint64(59)
 _PFN_MASK = np.uint64(0x000F_FFFF_FFFF_F000)
 _HUGE_PFN_MASK = np.uint64(0x000F_FFFF_FFE0_0000)
+_GIGANTIC_PFN_MASK = np.uint64(0x000F_FFFF_C000_0000)
 _ZERO = np.uint64(0)
 
 
@@ -118,6 +119,14 @@ class PageTableFormat:
         """Un-invert the PFN bits where __pte_needs_invert(), in place; not of pieces (``huge``)."""
         inverted = ((value & _PRESENT) == _ZERO) & ~huge
         value[inverted] ^= self._inverted_bits
+
+    def gigantic_pieces(self, value: Words) -> Words:
+        """1 GiB leaves (n,) as 2 MiB leaves each, u64 (n, ENTRIES), with their flags."""
+        inverted: Words = np.where((value & _PRESENT) == _ZERO, self._inverted_bits, _ZERO)
+        first = (value ^ inverted) & ~(_PFN_MASK & ~_GIGANTIC_PFN_MASK)
+        pages = np.arange(ENTRIES, dtype=np.uint64) << (PAGE_SHIFT + np.uint64(BITS_PER_LEVEL))
+        found: Words = (first[:, None] + pages) ^ inverted[:, None]
+        return found
 
     def pieces(self, value: Words) -> Words:
         """PMD leaves (n,) as entries of a leaf table each, u64 (n, ENTRIES), with their flags."""
