@@ -66,6 +66,9 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+NO_OTHERS = np.zeros(1, np.bool_)
+
+
 def test_smaps_say_what_ksmd_may_merge(proc: Path) -> None:
     (proc / "7").mkdir()
     (proc / "7" / "smaps").write_text(SMAPS)
@@ -481,7 +484,7 @@ def test_too_many_open_files_do_not_make_a_process_vanish(
     (proc / "7").mkdir()
     for opens in ("open", "read_bytes"):
         monkeypatch.setattr(Path, opens, refuse)
-    maps = pagemap.PageMaps([Process(7, "x", [])], one_vma(1), np.zeros(1, np.uint64))
+    maps = pagemap.PageMaps([Process(7, "x", [])], one_vma(1), np.zeros(1, np.uint64), NO_OTHERS)
     reading: dict[str, Callable[[], Any]] = {
         "stat": processes.read_processes,
         "smaps": lambda: vmas.read_vmas([Process(7, "x", [])]),
@@ -623,7 +626,9 @@ def test_pages_far_into_a_vma_are_named(tmp_path: Path, monkeypatch: pytest.Monk
             file.write((present | np.uint64(pfn)).tobytes())
     monkeypatch.setattr(pagemap, "PROC", tmp_path)
     monkeypatch.setattr(pagemap, "_populated", lambda *_: [(5, 6), (far - 1, far + 7)])
-    maps = pagemap.PageMaps([Process(7, "x", [])], one_vma(far + 8), np.zeros(1, np.uint64))
+    maps = pagemap.PageMaps(
+        [Process(7, "x", [])], one_vma(far + 8), np.zeros(1, np.uint64), NO_OTHERS
+    )
     mapped = maps.walk(lambda _: None)
     assert mapped.page_index.tolist() == [5, far - 1, far + 5, far + 6]
     assert mapped.pfn.tolist() == [100, 101, 102, 103]

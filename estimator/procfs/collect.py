@@ -19,7 +19,7 @@ from estimator.collect.budget import refuse_beyond
 from estimator.collect.mappings import Mapped, distinct
 from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
-from estimator.collect.tables import make_tables, only_mapped
+from estimator.collect.tables import make_tables, only_mapped, other_tables
 from estimator.procfs.ksm_counters import ksmd_cpu_seconds, read_identity
 from estimator.procfs.ksm_settings import read_settings, thp_enabled, thp_orders
 from estimator.procfs.merged_frames import ksm_flag_holds, mark_ksm
@@ -39,7 +39,7 @@ from estimator.procfs.processes import (
 )
 from estimator.procfs.rights import part_of_host, require_memory, require_rights
 from estimator.procfs.running_kernel import RunningKernel, features, struct_sizes, upstream_release
-from estimator.procfs.vmas import listed_first, read_vmas
+from estimator.procfs.vmas import listed_first, read_vmas, with_others
 from estimator.snapshot.flags import UNKNOWN_NODE
 from estimator.snapshot.format import CONTENTS, FORMAT_VERSION
 from estimator.snapshot.gathered import Gathered
@@ -113,6 +113,7 @@ def gather_procfs(
 
     ``pace`` is told how many bytes are read, and may wait. Without ``seed`` the hashes have a new
     one. ``without_contents``: no page of a process is read; what is in the frames is unknown.
+    ``contents``: of which memory, one of ``CONTENTS``.
     Raises TargetError without the right to see PFNs, CannotAnswerError if this kernel has no KSM.
     """
     require_rights()
@@ -131,8 +132,9 @@ def gather_procfs(
     order, vmas, smaps = listed_first(listed, vmas, smaps)
     processes = [processes[number] for number in order]
     listed, said, known = listed[order], said[order], known[order]
-    refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()), running=True)
-    maps = PageMaps(processes, vmas, smaps["AnonHugePages"])
+    others, other_pages = with_others(vmas, smaps, contents)
+    refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()) + other_pages, running=True)
+    maps = PageMaps(processes, vmas, smaps["AnonHugePages"], others)
     latest: list[Mapped] = []
 
     def walk() -> Mapped:
@@ -141,11 +143,14 @@ def gather_procfs(
         return mapped
 
     def look(pfns: Words) -> Columns:
-        return look_at(pfns, latest[0], vmas, processes, seed, without_contents, progress, pace)
+        mapped = latest[0]
+        return look_at(
+            pfns, mapped, vmas, processes, seed, without_contents, contents, progress, pace
+        )
 
     mapped = walk()
     pfns = distinct(mapped.pfn)
-    mapped, pfns, facts, changed = settle(mapped, pfns, look(pfns), walk, look)
+    mapped, pfns, facts, lost_pages = settle(mapped, pfns, look(pfns), walk, look)
     forget_what_moved(pfns, facts, mapped)
     zero = np.isin(mapped.pfn, pfns[facts.pop("zero_page")])
     mapped.counts["zero_pages"] += np.bincount(
@@ -157,6 +162,7 @@ def gather_procfs(
         perhaps_ksm = mark_ksm(facts, pfns, mapped, vmas["start"], smaps)
     if perhaps_ksm:
         not_known = _NOT_KNOWN | {"frames.kind": "KSM not set where smaps leaves it open"}
+    anonymous = vmas["has_anon_vma"]
     table = process_columns(processes)
     there = known & ~maps.gone & still_there(processes)  # after all that was read by pid
     mapped = mapped.of_vmas(there[vmas["mm_id"]])
@@ -164,6 +170,9 @@ def gather_procfs(
     table = numbered(table, there, listed, said)
     vmas = _renumbered(vmas, there)
     pfns, facts = only_mapped(mapped, pfns, facts)
+    tables = None
+    if contents != CONTENTS[0]:
+        tables = other_tables(mapped, pfns, facts, seed, PAGE_BYTES)
     mappings, frames = make_tables(vmas, mapped, pfns, facts, seed, PAGE_BYTES)
     if (frames["node"] == UNKNOWN_NODE).any():
         not_known = not_known | {"frames.node": "65535 where several nodes may have the frame"}
@@ -202,6 +211,7 @@ def gather_procfs(
         "thp_orders": thp_orders(),
         "damon_runs": damon_runs(),
         "without_contents": without_contents,
+        "contents": contents,
         "part_of_host": dataclasses.asdict(part) if part else None,
         "unreadable_processes": names,
         "unknown": {
@@ -209,13 +219,13 @@ def gather_procfs(
             "anonymous_pages": pages,
             "vmas": 0,
             "page_table_pages": 0,
-            "changed_pages": changed,
+            "changed_pages": int(lost_pages[anonymous].sum()),
             "stable_nodes": 0,
             "perhaps_ksm_frames": perhaps_ksm,
         },
         "not_known": not_known,
     }
-    return Gathered(info, table, vmas, mappings, frames, _NO_NODES, _NO_ITEMS)
+    return Gathered(info, table, vmas, mappings, frames, _NO_NODES, _NO_ITEMS, *(tables or ()))
 
 
 def _renumbered(vmas: Columns, mms: npt.NDArray[np.bool_]) -> Columns:

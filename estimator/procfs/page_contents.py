@@ -38,13 +38,14 @@ def look_at(
     processes: Sequence[Process],
     seed: int,
     without_contents: bool,
+    contents: str,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],
 ) -> Columns:
     """Columns of ``FRAME_FACTS`` of the frames ``pfns``, ``zero_page`` and ``read_at``.
 
     Read by some processes at once; each keeps to its part of the pace. ``without_contents``: what
-    is in the frames is left alone.
+    is in the frames is left alone. ``contents``: of which memory, one of ``CONTENTS``.
     """
     facts = shared_columns(len(pfns), FRAME_FACTS | {"zero_page": np.bool_, "read_at": np.uint64})
 
@@ -54,7 +55,7 @@ def look_at(
     def read_facts() -> None:
         for number in fact_pieces:
             piece = slice(number * _FACTS_AT_ONCE, (number + 1) * _FACTS_AT_ONCE)
-            for name, values in frame_facts(pfns[piece]).items():
+            for name, values in frame_facts(pfns[piece], contents).items():
                 facts[name][piece] = values
 
     facts["node"][:] = nodes_of(pfns)

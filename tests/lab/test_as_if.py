@@ -1,0 +1,136 @@
+"""The same data in memory that KSM can't merge, and in memory that it can.
+
+What is predicted of the first as if it were the second is what ksmd then does with the second: all
+counters, those of every process, and of every VMA.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from estimator.kernel.collect import collect_core
+from estimator.ksm.as_if import as_if
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.snapshot.flags import FrameKind
+from estimator.snapshot.snapshot import Snapshot
+from tests.lab.compare import all_numbers, unequal
+from tests.lab.conftest import lab_kernel
+from tests.lab.workload import LabResult, Workload, run_workload
+
+pytestmark = pytest.mark.lab
+
+SERIES = ("7.3", "6.12", "6.1")
+SETTINGS = {"/proc/sys/kernel/randomize_va_space": "0", "/proc/sys/vm/nr_hugepages": "24"}
+
+ON_THE_LIST = """
+    map seed 1
+    fill seed own 9
+    advise seed mergeable
+"""
+SHARED = """
+    map data 600 {shared-memfd|anon}
+    fill data[:300] list 1
+    fill data[300:400] same 5
+    fill data[400:450] zero
+    fill data[450:] own 3
+    advise data mergeable
+    map more 50 {shared|anon}
+    fill more list 1
+    advise more mergeable
+    fork 2
+        read data
+        read more[:20]
+        map own 60 {shared|anon}
+        fill own list 1
+        advise own mergeable
+    end
+"""
+HUGETLB = """
+    map mine 1024 {hugetlb|anon}
+    fill mine[:700] list 7
+    fill mine[700:800] zero
+    fill mine[800:] own 7
+    advise mine mergeable
+    map ours 262144 {shared-hugetlb|sparse}
+    fill ours[:512] list 7
+    fill ours[261632:] own 8
+    advise ours mergeable
+    fork 1
+        read ours[:512]
+        read ours[261632:]
+    end
+"""
+HUGE = """
+    map huge 2048
+    advise huge {hugepage|nohugepage}
+    fill huge[:900] list 2
+    fill huge[900:1000] zero
+    fill huge[1000:1500] same 2
+    fill huge[1500:] own 2
+    advise huge mergeable
+    fork 1
+        fill huge[1900:1920] list 2
+    end
+"""
+FILE = """
+    map file 100 {file|anon}
+    {read file|fill file list 1}
+    advise file mergeable
+"""
+CASES = {
+    "shared": (SHARED, ("private",)),
+    "hugetlb": (HUGETLB, ("private", "no-hugetlb")),
+    "huge": (HUGE, ("no-thp",)),
+    "file": (FILE, ("no-file",)),
+}
+
+
+def run(script: str, choice: int, series: str, vmcore: Path) -> LabResult:
+    """Two processes that execute ``script``, with the first or second of each {one|other}."""
+    parts = script.replace("}", "{").split("{")
+    parts[1::2] = [part.split("|")[choice] for part in parts[1::2]]
+    chosen = ON_THE_LIST + "".join(parts)
+    workload = Workload("as-if", (chosen, chosen), memory_mib=384, settings=SETTINGS)
+    return run_workload(workload, lab_kernel(series), vmcore)
+
+
+def opted_in(snapshot: Snapshot, before: Snapshot) -> Snapshot:
+    """With madvise(MADV_MERGEABLE), which the scripts call, heard in VMAs that are open now."""
+    opened = ~before.vmas["has_anon_vma"] & snapshot.vmas["has_anon_vma"]
+    named = before.vmas["name"].str.contains("memfd|/dev/zero|hugepage|/tmp/")
+    mergeable = snapshot.vmas["mergeable"] | (opened & named)
+    return replace(snapshot, vmas=snapshot.vmas.assign(mergeable=mergeable))
+
+
+@pytest.mark.parametrize("series", SERIES)
+@pytest.mark.parametrize("case", CASES)
+def test_as_if_it_were_what_the_other_guest_has(case: str, series: str, tmp_path: Path) -> None:
+    script, what = CASES[case]
+    mine = run(script, 0, series, tmp_path / "vmcore")
+    found = collect_core(mine.vmcore, [mine.vmlinux], contents="all,file", seed=0)
+    plain = collect_core(mine.vmcore, [mine.vmlinux], seed=0)
+    mine.vmcore.unlink()
+    other = run(script, 1, series, tmp_path / "vmcore")
+    other.vmcore.unlink()
+
+    enabled = Policy(scope="enabled")
+    assert not unequal(all_numbers(predict(found, enabled), mine.truth.after, found))
+    for table in ("processes", "vmas", "mappings", "frames", "stable_nodes"):
+        assert getattr(found, table).equals(getattr(plain, table)), table
+    question = opted_in(as_if(found, what), found)
+    prediction = predict(question, enabled)
+    numbers = all_numbers(prediction, other.truth.after, question)
+    assert not unequal(numbers)
+    assert prediction.counters["pages_sharing"] > (
+        predict(found, enabled).counters["pages_sharing"] if case != "huge" else 0
+    )
+    assert found.other_frames is not None
+    unread = found.other_frames["unknown"].to_numpy() != 0
+    assert not unread.any()
+    kinds = np.unique(found.other_frames["kind"])
+    assert (FrameKind.HUGETLB in kinds) == (case == "hugetlb")
