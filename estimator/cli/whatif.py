@@ -11,6 +11,7 @@ import click
 
 from estimator.cli.coverage import require_coverage
 from estimator.cli.options import (
+    as_if_option,
     json_option,
     later_option,
     min_coverage_option,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @snapshot_argument
 @later_option
 @policy_options
+@as_if_option
 @click.option(
     "--labels",
     type=click.Path(path_type=Path, readable=False),
@@ -40,6 +42,7 @@ def whatif(
     snapshot: Path,
     later: Path | None,
     labels: Path | None,
+    as_if: tuple[str, ...],
     min_coverage: float,
     as_json: bool,
     **policy: Any,
@@ -53,10 +56,10 @@ def whatif(
     from estimator.report.whatif_sections import what_if_json, what_if_sections
     from estimator.snapshot.store import open_snapshot
 
-    opened = open_snapshot(snapshot)
-    second = open_snapshot(later) if later else None
+    opened = open_snapshot(snapshot, others=bool(as_if))
+    second = open_snapshot(later, others=bool(as_if)) if later else None
     domains = _labels(opened, labels) if labels else None
-    found = what_if(opened, Policy(**policy), later=second, labels=domains)
+    found = what_if(opened, Policy(**policy), later=second, labels=domains, as_if=as_if)
     if as_json:
         click.echo(json.dumps(what_if_json(found)))
     else:

@@ -60,7 +60,7 @@ def what_if_sections(found: WhatIf) -> list[Section]:
         Column("general_profit", "general_profit", _maybe_bytes, number=True, wide=True),
         Column("rmap_items", "ksm_rmap_items", _maybe_count, number=True, wide=True),
         Column("scanned", "scanned_pages", _scanned(size), number=True),
-        memory("less than ideal", "lost_bytes"),
+        Column("less than ideal", "lost_bytes", _maybe_bytes, number=True),
         Column("most of it", "lost_to", wide=True),
     ]
     ideal = human_bytes(found.losses.ideal * size)
@@ -150,6 +150,11 @@ def _whose(why: Why) -> str:
 
 def _what_lines_mean(found: WhatIf) -> str:
     text = "* No kernel can be set to that: a thought, by the same model."
+    if found.table["name"].str.startswith("as if ").any():
+        text += (
+            " As if: a frame of shared memory, of hugetlb or of a file is taken for one anonymous "
+            "page that its processes share by fork, a piece of a huge page for a page of its own."
+        )
     if found.merged_now:
         text += (
             " What is freed is against the memory as it is now, in which KSM has merged already: a "

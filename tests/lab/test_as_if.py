@@ -109,6 +109,18 @@ def opted_in(snapshot: Snapshot, before: Snapshot) -> Snapshot:
     return replace(snapshot, vmas=snapshot.vmas.assign(mergeable=mergeable))
 
 
+def with_pids_of(other: LabResult, mine: LabResult, snapshot: Snapshot) -> Snapshot:
+    """With the pids that the same processes, which start in the same order, have there."""
+    mine_pids, other_pids = (
+        sorted(p["pid"] for p in each.truth.before.processes if p["comm"] == "actor")
+        for each in (mine, other)
+    )
+    pids = dict(zip(mine_pids, other_pids, strict=True))
+    return replace(
+        snapshot, processes=snapshot.processes.assign(pid=snapshot.processes["pid"].replace(pids))
+    )
+
+
 @pytest.mark.parametrize("series", SERIES)
 @pytest.mark.parametrize("case", CASES)
 def test_as_if_it_were_what_the_other_guest_has(case: str, series: str, tmp_path: Path) -> None:
@@ -125,6 +137,7 @@ def test_as_if_it_were_what_the_other_guest_has(case: str, series: str, tmp_path
     for table in ("processes", "vmas", "mappings", "frames", "stable_nodes"):
         assert getattr(found, table).equals(getattr(plain, table)), table
     question = opted_in(as_if(found, what), found)
+    question = with_pids_of(other, mine, question)
     prediction = predict(question, enabled)
     numbers = all_numbers(prediction, other.truth.after, question)
     assert not unequal(numbers)
