@@ -323,7 +323,7 @@ def test_the_answer_says_that_it_is_a_what_if(paths: dict[str, Path]) -> None:
     done = estimator(
         "predict", paths["all"], "--as-if", "private", "--as-if", "no-thp", COLUMNS="120"
     )
-    assert done.returncode == 6  # one page of the guest could not be read
+    assert done.returncode == 0
     text = " ".join(done.stdout.split())
     first = "What if shared memory were private and no page were huge? With every process opted in,"
     assert text.startswith(first)

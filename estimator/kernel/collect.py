@@ -176,7 +176,7 @@ class _Collector:
         from estimator.kernel.address_spaces import AddressSpaces
         from estimator.kernel.clock import uptime_seconds, wall_clock
         from estimator.kernel.cmdlines import read_cmdlines
-        from estimator.kernel.cross_checks import anonymous_pages
+        from estimator.kernel.cross_checks import anonymous_pages, other_pages
         from estimator.kernel.layout import has_member
         from estimator.kernel.lru_batches import read_batches
         from estimator.kernel.mapcounts import derive_mapcounts
@@ -199,6 +199,7 @@ class _Collector:
         running = self._target.running  # in a damaged dump the counters may be anything
         if running or max_memory_mib is not None:
             mapped_pages = anonymous_pages(self._prog, self._memory, mms.addresses)
+            mapped_pages += other_pages(self._prog, self._memory, mms.addresses, self._contents)
             refuse_beyond(max_memory_mib, mapped_pages, running=running)
         vmas = read_vmas(self._prog, self._memory, mms)
         pages = PageArray(self._prog, self._memory)

@@ -7,7 +7,6 @@ give another prediction without a word.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from estimator.arrays import pieces
 from estimator.errors import TargetError
 from estimator.snapshot.flags import FrameKind, Unknown
 from estimator.snapshot.format import CONTENTS, PAGE_SIZES
-from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot, others_alone
 
 _STRUCTS = ("ksm_rmap_item", "ksm_stable_node", "ksm_mm_slot")
 _ANONYMOUS = (FrameKind.ANONYMOUS, FrameKind.KSM)
@@ -44,8 +43,7 @@ def _wrong(snapshot: Snapshot) -> Iterator[str]:
     yield from _wrong_mappings(snapshot)
     yield from _wrong_frames(snapshot, _ANONYMOUS)
     yield from _wrong_nodes(snapshot)
-    if snapshot.other_mappings is not None and snapshot.other_frames is not None:
-        others = replace(snapshot, mappings=snapshot.other_mappings, frames=snapshot.other_frames)
+    if others := others_alone(snapshot):
         yield from _wrong_mappings(others)
         yield from _wrong_frames(others, _OTHERS)
         if np.isin(others.frames["pfn"], snapshot.frames["pfn"]).any():

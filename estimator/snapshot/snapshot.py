@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,16 @@ class Snapshot:
         """How much there is of everything, in a notebook."""
         rows = {name: len(getattr(self, name)) for name in SCHEMAS}
         return pd.Series(rows, name=f"Linux {self.info['kernel']['release']}").to_frame().to_html()
+
+
+def others_alone(snapshot: Snapshot) -> Snapshot | None:
+    """``snapshot`` with the rows of ``other_mappings`` and ``other_frames`` in place of the rest.
+
+    None where there are none.
+    """
+    if snapshot.other_mappings is None or snapshot.other_frames is None:
+        return None
+    return replace(snapshot, mappings=snapshot.other_mappings, frames=snapshot.other_frames)
 
 
 def mapping_mm(snapshot: Snapshot) -> npt.NDArray[np.uint32]:

@@ -10,16 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from estimator.kernel.collect import collect_core
+from estimator.collect.seed import seed_of
+from estimator.kernel.collect import collect, collect_core
+from estimator.kernel.running import open_qemu
 from estimator.ksm.as_if import as_if
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot.flags import FrameKind
-from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot, others_alone
+from estimator.snapshot.store import open_snapshot
 from tests.lab.compare import all_numbers, unequal
 from tests.lab.conftest import lab_kernel
+from tests.lab.running import running
 from tests.lab.workload import LabResult, Workload, run_workload
 
 pytestmark = pytest.mark.lab
@@ -91,12 +96,17 @@ CASES = {
 }
 
 
-def run(script: str, choice: int, series: str, vmcore: Path) -> LabResult:
-    """Two processes that execute ``script``, with the first or second of each {one|other}."""
+def chosen(script: str, choice: int) -> str:
+    """``script`` with the first or second of each {one|other}."""
     parts = script.replace("}", "{").split("{")
     parts[1::2] = [part.split("|")[choice] for part in parts[1::2]]
-    chosen = ON_THE_LIST + "".join(parts)
-    workload = Workload("as-if", (chosen, chosen), memory_mib=384, settings=SETTINGS)
+    return ON_THE_LIST + "".join(parts)
+
+
+def run(script: str, choice: int, series: str, vmcore: Path) -> LabResult:
+    """Two processes that execute the ``chosen`` script."""
+    scripts = (chosen(script, choice),) * 2
+    workload = Workload("as-if", scripts, memory_mib=384, settings=SETTINGS)
     return run_workload(workload, lab_kernel(series), vmcore)
 
 
@@ -147,3 +157,52 @@ def test_as_if_it_were_what_the_other_guest_has(case: str, series: str, tmp_path
     assert not unread.any()
     kinds = np.unique(found.other_frames["kind"])
     assert (FrameKind.HUGETLB in kinds) == (case == "hugetlb")
+
+
+def of_actors(snapshot: Snapshot) -> pd.DataFrame:
+    """What the scripts map of other than anonymous memory: pid, address, frame, content, kind."""
+    alone = others_alone(snapshot)
+    assert alone is not None
+    rows = alone.mappings.join(alone.vmas[["mm_id", "start"]], on="vma_id")
+    rows = rows.join(alone.processes[["pid", "comm"]], on="mm_id")
+    rows = rows.join(alone.frames[["pfn", "hash", "kind"]], on="frame_id")
+    rows["address"] = rows["start"] + rows["page_index"] * np.uint64(4096)
+    columns = ["pid", "address", "pfn", "hash", "kind"]
+    found = rows.loc[rows["comm"] == "actor", columns]
+    return found.sort_values(["pid", "address"]).reset_index(drop=True)
+
+
+def test_four_ways_of_reading_give_one_answer(tmp_path: Path) -> None:
+    kernel = lab_kernel("6.12")
+    scripts = tuple(chosen(script, 0) for script in (SHARED, HUGETLB, HUGE))
+    workload = Workload("as-if", scripts, settings=SETTINGS)
+    found: dict[str, Snapshot] = {}
+    with running(workload, kernel, tmp_path, debian=True) as guest:
+        for way, more in (
+            ("live", "--symbols /symbols/vmlinux"),
+            ("procfs", "--like /tmp/live.ksm"),
+        ):
+            name = f"/tmp/{way}.ksm"
+            status, output = guest.estimator(f"collect --{way} {more} --contents all -o {name}")
+            assert status == 0, output
+            (tmp_path / way).mkdir()
+            found[way] = open_snapshot(guest.fetch_snapshot(name, tmp_path / way))
+        seed = seed_of(tmp_path / "live")
+        with open_qemu(str(guest.monitor), [kernel.vmlinux]) as target:
+            found["qemu"] = collect(target, contents="all", seed=seed)
+        guest.guest.dump(tmp_path / "vmcore")
+    vmcore = tmp_path / "vmcore"
+    found["core"] = collect_core(vmcore, [kernel.vmlinux], contents="all", seed=seed)
+    vmcore.unlink()
+    expected = of_actors(found["core"])
+    assert expected["kind"].value_counts()[FrameKind.HUGETLB] == 2 * (1024 + 1024)
+    assert expected["kind"].value_counts()[FrameKind.SHMEM] > 3 * 650
+    assert expected["hash"].notna().all()
+    answers = {}
+    for way, snapshot in found.items():
+        pd.testing.assert_frame_equal(of_actors(snapshot), expected, obj=way)
+        read = as_if(snapshot, ["private", "no-hugetlb", "no-thp"])
+        answer = predict(read, Policy(comms=("actor",)))
+        answers[way] = (answer.counters, answer.physical["frames_freed"])
+    assert answers["core"][1] > 2000
+    assert all(answer == answers["core"] for answer in answers.values()), answers
