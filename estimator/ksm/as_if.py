@@ -92,7 +92,7 @@ def read_as(snapshot: Snapshot, policy: Policy) -> Policy:
     return replace(policy, as_if=what)
 
 
-def assumptions(info: Mapping[str, Any]) -> list[str]:
+def assumptions(info: Mapping[str, Any], policy: Policy) -> list[str]:
     """What an answer from a snapshot with ``info`` takes for granted, in sentences."""
     about = info.get("as_if")
     if not about:
@@ -100,12 +100,18 @@ def assumptions(info: Mapping[str, Any]) -> list[str]:
     found = []
     if set(about["what"]) & set(_NEEDS):
         pages = plural(about["mappings"], "page")
-        found.append(
+        text = (
             f"A what-if: {pages} that processes map on {plural(about['frames'], 'frame')} of other "
             "than anonymous memory are taken for anonymous pages that were written. A frame that "
-            "several processes map stays one, as after fork. Such memory that no process maps, or "
-            "that it has not touched, is not in the numbers."
+            "several processes map stays one, as after fork. Of such memory, what no process has "
+            "touched through a mapping is not in the numbers."
         )
+        if policy.scope == "enabled":
+            text += (
+                " Who opted in by prctl is in with it; madvise leaves no trace on shared memory "
+                "and hugetlb: who opted in so is not."
+            )
+        found.append(text)
     if _NO_THP in about["what"]:
         found.append(
             "A what-if: every piece of a huge page is taken for a page that was written. Without "

@@ -68,7 +68,7 @@ def warnings(
     """The warnings that apply, most important first."""
     few_unknown = (coverage.hashed_share or 0) >= 0.99
     found = [
-        *assumptions(case.snapshot.info),
+        *assumptions(case.snapshot.info, policy),
         *case.snapshot.info.get("source", {}).get("warnings", ()),
         _part_of_host(case),
         _lost(case),

@@ -166,7 +166,7 @@ def of_actors(snapshot: Snapshot) -> pd.DataFrame:
     rows = alone.mappings.join(alone.vmas[["mm_id", "start"]], on="vma_id")
     rows = rows.join(alone.processes[["pid", "comm"]], on="mm_id")
     rows = rows.join(alone.frames[["pfn", "hash", "kind"]], on="frame_id")
-    rows["address"] = rows["start"] + rows["page_index"] * np.uint64(4096)
+    rows["address"] = rows["start"] + rows["page_index"].astype("uint64") * 4096
     columns = ["pid", "address", "pfn", "hash", "kind"]
     found = rows.loc[rows["comm"] == "actor", columns]
     return found.sort_values(["pid", "address"]).reset_index(drop=True)
