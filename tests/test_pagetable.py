@@ -140,14 +140,14 @@ def encode(pfn: int, kind: str) -> int:
 
 
 def walk(
-    tables: Tables, ranges: list[tuple[int, int, int]]
+    tables: Tables, ranges: list[tuple[int, int, int]], hugetlb: list[bool] | None = None
 ) -> tuple[PageTables, dict[tuple[int, int], tuple[Any, ...]]]:
     keys = [(mm << 45 | first, mm << 45 | end) for mm, first, end in sorted(ranges)]
     start, end = np.array(keys, np.uint64).reshape(-1, 2).T
     walker = PageTables(
         cast(Program, tables),
         cast(Memory, FakeMemory(tables)),
-        Ranges(start.copy(), end.copy()),
+        Ranges(start.copy(), end.copy(), None if hugetlb is None else np.array(hugetlb)),
     )
     roots = np.array(tables.roots, np.uint64)
     found = rows(list(walker.entries(walker.leaves(np.arange(2, dtype=np.uint64), roots))))
@@ -266,3 +266,37 @@ def test_a_table_that_leads_back_to_itself_ends() -> None:
     walker, found = walk(tables, [(0, 0, 1 << 18)])
     assert found == {}
     assert walker.unreadable_pages.sum() > 0
+
+
+@pytest.mark.parametrize("prot_none", [False, True])
+def test_a_gigantic_entry_is_read_in_hugetlb_alone(prot_none: bool) -> None:
+    tables = Tables(4)
+    pfn, first = 3 << 18, 1 << 18
+    value = (pfn << 12 ^ PFN_MASK) | PROTNONE | PSE if prot_none else pfn << 12 | PRESENT | RW | PSE
+    tables.set(0, first, value, level=2)
+    tables.set(0, first - 7, encode(77, "plain"))
+    tables.set(0, 2 * first, encode(78, "plain"))
+    ranges = [(0, 0, first), (0, first, 2 * first), (0, 2 * first, 2 * first + 512)]
+    walker, found = walk(tables, ranges, [False, True, False])
+    facts = (prot_none, not prot_none, 0, 1, 1)
+    assert [found[0, first + n] for n in (0, 700, (1 << 18) - 1)] == [
+        (1, pfn + n, *facts) for n in (0, 700, (1 << 18) - 1)
+    ]
+    assert len(found) == (1 << 18) + 2
+    assert not walker.nonpresent_pages.any()
+    assert set(walk(tables, ranges)[1]) == {(0, first - 7), (0, 2 * first)}
+
+
+def test_tables_that_hugetlb_shares_are_found_in_every_process() -> None:
+    """huge_pmd_share(): both processes lead to one table of 2 MiB pages."""
+    tables = Tables(4)
+    first, pfn = 1 << 18, 0x1200
+    shared = tables.set(0, first, pfn << 12 | PRESENT | RW | PSE, level=1)
+    tables.set(1, first, shared << 12 | PRESENT | RW, level=2)
+    ranges = [(mm, first, 2 * first) for mm in (0, 1)]
+    walker, found = walk(tables, ranges, [True, True])
+    assert [found[mm, first + 5][1] for mm in (0, 1)] == [pfn + 5] * 2
+    assert not walker.unreadable_pages.any()
+    walker, found = walk(tables, ranges, [False, False])  # anywhere else it is damage
+    assert {mm for mm, _ in found} == {0}
+    assert walker.unreadable_pages.tolist() == [0, first]
