@@ -210,6 +210,35 @@ def test_others_that_were_not_found_keep_their_frames() -> None:
     assert found.physical["frames_freed"] < free.physical["frames_freed"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "what", "pages"),
+    [
+        (SHARED, ["private"], 5),
+        (SHARED, ["no-hugetlb"], 0),
+        (HUGETLB | DONTEXPAND, ["no-hugetlb"], 5),
+        (HUGETLB | DONTEXPAND, ["private"], 0),
+        (HUGETLB | DONTEXPAND | SHARED, ["private"], 0),
+        (HUGETLB | DONTEXPAND | SHARED, ["private", "no-hugetlb"], 5),
+        (0, ["private", "no-hugetlb"], 0),
+        (0, ["no-file"], 5),
+    ],
+)
+def test_page_tables_that_are_missing_are_unknown_not_empty(
+    flags: int, what: list[str], pages: int
+) -> None:
+    hidden = hide(system(), [OF_GUEST], FrameKind.FILE, flags, "all,file")
+    unread = np.where(np.arange(len(hidden.vmas)) == OF_GUEST, 5, 0).astype(np.uint64)
+    mappings, frames = others_of(hidden)
+    empty = replace(
+        hidden,
+        vmas=hidden.vmas.assign(unknown_pages=unread),
+        other_mappings=mappings.iloc[:0],
+        other_frames=frames.iloc[:0],
+    )
+    assert predict(empty).coverage.page_table_missing_pages == 0
+    assert predict(as_if(empty, what)).coverage.page_table_missing_pages == pages
+
+
 @pytest.mark.parametrize("pins", [0, 1])
 @pytest.mark.parametrize("swapcache", [0, FrameFlag.SWAPCACHE])
 def test_without_huge_pages_every_piece_is_a_page(pins: int, swapcache: int) -> None:

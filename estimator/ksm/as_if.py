@@ -180,12 +180,23 @@ def _with_others(snapshot: Snapshot, asked: list[str]) -> Snapshot:
     shared[frame[((vmas["vm_flags"].to_numpy() & _SHARED) != 0)[vma]]] = True
     lifted = _lifted(frames["kind"].to_numpy(), shared, asked)
     rows = np.flatnonzero(lifted[frame])
-    opened = np.zeros(len(vmas), np.bool_)
+    opened = _unread(vmas, asked)
     opened[vma[rows]] = True
     number = np.cumsum(lifted, dtype=np.uint32) - np.uint32(1)
     more = mappings.iloc[rows].assign(frame_id=number[frame[rows]])
     pages = _as_anonymous(frames[lifted], more["frame_id"].to_numpy())
     return _merged(replace(snapshot, vmas=_opened(snapshot, opened)), more, pages)
+
+
+def _unread(vmas: pd.DataFrame, asked: list[str]) -> Mask:
+    """The VMAs to open of which page tables could not be read: what they map is not known."""
+    flags = vmas["vm_flags"].to_numpy()
+    shared, hugetlb = (flags & _SHARED) != 0, (flags & np.uint64(VALUES["hugetlb"])) != 0
+    lifted = np.where(shared, _PRIVATE in asked, hugetlb | (_NO_FILE in asked))
+    lifted &= ~hugetlb | (_NO_HUGETLB in asked)
+    without_anonymous = ~vmas["has_anon_vma"].to_numpy() | hugetlb
+    unread: Mask = lifted & without_anonymous & (vmas["unknown_pages"].to_numpy() > 0)
+    return unread
 
 
 def _lifted(kind: Bytes, shared: Mask, asked: list[str]) -> Mask:
