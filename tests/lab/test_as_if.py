@@ -204,5 +204,5 @@ def test_four_ways_of_reading_give_one_answer(tmp_path: Path) -> None:
         read = as_if(snapshot, ["private", "no-hugetlb", "no-thp"])
         answer = predict(read, Policy(comms=("actor",)))
         answers[way] = (answer.counters, answer.physical["frames_freed"])
-    assert answers["core"][1] > 2000
+    assert answers["core"][1] > 1000
     assert all(answer == answers["core"] for answer in answers.values()), answers
