@@ -9,7 +9,7 @@ from estimator.errors import CannotAnswerError
 from estimator.kernel.collect import collect
 from estimator.kernel.target import Target
 from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag
-from estimator.snapshot.schema import SCHEMAS
+from estimator.snapshot.schema import columns_of
 from estimator.snapshot.snapshot import Snapshot
 from tests.fake_kernel import FlatMemory
 from tests.fake_processes import FakeProcesses
@@ -73,7 +73,7 @@ def test_a_merged_page_comes_through() -> None:
     snapshot = Merged().collect()
     frames, mappings = snapshot.frames, snapshot.mappings
     for name in ("processes", "vmas", "mappings", "frames"):
-        assert list(getattr(snapshot, name)) == SCHEMAS[name].names
+        assert list(getattr(snapshot, name)) == columns_of(name, ["parent_pid"]).names
     assert frames["pfn"].tolist() == [MERGED_PFN, OWN_PFN]
     hashes = [xxh3_64_intdigest(text.ljust(4096, b"\0"), 7) for text in (b"same", b"")]
     assert frames["hash"].tolist() == hashes

@@ -81,6 +81,8 @@ _NEEDS = (
         "tasks",
         "thread_node",
         "pid",
+        "tgid",
+        "real_parent",
         "comm",
         "flags",
         "mm",

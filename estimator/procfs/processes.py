@@ -214,6 +214,7 @@ _COLUMNS: dict[str, Any] = {
     "nice": np.int8,
     "start_time_ns": np.uint64,
     **dict.fromkeys(("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages"), np.int64),
+    "parent_pid": np.int32,
 }
 
 
@@ -266,6 +267,7 @@ def _row(process: Process) -> dict[str, Any]:
         "ksm_rmap_items": _counter(counters.get("ksm_rmap_items")),
         "ksm_merging_pages": _counter(counters.get("ksm_merging_pages") or merging),
         "ksm_zero_pages": _counter(counters.get("ksm_zero_pages")),
+        "parent_pid": _counter(status.get("PPid")),
     }
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Gathered:
     """What a ``Snapshot`` holds, in the same order of rows; to be written, or to be asked.
 
-    A column is an array of the type that ``SCHEMAS`` says; masked where values are null. Strings
+    A column is an array of the type that ``columns_of`` says; masked where values are null. Strings
     and lists are arrays of objects, None where null. ``stable_items`` has the columns of
     ``Snapshot.stable_items``, by node_id.
     """
@@ -35,19 +35,19 @@ class Gathered:
         """The same as DataFrames, which share the memory of the columns."""
         import pandas as pd
 
-        from estimator.snapshot.schema import SCHEMAS
+        from estimator.snapshot.schema import SCHEMAS, columns_of
         from estimator.snapshot.snapshot import Snapshot
 
         tables = {
             name: pd.DataFrame(
                 {
                     f.name: _series(getattr(self, name)[f.name], f.nullable)
-                    for f in schema
+                    for f in columns_of(name, getattr(self, name))
                     if f.name != "items"
                 },
                 copy=False,
             )
-            for name, schema in SCHEMAS.items()
+            for name in SCHEMAS
         }
         return Snapshot(self.info, stable_items=pd.DataFrame(self.stable_items), **tables)
 

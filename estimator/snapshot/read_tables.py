@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.snapshot.format import FORMAT_VERSION
 from estimator.snapshot.format_1 import FORMAT_1_SCHEMAS
-from estimator.snapshot.schema import I32, I64, MOST_ROWS, SCHEMAS, U32
+from estimator.snapshot.schema import I32, I64, MOST_ROWS, U32, columns_of
 
 _ROWS_AT_ONCE = 1 << 17  # decoded: more take more memory and no less time
 
@@ -25,9 +25,8 @@ def read_table(
     """The table ``name`` of the snapshot ``place``, whose ``files`` lie there or are in memory.
 
     That of stable nodes has ``stable_items`` in its ``attrs["items"]``. Raises TargetError for a
-    file that is missing or not as ``SCHEMAS`` has it, CannotAnswerError for too many rows.
+    file that is missing or not as ``columns_of`` has it, CannotAnswerError for too many rows.
     """
-    schema = SCHEMAS[name] if version == FORMAT_VERSION else FORMAT_1_SCHEMAS[name]
     path = place / f"{name}.parquet"
     source = files.get(path.name, path)
     try:
@@ -40,7 +39,10 @@ def read_table(
                     f"{MOST_ROWS:,}",
                     hint="collect again with a smaller part of the processes",
                 )
-            _require_columns(path, schema, file.schema_arrow)
+            there = file.schema_arrow
+            current = version == FORMAT_VERSION
+            schema = columns_of(name, there.names) if current else FORMAT_1_SCHEMAS[name]
+            _require_columns(path, schema, there)
             if all(pa.types.is_integer(column.type) for column in schema):
                 return _read_numbers(path, file, schema)
             table = file.read(columns=schema.names).cast(schema)

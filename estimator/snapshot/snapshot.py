@@ -14,7 +14,7 @@ from estimator.snapshot.schema import SCHEMAS
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The tables of one snapshot, as DataFrames with the columns of ``SCHEMAS``.
+    """The tables of one snapshot, as DataFrames with the columns of ``columns_of``.
 
     ``frames.hash`` is nullable (``UInt64``). ``stable_nodes`` lacks the nested column ``items``:
     the items stand flat in ``stable_items`` with the columns node_id, mm_id, address, age,

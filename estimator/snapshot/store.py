@@ -37,7 +37,7 @@ from estimator.snapshot.archive import STREAM, is_archive, read_members, write_m
 from estimator.snapshot.as_arrow import to_arrow
 from estimator.snapshot.format import FORMAT_VERSION
 from estimator.snapshot.gathered import Gathered
-from estimator.snapshot.schema import I32, ROW_GROUP_ROWS, SCHEMAS
+from estimator.snapshot.schema import I32, ROW_GROUP_ROWS, SCHEMAS, columns_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ _ASCENDING = {"pfn", "head_pfn", "page_index", "frame_id"}
 
 
 def _row_groups(name: str, table: pd.DataFrame | Columns) -> Iterator[pa.Table]:
-    schema = SCHEMAS[name]
+    schema = columns_of(name, table)
     size = len(table[schema.names[0]])
     for start in range(0, size, ROW_GROUP_ROWS):
         rows = slice(start, min(start + ROW_GROUP_ROWS, size))
@@ -170,12 +170,13 @@ def _fill(snapshot: Snapshot | Gathered, directory: int, written: list[str]) -> 
 def _files(snapshot: Snapshot | Gathered) -> Iterator[tuple[str, Callable[[Any], Any]]]:
     """The name of each file of ``snapshot``, and what writes it into an open one."""
     for name in SCHEMAS:
+        table = getattr(snapshot, name)
         groups = (
-            iter([_nest_items(snapshot.stable_nodes, snapshot.stable_items)])
+            iter([_nest_items(table, snapshot.stable_items)])
             if name == "stable_nodes"
-            else _row_groups(name, getattr(snapshot, name))
+            else _row_groups(name, table)
         )
-        yield f"{name}.parquet", partial(_write_table, name, groups)
+        yield f"{name}.parquet", partial(_write_table, columns_of(name, table), groups)
     info = json.dumps(snapshot.info, indent=1).encode()
     yield _INFO, lambda file: file.write(info)
 
@@ -223,9 +224,8 @@ def _bring_to_disk(file: Any) -> None:
     os.fsync(file.fileno())
 
 
-def _write_table(name: str, groups: Iterator[pa.Table], file: Any) -> None:
+def _write_table(schema: pa.Schema, groups: Iterator[pa.Table], file: Any) -> None:
     """In row groups: nobody has to hold all rows twice. Numbers that go up are differences."""
-    schema = SCHEMAS[name]
     names = {field.name for field in schema if pa.types.is_integer(field.type)}
     with pq.ParquetWriter(
         file,
