@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from estimator.advice.alike import Alike, alike
 from estimator.advice.domains import by_family, separated
-from estimator.advice.page_sizes import larger_pages
 from estimator.advice.why import Why, why
 from estimator.arrays import Ints
 from estimator.ksm.losses import Losses
@@ -40,14 +40,14 @@ class WhatIf:
     bytes_saved, net_bytes_saved, general_profit (bytes), ksm_rmap_items, scanned_pages
     (what ksmd visits in a full scan), lost_bytes (less than the ideal frees), lost_to (the reason
     that costs most; "" for none). Of the ideal only what it frees is said (the rest is null).
-    ``losses``: of ``asked``. ``page_sizes``: see ``larger_pages``.
+    ``losses``: of ``asked``. ``alike``: what else could be done with what is equal.
     ``merged_now``: KSM has merged pages already.
     """
 
     asked: Prediction
     table: pd.DataFrame
     losses: Losses
-    page_sizes: pd.DataFrame
+    alike: Alike
     merged_now: bool
 
 
@@ -88,7 +88,7 @@ def what_if(
     whole = ["net_bytes_saved", "general_profit", "ksm_rmap_items", "scanned_pages"]
     table = table.astype(dict.fromkeys(whole, "Int64"))
     merged = bool((snapshot.frames["kind"] == FrameKind.KSM).any())
-    return WhatIf(asked, table, lost, larger_pages(snapshot, asked), merged)
+    return WhatIf(asked, table, lost, alike(snapshot, asked), merged)
 
 
 def _row(name: str, setting: str, answer: Why, asked: Prediction) -> dict[str, str | int | bool]:

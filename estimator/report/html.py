@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from estimator.advice.alike import Alike, alike
 from estimator.advice.attribution import (
     contributions,
     contributions_by,
@@ -32,6 +33,7 @@ from estimator.advice.schedule import Schedule
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.upper_bound import UpperBound
+from estimator.report.alike_sections import alike_sections
 from estimator.report.asked import host_words, question_words
 from estimator.report.bound_sections import bound_sections
 from estimator.report.forecast_plots import over_time_figure
@@ -39,6 +41,7 @@ from estimator.report.plan_sections import plan_sections
 from estimator.report.plots import (
     contribution_figure,
     frontier_figure,
+    page_size_figure,
     sharing_figure,
     sharing_matrix,
 )
@@ -62,7 +65,11 @@ def report_page(
     verdict, *report = prediction_sections(snapshot, prediction)
     figures = []
     if scanned_pages(prediction):
+        found = alike(snapshot, prediction)
+        report += alike_sections(found)
         figures = [*_figures(snapshot, prediction, plan), _over_time(schedule)]
+        if found.copies.mapped:
+            figures.append(_by_page_size(found))
     return _page(
         snapshot,
         prediction.policy,
@@ -106,6 +113,16 @@ def _figures(
             },
         ),
     ]
+
+
+def _by_page_size(found: Alike) -> tuple[str, dict[str, Figure]]:
+    return (
+        "What pages of other sizes would share",
+        {
+            form: page_size_figure(found.page_sizes, found.page_bytes, narrow=n)
+            for form, n in {"wide": False, "narrow": True}.items()
+        },
+    )
 
 
 def _over_time(schedule: Schedule) -> tuple[str, dict[str, Figure]]:
