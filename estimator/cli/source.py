@@ -23,6 +23,7 @@ from estimator.errors import UsageError
 
 if TYPE_CHECKING:
     from estimator.collect.findings import Findings
+    from estimator.collect.further_hashes import Wanted
     from estimator.kernel.collect import Progress
     from estimator.snapshot.gathered import Gathered
     from estimator.snapshot.snapshot import Snapshot
@@ -45,6 +46,8 @@ class Source:
     passes: int = 1
     interval: float | None = None
     max_memory: int | None = None
+    pieces: bool = False
+    near: bool = False
 
     def check(self) -> None:
         """Raise UsageError unless exactly one target is named."""
@@ -67,6 +70,15 @@ class Source:
             raise UsageError("a dump does not change: --passes is for a running system")
         if self.without_contents and self.passes > 1:
             raise UsageError("--passes compares page contents, --without-contents reads none")
+        if self.without_contents and (self.pieces or self.near):
+            raise UsageError("--pieces, --near hash page contents, --without-contents reads none")
+
+    @property
+    def wanted(self) -> Wanted:
+        """The further hashes that are asked for."""
+        from estimator.collect.further_hashes import Wanted
+
+        return Wanted(self.pieces, self.near)
 
     def collect(self, progress: Progress) -> Gathered | Snapshot:
         """Read the target; of several passes as a Snapshot, which they are compared as.
@@ -84,6 +96,7 @@ class Source:
                     target,
                     without_contents=self.without_contents,
                     seed=seed,
+                    wanted=self.wanted,
                     progress=progress,
                     max_memory_mib=self.max_memory,
                 )
@@ -118,6 +131,7 @@ class Source:
                 gather_procfs,
                 without_contents=self.without_contents,
                 seed=seed,
+                wanted=self.wanted,
                 progress=progress,
                 pace=pace,
                 max_memory_mib=self.max_memory,
@@ -131,6 +145,7 @@ class Source:
             opened.enter_context(target),
             without_contents=self.without_contents,
             seed=seed,
+            wanted=self.wanted,
             progress=progress,
             pace=pace,
             max_memory_mib=self.max_memory,
@@ -230,6 +245,17 @@ _reading_options = options(
         type=click.FloatRange(min=0),
         metavar="SECONDS",
         help="From the start of a pass to the next one (default 10).",
+    ),
+    click.option(
+        "--pieces",
+        is_flag=True,
+        help="Hash the pieces of each page, too: what smaller pages would share (whatif, report).",
+    ),
+    click.option(
+        "--near",
+        is_flag=True,
+        help="Hash each page without its ends and without addresses, too: which pages are nearly "
+        "equal (whatif, report).",
     ),
     click.option(
         "--max-memory",

@@ -17,9 +17,10 @@ def make_tables(
 ) -> tuple[Columns, Columns]:
     """``mappings`` and ``frames``: of all that is mapped, what is anonymous or KSM's.
 
-    ``facts``: columns of ``FRAME_FACTS`` for the frames ``pfns``, the distinct ones of ``mapped``,
-    ascending. The counts are added to ``vmas``. Nothing is known of ``batch_references``. The
-    arrays of ``mapped``, ``pfns`` and ``facts`` are used up: the tables are made in their memory.
+    ``facts``: columns of ``FRAME_FACTS``, and further hashes, for the frames ``pfns``, the distinct
+    ones of ``mapped``, ascending. The counts are added to ``vmas``. Nothing is known of
+    ``batch_references``. The arrays of ``mapped``, ``pfns`` and ``facts`` are used up: the tables
+    are made in their memory.
     """
     for name, counts in mapped.counts.items():
         vmas[name] = counts
@@ -44,7 +45,8 @@ def make_tables(
     hashed = frames["unknown"] == Unknown.HASHED
     zero = hashed & (frames["hash"] == zero_hash(seed, page_bytes))
     frames["flags"][zero] |= np.uint32(FrameFlag.ZERO)
-    frames["hash"] = np.ma.MaskedArray(frames["hash"], ~hashed)
+    for name in [name for name in frames if "hash" in name]:
+        frames[name] = np.ma.MaskedArray(frames[name], ~hashed)
     none = np.zeros(len(frames["pfn"]), np.uint8)
     frames["batch_references"] = np.ma.MaskedArray(none, np.ones(len(none), np.bool_))
     return mappings, frames

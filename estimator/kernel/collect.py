@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from estimator._version import __version__
-from estimator.arrays import Columns, Words, find, of_rows, page_keys
+from estimator.arrays import Columns, Ints, Words, find, of_rows, page_keys
 from estimator.collect.budget import refuse_beyond
+from estimator.collect.further_hashes import Areas, Further, Wanted
 from estimator.collect.load import Pace
-from estimator.collect.mappings import FRAME_FACTS, Mapped, distinct
+from estimator.collect.mappings import FRAME_FACTS, Mapped, distinct, first_mappings
 from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
 from estimator.collect.tables import make_tables, only_mapped
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from estimator.kernel.processes import Mms
     from estimator.kernel.stable_tree import StableTree
     from estimator.kernel.target import Target
+    from estimator.kernel.vmas import Vmas
     from estimator.snapshot.snapshot import Snapshot
 
 Progress = Callable[[str, int, int], None]
@@ -49,6 +51,7 @@ def collect_core(
     architecture: str | None = None,
     without_contents: bool = False,
     seed: int | None = None,
+    wanted: Wanted | None = None,
     progress: Progress = silent,
 ) -> Snapshot:
     """Everything a prediction needs from the crash dump ``core``.
@@ -59,7 +62,9 @@ def collect_core(
     from estimator.kernel.core import open_core
 
     with open_core(core, symbols, architecture) as target:
-        snapshot = collect(target, without_contents=without_contents, seed=seed, progress=progress)
+        snapshot = collect(
+            target, without_contents=without_contents, seed=seed, wanted=wanted, progress=progress
+        )
     del target
     gc.collect()  # drgn's types refer to each other: only so its Program goes, and closes its files
     return snapshot
@@ -70,13 +75,16 @@ def collect_program(
     *,
     without_contents: bool = False,
     seed: int | None = None,
+    wanted: Wanted | None = None,
     progress: Progress = silent,
 ) -> Snapshot:
     """Like ``collect_core``, for a drgn Program with a target and symbols."""
     from estimator.kernel.session import from_program
 
     with from_program(prog) as target:
-        return collect(target, without_contents=without_contents, seed=seed, progress=progress)
+        return collect(
+            target, without_contents=without_contents, seed=seed, wanted=wanted, progress=progress
+        )
 
 
 def collect(
@@ -84,6 +92,7 @@ def collect(
     *,
     without_contents: bool = False,
     seed: int | None = None,
+    wanted: Wanted | None = None,
     progress: Progress = silent,
     pace: Pace | None = None,
     max_memory_mib: int | None = None,
@@ -93,6 +102,7 @@ def collect(
         target,
         without_contents=without_contents,
         seed=seed,
+        wanted=wanted,
         progress=progress,
         pace=pace,
         max_memory_mib=max_memory_mib,
@@ -104,6 +114,7 @@ def gather(
     *,
     without_contents: bool = False,
     seed: int | None = None,
+    wanted: Wanted | None = None,
     progress: Progress = silent,
     pace: Pace | None = None,
     max_memory_mib: int | None = None,
@@ -112,7 +123,7 @@ def gather(
 
     Without ``seed`` it is a new one: hashes can be compared within the snapshot only.
     ``without_contents``: no page of a process is read; what is in the frames is unknown.
-    ``pace`` limits how fast memory is read (only of a running system).
+    ``wanted``: further hashes. ``pace`` limits how fast memory is read (only of a running system).
 
     Raises CannotAnswerError if that kernel has no KSM or is not supported, or if a dump has no user
     pages and contents are asked for; TargetError if it can't be read, UsageError if more than
@@ -125,7 +136,9 @@ def gather(
     require_ksm(target.prog)
     seed = random_seed() if seed is None else seed
     with reading(target.prog, target.damage):
-        collector = _Collector(target, without_contents, seed, progress, pace or Pace(None))
+        collector = _Collector(
+            target, without_contents, seed, wanted or Wanted(), progress, pace or Pace(None)
+        )
         return collector.gather(max_memory_mib)
 
 
@@ -135,6 +148,7 @@ class _Collector:
         target: Target,
         without_contents: bool,
         seed: int,
+        wanted: Wanted,
         progress: Progress,
         pace: Pace,
     ) -> None:
@@ -142,7 +156,8 @@ class _Collector:
         self._without_contents = without_contents
         self._prog = target.prog
         self._memory = target.memory
-        self._seed = seed
+        self._seed, self._wanted = seed, wanted
+        self._further: Further | None = None
         # a running system has other work to do, and the connection to QEMU can't be shared
         self._workers = 1 if target.running else len(os.sched_getaffinity(0))
         self._progress = progress
@@ -182,6 +197,9 @@ class _Collector:
         spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
         mapped = self._walk(spaces)
         pfns = distinct(mapped.pfn)
+        if self._wanted != Wanted():
+            areas = Areas(vmas.mm, vmas.start, vmas.end, self._memory.page_shift)
+            self._further = Further(self._wanted, self._seed, areas)
         require_mappings(self._target, pfns, vmas.unreadable)
         if not self._without_contents:
             require_user_pages(self._target, pages, pfns)
@@ -192,17 +210,21 @@ class _Collector:
             mms.columns["cmdline"] = objects(cmdlines)
             _ = spaces.columns  # which are kept
 
-        facts = self._frames(pages, pfns, describe)
+        facts = self._frames(pages, pfns, self._first_mm(mapped, pfns, vmas), describe)
         batches = read_batches(self._prog, self._memory, pages)
         changed = 0
         if self._target.running:
-            mapped, pfns, facts, changed = settle(
-                mapped,
-                pfns,
-                facts,
-                lambda: self._walk(spaces),
-                lambda more: self._frames(pages, more),
-            )
+            latest = [mapped]
+
+            def walk() -> Mapped:
+                latest[0] = self._walk(spaces)
+                return latest[0]
+
+            def look(more: Words) -> Columns:
+                return self._frames(pages, more, self._first_mm(latest[0], more, vmas))
+
+            mapped, pfns, facts, changed = settle(mapped, pfns, facts, walk, look)
+            latest.clear()
             there = still_there(self._prog, self._memory, mms)  # what has exited is left out
             mapped = mapped.of_vmas(there[vmas.mm])
             mms, vmas = mms.keep(there), vmas.of_mms(there)
@@ -264,31 +286,46 @@ class _Collector:
     def _walk(self, spaces: AddressSpaces) -> Mapped:
         return spaces.walk(lambda batches: self._progress("page tables", batches, 0))
 
+    def _first_mm(self, mapped: Mapped, pfns: Words, vmas: Vmas) -> Ints:
+        """The mm that maps each of the frames ``pfns`` first; -1: none does, or nobody asks."""
+        if not self._wanted.near:
+            return np.full(len(pfns), -1)
+        first = first_mappings(pfns, mapped)
+        return np.where(first >= 0, vmas.mm[mapped.vma_id[first]].astype(np.int64), -1)
+
     def _frames(
-        self, pages: PageArray, pfns: Words, meanwhile: Callable[[], None] = lambda: None
+        self,
+        pages: PageArray,
+        pfns: Words,
+        mm: Ints,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> Columns:
         """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of anonymous ones.
 
-        ``meanwhile`` is what this process does before it helps the others.
+        And of further hashes. ``mm``: see ``_first_mm``. ``meanwhile`` is what this process does
+        before it helps the others.
         """
         from estimator.collect.workers import Pieces, forked, shared_columns
         from estimator.kernel.page_contents import leave_unread, read_frames
 
-        columns = shared_columns(len(pfns), FRAME_FACTS)
         size, page_bytes = self._memory.piece_pages, self._memory.page_bytes
+        columns = shared_columns(len(pfns), FRAME_FACTS | self._wanted.columns(page_bytes))
         pieces = Pieces(-(-len(pfns) // size))
 
-        def look(pfns: Words) -> Columns:
+        def look(piece: slice) -> Columns:
+            here = pfns[piece]
             if self._without_contents:
-                return leave_unread(pages, self._memory, pfns)
-            found = read_frames(pages, self._memory, pfns, self._seed, self._target.running)
-            self._pace(len(pfns) * page_bytes)
+                return leave_unread(pages, self._memory, here)
+            further = None if self._further is None else (self._further, mm[piece])
+            running = self._target.running
+            found = read_frames(pages, self._memory, here, self._seed, running, further)
+            self._pace(len(here) * page_bytes)
             return found
 
         def read(progress: Progress) -> None:
             for number in pieces:
                 piece = slice(number * size, (number + 1) * size)
-                for name, values in look(pfns[piece]).items():
+                for name, values in look(piece).items():
                     columns[name][piece] = values
                 progress("bytes", min(piece.stop, len(pfns)) * page_bytes, len(pfns) * page_bytes)
 
@@ -328,6 +365,7 @@ class _Collector:
                 datetime.datetime.now(datetime.UTC) - self._started
             ).total_seconds(),
             "hash": about_hash(self._seed),
+            **self._wanted.info(self._seed, self._memory.page_bytes),
             "ksm": settings.read_settings(prog) | {"ksmd_cpu_ns": mms.ksmd_cpu_ns},
             "sizes": settings.struct_sizes(prog),
             **settings.features(prog),

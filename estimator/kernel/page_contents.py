@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from estimator.arrays import Columns, Ints, Mask, Words
+from estimator.collect.further_hashes import PAGES_AT_ONCE, Further
 from estimator.collect.hashing import digest_of
 from estimator.collect.mappings import FRAME_FACTS
 from estimator.kernel.memory import Memory
@@ -14,16 +15,28 @@ from estimator.snapshot.flags import FrameFlag, Unknown
 _LOOKS = 3
 
 
-def read_frames(pages: PageArray, memory: Memory, pfns: Words, seed: int, moving: bool) -> Columns:
+def read_frames(
+    pages: PageArray,
+    memory: Memory,
+    pfns: Words,
+    seed: int,
+    moving: bool,
+    further: tuple[Further, Ints] | None = None,
+) -> Columns:
     """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of anonymous ones.
+
+    ``further``: what makes more hashes, and the mm that maps each frame first, -1 for none.
 
     With ``moving`` struct pages are read again after the content: where they no longer say the
     same, all is read again, at last given up as ``Unknown.CHANGED``.
     """
     info = pages.read(pfns)
     columns = _described(info)
+    if further is not None:
+        for name, dtype in further[0].wanted.columns(memory.page_bytes).items():
+            columns[name] = np.zeros(len(pfns), dtype)
     rows: Ints = np.flatnonzero(info.ok & info.anonymous)
-    _hash(columns, memory, pfns, rows, seed)
+    _hash(columns, memory, pfns, rows, seed, further)
     if not moving:
         return columns
     for _ in range(_LOOKS):
@@ -35,7 +48,7 @@ def read_frames(pages: PageArray, memory: Memory, pfns: Words, seed: int, moving
             columns[name] = vars(after)[name]
         info, rows = after, np.flatnonzero(moved & after.ok & after.anonymous)
         columns["unknown"][moved] = 0
-        _hash(columns, memory, pfns, rows, seed)
+        _hash(columns, memory, pfns, rows, seed, further)
     else:
         columns["unknown"][_moved(info, pages.read(pfns))] = Unknown.CHANGED
     poisoned = (columns["flags"] & np.uint32(FrameFlag.HWPOISON)) != 0
@@ -63,9 +76,27 @@ def _described(info: PageInfo) -> Columns:
     return columns
 
 
-def _hash(columns: Columns, memory: Memory, pfns: Words, rows: Ints, seed: int) -> None:
-    found = memory.digests(pfns[rows], digest_of(seed))
-    columns["hash"][rows], columns["unknown"][rows] = found
+def _hash(
+    columns: Columns,
+    memory: Memory,
+    pfns: Words,
+    rows: Ints,
+    seed: int,
+    further: tuple[Further, Ints] | None,
+) -> None:
+    if further is None:
+        found = memory.digests(pfns[rows], digest_of(seed))
+        columns["hash"][rows], columns["unknown"][rows] = found
+        return
+    hasher, mm = further
+    for first in range(0, len(rows), PAGES_AT_ONCE):
+        some = rows[first : first + PAGES_AT_ONCE]
+        data, columns["unknown"][some] = memory.frames(pfns[some])
+        known = columns["unknown"][some] == Unknown.HASHED
+        if not known.all():
+            some, data = some[known], data[known]
+        for name, values in hasher.of_all(data, mm[some]).items():
+            columns[name][some] = values
 
 
 def _moved(before: PageInfo, after: PageInfo) -> Mask:

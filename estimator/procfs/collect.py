@@ -16,6 +16,7 @@ import numpy.typing as npt
 from estimator._version import __version__
 from estimator.arrays import Columns, Words, of_rows
 from estimator.collect.budget import refuse_beyond
+from estimator.collect.further_hashes import Areas, Further, Wanted
 from estimator.collect.mappings import Mapped, distinct
 from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
@@ -24,7 +25,7 @@ from estimator.procfs.ksm_counters import ksmd_cpu_seconds, read_identity
 from estimator.procfs.ksm_settings import read_settings, thp_enabled, thp_orders
 from estimator.procfs.merged_frames import ksm_flag_holds, mark_ksm
 from estimator.procfs.page_contents import forget_what_moved, look_at
-from estimator.procfs.page_size import PAGE_BYTES
+from estimator.procfs.page_size import PAGE_BYTES, PAGE_SHIFT
 from estimator.procfs.pagemap import PageMaps
 from estimator.procfs.processes import (
     PROC,
@@ -84,6 +85,7 @@ def collect_procfs(
     *,
     without_contents: bool = False,
     seed: int | None = None,
+    wanted: Wanted | None = None,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],
     max_memory_mib: int | None = None,
@@ -92,6 +94,7 @@ def collect_procfs(
     return gather_procfs(
         without_contents=without_contents,
         seed=seed,
+        wanted=wanted,
         progress=progress,
         pace=pace,
         max_memory_mib=max_memory_mib,
@@ -102,6 +105,7 @@ def gather_procfs(
     *,
     without_contents: bool = False,
     seed: int | None = None,
+    wanted: Wanted | None = None,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],
     max_memory_mib: int | None = None,
@@ -109,13 +113,15 @@ def gather_procfs(
     """Everything /proc says of this machine; what it doesn't is listed in ``info["not_known"]``.
 
     ``pace`` is told how many bytes are read, and may wait. Without ``seed`` the hashes have a new
-    one. ``without_contents``: no page of a process is read; what is in the frames is unknown.
+    one. ``wanted``: further hashes. ``without_contents``: no page of a process is read; what is in
+    the frames is unknown.
     Raises TargetError without the right to see PFNs, CannotAnswerError if this kernel has no KSM.
     """
     require_rights()
     started = datetime.datetime.now(datetime.UTC)
     taken_at_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)  # as in /proc/uptime
     seed = random_seed() if seed is None else seed
+    wanted = wanted or Wanted()
     progress("processes", 0, 1)
     processes, lost = read_processes()
     vmas, smaps, known = read_vmas(processes)
@@ -129,6 +135,8 @@ def gather_procfs(
     processes = [processes[number] for number in order]
     listed, said, known = listed[order], said[order], known[order]
     refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()), running=True)
+    areas = Areas(vmas["mm_id"], vmas["start"], vmas["end"], int(PAGE_SHIFT))
+    further = Further(wanted, seed, areas) if wanted != Wanted() else None
     maps = PageMaps(processes, vmas, smaps["AnonHugePages"])
     latest: list[Mapped] = []
 
@@ -138,7 +146,9 @@ def gather_procfs(
         return mapped
 
     def look(pfns: Words) -> Columns:
-        return look_at(pfns, latest[0], vmas, processes, seed, without_contents, progress, pace)
+        return look_at(
+            pfns, latest[0], vmas, processes, seed, further, without_contents, progress, pace
+        )
 
     mapped = walk()
     pfns = distinct(mapped.pfn)
@@ -191,6 +201,7 @@ def gather_procfs(
         "collected_at": started.isoformat(timespec="seconds"),
         "collect_seconds": seconds,
         "hash": about_hash(seed),
+        **wanted.info(seed, PAGE_BYTES),
         "ksm": read_settings() | {"ksmd_cpu_ns": None if cpu is None else round(cpu * 1e9)},
         "sizes": sizes,
         **features(kernel, upstream_release()),

@@ -16,6 +16,7 @@ from estimator.arrays import pieces
 from estimator.errors import TargetError
 from estimator.snapshot.flags import FrameKind, Unknown
 from estimator.snapshot.format import PAGE_SIZES
+from estimator.snapshot.schema import OPTIONAL
 from estimator.snapshot.snapshot import Snapshot
 
 _STRUCTS = ("ksm_rmap_item", "ksm_stable_node", "ksm_mm_slot")
@@ -123,10 +124,25 @@ def _wrong_frames(snapshot: Snapshot) -> Iterator[str]:
         yield "frames are unknown for reasons that are not known here"
     if not np.array_equal(frames["hash"].isna().to_numpy(), unknown != Unknown.HASHED):
         yield "frames have no hash and no reason for that, or both"
+    for name in frames.columns.intersection(OPTIONAL["frames"].names):
+        if not np.array_equal(frames[name].isna().to_numpy(), unknown != Unknown.HASHED):
+            yield f"frames have a hash and no {name}, or the other way round"
+    pieces = sum(str(name).startswith("piece_hash_") for name in frames)
+    if pieces and not _fits(snapshot.info, pieces):
+        yield "the pieces of frames are not as snapshot.json says"
     if snapshot.info.get("without_contents") and (unknown == Unknown.HASHED).any():
         yield "frames have hashes, and snapshot.json says that contents were left out"
     if int(frames["order"].max() if len(frames) else 0) >= 64:
         yield "folios are larger than any memory"
+
+
+def _fits(info: Mapping[str, Any], pieces: int) -> bool:
+    """Whether so many pieces make a page."""
+    size, zero = info.get("piece_bytes"), info.get("zero_piece_hash")
+    if not (isinstance(size, int) and isinstance(zero, int)):
+        return False
+    whole: bool = size * pieces == info["kernel"]["page_size"]
+    return whole and 0 <= zero < 1 << 64
 
 
 def _wrong_nodes(snapshot: Snapshot) -> Iterator[str]:
