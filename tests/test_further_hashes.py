@@ -12,12 +12,17 @@ from estimator.collect.further_hashes import Areas, Further, Wanted, piece_bytes
 
 SEED, PAGE = 7, 4096
 BOTH = Wanted(pieces=True, near=True)
-SPANS = [(0, 0x1000, 0x3000), (0, 0x8000, 0x9000), (1, 0x2000, 0x4000), (1, 1 << 46, 1 << 47)]
+VMAS = [
+    *((0, 0x1000, 0x2000), (0, 0x2800, 0x3000), (0, 0x8000, 0x9000)),
+    *((1, 0x2000, 0x4000), (1, 1 << 46, 1 << 47)),
+    (3, 0x5000, 0x6000),
+]
+AREAS = [(0, 0x1000, 0x3000), *VMAS[2:]]
 
 
 def areas() -> Areas:
-    mm, start, end = (np.array(column, np.uint64) for column in zip(*SPANS, strict=True))
-    return Areas(mm.astype(np.uint32), start, end, 12)
+    mm, start, end = (np.array(column, np.uint64) for column in zip(*VMAS, strict=True))
+    return Areas(mm.astype(np.uint32), start, end)
 
 
 def page(*words: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
@@ -37,12 +42,14 @@ def digest(content: bytes) -> int:
 
 
 @given(
-    st.lists(st.sampled_from([*range(0, 0xA000, 0x7FF), 1 << 46, (1 << 47) - 1, 1 << 63]), max_size=9),
-    st.integers(-1, 1),
+    st.lists(
+        st.sampled_from([*range(0, 0xA000, 0x7FF), 1 << 46, (1 << 47) - 1, 1 << 63]), max_size=9
+    ),
+    st.integers(-1, 3),
 )
-def test_a_word_in_a_vma_of_the_mm_is_an_address(words: list[int], mm: int) -> None:
+def test_a_word_in_an_area_of_the_mm_is_an_address(words: list[int], mm: int) -> None:
     kept = [
-        0 if any(m == mm and start <= word < end for m, start, end in SPANS) else word
+        0 if any(m == mm and start <= word < end for m, start, end in AREAS) else word
         for word in words
     ]
     assert no_address(page(*words), mm) == digest(page(*kept).tobytes())
@@ -80,6 +87,6 @@ def test_how_many_pieces_a_page_has(bytes_: int, pieces: int, size: int) -> None
 
 def test_no_vma_at_all() -> None:
     none = np.zeros(0, np.uint64)
-    further = Further(BOTH, SEED, Areas(none.astype(np.uint32), none, none, 12))
+    further = Further(BOTH, SEED, Areas(none.astype(np.uint32), none, none))
     found = further.of_all(page(1, 2), np.array([-1]))
     assert found["no_address_hash"][0] == found["hash"][0]

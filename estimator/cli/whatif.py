@@ -17,7 +17,7 @@ from estimator.cli.options import (
     policy_options,
     snapshot_argument,
 )
-from estimator.errors import UsageError
+from estimator.errors import CannotAnswerError, UsageError
 
 if TYPE_CHECKING:
     from estimator.arrays import Ints
@@ -34,12 +34,16 @@ if TYPE_CHECKING:
     metavar="FILE",
     help='Domains of your own, lines of "PID LABEL" or "/CGROUP LABEL".',
 )
+@click.option("--pieces", is_flag=True, help="End with 5 unless smaller pages are in the answer.")
+@click.option("--near", is_flag=True, help="End with 5 unless nearly equal ones are in the answer.")
 @min_coverage_option
 @json_option
 def whatif(
     snapshot: Path,
     later: Path | None,
     labels: Path | None,
+    pieces: bool,
+    near: bool,
     min_coverage: float,
     as_json: bool,
     **policy: Any,
@@ -54,6 +58,7 @@ def whatif(
     from estimator.snapshot.store import open_snapshot
 
     opened = open_snapshot(snapshot)
+    _require_hashes(opened, {"pieces": pieces, "near": near})
     second = open_snapshot(later) if later else None
     domains = _labels(opened, labels) if labels else None
     found = what_if(opened, Policy(**policy), later=second, labels=domains)
@@ -63,6 +68,18 @@ def whatif(
         asked = question_words(opened.info, found.asked.policy.to_json())
         print_sections(what_if_sections(found), make_console(sys.stdout), asked)
     require_coverage(found.asked.coverage, min_coverage)
+
+
+def _require_hashes(snapshot: Snapshot, asked: dict[str, bool]) -> None:
+    """Raise CannotAnswerError if the snapshot lacks the hashes that an option asks about."""
+    column = {"pieces": "piece_hash_0", "near": "near_hash"}
+    lacking = [f"--{name}" for name in asked if asked[name] and column[name] not in snapshot.frames]
+    if lacking:
+        options = " ".join(lacking)
+        raise CannotAnswerError(
+            f"the snapshot was collected without {options}: it lacks these hashes",
+            hint=f"collect again with {options}",
+        )
 
 
 def show_why(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from estimator.arrays import Bytes, Columns, Ints, Words, page_keys
+from estimator.arrays import Bytes, Columns, Ints, Words
 from estimator.collect.hashing import zero_hash
 
 PAGES_AT_ONCE = 64  # 256 KiB: they and what is made of them stay in the cache
@@ -48,41 +48,45 @@ def piece_bytes(page_bytes: int) -> int:
 
 
 class Areas:
-    """Where the VMAs of each mm lie, to tell addresses from other words.
+    """Where the memory of each mm lies, to tell addresses from other words.
 
-    ``mm``: u32, its number, ``start`` and ``end``: u64, of VMAs by mm and address.
+    ``mm``: u32, its number, ``start`` and ``end``: u64, of VMAs by mm and address. Two areas each,
+    on both sides of the widest gap between two VMAs: the program with its heap, and what is mapped
+    further up, with the stack.
     """
 
-    def __init__(
-        self, mm: npt.NDArray[np.uint32], start: Words, end: Words, page_shift: int
-    ) -> None:
-        self._shift = np.uint64(page_shift)
-        self._start = page_keys(mm, start >> self._shift)
-        self._end = page_keys(mm, end >> self._shift)
-        self._low = start.min() if len(start) else np.uint64(0)
-        self._span = end.max() - self._low if len(end) else np.uint64(0)
+    def __init__(self, mm: npt.NDArray[np.uint32], start: Words, end: Words) -> None:
+        mms = int(mm.max(initial=0)) + 1
+        self._low = np.zeros((2, mms + 1, 1), np.uint64)  # the last one: of no mm
+        self._bytes = np.zeros((2, mms + 1, 1), np.uint64)
+        bounds = np.searchsorted(mm, np.arange(mms + 1)).tolist()
+        for number, (first, stop) in enumerate(pairwise(bounds)):
+            if first == stop:
+                continue
+            gaps = start[first + 1 : stop] - end[first : stop - 1]
+            split = first + 1 + int(gaps.argmax()) if len(gaps) else stop
+            for area, (begin, last) in enumerate(((first, split), (split, stop))):
+                if begin < last:
+                    self._low[area, number] = start[begin]
+                    self._bytes[area, number] = end[last - 1] - start[begin]
         self._room = np.empty(0, np.uint64)
 
     def without_addresses(self, words: Words, mm: Ints) -> tuple[Ints, Words]:
         """The rows of ``words`` (u64 (n, m)) that have an address of their mm, and these as zeroes.
 
-        ``mm``: of each row, -1 for none. A word is an address if it lies in a VMA of that mm.
+        ``mm``: of each row, -1 for none. A word is an address if it lies in an area of that mm.
         """
         if self._room.size < words.size:
             self._room = np.empty(words.size, np.uint64)  # fresh memory costs more than the test
-        above = np.subtract(words, self._low, out=self._room[: words.size].reshape(words.shape))
-        place = np.flatnonzero(above < self._span)
-        row = place // words.shape[1]
-        place, row = place[mm[row] >= 0], row[mm[row] >= 0]
-        key = page_keys(mm[row], words.reshape(-1)[place] >> self._shift)
-        vma = np.searchsorted(self._start, key, side="right") - 1
-        inside = (vma >= 0) & (key < self._end[vma])
-        place, row = place[inside], row[inside]
-        new = np.diff(row, prepend=-1) != 0  # in order: of each row the first
-        some = row[new]
-        found = words[some]
-        found[np.cumsum(new) - 1, place % words.shape[1]] = 0
-        return some, found
+        above = self._room[: words.size].reshape(words.shape)
+        np.subtract(words, self._low[0, mm], out=above)
+        inside = above < self._bytes[0, mm]
+        np.subtract(words, self._low[1, mm], out=above)
+        inside |= above < self._bytes[1, mm]
+        rows = np.flatnonzero(inside.any(axis=1))
+        found = words[rows]
+        np.copyto(found, np.uint64(0), where=inside[rows])
+        return rows, found
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ class _Collector:
         mapped = self._walk(spaces)
         pfns = distinct(mapped.pfn)
         if self._wanted != Wanted():
-            areas = Areas(vmas.mm, vmas.start, vmas.end, self._memory.page_shift)
+            areas = Areas(vmas.mm, vmas.start, vmas.end)
             self._further = Further(self._wanted, self._seed, areas)
         require_mappings(self._target, pfns, vmas.unreadable)
         if not self._without_contents:

@@ -25,7 +25,7 @@ from estimator.procfs.ksm_counters import ksmd_cpu_seconds, read_identity
 from estimator.procfs.ksm_settings import read_settings, thp_enabled, thp_orders
 from estimator.procfs.merged_frames import ksm_flag_holds, mark_ksm
 from estimator.procfs.page_contents import forget_what_moved, look_at
-from estimator.procfs.page_size import PAGE_BYTES, PAGE_SHIFT
+from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.pagemap import PageMaps
 from estimator.procfs.processes import (
     PROC,
@@ -135,7 +135,7 @@ def gather_procfs(
     processes = [processes[number] for number in order]
     listed, said, known = listed[order], said[order], known[order]
     refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()), running=True)
-    areas = Areas(vmas["mm_id"], vmas["start"], vmas["end"], int(PAGE_SHIFT))
+    areas = Areas(vmas["mm_id"], vmas["start"], vmas["end"])
     further = Further(wanted, seed, areas) if wanted != Wanted() else None
     maps = PageMaps(processes, vmas, smaps["AnonHugePages"])
     latest: list[Mapped] = []

@@ -19,7 +19,7 @@
 #define MADV_COLLAPSE 25
 #endif
 
-enum { WORDS = 8, MAX_REGIONS = 32 };
+enum { WORDS = 8, MAX_REGIONS = 32, ADDRESS_AT = 100, PIECE = 1024 };
 
 static struct region regions[MAX_REGIONS];
 static int region_count;
@@ -130,7 +130,19 @@ void op_fill(struct region r, const char *content, uint64_t seed)
 			fill_page(page, seed, i + 1);
 		else if (!strcmp(content, "own"))
 			fill_page(page, mix(number) ^ seed, i + 1);
-		else
+		else if (!strcmp(content, "end")) {
+			fill_page(page, seed, i + 1);
+			((uint64_t *)page)[PAGE / WORDS - 1] = mix(number) ^ i;
+		} else if (!strcmp(content, "address")) {
+			fill_page(page, seed, i + 1);
+			((uint64_t *)page)[ADDRESS_AT] = (uint64_t)page + number;
+		} else if (!strcmp(content, "piece")) {
+			char other[PAGE];
+
+			fill_page(page, mix(number) ^ seed, i + 1);
+			fill_page(other, seed, i + 1);
+			memcpy(page, other, PIECE);
+		} else
 			die("no such content");
 	}
 }

@@ -6,7 +6,9 @@ it in pages: ``data``, ``data[10:20]``, ``data[10:]``, ``data[5]``.
 - ``map NAME PAGES [KIND]``: anon (default), sparse (no reserve), shared, file, shared-file, memfd,
   shared-memfd, hugetlb, stack, heap. Regions lie 2 MiB-aligned and far from each other.
 - ``fill R CONTENT [SEED]``: zero; same (one content for all pages); list (a content per page, the
-  same in every process); own (a content per page that no other process has)
+  same in every process); own (a content per page that no other process has); and, as list but for
+  something of their own: end (the last word), address (word 100, which is an address of the
+  process), piece (all but the first KiB)
 - ``thin R``: keep three bytes in eight, so that it compresses; what was equal stays equal
 - ``read R``; ``touch R`` (as a debugger reads); ``unmap R``; ``lock R`` (mlock)
 - ``node R NODE`` (mbind)
