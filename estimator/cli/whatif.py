@@ -20,7 +20,8 @@ from estimator.cli.options import (
 from estimator.errors import CannotAnswerError, UsageError
 
 if TYPE_CHECKING:
-    from estimator.arrays import Ints
+    import pandas as pd
+
     from estimator.snapshot.snapshot import Snapshot
 
 
@@ -60,7 +61,11 @@ def whatif(
     opened = open_snapshot(snapshot)
     _require_hashes(opened, {"pieces": pieces, "near": near})
     second = open_snapshot(later) if later else None
-    domains = _labels(opened, labels) if labels else None
+    domains = None
+    if labels:
+        import pandas as pd
+
+        domains = pd.factorize(read_labels(opened, labels))[0].astype("i8")
     found = what_if(opened, Policy(**policy), later=second, labels=domains)
     if as_json:
         click.echo(json.dumps(what_if_json(found)))
@@ -124,12 +129,13 @@ def _address(text: str) -> int:
         ) from None
 
 
-def _labels(snapshot: Snapshot, path: Path) -> Ints:
-    from estimator.advice.domains import by_labels
+def read_labels(snapshot: Snapshot, path: Path) -> pd.Series[str]:
+    """The label of each process, see ``label_names``; raises UsageError for what it can't be."""
+    from estimator.advice.domains import label_names
 
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise UsageError(f"{path} can't be read: {why}") from error
-    return by_labels(snapshot.processes, lines, str(path))
+    return label_names(snapshot.processes, lines, str(path))
