@@ -9,10 +9,10 @@ from estimator.report.tables import Column, memory, pages
 from estimator.units import count, human_bytes, human_seconds, percent, plural
 
 _SIDE_CHANNELS = (
-    "Known attacks: the time that a write takes tells that somebody else has the page and so, guess "
-    "by guess, what is in it: which programs and files others use (Suzaki 2011), where their code "
-    "lies (CAIN 2015). With Rowhammer bits flip in a page that others share (Flip Feng Shui 2016). "
-    "What is saved within a domain tells nothing to another one."
+    "Known attacks: the time that a write takes tells that somebody else has the page and so, one "
+    "guess after the other, what is in it: which programs and files others use (Suzaki 2011), "
+    "where their code lies (CAIN 2015). With Rowhammer bits flip in a page that others share (Flip "
+    "Feng Shui 2016). What is saved within a domain tells nothing to another one."
 )
 
 

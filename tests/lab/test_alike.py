@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -80,7 +79,7 @@ def of_regions(snapshot: Snapshot) -> Alike:
     """What is said of the workload's regions alone: the others are shut out of merging."""
     start = snapshot.vmas["start"].to_numpy()
     ours = (start >= FIRST) & (start < LAST)
-    reason = pd.array(np.where(ours, None, "not ours"), "string")
+    reason = pd.array([None if our else "not ours" for our in ours.tolist()], "string")
     vmas = snapshot.vmas.assign(compatible=ours, excluded_by=reason)
     snapshot = replace(snapshot, vmas=vmas)
     return alike(snapshot, predict(snapshot, Policy()))
