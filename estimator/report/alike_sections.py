@@ -73,10 +73,10 @@ def _near(table: pd.DataFrame | None) -> Section:
     most = table.iloc[0]
     where = printable(f"{most['label']} of {most['comm']}")
     note = (
-        f"{human_bytes(ends)} more would be equal without the first and last 64 bytes of each "
-        f"page, and {human_bytes(addresses)} more without the words that are addresses of the own "
-        f"process (what an allocator keeps there, and where its memory lies); most in {where}. "
-        "KSM merges none of it."
+        f"{human_bytes(ends) if ends else 'Nothing'} more would be equal without the first and last "
+        f"64 bytes of each page, and {human_bytes(addresses) if addresses else 'nothing'} more "
+        "without the words that are addresses of the own process; most of it in "
+        f"{where}. KSM merges none of it."
     )
     total = {"ends_bytes": ends, "address_bytes": addresses}
     return Section(title, table, columns, 10, total, note=note)
