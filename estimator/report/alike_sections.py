@@ -72,11 +72,11 @@ def _near(table: pd.DataFrame | None) -> Section:
     ]
     most = table.iloc[0]
     where = printable(f"{most['label']} of {most['comm']}")
+    more = human_bytes(addresses) if addresses else "nothing"
     note = (
-        f"{human_bytes(ends) if ends else 'Nothing'} more would be equal without the first and last "
-        f"64 bytes of each page, and {human_bytes(addresses) if addresses else 'nothing'} more "
-        "without the words that are addresses of the own process; most of it in "
-        f"{where}. KSM merges none of it."
+        f"{human_bytes(ends) if ends else 'Nothing'} more would be equal without the first and "
+        f"last 64 bytes of each page, and {more} more without the words that are addresses of the "
+        f"own process; most of it in {where}. KSM merges none of it."
     )
     total = {"ends_bytes": ends, "address_bytes": addresses}
     return Section(title, table, columns, 10, total, note=note)
