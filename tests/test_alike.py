@@ -233,3 +233,10 @@ def test_pieces_that_make_no_page_are_refused(
     write_snapshot(replace(snapshot, info=snapshot.info | info), tmp_path / "a.ksm")
     with pytest.raises(TargetError, match=message):
         open_snapshot(tmp_path / "a.ksm")
+
+
+@pytest.mark.parametrize("option", ["--near", "--pieces"])
+def test_further_hashes_need_contents(option: str, tmp_path: Path) -> None:
+    done = estimator("collect", "--procfs", "--without-contents", option, "-o", tmp_path / "a.ksm")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--pieces, --near hash page contents" in done.stderr
