@@ -123,8 +123,8 @@ def predict(
     """Say what ksmd would do with a snapshot."""
     from estimator.snapshot.store import open_snapshot
 
-    second = open_snapshot(later) if later else None
-    _answer_with(open_snapshot(snapshot), policy, as_json, min_coverage, second)
+    second = open_snapshot(later, stored=True) if later else None
+    _answer_with(open_snapshot(snapshot, stored=True), policy, as_json, min_coverage, second)
 
 
 @cli.command()

@@ -133,7 +133,7 @@ def report(
         raise UsageError("--json and --html are two reports", hint="ask for one, then the other")
     if html is not None and not force and os.path.lexists(html):
         raise UsageError(f"{html} exists already", hint="replace it with --force")
-    opened = open_snapshot(snapshot)
+    opened = open_snapshot(snapshot, stored=True)
     advice, policy = _split(chosen)
     if vma is not None and not why:
         raise UsageError("--vma goes with --why")
@@ -177,7 +177,7 @@ def advise(
     from estimator.report.text import render_plan
     from estimator.snapshot.store import open_snapshot
 
-    opened = open_snapshot(snapshot)
+    opened = open_snapshot(snapshot, stored=True)
     advice, policy = _split(chosen)
     plan, schedule, risk = _advise(opened, policy, advice)
     if as_json:
@@ -269,7 +269,7 @@ def verify(
     from estimator.report.text import render_verification
     from estimator.snapshot.store import open_snapshot
 
-    opened = open_snapshot(snapshot)
+    opened = open_snapshot(snapshot, stored=True)
     prediction = _predict(opened, policy)
     verification = verify_prediction(prediction, read_reality(root))
     if as_json:

@@ -52,8 +52,8 @@ class _Meeting:
     second: Numbers
     first_frame: Numbers
     first_blocked: Mask
-    nodes: Ints
-    on_nodes: Ints
+    nodes: Numbers
+    on_nodes: Numbers
     node_frame: Numbers
     undecided: Mask
 
@@ -191,7 +191,7 @@ def _meetings(case: Case) -> _Meeting:
     several = np.flatnonzero(np.diff(starts) > 1)
     second[several] = facts.first.take(order.take(starts[several] + 1))
     first_blocked = facts.blocked.take(first_frame)
-    nodes, on_nodes = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    nodes, on_nodes = np.zeros(count, dtype=np.int32), np.zeros(count, dtype=np.int32)
     node_frame = np.full(count, -1, dtype=np.int32)
     undecided = np.zeros(count, dtype=bool)
 
@@ -201,7 +201,7 @@ def _meetings(case: Case) -> _Meeting:
         frame, begin, of = contents.frames_of(chosen)
         skip = facts.blocked[frame] | (frame == first_frame[chosen][of])
         second[chosen] = np.minimum.reduceat(np.where(skip, NEVER, facts.first[frame]), begin)
-        nodes[chosen] = np.add.reduceat(facts.node[frame], begin, dtype=np.int64)
+        nodes[chosen] = np.add.reduceat(facts.node[frame], begin, dtype=np.int32)
         on_nodes[chosen] = np.add.reduceat(facts.on_node[frame], begin)
         node_frame[chosen] = np.maximum.reduceat(np.where(facts.node[frame], frame, -1), begin)
         strange = (facts.maybe_blocked | facts.opaque)[frame] & (facts.items[frame] > 0)

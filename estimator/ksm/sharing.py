@@ -30,6 +30,8 @@ KEYS: dict[By, list[str]] = {
     "service": ["unit"],
 }
 _MOST = 2000
+TIE_DIGITS = 6
+"""Sums of fractions that differ later are equal: the order of their parts made the difference."""
 _PRODUCTS_AT_ONCE = 1 << 22
 
 
@@ -46,7 +48,8 @@ def pairs(prediction: Prediction, by: By) -> pd.DataFrame:
     }
     table = pd.concat([side.add_suffix(which) for which, side in sides.items()], axis=1)
     table["saved_pages"] = np.append(matrix[one, other], alone[by_itself])
-    return table.sort_values("saved_pages", ascending=False, kind="stable", ignore_index=True)
+    order = np.argsort(-table["saved_pages"].round(TIE_DIGITS), kind="stable")
+    return table.take(order).reset_index(drop=True)
 
 
 def saved_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tuple[Floats, Floats]:

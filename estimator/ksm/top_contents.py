@@ -11,6 +11,7 @@ import pandas as pd
 
 from estimator.arrays import Ints, Numbers, Words, pieces
 from estimator.ksm.content_parts import rows_by_content
+from estimator.ksm.sharing import TIE_DIGITS
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.names import units_of, vma_labels
 from estimator.snapshot.snapshot import Snapshot
@@ -33,7 +34,9 @@ def contents(prediction: Prediction, limit: int) -> pd.DataFrame:
         for rows in rows_by_content(content, frame_id)
     ]
     patterns = _alike(pd.concat(parts).sort_values("row"))
-    patterns = patterns.nlargest(limit, ["saved_pages", "mappings"]).reset_index()
+    saved = patterns["saved_pages"].round(TIE_DIGITS)
+    order = np.lexsort((-patterns["mappings"], -saved))[:limit]
+    patterns = patterns.take(order).reset_index()
     example = patterns["row"].to_numpy()
     chosen = content[frame_id[example]]
     rows = _rows_of(content, frame_id, chosen)
@@ -128,14 +131,13 @@ def _holders(
 
 
 def _whereabouts(snapshot: Snapshot, rows: Ints) -> pd.DataFrame:
-    mappings = snapshot.mappings.iloc[rows]
-    vmas = snapshot.vmas.iloc[mappings["vma_id"].to_numpy()]
+    vma, page = (snapshot.mappings[name].to_numpy()[rows] for name in ("vma_id", "page_index"))
+    vmas = snapshot.vmas.iloc[vma]
     page_bytes = np.uint64(snapshot.info["kernel"]["page_size"])
     return pd.DataFrame(
         {
             "pid": snapshot.processes["pid"].to_numpy()[vmas["mm_id"].to_numpy()],
             "label": vma_labels(vmas),
-            "address": vmas["start"].to_numpy()
-            + mappings["page_index"].to_numpy().astype(np.uint64) * page_bytes,
+            "address": vmas["start"].to_numpy() + page.astype(np.uint64) * page_bytes,
         }
     )

@@ -18,7 +18,8 @@ class Snapshot:
 
     ``frames.hash`` is nullable (``UInt64``). ``stable_nodes`` lacks the nested column ``items``:
     the items stand flat in ``stable_items`` with the columns node_id, mm_id, address, age,
-    checksum. ``info`` is the content of ``snapshot.json``.
+    checksum. ``info`` is the content of ``snapshot.json``. ``mappings`` and ``frames``
+    may be a ``StoredTable`` each, which is used alike and stays in its file.
     """
 
     info: dict[str, Any]

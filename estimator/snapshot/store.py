@@ -256,12 +256,13 @@ def check_output(path: Path, *, replace: bool = False) -> None:
         raise TargetError(f"{path.parent} can't be written", hint="choose another directory")
 
 
-def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
+def open_snapshot(path: str | os.PathLike[str], *, stored: bool = False) -> Snapshot:
     """Read the snapshot ``path``: a directory, a tar archive of it, or - for one on stdin.
 
-    Format 1 is read too. Raises TargetError for a missing file, a newer format, a missing column,
-    a wrong type, and for rows whose order or numbers can't be those of a collection (``checks``);
-    CannotAnswerError for more rows than there are numbers for.
+    ``stored``: mappings and frames stay in their files, and are read column by column, each time
+    that they are asked for. Format 1 is read too. Raises TargetError for a missing file, a newer
+    format, a missing column, a wrong type, and for rows whose order or numbers can't be those of a
+    collection (``checks``); CannotAnswerError for more rows than there are numbers for.
     """
     from estimator.snapshot.checks import check_snapshot
     from estimator.snapshot.format_1 import from_format_1
@@ -280,7 +281,10 @@ def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
             f"{place} has snapshot format {version}, this program reads 1 to {FORMAT_VERSION}",
             hint="use the version of ksm-estimator that wrote it, or collect again",
         )
-    tables = {name: read_table(place, files, name, version) for name in SCHEMAS}
+    stored = stored and version == FORMAT_VERSION
+    tables: dict[str, Any] = {
+        name: read_table(place, files, name, version, stored=stored) for name in SCHEMAS
+    }
     snapshot = Snapshot(info=info, stable_items=tables["stable_nodes"].attrs.pop("items"), **tables)
     if version == 1:
         snapshot = from_format_1(snapshot)
