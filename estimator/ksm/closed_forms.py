@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Ints, Mask, Numbers, take
+from estimator.arrays import Ints, Mask, Numbers, pieces, take
 from estimator.ksm.case import Case
 from estimator.ksm.contents import first_split_of_folio
 from estimator.ksm.frames import NEVER, distinct
@@ -124,8 +124,10 @@ def closed_forms(
     ksm_frame[met] = case.frame_of_row[m.second[met]]
     ksm_frame[joined] = m.node_frame[joined]
     ksm_frame[overtaken] = meeting_frame
-    solved = take(ksm_frame, contents.of_frame)
-    np.copyto(stable_frame, solved, where=(solved >= 0) & ~facts.blocked & (facts.items > 0))
+    for piece in pieces(len(stable_frame)):
+        solved = ksm_frame[contents.of_frame[piece]]
+        merge = (solved >= 0) & ~facts.blocked[piece] & (facts.items[piece] > 0)
+        np.copyto(stable_frame[piece], solved, where=merge)
     on_node = np.flatnonzero(facts.on_node > 0)
     on_node = on_node[kind[contents.of_frame[on_node]] == _Kind.AT_REST]
     stable_frame[on_node] = on_node

@@ -18,7 +18,7 @@ _MOST_PARTS = 16  # each looks at all mappings once
 
 
 def rows_by_content(
-    content: npt.NDArray[np.int32], frame_of_row: npt.NDArray[np.uint32]
+    content: npt.NDArray[np.int32], frame_of_row: npt.NDArray[np.integer]
 ) -> Iterator[Ints]:
     """The rows of ``mappings`` (i64, ascending) part by part, each row once.
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator.arrays import take
 from estimator.snapshot.schema import SCHEMAS
 
 
@@ -39,5 +40,4 @@ class Snapshot:
 def mapping_mm(snapshot: Snapshot) -> npt.NDArray[np.uint32]:
     """The mm_id of every mapping (u32 per row of ``snapshot.mappings``)."""
     mm_of_vma: npt.NDArray[np.uint32] = snapshot.vmas["mm_id"].to_numpy()
-    mm: npt.NDArray[np.uint32] = mm_of_vma[snapshot.mappings["vma_id"].to_numpy()]
-    return mm
+    return take(mm_of_vma, snapshot.mappings["vma_id"].to_numpy())
