@@ -33,7 +33,7 @@ def _written(system: System, path: Path) -> Path:
     return path
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(systems())
 def test_the_whole_answer_is_the_same(tmp_path: Path, system: System) -> None:
     path = _written(system, tmp_path / "random.ksm")
