@@ -22,6 +22,7 @@ from estimator.cli.answers import (
     verify,
 )
 from estimator.cli.coverage import require_coverage
+from estimator.cli.fleet import fleet
 from estimator.cli.forecast import forecast
 from estimator.cli.help_topics import show_help
 from estimator.cli.interrupts import interrupted, raise_on_signals
@@ -215,10 +216,11 @@ def _answer_with(
     require_coverage(prediction.coverage, min_coverage)
 
 
-for command in (report, advise, whatif, forecast, compare, verify, show_help):
+for command in (report, advise, whatif, forecast, compare, verify, fleet, show_help):
     cli.add_command(command)
-for command in cli.commands.values():
-    quiet_option(command)
+for command in (*cli.commands.values(), *fleet.commands.values()):
+    if command is not fleet:
+        quiet_option(command)
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ def report_page(
         verdict,
         report,
         [
-            (title, {place: _svg(figure, f"{n} {place}") for place, figure in forms.items()})
+            (title, {place: svg(figure, f"{n} {place}") for place, figure in forms.items()})
             for n, (title, forms) in enumerate(figures)
         ],
         plan_sections(snapshot, plan, schedule, risk),
@@ -128,10 +128,24 @@ def _page(
     figures: list[tuple[str, dict[str, Markup]]],
     plan: list[Section],
 ) -> str:
+    title = printable(f"KSM on {host_words(snapshot.info)}")
+    asked = question_words(snapshot.info, policy.to_json())
+    return page_of(title, asked, verdict, report, figures, plan)
+
+
+def page_of(
+    title: str,
+    asked: list[str],
+    verdict: Section,
+    report: list[Section],
+    figures: list[tuple[str, dict[str, Markup]]],
+    plan: list[Section],
+) -> str:
+    """An HTML document: ``figures`` are titles, each with its forms by class (see ``svg``)."""
     script = _resource("report.js")
     return _template("report.html.j2").render(
-        title=printable(f"KSM on {host_words(snapshot.info)}"),
-        asked=question_words(snapshot.info, policy.to_json()),
+        title=title,
+        asked=asked,
         style=Markup(_resource("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -189,8 +203,8 @@ def _cells(row: dict[str, Any], columns: list[Column]) -> Iterator[tuple[str, st
         yield column.title, column.show(value), key, column.number
 
 
-def _svg(figure: Figure, salt: str) -> Markup:
-    """``figure`` as an SVG element, the same for the same data."""
+def svg(figure: Figure, salt: str) -> Markup:
+    """``figure`` as an SVG element, the same for the same data; ``salt``: of its ids."""
     buffer = io.StringIO()
     with mpl.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}
