@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from estimator._version import __version__
 from estimator.errors import EstimatorError, UsageError
 from estimator.fleet.one_host import HostRows, Question, about, picture_id, study
 from estimator.fleet.storage import fingerprint, local_copy
+from estimator.snapshot.store import open_snapshot
 
 
 @dataclass(frozen=True)
@@ -46,20 +48,11 @@ def read_place(place: str, mark: str | None, question: Question, timeout_seconds
 def start_row(place: str, mark: str | None) -> dict[str, Any]:
     """The row of a snapshot of which nothing is known yet."""
     key = hashlib.sha256(f"{place}\0{mark}".encode()).hexdigest()[:24]
-    return {
-        "key": key,
-        "place": place,
-        "fingerprint": mark,
-        "problem": None,
-        "passing": False,
-    } | dict.fromkeys(("picture", "host"))
+    row: dict[str, Any] = dict.fromkeys(("picture", "host", "problem"))
+    return row | {"key": key, "place": place, "fingerprint": mark, "passing": False}
 
 
 def _read(path: Path, row: dict[str, Any], question: Question) -> HostRows:
-    import json
-
-    from estimator.snapshot.store import open_snapshot
-
     snapshot = open_snapshot(path)
     row |= about(snapshot.info)
     row["picture"] = picture_id(json.dumps(snapshot.info, sort_keys=True).encode())
