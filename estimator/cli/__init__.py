@@ -27,6 +27,7 @@ from estimator.cli.forecast import forecast
 from estimator.cli.help_topics import show_help
 from estimator.cli.interrupts import interrupted, raise_on_signals
 from estimator.cli.meanwhile import in_a_fork, worth_it
+from estimator.cli.metrics import metrics
 from estimator.cli.options import (
     force_option,
     json_option,
@@ -216,7 +217,7 @@ def _answer_with(
     require_coverage(prediction.coverage, min_coverage)
 
 
-for command in (report, advise, whatif, forecast, compare, verify, fleet, show_help):
+for command in (report, advise, whatif, forecast, compare, verify, fleet, metrics, show_help):
     cli.add_command(command)
 for command in (*cli.commands.values(), *fleet.commands.values()):
     if command is not fleet:
