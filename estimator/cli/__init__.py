@@ -39,6 +39,7 @@ from estimator.cli.options import (
     quiet_option,
     snapshot_argument,
 )
+from estimator.cli.place import place, sketch
 from estimator.cli.source import Source, source_options, target_options
 from estimator.cli.streams import say, standard_streams
 from estimator.cli.whatif import whatif
@@ -219,6 +220,8 @@ def _answer_with(
 
 for command in (report, advise, whatif, forecast, compare, verify, fleet, metrics, show_help):
     cli.add_command(command)
+for command in (sketch, place):
+    fleet.add_command(command)
 for command in (*cli.commands.values(), *fleet.commands.values()):
     if command is not fleet:
         quiet_option(command)

@@ -172,7 +172,7 @@ def fleet_report(
                 note(f"what was found is in {output}; the same command goes on there")
             raise
         if parquet is not None:
-            _write_table(parquet, lambda path: write_services(results, summary, path))
+            write_table(parquet, lambda path: write_services(results, summary, path))
         _show(summary, as_json, top, html, force)
     _require(summary, min_coverage)
 
@@ -186,7 +186,7 @@ def _kept_or_not(output: Path | None) -> Iterator[Path]:
         yield Path(directory)
 
 
-def _write_table(path: Path, write: Callable[[Path], int]) -> None:
+def write_table(path: Path, write: Callable[[Path], int]) -> None:
     """``write`` to a private file beside ``path``, which takes its name when it is whole."""
     beside = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     try:
