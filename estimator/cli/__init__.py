@@ -42,6 +42,7 @@ from estimator.cli.options import (
 from estimator.cli.place import place, sketch
 from estimator.cli.source import Source, source_options, target_options
 from estimator.cli.streams import say, standard_streams
+from estimator.cli.trend import trend
 from estimator.cli.whatif import whatif
 from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError, UsageError
 from estimator.units import printable_lines
@@ -220,7 +221,7 @@ def _answer_with(
 
 for command in (report, advise, whatif, forecast, compare, verify, fleet, metrics, show_help):
     cli.add_command(command)
-for command in (sketch, place):
+for command in (sketch, place, trend):
     fleet.add_command(command)
 for command in (*cli.commands.values(), *fleet.commands.values()):
     if command is not fleet:

@@ -110,7 +110,8 @@ def _hosts(summary: Summary) -> Section:
     return Section("How it is spread over the hosts", pd.DataFrame(rows), columns)
 
 
-def _share(value: float) -> str:
+def share_words(value: float) -> str:
+    """From 0 to 1, in percent; ? where it is not known."""
     return percent(value, 1) if value == value else "?"
 
 
@@ -123,7 +124,7 @@ def _roles(summary: Summary) -> Section:
             pages("hosts", "hosts"),
             memory("anonymous", "anonymous_bytes"),
             memory("net", "net_bytes"),
-            *(Column(q, q, _share, number=True) for q in ("share", "p10", "median", "p90")),
+            *(Column(q, q, share_words, number=True) for q in ("share", "p10", "median", "p90")),
         ],
         note="" if summary.hosts["role"].notna().any() else "None were given (--labels FILE).",
     )
@@ -137,8 +138,8 @@ def _odd(summary: Summary) -> Section:
             Column("host", "host"),
             Column("snapshot", "place", wide=True),
             Column("role", "role"),
-            Column("saves", "share", _share, number=True),
-            Column("median there", "median", _share, number=True),
+            Column("saves", "share", share_words, number=True),
+            Column("median there", "median", share_words, number=True),
         ],
         limit=10,
         note="" if len(summary.odd) else "None.",
@@ -215,20 +216,21 @@ def fleet_json(summary: Summary) -> dict[str, Any]:
             "rest_least": rest[0],
             "rest_most": rest[1],
         },
-        "spread": _records(summary.spread),
-        "roles": _records(summary.roles),
-        "odd_hosts": _records(summary.odd),
-        "services": _records(summary.services),
-        "frontier": _records(summary.frontier),
+        "spread": records(summary.spread),
+        "roles": records(summary.roles),
+        "odd_hosts": records(summary.odd),
+        "services": records(summary.services),
+        "frontier": records(summary.frontier),
         "overcommit": {
-            "curve": _records(summary.overcommit),
+            "curve": records(summary.overcommit),
             "written_percent_per_minute": summary.written_per_minute,
             "measured_hosts": summary.measured_hosts,
         },
-        "left_out": _records(summary.left_out),
+        "left_out": records(summary.left_out),
     }
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as JSON values."""
     found: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
     return found

@@ -126,7 +126,7 @@ def _mark_duplicates(found: pd.DataFrame) -> None:
     first: dict[tuple[str, ...], int] = {}
     for row in newest.index:
         one = dict(found.loc[row])
-        keys = [("picture", one["picture"])]
+        keys: list[tuple[str, ...]] = [("picture", str(one["picture"]))]
         if one["boot_id"]:
             keys.append(("boot", one["boot_id"]))
         if one["host"]:  # cloned machines share a machine-id, under names of their own
