@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def _in_order(paths: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
                     hint="for many hosts: ksm-estimator fleet report",
                 )
     found.sort(key=lambda one: one[1]["collected_seconds"])
-    for (path, told), (other, next_told) in zip(found, found[1:], strict=False):
+    for (path, told), (other, next_told) in pairwise(found):
         if told["collected_seconds"] == next_told["collected_seconds"]:
             raise UsageError(f"{path} and {other} were taken at the same moment")
     return found

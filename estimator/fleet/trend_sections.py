@@ -28,7 +28,7 @@ def trend_sections(found: Trend) -> list[Section]:
     told = "there is none" if volatility is None else f"{percent(volatility, 1)} of its mean"
     gone = found.gone_per_minute
     rate = (
-        "How fast contents that merge go away is not known: collect the later ones with --like A.ksm."
+        "How fast contents that merge go away is not known: collect later ones with --like A.ksm."
         if gone is None
         else f"At the most {percent(gone, 1)} of the merged contents went in a minute."
     )
