@@ -22,6 +22,7 @@ from estimator.advice.plan import restrict
 from estimator.errors import CannotAnswerError, TargetError, UsageError
 from estimator.fleet import run, storage
 from estimator.fleet.families import fleet_frontier
+from estimator.fleet.fleet_sections import fleet_json
 from estimator.fleet.kinds import Roles, kind_of
 from estimator.fleet.one_host import Question, study
 from estimator.fleet.results import Results
@@ -32,6 +33,7 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot.store import write_snapshot
 from tests.fleets import host, write_fleet
+from tests.schemas import check
 from tests.systems import fork_server
 
 QUESTION = Question(Policy(), "unit", 150.0)
@@ -199,6 +201,7 @@ def test_roles_and_who_differs(client: Client, fleet: Path, tmp_path: Path) -> N
     }
     everybody, _ = read(client, fleet, tmp_path / "out.fleet")
     assert everybody.odd["host"].tolist() == ["web99"]
+    check("fleet", json.loads(json.dumps(fleet_json(everybody))))
     with pytest.raises(UsageError, match=r"roles.txt: no host fits db\*"):
         read(client, fleet, tmp_path / "out.fleet", roles=Roles(["db* db"], "roles.txt"))
 

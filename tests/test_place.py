@@ -29,6 +29,7 @@ from estimator.ksm.predict import predict
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
 from tests.commands import estimator
+from tests.schemas import check
 from tests.systems import Area, Process, fork_server, system
 
 SEED = {"name": "test", "seed": 5, "seed_id": "a"}
@@ -221,6 +222,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 def test_the_command(files: list[Path], tmp_path: Path) -> None:
     found = json.loads(estimator("fleet", "place", *files, "--json").stdout)
+    check("place", found)
     assert found["proven"]
     assert found["between_proposed_bytes"] == found["between_at_most_bytes"]
     assert found["between_proposed_bytes"] - found["between_now_bytes"] == 2 * 300 * 4096

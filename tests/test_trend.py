@@ -16,6 +16,7 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot.store import write_snapshot
 from tests.commands import estimator
+from tests.schemas import check
 from tests.systems import Area, Process, system
 
 QUESTION = Question(Policy(), "unit", 150.0)
@@ -106,6 +107,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert (told.returncode, told.stderr) == (0, "")
     assert told.stdout.startswith("In 2 looks at web1 over 10 min the net saving went from")
     answer = json.loads(estimator("fleet", "trend", *paths, "--json").stdout)
+    check("trend", answer)
     assert answer["looks"][0]["gone_share"] is None
     assert answer["looks"][1]["saved_bytes"] == 204 * 4096
     assert [look["net_bytes"] for look in answer["looks"]] == [predict_net(path) for path in paths]
