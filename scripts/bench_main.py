@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from scripts.bench_compressed import bench_compressed
 from scripts.bench_dump import bench_crowded, bench_dump
+from scripts.bench_fleet import bench_fleet
 from scripts.bench_predict import bench_predict
 from scripts.bench_procfs import bench_procfs
 
@@ -51,6 +54,16 @@ def predict(mappings: tuple[int, ...]) -> None:
 def forecast(mappings: tuple[int, ...]) -> None:
     """`forecast` of 20 full scans with smart_scan on the same snapshots."""
     bench_predict(mappings, "forecast", "--scans", "20", "--smart-scan")
+
+
+@main.command()
+@click.option("--hosts", type=int, multiple=True, default=(100, 1_000, 10_000), help="How many.")
+@click.option("--workers", type=int, default=2, help="Processes (default 2).")
+@click.option("--kill", is_flag=True, help="Kill one worker when half is done.")
+@click.argument("snapshots", nargs=-1, type=click.Path(path_type=Path, exists=True))
+def fleet(hosts: tuple[int, ...], workers: int, kill: bool, snapshots: tuple[Path, ...]) -> None:
+    """`fleet report` on many hosts, made of SNAPSHOTS (directories) or of small ones."""
+    bench_fleet(hosts, workers, snapshots, kill)
 
 
 @main.command()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -212,24 +213,52 @@ def test_selectors_that_match_nothing_anywhere(client: Client, fleet: Path, tmp_
         read(client, fleet, tmp_path / "out.fleet", question)
 
 
-def test_a_worker_that_dies_changes_nothing(fleet: Path, tmp_path: Path) -> None:
-    with cluster(None, 2) as client:
-        pids = list(client.run(os.getpid).values())
+@contextmanager
+def cluster_of_processes(directory: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """The address of a scheduler of its own, and its two workers."""
+    file = directory / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    command = [*dask, "scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard"]
+    worker = [*dask, "worker", "--scheduler-file", str(file), "--no-nanny", "--no-dashboard"]
+    worker += ["--nthreads=1", f"--local-directory={directory}"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    commands = [[*command, "--scheduler-file", str(file)], worker, worker]
+    processes = [subprocess.Popen(one, **quiet) for one in commands]  # type: ignore[call-overload]
+    try:
+        for _ in range(1200):
+            if file.exists() and file.stat().st_size:
+                break
+            time.sleep(0.1)
+        yield json.loads(file.read_text())["address"], processes[1:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_a_worker_that_dies_changes_nothing(
+    client: Client, fleet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_CONNECT_SECONDS", 120)
+    with (
+        cluster_of_processes(tmp_path) as (address, workers),
+        cluster(address, None) as other,
+    ):
+        other.wait_for_workers(2, timeout=120)
 
         def kill_one(done: int, total: int) -> None:
             if done == 1:
-                os.kill(pids[0], signal.SIGKILL)
+                workers[0].send_signal(signal.SIGKILL)
 
-        disturbed, _ = read(client, fleet, tmp_path / "out.fleet", told=kill_one)
-        assert pids[0] not in client.run(os.getpid).values()
-        undisturbed, _ = read(client, fleet, tmp_path / "again.fleet")
-    columns = [name for name in disturbed.hosts if name != "key"]
-    for one, other in ((disturbed, undisturbed),):
-        pd.testing.assert_frame_equal(
-            one.hosts[columns].sort_values("place", ignore_index=True),
-            other.hosts[columns].sort_values("place", ignore_index=True),
-        )
-        pd.testing.assert_frame_equal(one.frontier, other.frontier)
+        disturbed, _ = read(other, fleet, tmp_path / "out.fleet", told=kill_one)
+        assert workers[0].wait(60) == -signal.SIGKILL
+        assert len(other.nthreads()) == 1
+    undisturbed, _ = read(client, fleet, tmp_path / "again.fleet")
+    pd.testing.assert_frame_equal(
+        disturbed.hosts.sort_values("place", ignore_index=True),
+        undisturbed.hosts.sort_values("place", ignore_index=True),
+    )
+    pd.testing.assert_frame_equal(disturbed.frontier, undisturbed.frontier)
 
 
 def test_what_kills_every_worker_is_a_row() -> None:

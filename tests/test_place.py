@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +20,12 @@ from estimator.fleet.place_exact import solve
 from estimator.fleet.sketch import (
     SIZE,
     Sketch,
+    _mixed,
     read_sketches,
     shared_pages,
     similarity,
     sketches,
-    to_table,
+    write_sketches,
 )
 from estimator.ksm.predict import predict
 from estimator.snapshot.snapshot import Snapshot
@@ -44,27 +46,42 @@ def site_host(host: str, *machines: Process, seed_id: str = "a") -> Snapshot:
     return replace(made, info=made.info | {"host": host, "hash": SEED | {"seed_id": seed_id}})
 
 
-def one_sketch(contents: list[int], size: int = SIZE) -> Sketch:
-    return sketches(site_host("h", vm("a", contents)), size=size)[0]
+def one_sketch(contents: list[int]) -> Sketch:
+    return sketches(site_host("h", vm("a", contents)))[0]
+
+
+def made_of(contents: Sequence[int], size: int = SIZE) -> Sketch:
+    """The sketch of a machine with these contents, a frame each, without a snapshot."""
+    numbers = np.array(contents, np.uint64)
+    hashes = np.sort(_mixed(numbers))
+    sizes = {"memory_pages": len(numbers), "frames": len(numbers), "contents": len(numbers)}
+    copies = np.ones(min(size, len(numbers)), np.uint32)
+    return Sketch("a", "h", "a", True, 4096, **sizes, hashes=hashes[:size], copies=copies)
+
+
+def test_the_short_way_is_that_of_a_snapshot() -> None:
+    contents = range(3000)
+    one, other = made_of(contents), one_sketch([*contents])
+    assert similarity(one, one) == similarity(other, other) == 1
+    assert (one.frames, one.contents, one.below) == (other.frames, other.contents, other.below)
 
 
 @pytest.mark.parametrize("common", [0, 2_000, 10_000, 18_000, 20_000])
 def test_similarity_is_within_two_percent_of_all_hashes(common: int) -> None:
-    first = list(range(20_000))
-    second = list(range(20_000 - common, 40_000 - common))
-    one, other = one_sketch(first), one_sketch(second)
+    first, second = range(20_000), range(20_000 - common, 40_000 - common)
+    one, other = made_of(first), made_of(second)
     assert len(one.hashes) == SIZE
     exact = common / (40_000 - common)
     assert similarity(one, other) == pytest.approx(exact, abs=0.02)
-    full = [one_sketch(contents, 20_000) for contents in (first, second)]
+    full = [made_of(contents, 20_000) for contents in (first, second)]
     assert similarity(*full) == exact
     assert shared_pages(*full) == pytest.approx(common)
 
 
 def test_machines_of_two_sizes_are_compared_over_what_both_samples_cover() -> None:
-    large, little = one_sketch(list(range(60_000))), one_sketch(list(range(30_000)))
+    large, little = made_of(range(60_000)), made_of(range(30_000))
     assert similarity(large, little) == pytest.approx(0.5, abs=0.02)
-    assert similarity(one_sketch([1, 2]), one_sketch([2, 3])) == 1 / 3
+    assert similarity(made_of([1, 2]), made_of([2, 3])) == 1 / 3
 
 
 def test_a_sketch_counts_copies_and_is_small(tmp_path: Path) -> None:
@@ -73,7 +90,7 @@ def test_a_sketch_counts_copies_and_is_small(tmp_path: Path) -> None:
     assert sorted(one.copies.tolist()) == [1, 2, 3]
     snapshot = site_host("h", vm("a", [1, 1, 1, 2, 2, 3]))
     assert predict(snapshot).physical["frames_freed"] == one.self_sharing_pages
-    write_snapshot(site_host("h", vm("a", list(range(50_000)))), tmp_path / "a.ksm")
+    write_snapshot(site_host("h", vm("a", list(range(6_000)))), tmp_path / "a.ksm")
     made = estimator("fleet", "sketch", tmp_path / "a.ksm", "-o", tmp_path / "a.sketch")
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "a.sketch").stat().st_size < 40 * 1024
@@ -211,12 +228,10 @@ def test_labels_limit_and_must_fit() -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    import pyarrow.parquet as pq
-
     paths = []
     for snapshot in four_machines():
         paths.append(tmp_path / f"{snapshot.info['host']}.sketch")
-        pq.write_table(to_table(sketches(snapshot)), paths[-1])
+        write_sketches(sketches(snapshot), paths[-1])
     return paths
 
 
@@ -239,10 +254,8 @@ def test_the_command(files: list[Path], tmp_path: Path) -> None:
 
 
 def test_what_can_not_be_compared(files: list[Path], tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
     other = tmp_path / "other.sketch"
-    pq.write_table(to_table(sketches(site_host("three", vm("x", [1]), seed_id="b"))), other)
+    write_sketches(sketches(site_host("three", vm("x", [1]), seed_id="b")), other)
     with pytest.raises(UsageError, match="one and three were hashed with two seeds"):
         read_sketches([*files, other])
     with pytest.raises(UsageError, match="is there twice"):
@@ -269,19 +282,19 @@ def test_a_data_centre_holds_more_machines_where_alike_ones_stand_together() -> 
     rng = np.random.default_rng(1)
     kinds, hosts, pages = 4, 4, 1000
     units = []
-    for number in range(120):
+    for number in range(70):
         kind = int(rng.integers(kinds))
         base = range(100)  # of the distribution that all run
         program = range(10_000 * (kind + 1), 10_000 * (kind + 1) + 350)
         own = range(10**6 + number * pages, 10**6 + number * pages + 550)
-        units.append(one_sketch([*base, *program, *own]))
+        units.append(made_of([*base, *program, *own]))
     site = site_of(
         [replace(unit, unit=str(n), host="h") for n, unit in enumerate(units)],
         ["h"],
-        np.full(hosts, 20_000.0),
+        np.full(hosts, 8_000.0),
         np.full(len(units), -1),
         after_sharing=True,
     )
     order = np.arange(len(units))
     blind, aware = (int((greedy(site, order, aware=a) >= 0).sum()) for a in (False, True))
-    assert aware > 1.05 * blind, (blind, aware)
+    assert aware >= 1.1 * blind, (blind, aware)

@@ -60,7 +60,7 @@ def sketch(
     They hold hashes of memory, as the snapshot does: keep them as secret.
     """
     from estimator.collect.seed import read_seed_file
-    from estimator.fleet.sketch import sketches, to_table
+    from estimator.fleet.sketch import sketches, write_sketches
     from estimator.ksm.policy import Policy
     from estimator.snapshot.store import open_snapshot
 
@@ -73,14 +73,8 @@ def sketch(
             hint=f"ksm-estimator collect ... --seed-file {seed_file}",
         )
 
-    def write(path: Path) -> int:
-        import pyarrow.parquet as pq
-
-        table = to_table(sketches(opened, Policy(**policy)))
-        pq.write_table(table, path, compression="zstd")
-        return int(table.num_rows)
-
-    write_table(output, write)
+    found = sketches(opened, Policy(**policy))
+    write_table(output, lambda path: write_sketches(found, path))
 
 
 @click.command("place")

@@ -163,10 +163,12 @@ def require_one_seed(found: Sequence[Sketch]) -> None:
             raise UsageError(f"{first.host} and {each.host} have pages of two sizes")
 
 
-def to_table(found: Sequence[Sketch]) -> pa.Table:
-    """As it is written: a row each."""
+def write_sketches(found: Sequence[Sketch], path: Path) -> int:
+    """A row each, to the file ``path``: how many there are. Raises OSError."""
     rows = [{name: getattr(one, name) for name in _SCHEMA.names} for one in found]
-    return pa.Table.from_pylist(rows, _SCHEMA)
+    table = pa.Table.from_pylist(rows, _SCHEMA)
+    pq.write_table(table, path, compression="zstd", use_dictionary=["seed_id", "host", "unit"])
+    return len(rows)
 
 
 def read_sketches(paths: Sequence[Path]) -> list[Sketch]:
