@@ -116,7 +116,7 @@ def site_of(
     number = {host: place for place, host in enumerate(hosts)}
     return Site(
         has=sets,
-        pages=counts * (_ALL / below),
+        pages=counts.astype(np.float64) * (_ALL / below),
         memory=memory,
         capacity=capacity_pages,
         present=np.array([number[unit.host] for unit in units], np.int64),

@@ -65,12 +65,10 @@ def solve(site: Site, seconds: float) -> Exact | None:
             its = [z_from + t * hosts + host for t in range(len(tenants))]
             rows.append((its, [1.0] * len(its), -np.inf, 1))
             for t, tenant in enumerate(tenants):
-                for unit in np.flatnonzero(site.tenant == tenant):
-                    rows.append(([x(int(unit), host), its[t]], [1.0, -1.0], -np.inf, 0))
-        for unit, s in zip(*np.nonzero(has), strict=True):
-            rows.append(
-                ([x(int(unit), host), y_from + int(s) * hosts + host], [1.0, -1.0], -np.inf, 0)
-            )
+                for unit in np.flatnonzero(site.tenant == tenant).tolist():
+                    rows.append(([x(unit, host), its[t]], [1.0, -1.0], -np.inf, 0))
+        for unit, s in np.argwhere(has).tolist():
+            rows.append(([x(unit, host), y_from + s * hosts + host], [1.0, -1.0], -np.inf, 0))
     lengths = [len(row[0]) for row in rows]
     matrix = sparse.csr_array(
         (

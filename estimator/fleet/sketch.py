@@ -99,17 +99,20 @@ def sketches(snapshot: Snapshot, policy: Policy | None = None, size: int = SIZE)
     pairs = pd.DataFrame(
         {"unit": unit[mapping_mm(snapshot)[rows]], "frame": case.candidates.frame}
     ).drop_duplicates()
-    mergeable = (case.facts.known & ~case.facts.blocked)[pairs["frame"].to_numpy()]
+    pairs["mergeable"] = (case.facts.known & ~case.facts.blocked)[pairs["frame"].to_numpy()]
     hashes = snapshot.frames["hash"].to_numpy(np.uint64, na_value=0)
     found = []
-    for number, group in pairs.groupby("unit"):
-        frames = group["frame"].to_numpy()[mergeable[pairs.index.get_indexer(group.index)]]
+    for number, name in enumerate(units):
+        group = pairs[pairs["unit"] == number]
+        if group.empty:
+            continue
+        frames = group.loc[group["mergeable"], "frame"].to_numpy()
         contents, copies = np.unique(_mixed(hashes[frames]), return_counts=True)
         found.append(
             Sketch(
                 seed_id=str(seed_id),
                 host=Identity.of(snapshot.info).host or "(unnamed)",
-                unit=str(units[number]),
+                unit=str(name),
                 machine=bool(is_machine[number]),
                 page_bytes=page_bytes(snapshot),
                 memory_pages=len(group),
