@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from estimator.errors import TargetError, UsageError
 from estimator.fleet.limits import limits_of
-from estimator.fleet.place import Site, greedy, improve, propose, site_of
+from estimator.fleet.place import Site, greedy, improve, propose, site_of, unlike
 from estimator.fleet.place_exact import solve
 from estimator.fleet.sketch import (
     SIZE,
@@ -281,7 +281,7 @@ def test_a_data_centre_holds_more_machines_where_alike_ones_stand_together() -> 
     """Of the shape of Memory Buddies (VEE 2009): kinds of machine, hosts of one size."""
     rng = np.random.default_rng(1)
     kinds, hosts, pages = 4, 4, 1000
-    units = []
+    units: list[Sketch] = []
     for number in range(70):
         kind = int(rng.integers(kinds))
         base = range(100)  # of the distribution that all run
@@ -296,5 +296,9 @@ def test_a_data_centre_holds_more_machines_where_alike_ones_stand_together() -> 
         after_sharing=True,
     )
     order = np.arange(len(units))
-    blind, aware = (int((greedy(site, order, aware=a) >= 0).sum()) for a in (False, True))
-    assert aware >= 1.1 * blind, (blind, aware)
+    blind = greedy(site, order, aware=False)
+    aware = greedy(site, order, first=unlike(site))
+    for placement in (blind, aware):
+        there = [placement == host for host in range(hosts)]
+        assert all(site.fits(units_of, host) for host, units_of in enumerate(there))
+    assert (aware >= 0).sum() >= 1.1 * (blind >= 0).sum()

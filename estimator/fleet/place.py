@@ -126,13 +126,35 @@ def site_of(
     )
 
 
-def greedy(site: Site, order: Ints | None = None, *, aware: bool = True) -> Ints:
+def unlike(site: Site) -> list[int]:
+    """A unit to begin each host with: the largest, then whatever shares least with those chosen.
+
+    Else one host would take all, for the little that everybody has in common.
+    """
+    chosen = [int(np.argmax(site.memory))] if len(site.memory) else []
+    most = np.zeros(len(site.memory))
+    while chosen and len(chosen) < min(site.hosts, len(site.memory)):
+        most = np.maximum(most, (site.has & site.has[chosen[-1]]) @ site.pages)
+        most[chosen] = np.inf
+        chosen.append(int(np.argmin(most)))
+    return chosen
+
+
+def greedy(
+    site: Site, order: Ints | None = None, *, aware: bool = True, first: Sequence[int] = ()
+) -> Ints:
     """One unit after the other, the largest first (``order``: or so), where it shares most.
 
-    Not ``aware``: where it fits first. i64 (units,); -1: there was no room.
+    ``first``: those that stand on hosts 0, 1 ... from the beginning. Not ``aware``: where it fits
+    first. i64 (units,); -1: there was no room.
     """
     placement = np.full(len(site.memory), -1, np.int64)
+    for host, unit in enumerate(first):
+        if site.fits(np.arange(len(placement)) == unit, host):
+            placement[unit] = host
     for unit in np.argsort(-site.memory, kind="stable") if order is None else order:
+        if placement[unit] >= 0:
+            continue
         best, gain = -1, -1.0
         for host in range(site.hosts):
             there = placement == host
@@ -206,7 +228,7 @@ def propose(site: Site, seconds: float) -> Proposal | None:
     """
     from estimator.fleet.place_exact import solve
 
-    starts = [greedy(site), site.present]
+    starts = [greedy(site), greedy(site, first=unlike(site)), site.present]
     allowed = [improve(site, start) for start in starts if site.allowed(start)]
     best = max(allowed, key=site.shared_pages, default=None)
     at_most, solver = site.most_shared(), "greedy"
