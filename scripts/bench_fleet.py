@@ -36,10 +36,11 @@ _MIB = 1 << 20
 
 @dataclass
 class Measured:
-    """One run: seconds to read all, seconds to sum up, peaks in MiB."""
+    """One run: seconds to read all, CPU time of workers for it, seconds to sum up, peaks in MiB."""
 
     hosts: int
     seconds: float
+    cpu_seconds: float
     summary_seconds: float
     client_mib: float
     worker_mib: float
@@ -92,20 +93,24 @@ def measure(directory: Path, output: Path, workers: int, kill: bool) -> Measured
                 kill = False
                 os.kill(pids[0], signal.SIGKILL)
 
+        before = sum(client.run(time.process_time).values())
         start = time.monotonic()
         read_fleet(client, places, question, results, told, 60)
         read = time.monotonic()
+        cpu = sum(client.run(time.process_time).values()) - before
         summary = summarise(results, question.policy, Roles(), places)
         done = time.monotonic()
-    return Measured(len(places), read - start, done - read, peaks[0], peaks[1], summary)
+    return Measured(len(places), read - start, cpu, done - read, *peaks, summary)
 
 
 def bench_fleet(hosts: Sequence[int], workers: int, snapshots: Sequence[Path], kill: bool) -> None:
     """Print a row for each number of ``hosts``, ready for docs/fleet.md."""
     load = os.getloadavg()[0]
     click.echo(f"{os.cpu_count()} CPUs, load {load:.1f} before; {workers} workers")
-    click.echo("| hosts | s | snapshots/s per worker | summing up, s | client MiB | worker MiB |")
-    click.echo("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    click.echo(
+        "| hosts | s | snapshots/s per worker | CPU ms per snapshot | summing up, s | client MiB | worker MiB |"
+    )
+    click.echo("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for number in hosts:
         with TemporaryDirectory(prefix="ksm-bench-") as name:
             here = Path(name)
@@ -115,6 +120,7 @@ def bench_fleet(hosts: Sequence[int], workers: int, snapshots: Sequence[Path], k
             raise click.ClickException(f"{len(found.summary.hosts)} of {number} hosts are counted")
         rate = number / found.seconds / workers
         click.echo(
-            f"| {number:,} | {found.seconds:.1f} | {rate:.1f} | {found.summary_seconds:.1f} "
+            f"| {number:,} | {found.seconds:.1f} | {rate:.1f} | {1000 * found.cpu_seconds / number:.0f} "
+            f"| {found.summary_seconds:.1f} "
             f"| {found.client_mib:.0f} | {found.worker_mib:.0f} |"
         )

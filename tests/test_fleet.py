@@ -33,6 +33,7 @@ from estimator.fleet.summary import Summary, summarise
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot.store import write_snapshot
+from tests.commands import estimator
 from tests.fleets import host, write_fleet
 from tests.schemas import check
 from tests.systems import fork_server
@@ -259,6 +260,15 @@ def test_a_worker_that_dies_changes_nothing(
         undisturbed.hosts.sort_values("place", ignore_index=True),
     )
     pd.testing.assert_frame_equal(disturbed.frontier, undisturbed.frontier)
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    done = estimator("fleet", "report", "/tmp")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "ksm-estimator: fleet needs distributed; pip install 'ksm-estimator[fleet]'\n"
+    )
 
 
 def test_what_kills_every_worker_is_a_row() -> None:

@@ -108,11 +108,11 @@ def test_who_is_a_unit() -> None:
 
 def union(*snapshots: Snapshot) -> Snapshot:
     """All machines of ``snapshots`` on one host."""
-    hashes = {}
+    hashes: dict[str, list[int]] = {}
     for one in snapshots:
         for vma, frame in one.mappings[["vma_id", "frame_id"]].itertuples(index=False):
             mm = one.vmas["mm_id"].iloc[vma]
-            key = one.processes["cmdline"].iloc[mm]
+            key = str(one.processes["cmdline"].iloc[mm])
             hashes.setdefault(key, []).append(int(one.frames["hash"].iloc[frame]))
     numbers = {h: n + 1 for n, h in enumerate(sorted(set(itertools.chain(*hashes.values()))))}
     machines = [
