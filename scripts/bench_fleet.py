@@ -107,10 +107,9 @@ def bench_fleet(hosts: Sequence[int], workers: int, snapshots: Sequence[Path], k
     """Print a row for each number of ``hosts``, ready for docs/fleet.md."""
     load = os.getloadavg()[0]
     click.echo(f"{os.cpu_count()} CPUs, load {load:.1f} before; {workers} workers")
-    click.echo(
-        "| hosts | s | snapshots/s per worker | CPU ms per snapshot | summing up, s | client MiB | worker MiB |"
-    )
-    click.echo("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    columns = ["hosts", "s", "snapshots/s per worker", "CPU ms per snapshot", "summing up, s"]
+    _row(*columns, "client MiB", "worker MiB")
+    _row(*["---:"] * (len(columns) + 2))
     for number in hosts:
         with TemporaryDirectory(prefix="ksm-bench-") as name:
             here = Path(name)
@@ -118,9 +117,16 @@ def bench_fleet(hosts: Sequence[int], workers: int, snapshots: Sequence[Path], k
             found = measure(directory, here / "out.fleet", workers, kill)
         if len(found.summary.hosts) != number:
             raise click.ClickException(f"{len(found.summary.hosts)} of {number} hosts are counted")
-        rate = number / found.seconds / workers
-        click.echo(
-            f"| {number:,} | {found.seconds:.1f} | {rate:.1f} | {1000 * found.cpu_seconds / number:.0f} "
-            f"| {found.summary_seconds:.1f} "
-            f"| {found.client_mib:.0f} | {found.worker_mib:.0f} |"
+        _row(
+            f"{number:,}",
+            f"{found.seconds:.1f}",
+            f"{number / found.seconds / workers:.1f}",
+            f"{1000 * found.cpu_seconds / number:.0f}",
+            f"{found.summary_seconds:.1f}",
+            f"{found.client_mib:.0f}",
+            f"{found.worker_mib:.0f}",
         )
+
+
+def _row(*cells: str) -> None:
+    click.echo(f"| {' | '.join(cells)} |")
