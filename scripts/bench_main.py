@@ -74,4 +74,5 @@ def procfs(gib: float, rounds: int) -> None:
     bench_procfs(gib, rounds)
 
 
-main()
+if __name__ == "__main__":  # workers of fleet import this again
+    main()

@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster, as_completed
 from distributed.security import Security
 
 from estimator._version import __version__
-from estimator.errors import TargetError, UsageError
+from estimator.errors import ResourceError, TargetError, UsageError
 from estimator.fleet.one_host import Question
 from estimator.fleet.results import Part, Results
 from estimator.fleet.storage import remote_fingerprint
@@ -52,23 +52,33 @@ def cluster(scheduler: str | None, workers: int | None) -> Iterator[Client]:
     with TemporaryDirectory(prefix="ksm-fleet-") as directory:  # mode 0700
         settings = {
             "temporary-directory": directory,
-            "distributed.comm.timeouts.connect": "30s",
+            "distributed.comm.timeouts.connect": "120s",
             "distributed.scheduler.http.routes": [],  # nothing is shown to who asks
             "distributed.worker.http.routes": [],
         }
         with (
             dask.config.set(settings),
-            LocalCluster(
-                n_workers=workers or _cpus(),
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address="127.0.0.1:0",
-                security=Security.temporary(),
-            ) as local,
+            _local(workers or _cpus()) as local,
             Client(local) as client,
         ):
             client.run(pa.set_cpu_count, 1)
             yield client
+
+
+def _local(workers: int) -> LocalCluster:
+    try:
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",
+            security=Security.temporary(),
+        )
+    except (RuntimeError, OSError) as error:
+        raise ResourceError(
+            f"{workers} processes to work in could not be started: {error}",
+            hint="fewer of them: --workers 1",
+        ) from error
 
 
 def _cpus() -> int:
