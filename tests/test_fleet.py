@@ -340,7 +340,7 @@ def test_kinds_leave_out_what_numbers_instances() -> None:
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "estimator", "fleet", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=600)
 
 
 def test_the_command(fleet: Path, tmp_path: Path) -> None:
