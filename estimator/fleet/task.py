@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,8 @@ def read_place(place: str, mark: str | None, question: Question, timeout_seconds
 
 
 def start_row(place: str, mark: str | None) -> dict[str, Any]:
-    """The row of a snapshot of which nothing is known yet."""
-    key = hashlib.sha256(f"{place}\0{mark}".encode()).hexdigest()[:24]
+    """The row of a snapshot of which nothing is known yet; its ``key`` is of this reading alone."""
+    key = secrets.token_hex(12)
     row: dict[str, Any] = dict.fromkeys(("picture", "host", "problem"))
     return row | {"key": key, "place": place, "fingerprint": mark, "passing": False}
 
