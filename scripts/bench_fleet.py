@@ -100,7 +100,8 @@ def measure(directory: Path, output: Path, workers: int, kill: bool) -> Measured
         cpu = sum(client.run(time.process_time).values()) - before
         summary = summarise(results, question.policy, Roles(), places)
         done = time.monotonic()
-    return Measured(len(places), read - start, cpu, done - read, *peaks, summary)
+    client_mib, worker_mib = peaks
+    return Measured(len(places), read - start, cpu, done - read, client_mib, worker_mib, summary)
 
 
 def bench_fleet(hosts: Sequence[int], workers: int, snapshots: Sequence[Path], kill: bool) -> None:
