@@ -38,6 +38,9 @@ def read_place(place: str, mark: str | None, question: Question, timeout_seconds
     except EstimatorError as error:
         told = error.message.replace(f"{place}: ", "").replace(place, "it")
         return Found(row | {"problem": told, "passing": "did not answer" in told}, None)
+    except OSError as error:
+        told = f"can't be read: {error.strerror or error}"
+        return Found(row | {"problem": told, "passing": True}, None)
     except MemoryError:
         return Found(row | {"problem": "too little memory for it", "passing": True}, None)
     except Exception as error:  # of damage that no check has foreseen
