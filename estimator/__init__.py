@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the same names for a type checker
     from estimator.errors import EstimatorError as EstimatorError
     from estimator.kernel.collect import collect_core as collect_core
     from estimator.kernel.collect import collect_program as collect_program
+    from estimator.ksm.as_if import as_if as as_if
     from estimator.ksm.forecast import Forecast as Forecast
     from estimator.ksm.forecast import forecast as forecast
     from estimator.ksm.policy import Policy as Policy
@@ -58,6 +59,7 @@ _MODULE_OF = {
     "Snapshot": "snapshot.snapshot",
     "UpperBound": "ksm.upper_bound",
     "Unknown": "snapshot.flags",
+    "as_if": "ksm.as_if",
     "assess": "advice.risk",
     "borders": "advice.borders",
     "collect_core": "kernel.collect",

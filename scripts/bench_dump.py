@@ -217,7 +217,7 @@ def _dumped(kernel: Kernel, workload: Workload) -> Iterator[Path]:
     out.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         vmcore = Path(scratch) / "vmcore"
-        files = {f"/bin/{name}": build(name) for name in ("actor", "probe")}
+        files = {f"/bin/{name}": build(name, kernel) for name in ("actor", "probe")}
         console.print(f"filling a guest of {workload.memory_mib} MiB ...")
         with Guest(kernel, memory_mib=workload.memory_mib, files=files) as guest:
             session = Session(guest, workload)

@@ -9,6 +9,7 @@ import click
 from scripts.bench_against import bench_against
 from scripts.bench_compressed import bench_compressed
 from scripts.bench_dump import bench_crowded, bench_dump
+from scripts.bench_fleet import bench_fleet
 from scripts.bench_predict import bench_predict
 from scripts.bench_procfs import bench_procfs
 
@@ -57,6 +58,16 @@ def forecast(mappings: tuple[int, ...]) -> None:
 
 
 @main.command()
+@click.option("--hosts", type=int, multiple=True, default=(100, 1_000, 10_000), help="How many.")
+@click.option("--workers", type=int, default=2, help="Processes (default 2).")
+@click.option("--kill", is_flag=True, help="Kill one worker when half is done.")
+@click.argument("snapshots", nargs=-1, type=click.Path(path_type=Path, exists=True))
+def fleet(hosts: tuple[int, ...], workers: int, kill: bool, snapshots: tuple[Path, ...]) -> None:
+    """`fleet report` on many hosts, made of SNAPSHOTS (directories) or of small ones."""
+    bench_fleet(hosts, workers, snapshots, kill)
+
+
+@main.command()
 @click.option("--gib", type=float, default=3.0, help="Anonymous memory to fill here (default 3).")
 @click.option("--rounds", type=int, default=3, help="The best of so many (default 3).")
 def procfs(gib: float, rounds: int) -> None:
@@ -74,4 +85,5 @@ def against(wheel: Path, core: tuple[Path, ...], mappings: tuple[int, ...], roun
     bench_against(wheel, core, mappings, rounds)
 
 
-main()
+if __name__ == "__main__":  # workers of fleet import this again
+    main()

@@ -49,7 +49,7 @@ def main() -> None:
     out = cache_directory() / "demo"
     out.mkdir(exist_ok=True)
     step(f"booting {kernel.release} in QEMU: a controller forks {WORKERS} workers")
-    files = {f"/bin/{name}": build(name) for name in ("actor", "probe")}
+    files = {f"/bin/{name}": build(name, kernel) for name in ("actor", "probe")}
     with (
         tempfile.TemporaryDirectory(dir=out) as scratch,
         Guest(kernel, memory_mib=workload.memory_mib, files=files) as guest,

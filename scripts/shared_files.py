@@ -52,7 +52,7 @@ def man_page() -> str:
         f".B ksm-estimator\n{_text(' '.join(cli.collect_usage_pieces(context)))}",
         ".SH COMMANDS",
     ]
-    for name, command in sorted(cli.commands.items()):
+    for name, command in _all_commands():
         below = click.Context(command, info_name=name, parent=context)
         lines += [
             f'.SS "{_text(" ".join([name, *command.collect_usage_pieces(below)]))}"',
@@ -72,6 +72,16 @@ def man_page() -> str:
         "https://docs.kernel.org/admin-guide/mm/ksm.html",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _all_commands() -> list[tuple[str, click.Command]]:
+    """Every command by what is typed, those of a group after it."""
+    found = []
+    for name, command in sorted(cli.commands.items()):
+        found.append((name, command))
+        if isinstance(command, click.Group):
+            found += [(f"{name} {each}", one) for each, one in sorted(command.commands.items())]
+    return found
 
 
 def _paragraphs(text: str) -> str:

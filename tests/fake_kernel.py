@@ -45,6 +45,7 @@ class FlatMemory(Memory):
     def __init__(self, prog: Program) -> None:
         self.prog = prog
         self.direct_map = DIRECT_MAP
+        self.page_shift, self.page_bytes = 12, _PAGE
 
 
 class FakeKernel:
@@ -59,6 +60,7 @@ class FakeKernel:
         *,
         constants: Mapping[str, int] = CONSTANTS,
         functions: Iterable[str] = (),
+        architecture: Architecture = Architecture.X86_64,
     ) -> None:
         self._members = {tag: parse(text, structs) for tag, text in structs.items()}
         self._types: dict[str, Type] = {}
@@ -68,7 +70,7 @@ class FakeKernel:
         self._errors: dict[int, Exception] = {}
         self._free, self._next_table = _HEAP, 0x10_0000
         self.prog = Program(
-            Platform(Architecture.X86_64, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN)
+            Platform(architecture, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN)
         )
         self.prog.add_memory_segment(_KERNEL_HALF, 1 << 47, self._read_virtual)
         self.prog.add_memory_segment(0, 1 << 52, self._read_physical, True)

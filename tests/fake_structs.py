@@ -21,7 +21,7 @@ STRUCTS = {
     "_nr_pages_mapped:atomic _pincount:atomic end:u64@120",
     "task_struct": "__state:u32 flags:u32 static_prio:i32 policy:u32 pid:i32 tasks:list_head "
     "mm:ptr signal:ptr cred:ptr cgroups:ptr start_time:u64 thread_node:list_head comm:char[16] "
-    "se:sched_entity",
+    "se:sched_entity tgid:i32 real_parent:ptr@192",
     "sched_entity": "load:u64 sum_exec_runtime:u64",
     "signal_struct": "nr_threads:i32 thread_head:list_head@8",
     "kuid": "val:u32",
@@ -55,7 +55,8 @@ STRUCTS = {
     "vfsmount": "mnt_root:*dentry",
     "mount": "mnt_parent:*mount mnt_mountpoint:*dentry mnt:vfsmount",
     "path": "mnt:*vfsmount dentry:*dentry",
-    "inode": "i_mode:u32 i_flags:u32",
+    "super_block": "s_magic:u64",
+    "inode": "i_mode:u32 i_flags:u32 i_sb:*super_block",
     "file": "f_path:path f_inode:*inode",
     "cpumask": "bits:ulong[1]",
     "trace_print_flags": "mask:u64 name:*char",

@@ -96,6 +96,7 @@ class Bytes(Memory):
     def __init__(self, prog: Program, base: int, size: int) -> None:
         self.prog = prog
         self.direct_map = 0
+        self.page_shift, self.page_bytes = 12, 4096
         self._base = base
         self._data = np.zeros(size, np.uint8)
         prog.add_memory_segment(base, size, self._read)

@@ -121,7 +121,8 @@ def test_a_read_that_lacks_memory_makes_no_unreadable_page(
 
     direct_map = SimpleNamespace(value_=lambda: 0)
     monkeypatch.setattr(memory_module, "phys_to_virt", lambda prog, address: direct_map)
-    memory = Memory(cast(Any, SimpleNamespace(read=read)))
+    monkeypatch.setattr(memory_module, "page_shift", lambda prog: 12)
+    memory = Memory(cast(Any, SimpleNamespace(read=read, platform=None)))
     pfns = np.arange(3, dtype=np.uint64)
     data = np.empty(8, np.uint8)
     if code == errno.EIO:

@@ -142,7 +142,7 @@ def test_in_a_browser(browser_page: Page, tmp_path: Path) -> None:
     kept = screenshots(tmp_path)
     page.screenshot(path=kept / "report-wide.png", full_page=True)
     assert "KSM would free" in page.inner_text(".verdict >> nth=0")
-    assert page.locator("figure svg:visible").count() == 4
+    assert page.locator("figure svg:visible").count() == 5
 
     processes = page.locator(
         "section", has=page.get_by_role("heading", name="Who contributes: processes")
@@ -204,7 +204,7 @@ LETTERS = """[...document.querySelectorAll("figure svg text")]
 def test_the_pictures_can_be_read(width: int, browser_page: Page) -> None:
     page = browser_page
     page.set_viewport_size({"width": width, "height": 900})
-    assert page.locator("figure svg:visible").count() == 4
+    assert page.locator("figure svg:visible").count() == 5
     sizes = page.evaluate(LETTERS)
     assert len(sizes) > 50
     assert min(sizes) >= 11, f"{min(sizes):.1f} px"

@@ -46,6 +46,8 @@ def test_the_package_imports_no_tables(module: str) -> None:
         ["check", "-h"],
         ["run", "-h"],
         ["predict", "-h"],
+        ["fleet", "report", "-h"],
+        ["metrics", "-h"],
     ],
     ids=" ".join,
 )

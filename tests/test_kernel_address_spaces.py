@@ -9,9 +9,10 @@ from estimator.arrays import Columns
 from estimator.collect.mappings import Mapped
 from estimator.kernel import address_spaces
 from estimator.kernel.address_spaces import AddressSpaces
-from estimator.kernel.arch import Entries
+from estimator.kernel.arch.x86_64 import Entries
 from estimator.kernel.vmas import read_vmas
-from estimator.snapshot.flags import MappingFlag
+from estimator.snapshot.flags import FrameKind, MappingFlag
+from estimator.snapshot.format import CONTENTS
 from tests.fake_kernel import Fields
 from tests.fake_processes import FakeProcesses
 
@@ -263,6 +264,47 @@ def test_what_ksm_can_not_merge() -> None:
     table = table_of(kernel, kernel.mm(), *in_a_row(members))
     assert table["compatible"].tolist() == [True, *[False] * 7, True]
     assert [why is None for why in table["excluded_by"]] == table["compatible"].tolist()
+
+
+def test_what_other_memory_each_vma_maps() -> None:
+    """By the file system of its file; not where KSM would refuse it all the same."""
+    kernel = FakeProcesses()
+    kernel.integer("zero_pfn", ZERO_PFN)
+    files = Files(kernel)
+
+    def file(vm_flags: int, magic: int, mode: int = 0o100600, flags: int = 0) -> Fields:
+        sb = kernel.new("super_block", {"s_magic": magic})
+        inode = kernel.new("inode", {"i_sb": sb, "i_mode": mode, "i_flags": flags})
+        found = files.file(files.rootfs, files.root)
+        kernel.set("file", found, {"f_inode": inode})
+        return {"vm_file": found, "vm_flags": vm_flags}
+
+    tmpfs, ext4, hugetlbfs, secretmem = 0x0102_1994, 0xEF53, 0x9584_58F6, 0x5345_434D
+    members: list[Fields] = [
+        {"vm_flags": 0x73},
+        file(0x80FB, tmpfs),
+        file(0x80FB | 0x400, tmpfs),
+        file(0x80FB | 0x4_0000, tmpfs),
+        file(0x44_00FB, hugetlbfs),
+        file(0x71, ext4),
+        file(0x71, ext4, flags=1 << 13),
+        file(0x71, ext4, mode=0o020600),
+        file(0xFB, secretmem),
+        {"vm_flags": 0xFB, "vm_file": 0xFFFF_8888_0000_0000},
+    ]
+    mm = kernel.mm()
+    kernel.spans(mm, *((first << 12, end << 12, of) for first, end, of in in_a_row(members)))
+    mms = kernel.read_mms()
+    vmas = read_vmas(kernel.prog, kernel.memory, mms)
+    found = {
+        contents: AddressSpaces(kernel.prog, kernel.memory, mms, vmas, contents).kinds.tolist()
+        for contents in CONTENTS
+    }
+    assert found == {
+        "anonymous": [0] * 10,
+        "all": [0, FrameKind.SHMEM, 0, 0, FrameKind.HUGETLB, 0, 0, 0, 0, 0],
+        "all,file": [0, FrameKind.SHMEM, 0, 0, FrameKind.HUGETLB, FrameKind.FILE, 0, 0, 0, 0],
+    }
 
 
 def test_pages_far_into_a_vma_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

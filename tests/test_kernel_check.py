@@ -13,6 +13,7 @@ from drgn import Architecture, Object, Platform, Program, TypeMember
 
 from estimator.collect.findings import Finding, Findings
 from estimator.errors import CannotAnswerError, TargetError
+from estimator.kernel import requirements
 from estimator.kernel.check_core import ask_memory
 from estimator.kernel.layout import (
     first_member,
@@ -134,8 +135,12 @@ def test_what_the_reader_needs_of_a_kernel() -> None:
     require_ksm(FakeProcesses().prog)
     with pytest.raises(CannotAnswerError, match=r"6\.12\.0 is built without CONFIG_KSM"):
         require_ksm(FakeKernel().prog)
-    with pytest.raises(CannotAnswerError, match="AARCH64"):
-        require_ksm(Program(Platform(Architecture.AARCH64)))
+    with pytest.raises(CannotAnswerError, match=r"of riscv64, .*supported are x86_64 and arm64"):
+        require_ksm(Program(Platform(Architecture.RISCV64)))
+    arm64 = FakeKernel(architecture=Architecture.AARCH64)
+    arm64.variable("ksm_mm_head", "struct ksm_mm_slot", 0xFFFF_8888_0000_0000)
+    assert "variable `protection_map`" in requirements.missing(arm64.prog)
+    assert "variable `protection_map`" not in requirements.missing(FakeProcesses().prog)
 
 
 # layout.py

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 from xxhash import xxh3_64_intdigest
 
+from estimator.collect.further_hashes import Wanted
 from estimator.errors import CannotAnswerError
 from estimator.kernel.collect import collect
 from estimator.kernel.target import Target
 from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag
-from estimator.snapshot.schema import SCHEMAS
+from estimator.snapshot.schema import columns_of
 from estimator.snapshot.snapshot import Snapshot
 from tests.fake_kernel import FlatMemory
 from tests.fake_processes import FakeProcesses
@@ -64,16 +66,17 @@ class Merged:
             kernel.integer(name, 1)
         kernel.page(MERGED_PFN, (), {"mapping": node | 3, "_mapcount.counter": 1})
 
-    def collect(self) -> Snapshot:
+    def collect(self, wanted: Wanted | None = None) -> Snapshot:
         memory = FlatMemory(self.kernel.prog)
-        return collect(Target(self.kernel.prog, memory, "core", "vmcore", "ELF"), seed=7)
+        target = Target(self.kernel.prog, memory, "core", "vmcore", "ELF")
+        return collect(target, seed=7, wanted=wanted)
 
 
 def test_a_merged_page_comes_through() -> None:
     snapshot = Merged().collect()
     frames, mappings = snapshot.frames, snapshot.mappings
     for name in ("processes", "vmas", "mappings", "frames"):
-        assert list(getattr(snapshot, name)) == SCHEMAS[name].names
+        assert list(getattr(snapshot, name)) == columns_of(name, ["parent_pid"]).names
     assert frames["pfn"].tolist() == [MERGED_PFN, OWN_PFN]
     hashes = [xxh3_64_intdigest(text.ljust(4096, b"\0"), 7) for text in (b"same", b"")]
     assert frames["hash"].tolist() == hashes
@@ -90,6 +93,26 @@ def test_a_merged_page_comes_through() -> None:
     assert snapshot.info["kernel"]["uptime_seconds"] is None
     assert set(snapshot.info["unknown"].values()) == {0}
     assert snapshot.info["source"]["warnings"] == []
+
+
+def test_further_hashes_come_beside_what_there_is_without_them() -> None:
+    """An address of the first process in one page, of no process in the other."""
+    merged = Merged()
+    contents = {MERGED_PFN: START + 0x7FF8, OWN_PFN: START + 0x8000}
+    for pfn, word in contents.items():
+        merged.kernel.frame(pfn, b"same".ljust(8, b"\0") + word.to_bytes(8, "little"))
+    plain, more = merged.collect(), merged.collect(Wanted(pieces=True, near=True))
+    for name in ("processes", "vmas", "mappings", "frames", "stable_nodes", "stable_items"):
+        table = getattr(plain, name)
+        pd.testing.assert_frame_equal(table, getattr(more, name)[table.columns], obj=name)
+    pages = [b"same".ljust(8, b"\0") + contents[pfn].to_bytes(8, "little") for pfn in contents]
+    hashes = [xxh3_64_intdigest(page.ljust(4096, b"\0"), 7) for page in pages]
+    without = xxh3_64_intdigest(b"same".ljust(4096, b"\0"), 7)
+    assert more.frames["no_address_hash"].tolist() == [without, hashes[1]]
+    empty = [xxh3_64_intdigest(bytes(size), 7) for size in (1024, 4096 - 128)]
+    assert more.info["zero_piece_hash"] == empty[0]
+    assert more.frames["piece_hash_3"].tolist() == [empty[0]] * 2
+    assert more.frames["near_hash"].tolist() == [empty[1]] * 2
 
 
 def test_what_the_kernel_counts_and_nobody_found_is_said() -> None:

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from estimator.kernel.memory import Memory
 from estimator.kernel.page_array import PageArray
 from estimator.kernel.page_contents import read_frames
 from estimator.snapshot.flags import FrameFlag, FrameKind, Unknown
-from tests.fake_kernel import DIRECT_MAP, FakeKernel, Fields, page_at
+from tests.fake_kernel import FakeKernel, Fields, FlatMemory, page_at
 from tests.fake_structs import CONSTANTS, STRUCTS, STRUCTS_5_10, STRUCTS_6_1
 
 ANON, KSM = 1, 3  # in the low bits of page.mapping
@@ -217,7 +216,7 @@ def test_pages_in_any_order() -> None:
 # page_contents.py
 
 
-def frames_of(kernel: FakeKernel, memory: Memory, *pfns: int, moving: bool = False) -> Any:
+def frames_of(kernel: FakeKernel, memory: FlatMemory, *pfns: int, moving: bool = False) -> Any:
     pages = PageArray(kernel.prog, kernel.memory)
     return read_frames(pages, memory, np.array(pfns, np.uint64), 7, moving)
 
@@ -234,12 +233,11 @@ def test_only_anonymous_pages_are_hashed() -> None:
     assert found["unknown"].tolist() == [0, 0, 0, Unknown.UNREADABLE]
 
 
-class Changing(Memory):
+class Changing(FlatMemory):
     """Changes a struct page each time that contents are read, ``times`` times."""
 
     def __init__(self, kernel: FakeKernel, times: int) -> None:
-        self.prog = kernel.prog
-        self.direct_map = DIRECT_MAP
+        super().__init__(kernel.prog)
         self._kernel, self._times = kernel, times
 
     def digests(self, pfns: Any, digest: Any) -> Any:

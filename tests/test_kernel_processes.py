@@ -44,6 +44,20 @@ def test_ksmds_list_first_then_by_age(structs: Mapping[str, str]) -> None:
     assert kept.unreadable == 2
 
 
+def test_the_parent_is_a_thread_group_and_may_not_be_known() -> None:
+    kernel = FakeProcesses()
+    mms = [kernel.mm(listed=False) for _ in range(3)]
+    parent = kernel.task(7, mms[0], {"tgid": 7})
+    thread = kernel.new("task_struct", {"pid": 8, "tgid": 7})
+    kernel.task(9, mms[1], {"real_parent": thread, "tgid": 9})
+    lost = kernel.new("task_struct", {"tgid": 5}, apart=True)
+    kernel.task(10, mms[2], {"real_parent": lost, "tgid": 10})
+    kernel.lose(lost)
+    kernel.set("task_struct", parent, {"real_parent": kernel.new("task_struct")})  # init_task
+    found = kernel.read_mms().columns["parent_pid"]
+    assert found.tolist() == [0, 7, None]
+
+
 def test_who_shares_an_mm_is_one_row() -> None:
     kernel = FakeProcesses()
     mm = kernel.mm(listed=False)

@@ -100,6 +100,7 @@ def page(pfn: int) -> bytes:
 def opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> MappedElf:
     direct_map = SimpleNamespace(value_=lambda: 0)
     monkeypatch.setattr(memory, "phys_to_virt", lambda prog, address: direct_map)
+    monkeypatch.setattr(memory, "page_shift", lambda prog: 12)
     return MappedElf(Program(Platform(Architecture.X86_64)), inspect(path))
 
 
@@ -229,6 +230,7 @@ def opened_kdump(path: Path, monkeypatch: pytest.MonkeyPatch) -> Kdump:
     assert found.kdump is not None
     direct_map = SimpleNamespace(value_=lambda: 0)
     monkeypatch.setattr(memory, "phys_to_virt", lambda prog, address: direct_map)
+    monkeypatch.setattr(memory, "page_shift", lambda prog: 12)
     prog = Program(Platform(Architecture.X86_64))
     prog.add_memory_segment(0, 1 << 40, lambda _a, count, _o, _p: bytes(count), True)
     return Kdump(prog, [KdumpPages(found.path, found.kdump)])

@@ -43,7 +43,7 @@ class System:
             first, pfns, self.look(pfns), lambda: next(self.walks), self.look
         )
         hashes = dict(zip(pfns.tolist(), facts["hash"].tolist(), strict=True))
-        return kept, hashes, lost
+        return kept, hashes, int(lost.sum())
 
 
 def test_what_two_walks_agree_on_is_read_once() -> None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from drgn import Program
+from drgn import Architecture, Platform, Program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +15,7 @@ from estimator.kernel.arch import Entries
 from estimator.kernel.memory import Memory
 from estimator.kernel.pagetable import PageTables, Ranges
 from estimator.snapshot.flags import Unknown
+from tests import arm64_tables as arm64
 
 PRESENT, RW, DIRTY, PSE, PROTNONE, SPECIAL = 1, 2, 1 << 6, 1 << 7, 1 << 8, 1 << 9
 SAVED_DIRTY = 1 << 58
@@ -42,6 +43,9 @@ class FakeInt:
 class Tables:
     """Frames of page tables: ``set`` puts an entry at a page and makes the tables above it."""
 
+    page_shift = 12
+    platform = Platform(Architecture.X86_64)
+
     def __init__(self, levels: int, encrypted: bool = False) -> None:
         self.levels = levels
         self.mask = ENCRYPTED if encrypted else 0
@@ -53,6 +57,10 @@ class Tables:
         pfn = 1000 + len(self.frames)
         self.frames[pfn] = np.zeros(512, np.uint64)
         return pfn
+
+    def address(self, pfn: int) -> int:
+        """Where a table lies."""
+        return pfn << 12
 
     def set(self, mm: int, page: int, value: int, level: int = 0) -> int:
         """Returns the frame of the table that holds the entry."""
@@ -77,13 +85,16 @@ class Tables:
 class FakeMemory:
     """Reads the frames of ``Tables``; what is lost comes as rubbish that is said to be unknown."""
 
-    direct_map, page_bytes = 0, 4096
-
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables | arm64.Tables) -> None:
         self.tables = tables
+        self.page_shift = tables.page_shift
+        self.page_bytes = 1 << tables.page_shift
+
+    def physical(self, addresses: Any) -> Any:
+        return addresses
 
     def frames(self, pfns: Any) -> Any:
-        data = np.zeros((len(pfns), 4096), np.uint8)
+        data = np.zeros((len(pfns), self.page_bytes), np.uint8)
         unknown = np.zeros(len(pfns), np.uint8)
         for row, pfn in enumerate(pfns.tolist()):
             if pfn in self.tables.lost or pfn not in self.tables.frames:
@@ -94,8 +105,8 @@ class FakeMemory:
         return data, unknown
 
     def words(self, physical: Any) -> Any:
-        data, unknown = self.frames(physical >> np.uint64(12))
-        slot = (physical & np.uint64(4095)) >> np.uint64(3)
+        data, unknown = self.frames(physical >> np.uint64(self.tables.page_shift))
+        slot = (physical & np.uint64(self.page_bytes - 1)) >> np.uint64(3)
         return data.view(np.uint64)[np.arange(len(data)), slot.astype(np.int64)], unknown == 0
 
 
@@ -140,16 +151,18 @@ def encode(pfn: int, kind: str) -> int:
 
 
 def walk(
-    tables: Tables, ranges: list[tuple[int, int, int]]
+    tables: Tables | arm64.Tables,
+    ranges: list[tuple[int, int, int]],
+    hugetlb: list[bool] | None = None,
 ) -> tuple[PageTables, dict[tuple[int, int], tuple[Any, ...]]]:
     keys = [(mm << 45 | first, mm << 45 | end) for mm, first, end in sorted(ranges)]
     start, end = np.array(keys, np.uint64).reshape(-1, 2).T
     walker = PageTables(
         cast(Program, tables),
         cast(Memory, FakeMemory(tables)),
-        Ranges(start.copy(), end.copy()),
+        Ranges(start.copy(), end.copy(), None if hugetlb is None else np.array(hugetlb)),
     )
-    roots = np.array(tables.roots, np.uint64)
+    roots = np.array([tables.address(root) for root in tables.roots], np.uint64)
     found = rows(list(walker.entries(walker.leaves(np.arange(2, dtype=np.uint64), roots))))
     return walker, found
 
@@ -230,7 +243,7 @@ def test_slots_and_rows_in_ranges(
         for page in range(start, end)
     }
     key = np.array(sorted(tables), np.uint64) * np.uint64(512 << shift)
-    row, slot = ranges.slots(key, np.uint64(shift))
+    row, slot = ranges.slots(key, np.uint64(shift), 512)
     expected = [
         (n, first)
         for n, table in enumerate(key.tolist())
@@ -266,3 +279,37 @@ def test_a_table_that_leads_back_to_itself_ends() -> None:
     walker, found = walk(tables, [(0, 0, 1 << 18)])
     assert found == {}
     assert walker.unreadable_pages.sum() > 0
+
+
+@pytest.mark.parametrize("prot_none", [False, True])
+def test_a_gigantic_entry_is_read_in_hugetlb_alone(prot_none: bool) -> None:
+    tables = Tables(4)
+    pfn, first = 3 << 18, 1 << 18
+    value = (pfn << 12 ^ PFN_MASK) | PROTNONE | PSE if prot_none else pfn << 12 | PRESENT | RW | PSE
+    tables.set(0, first, value, level=2)
+    tables.set(0, first - 7, encode(77, "plain"))
+    tables.set(0, 2 * first, encode(78, "plain"))
+    ranges = [(0, 0, first), (0, first, 2 * first), (0, 2 * first, 2 * first + 512)]
+    walker, found = walk(tables, ranges, [False, True, False])
+    facts = (prot_none, not prot_none, 0, 1, 1)
+    assert [found[0, first + n] for n in (0, 700, (1 << 18) - 1)] == [
+        (1, pfn + n, *facts) for n in (0, 700, (1 << 18) - 1)
+    ]
+    assert len(found) == (1 << 18) + 2
+    assert not walker.nonpresent_pages.any()
+    assert set(walk(tables, ranges)[1]) == {(0, first - 7), (0, 2 * first)}
+
+
+def test_tables_that_hugetlb_shares_are_found_in_every_process() -> None:
+    """huge_pmd_share(): both processes lead to one table of 2 MiB pages."""
+    tables = Tables(4)
+    first, pfn = 1 << 18, 0x1200
+    shared = tables.set(0, first, pfn << 12 | PRESENT | RW | PSE, level=1)
+    tables.set(1, first, shared << 12 | PRESENT | RW, level=2)
+    ranges = [(mm, first, 2 * first) for mm in (0, 1)]
+    walker, found = walk(tables, ranges, [True, True])
+    assert [found[mm, first + 5][1] for mm in (0, 1)] == [pfn + 5] * 2
+    assert not walker.unreadable_pages.any()
+    walker, found = walk(tables, ranges, [False, False])  # anywhere else it is damage
+    assert {mm for mm, _ in found} == {0}
+    assert walker.unreadable_pages.tolist() == [0, first]

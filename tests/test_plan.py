@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from estimator.advice.domains import label_names
 from estimator.advice.opt_in import Means
 from estimator.advice.plan import WORTH_SHARE, Plan, make_plan, restrict
 from estimator.advice.risk import assess
@@ -348,3 +349,41 @@ def test_poor_candidates() -> None:
     machines = risk.borders.set_index("border").loc["virtual machine"]
     assert machines["domains"] == 2
     assert machines["across_bytes"] == 2 * 4096
+
+
+def test_latency_critical_and_tagged_processes_are_poor_candidates_too() -> None:
+    snapshot = system([Process(name, [Area([1, 2])]) for name in ("db", "tagged", "web")])
+    nice = snapshot.processes.assign(nice=np.array([-5, 0, 1], np.int8))
+    reasons = {}
+    for machine, release, bit in (
+        ("aarch64", "6.12.1", 36),
+        ("aarch64", "6.11", 32),
+        ("aarch64", "6.12.1", 32),  # a protection key
+        ("x86_64", "6.12.1", 36),
+    ):
+        flags = snapshot.vmas["vm_flags"].to_numpy().copy()
+        flags[1] |= np.uint64(1 << bit)
+        kernel = snapshot.info["kernel"] | {"machine": machine, "release": release}
+        changed = replace(
+            snapshot,
+            info=snapshot.info | {"kernel": kernel},
+            processes=nice,
+            vmas=snapshot.vmas.assign(vm_flags=flags),
+        )
+        risk = assess(changed, predict(snapshot, Policy()))
+        reasons[machine, release, bit] = risk.poor_candidates.set_index("comm")["reason"].to_dict()
+    db = {"db": "latency-critical (nice -5)"}
+    tagged = "memory tagging (MTE) for 2 pages: those with tags never merge"
+    assert list(reasons.values()) == [db | {"tagged": tagged}, db | {"tagged": tagged}, db, db]
+
+
+def test_labels_are_a_border_of_their_own() -> None:
+    processes = [Process(f"p{n}", [Area([1, 2 + n // 2])], pid=n + 1) for n in range(4)]
+    snapshot = system(processes)
+    labels = label_names(snapshot.processes, ["1 red", "2 red", "3 blue"], "labels")
+    risk = assess(snapshot, predict(snapshot, Policy()), labels=labels)
+    assert list(risk.borders.set_index("border").loc["label"]) == [3, 2 * 4096, 3 * 4096]
+    pairs = risk.pairs[risk.pairs["border"] == "label"]
+    assert {frozenset(pair) for pair in zip(pairs["one"], pairs["other"], strict=True)} == {
+        frozenset(pair) for pair in (("red", "blue"), ("red", "(no label)"), ("blue", "(no label)"))
+    }

@@ -34,7 +34,7 @@ from estimator.procfs import page_flags as frames
 from estimator.procfs.collect import collect_procfs
 from estimator.procfs.processes import Process
 from estimator.snapshot.checks import check_snapshot
-from estimator.snapshot.flags import UNKNOWN_NODE, FrameFlag, Unknown
+from estimator.snapshot.flags import UNKNOWN_NODE, FrameFlag, FrameKind, Unknown
 from estimator.snapshot.snapshot import Snapshot
 from tests.lab.test_replaced_words import check_rows
 
@@ -64,6 +64,9 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for part in (frames, processes, vmas):
         monkeypatch.setattr(part, "PROC", tmp_path)
     return tmp_path
+
+
+NO_OTHERS = np.zeros(1, np.bool_)
 
 
 def test_smaps_say_what_ksmd_may_merge(proc: Path) -> None:
@@ -99,6 +102,39 @@ def test_page_flags_say_which_folio_a_frame_is_in(proc: Path) -> None:
     assert facts["refcount"].tolist() == [-1] * 4
     assert facts["folio_mapcount"].tolist() == [-1, -1, 1100, 1200]
     assert (facts["flags"] & int(FrameFlag.LARGE)).astype(bool).tolist() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("contents", "kinds"),
+    [
+        ("anonymous", [1, 0, 0, 0, 1, 0]),
+        ("all", [1, FrameKind.SHMEM, FrameKind.HUGETLB, 0, FrameKind.HUGETLB, 0]),
+        ("all,file", [1, FrameKind.SHMEM, FrameKind.HUGETLB, FrameKind.FILE, 4, 0]),
+    ],
+)
+def test_page_flags_say_what_a_frame_is(proc: Path, contents: str, kinds: list[int]) -> None:
+    anon, lru, mmap, backed, huge = (1 << bit for bit in (12, 5, 11, 14, 17))
+    words = [anon | lru | backed, lru | backed, huge | mmap, mmap, huge | anon, backed]
+    (proc / "kpageflags").write_bytes(np.array(words, np.uint64).tobytes())
+    (proc / "kpagecount").write_bytes(np.ones(6, np.uint64).tobytes())
+    facts = frames.frame_facts(np.arange(6, dtype=np.uint64), contents)
+    assert facts["kind"].tolist() == kinds
+
+
+def test_which_vmas_can_map_other_memory() -> None:
+    flags = [0x8, 0x0, 0x40_0000 | 0x4_0000, 0x8 | 0x4_0000, 0x8 | 0x400, 0x8, 0x0]
+    table: Columns = {
+        "start": np.arange(7, dtype=np.uint64),
+        "vm_flags": np.array(flags, np.uint64),
+    }
+    smaps = {name: np.zeros(7, np.uint64) for name in vmas._VALUES}
+    smaps["Rss"][:] = [5, 4, 0, 5, 5, 0, 6]
+    smaps["Anonymous"][:] = [0, 1, 0, 0, 0, 0, 6]
+    smaps["Private_Hugetlb"][2] = 512
+    found, pages = vmas.with_others(table, smaps, "all")
+    assert found.tolist() == [True, True, True, False, False, False, False]
+    assert pages == 5 + 3 + 512
+    assert not vmas.with_others(table, smaps, "anonymous")[0].any()
 
 
 ZONEINFO = """\
@@ -481,7 +517,7 @@ def test_too_many_open_files_do_not_make_a_process_vanish(
     (proc / "7").mkdir()
     for opens in ("open", "read_bytes"):
         monkeypatch.setattr(Path, opens, refuse)
-    maps = pagemap.PageMaps([Process(7, "x", [])], one_vma(1), np.zeros(1, np.uint64))
+    maps = pagemap.PageMaps([Process(7, "x", [])], one_vma(1), np.zeros(1, np.uint64), NO_OTHERS)
     reading: dict[str, Callable[[], Any]] = {
         "stat": processes.read_processes,
         "smaps": lambda: vmas.read_vmas([Process(7, "x", [])]),
@@ -623,7 +659,9 @@ def test_pages_far_into_a_vma_are_named(tmp_path: Path, monkeypatch: pytest.Monk
             file.write((present | np.uint64(pfn)).tobytes())
     monkeypatch.setattr(pagemap, "PROC", tmp_path)
     monkeypatch.setattr(pagemap, "_populated", lambda *_: [(5, 6), (far - 1, far + 7)])
-    maps = pagemap.PageMaps([Process(7, "x", [])], one_vma(far + 8), np.zeros(1, np.uint64))
+    maps = pagemap.PageMaps(
+        [Process(7, "x", [])], one_vma(far + 8), np.zeros(1, np.uint64), NO_OTHERS
+    )
     mapped = maps.walk(lambda _: None)
     assert mapped.page_index.tolist() == [5, far - 1, far + 5, far + 6]
     assert mapped.pfn.tolist() == [100, 101, 102, 103]

@@ -113,18 +113,18 @@ PLACE = ("--commit", "abc1234", "--subject", "numa", "--out")
 def test_the_command_fails_if_something_differs(
     after: dict[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(proof, "ensure_tools", lambda: None)
-    monkeypatch.setattr(proof, "prove", lambda workload, series: verdict(**after))
+    monkeypatch.setattr(proof, "ensure_tools", lambda machine: None)
+    monkeypatch.setattr(proof, "prove", lambda workload, series, keep: verdict(**after))
     monkeypatch.setattr(sys, "argv", ["proof", *PLACE, str(tmp_path / "p")])
     assert proof.main() == (1 if after else 0)
     assert ("**Failed:**" in (tmp_path / "p").read_text()) == bool(after)
 
 
 def test_the_command_fails_if_a_guest_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def prove(workload: Workload, series: str) -> Verdict:
+    def prove(workload: Workload, series: str, keep: Path | None) -> Verdict:
         raise LabError("no such guest")
 
-    monkeypatch.setattr(proof, "ensure_tools", lambda: None)
+    monkeypatch.setattr(proof, "ensure_tools", lambda machine: None)
     monkeypatch.setattr(proof, "prove", prove)
     monkeypatch.setattr(sys, "argv", ["proof", *PLACE, str(tmp_path / "p")])
     assert proof.main() == 1

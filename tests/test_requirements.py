@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from drgn import Program
 
 from estimator.errors import CannotAnswerError
-from estimator.kernel import requirements
+from estimator.kernel import page_array, requirements
 from estimator.kernel.address_spaces import _EntryCounts
 from estimator.kernel.page_array import PageArray
 from estimator.kernel.requirements import require_ksm
@@ -90,11 +92,14 @@ def test_a_kernel_without_ksm_is_told_so() -> None:
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_tail_pages_lead_to_their_head(masked: bool) -> None:
+def test_tail_pages_lead_to_their_head(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames 4 to 7 are a folio of order 2, 9 is small; as in 7.1 with and without a mask."""
     zone: Layout = {"vmemmap_tails" if masked else "name": (0, "u64")}
     structs = {"page": (64, PAGE), "folio": (192, FOLIO), "zone": (8, zone)}
     prog = program(structs, {"vmemmap": BASE + 64 * 100}, {"PG_head": 6})
+    monkeypatch.setattr(
+        page_array, "page_table_format", lambda _: SimpleNamespace(bits_per_level=9)
+    )
     memory = Bytes(prog, BASE, 64 * 101)
     memory.put(BASE + 64 * 100, BASE)
     for pfn in (4, 5, 6, 7, 9):

@@ -50,6 +50,7 @@ def test_undoing_it_takes_more_than_it_freed_where_fork_shared() -> None:
     found = side_effects(snapshot, predict(snapshot, ENABLED))
     assert (found.freed_bytes, found.unmerge_bytes) == (4096, 8 * 4096)
     assert "32.0 KiB of free memory at once, 28.0 KiB more than the merge frees" in words(snapshot)
+    assert "As much has to be free or swappable for the day on which all" in words(snapshot)
 
 
 def test_zero_pages_that_ksmd_placed_are_undone_too() -> None:

@@ -51,7 +51,7 @@ def test_columns_that_are_not_known_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "web.ksm"
     write_snapshot(fork_server(), path)
     frames = pq.read_table(path / "frames.parquet")
-    pq.write_table(frames.append_column("near_hash", frames["hash"]), path / "frames.parquet")
+    pq.write_table(frames.append_column("unheard_of", frames["hash"]), path / "frames.parquet")
     pd.testing.assert_frame_equal(
         open_snapshot(path).frames, fork_server().frames, check_dtype=False
     )

@@ -180,7 +180,7 @@ def test_larger_pages_share_less() -> None:
     snapshot = system([Process("a", [Area([*group, *group, 1, 1, 1, 1, 2, 2, 5, 6])])])
     start = snapshot.vmas["start"] // 65536 * 65536
     aligned = replace(snapshot, vmas=snapshot.vmas.assign(start=start, end=start + 65536))
-    table = what_if(aligned).page_sizes.set_index("page_bytes")
+    table = what_if(aligned).alike.page_sizes.set_index("page_bytes")
     assert table["bytes_saved"].tolist() == [10 * 4096, 4 * 4096, 0, 0]
     assert table["whole_bytes"].tolist() == [65536, 65536, 65536, 0]
 
@@ -191,7 +191,7 @@ def test_larger_pages_that_fork_shares_are_one() -> None:
     snapshot = system([*twice, Process("x", [Area([1, 2, 3, 4])]), Process("y", [Area([1, 2, 3])])])
     start = snapshot.vmas["start"] // 16384 * 16384
     vmas = snapshot.vmas.assign(start=start, end=start + 16384)
-    table = what_if(replace(snapshot, vmas=vmas)).page_sizes.set_index("page_bytes")
+    table = what_if(replace(snapshot, vmas=vmas)).alike.page_sizes.set_index("page_bytes")
     assert table["bytes_saved"][16384] == 16384
     assert table["whole_bytes"][16384] == 2 * 16384
 
@@ -201,7 +201,7 @@ def test_not_aligned_or_in_another_order_is_not_equal() -> None:
     start = snapshot.vmas["start"] // 16384 * 16384
     for shift, whole in ((0, 2), (4096, 1)):
         vmas = snapshot.vmas.assign(start=start + shift, end=start + shift + 8 * 4096)
-        table = what_if(replace(snapshot, vmas=vmas)).page_sizes.set_index("page_bytes")
+        table = what_if(replace(snapshot, vmas=vmas)).alike.page_sizes.set_index("page_bytes")
         assert table["bytes_saved"][16384] == 0
         assert table["whole_bytes"][16384] == whole * 16384
 

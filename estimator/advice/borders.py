@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator.arrays import take
+from estimator.ksm.content_parts import rows_by_content
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot, mapping_mm
 
@@ -47,7 +49,7 @@ def domain_signature(
     snapshot: Snapshot, prediction: Prediction, domain_of_mm: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.uint64]:
     """A number per frame of ``prediction.freed``, equal where the set of domains is (u64)."""
-    domain = domain_of_mm[mapping_mm(snapshot)]
+    domain = take(domain_of_mm, mapping_mm(snapshot))
     return set_signatures(prediction.freed.frame_of_row, domain, len(prediction.freed.gone))
 
 
@@ -58,9 +60,11 @@ def set_signatures(
     names = np.random.default_rng(0).integers(
         1, 2**64, size=int(domain_of_row.max(initial=-1)) + 1, dtype=np.uint64
     )
-    pairs = pd.DataFrame({"frame": frame_of_row, "domain": domain_of_row}).drop_duplicates()
     signature = np.zeros(frames, np.uint64)
-    np.add.at(signature, pairs["frame"].to_numpy(), names[pairs["domain"].to_numpy()])
+    for rows in rows_by_content(np.arange(frames, dtype=np.int32), frame_of_row):
+        pairs = pd.DataFrame({"frame": frame_of_row[rows], "domain": domain_of_row[rows]})
+        pairs = pairs.drop_duplicates()
+        np.add.at(signature, pairs["frame"].to_numpy(), names[pairs["domain"].to_numpy()])
     return signature
 
 

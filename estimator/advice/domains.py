@@ -49,10 +49,16 @@ def by_family(snapshot: Snapshot) -> Ints:
 
 
 def by_labels(processes: pd.DataFrame, lines: Iterable[str], source: str) -> Ints:
-    """i64 per row of ``processes``: its label, from lines "PID LABEL" or "/CGROUP LABEL".
+    """i64 per row of ``processes``: a number for its label, see ``label_names``."""
+    codes: Ints = pd.factorize(label_names(processes, lines, source))[0].astype(np.int64)
+    return codes
+
+
+def label_names(processes: pd.DataFrame, lines: Iterable[str], source: str) -> pd.Series[str]:
+    """The label of each row of ``processes``, from lines "PID LABEL" or "/CGROUP LABEL".
 
     A cgroup stands for those below it; the longest one that fits counts. Empty lines and those that
-    begin with # are passed over. Processes without a label are a domain of their own, all together.
+    begin with # are passed over. Processes without a label are a domain, "", all together.
     Raises UsageError, naming ``source`` and the line, for a pid or cgroup that the snapshot does
     not have, for two labels of one process, and for what is no such line.
     """
@@ -94,8 +100,7 @@ def by_labels(processes: pd.DataFrame, lines: Iterable[str], source: str) -> Int
                 "its cgroup"
             )
         labels[rows] = label
-    codes: Ints = pd.factorize(labels)[0].astype(np.int64)
-    return codes
+    return labels
 
 
 def separated(snapshot: Snapshot, domain_of_mm: Ints | None, *, keep_zero: bool) -> Snapshot:

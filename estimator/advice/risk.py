@@ -6,6 +6,7 @@ The kernel merges across users, containers and virtual machines alike.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from estimator.advice.side_effects import SideEffects, side_effects
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot
 
+_MTE_BIT, _MTE_BIT_BEFORE_6_12 = 36, 32  # VM_MTE, include/linux/mm.h of arm64
 _REAL_TIME = {1: "SCHED_FIFO", 2: "SCHED_RR", 6: "SCHED_DEADLINE"}
 
 
@@ -38,11 +40,22 @@ class Risk:
     effects: SideEffects
 
 
-def assess(snapshot: Snapshot, prediction: Prediction, pairs: int = 10) -> Risk:
-    """The risk of ``prediction``, with the ``pairs`` closest pairs of domains per border."""
+def assess(
+    snapshot: Snapshot,
+    prediction: Prediction,
+    pairs: int = 10,
+    labels: pd.Series[str] | None = None,
+) -> Risk:
+    """The risk of ``prediction``, with the ``pairs`` closest pairs of domains per border.
+
+    ``labels``: domains of the user's own, a name per row of ``snapshot.processes``.
+    """
     rows = []
     closest = []
-    for border, names in _domain_names(snapshot).items():
+    domains_of = _domain_names(snapshot)
+    if labels is not None:
+        domains_of["label"] = labels.where(labels != "", "(no label)")
+    for border, names in domains_of.items():
         domain, domains = pd.factorize(names)
         split: Borders = borders(snapshot, prediction, domain)
         taking_part = snapshot.processes["mm_id"].isin(prediction.processes["mm_id"]).to_numpy()
@@ -104,24 +117,54 @@ def _closest(
 
 
 def _poor_candidates(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
-    """Processes that can't afford the fault that a write to a merged page costs."""
-    locked_vmas = snapshot.vmas["vma_id"].to_numpy()[snapshot.vmas["locked"].to_numpy()]
-    scanned = prediction.vmas[prediction.vmas["ksm_rmap_items"] > 0]
-    locked = scanned[scanned["vma_id"].isin(locked_vmas)].groupby("mm_id")["ksm_rmap_items"].sum()
+    """Processes that can't afford the fault that a write to a merged page costs.
+
+    And those with memory tagging, whose tagged pages never merge (memcmp_pages() in
+    arch/arm64/kernel/mte.c): which pages have tags no snapshot says.
+    """
+    locked = _pages_in(prediction, snapshot.vmas["locked"].to_numpy())
+    tagged = _pages_in(prediction, _mte(snapshot))
     table = prediction.processes[["mm_id", "pid", "comm", "cgroup", "ksm_merging_pages"]].copy()
-    policy = snapshot.processes.set_index("mm_id")["sched_policy"].reindex(table["mm_id"])
-    real_time = policy.map(_REAL_TIME).to_numpy()
-    locked_pages = locked.reindex(table["mm_id"], fill_value=0).to_numpy()
+    owners = snapshot.processes.set_index("mm_id").reindex(table["mm_id"])
+    real_time = owners["sched_policy"].map(_REAL_TIME).to_numpy()
+    columns = (
+        real_time,
+        owners["nice"],
+        *(pages.loc[table["mm_id"]] for pages in (locked, tagged)),
+    )
     table["reason"] = [
         ", ".join(
             reason
             for reason in (
                 f"real-time ({name})" if isinstance(name, str) else "",
+                f"latency-critical (nice {nice})" if nice < 0 else "",
                 f"{pages:,} pages of locked memory" if pages else "",
+                f"memory tagging (MTE) for {mte:,} pages: those with tags never merge"
+                if mte
+                else "",
             )
             if reason
         )
-        for name, pages in zip(real_time, locked_pages, strict=True)
+        for name, nice, pages, mte in zip(*columns, strict=True)
     ]
     poor = table[table["reason"] != ""].drop(columns="mm_id")
     return poor.sort_values("ksm_merging_pages", ascending=False, ignore_index=True)
+
+
+def _pages_in(prediction: Prediction, chosen: npt.NDArray[np.bool_]) -> pd.Series[int]:
+    """By mm_id, how many rmap_items lie in the VMAs where ``chosen`` (per row of vmas) is true."""
+    vmas = prediction.vmas
+    items = vmas["ksm_rmap_items"].where(chosen[vmas["vma_id"].to_numpy()], 0)
+    return items.groupby(vmas["mm_id"]).sum().reindex(prediction.processes["mm_id"], fill_value=0)
+
+
+def _mte(snapshot: Snapshot) -> npt.NDArray[np.bool_]:
+    """Which VMAs have VM_MTE, by the bit that upstream has in this release."""
+    kernel = snapshot.info["kernel"]
+    numbers = re.match(r"(\d+)\.(\d+)", str(kernel["release"]))
+    if kernel["machine"] != "aarch64" or not numbers:
+        return np.zeros(len(snapshot.vmas), np.bool_)
+    old = (int(numbers[1]), int(numbers[2])) < (6, 12)
+    bit = np.uint64(1 << (_MTE_BIT_BEFORE_6_12 if old else _MTE_BIT))
+    tagged: npt.NDArray[np.bool_] = (snapshot.vmas["vm_flags"].to_numpy() & bit) != 0
+    return tagged

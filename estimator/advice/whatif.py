@@ -6,18 +6,19 @@ domain. What a kernel can be set to is marked; the rest is a thought.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from estimator.advice.alike import Alike, alike
 from estimator.advice.domains import by_family, separated
-from estimator.advice.page_sizes import larger_pages
 from estimator.advice.why import Why, why
 from estimator.arrays import Ints
+from estimator.ksm.as_if import as_if as read_as_if
 from estimator.ksm.losses import Losses
-from estimator.ksm.policy import Policy, Scope
+from estimator.ksm.policy import AS_IF, Policy, Scope
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.changes import with_changes
 from estimator.snapshot.flags import FrameKind
@@ -38,16 +39,17 @@ class WhatIf:
     name, settable (bool: a kernel can be set so), setting (how; else what is assumed), frames_freed
     (frames; against the memory as it is now, so less than 0 where KSM has merged more already),
     bytes_saved, net_bytes_saved, general_profit (bytes), ksm_rmap_items, scanned_pages
-    (what ksmd visits in a full scan), lost_bytes (less than the ideal frees), lost_to (the reason
-    that costs most; "" for none). Of the ideal only what it frees is said (the rest is null).
-    ``losses``: of ``asked``. ``page_sizes``: see ``larger_pages``.
+    (what ksmd visits in a full scan), lost_bytes (less than the ideal frees; null for memory that
+    is read as if it were other than it is: the ideal is not of that), lost_to (the reason that
+    costs most; "" for none). Of the ideal only what it frees is said (the rest is null).
+    ``losses``: of ``asked``. ``alike``: what else could be done with what is equal.
     ``merged_now``: KSM has merged pages already.
     """
 
     asked: Prediction
     table: pd.DataFrame
     losses: Losses
-    page_sizes: pd.DataFrame
+    alike: Alike
     merged_now: bool
 
 
@@ -57,13 +59,16 @@ def what_if(
     *,
     later: Snapshot | None = None,
     labels: Ints | None = None,
+    as_if: Sequence[str] = (),
 ) -> WhatIf:
     """Answer ``policy`` and, from the same snapshot, what differs from it in one thing.
 
-    ``labels``: i64 per row of ``snapshot.processes``, a domain of the user's own. Raises as
-    ``predict`` does.
+    ``labels``: i64 per row of ``snapshot.processes``, a domain of the user's own. ``as_if``: names
+    of ``AS_IF``, a row for each of them, and one for all. Raises as ``predict`` and
+    ``ksm.as_if.as_if`` do.
     """
     policy = policy or Policy()
+    otherwise = _as_if_rows(snapshot, policy, later, as_if)
     snapshot = with_changes(snapshot, later)
     answer = why(snapshot, policy)
     asked, lost = answer.prediction, answer.losses
@@ -76,6 +81,7 @@ def what_if(
     only_zeroes = separated(snapshot, None, keep_zero=True)
     zeroes = replace(policy, use_zero_pages=True)
     rows.append(_thought("zero-filled pages only", OTHER, answer, why(only_zeroes, zeroes)))
+    rows += otherwise
     table = pd.DataFrame(rows)
     ideal = round(lost.ideal)
     page = asked.kernel["page_size"]
@@ -83,20 +89,25 @@ def what_if(
         [{"name": IDEAL, "settable": False, "frames_freed": ideal, "bytes_saved": ideal * page}]
     )
     table = pd.concat([head, table], ignore_index=True)
-    table["lost_bytes"] = (ideal - table["frames_freed"]) * page
+    table["lost_bytes"] = ((ideal - table["frames_freed"]) * page).astype("Int64")
+    table.loc[len(table) - len(otherwise) :, "lost_bytes"] = pd.NA
     table[["setting", "lost_to"]] = table[["setting", "lost_to"]].fillna("")
     whole = ["net_bytes_saved", "general_profit", "ksm_rmap_items", "scanned_pages"]
     table = table.astype(dict.fromkeys(whole, "Int64"))
     merged = bool((snapshot.frames["kind"] == FrameKind.KSM).any())
-    return WhatIf(asked, table, lost, larger_pages(snapshot, asked), merged)
+    return WhatIf(asked, table, lost, alike(snapshot, asked), merged)
 
 
-def _row(name: str, setting: str, answer: Why, asked: Prediction) -> dict[str, str | int | bool]:
+def _row(
+    name: str, setting: str, answer: Why, asked: Prediction | None
+) -> dict[str, str | int | bool]:
     """What ``answer`` brings against the memory as it is now, as ``asked`` finds it.
 
-    Where all is unmerged first, the model starts from more frames.
+    Where all is unmerged first, the model starts from more frames. None: against the memory that
+    ``answer`` itself is of.
     """
     prediction, reasons = answer.prediction, answer.losses.lost
+    asked = asked or prediction
     physical, page = prediction.physical, asked.kernel["page_size"]
     freed = asked.physical["frames_before"] - physical["frames_after"]
     overhead = physical["overhead_bytes"] - asked.physical["overhead_now_bytes"]
@@ -121,6 +132,21 @@ def _thought(name: str, apart: str, asked: Why, answer: Why) -> dict[str, str | 
     most = int(lost.lost["frames"].max()) if len(lost.lost) else 0
     fewer = asked.losses.ideal - lost.ideal
     return row | {"lost_to": apart} if fewer and fewer >= most else row
+
+
+def _as_if_rows(
+    snapshot: Snapshot, policy: Policy, later: Snapshot | None, what: Sequence[str]
+) -> list[dict[str, str | int | bool]]:
+    """A row for each of ``what``, and for all of them: against that memory as it would be."""
+    each = [(name,) for name in AS_IF if name in what]
+    rows = []
+    for names in [*each, tuple(what)] if len(each) > 1 else each:
+        read = read_as_if(snapshot, names)
+        read = with_changes(read, read_as_if(later, names) if later else None)
+        answer = why(read, policy)
+        row = _row("as if " + " ".join(answer.prediction.policy.as_if), "", answer, None)
+        rows.append(row | {"settable": False})
+    return rows
 
 
 def _settings(policy: Policy, asked: Prediction) -> list[tuple[str, str, Policy]]:

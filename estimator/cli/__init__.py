@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,11 +23,14 @@ from estimator.cli.answers import (
     verify,
 )
 from estimator.cli.coverage import require_coverage
+from estimator.cli.fleet import fleet
 from estimator.cli.forecast import forecast
 from estimator.cli.help_topics import show_help
 from estimator.cli.interrupts import interrupted, raise_on_signals
 from estimator.cli.meanwhile import in_a_fork, worth_it
+from estimator.cli.metrics import metrics
 from estimator.cli.options import (
+    as_if_option,
     force_option,
     json_option,
     later_option,
@@ -37,8 +41,10 @@ from estimator.cli.options import (
     quiet_option,
     snapshot_argument,
 )
+from estimator.cli.place import place, sketch
 from estimator.cli.source import Source, source_options, target_options
 from estimator.cli.streams import say, standard_streams
+from estimator.cli.trend import trend
 from estimator.cli.whatif import whatif
 from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError, UsageError
 from estimator.units import printable_lines
@@ -116,6 +122,7 @@ def check(source: Source, as_json: bool, page_cost: bool) -> None:
 @snapshot_argument
 @later_option
 @policy_options
+@as_if_option
 @_answer
 def predict(
     snapshot: Path, later: Path | None, as_json: bool, min_coverage: float, **policy: Any
@@ -123,8 +130,10 @@ def predict(
     """Say what ksmd would do with a snapshot."""
     from estimator.snapshot.store import open_snapshot
 
-    second = open_snapshot(later) if later else None
-    _answer_with(open_snapshot(snapshot), policy, as_json, min_coverage, second)
+    others = bool(policy["as_if"])
+    reading = partial(open_snapshot, others=others, stored=not others)
+    second = reading(later) if later else None
+    _answer_with(reading(snapshot), policy, as_json, min_coverage, second)
 
 
 @cli.command()
@@ -132,6 +141,7 @@ def predict(
 @_output
 @force_option
 @policy_options
+@as_if_option
 @_answer
 def run(
     source: Source,
@@ -204,9 +214,13 @@ def _answer_with(
     min_coverage: float,
     later: Snapshot | None = None,
 ) -> None:
+    from estimator.ksm.as_if import as_if
     from estimator.ksm.policy import Policy
     from estimator.ksm.predict import predict
 
+    what = policy.pop("as_if")
+    snapshot = as_if(snapshot, what)
+    later = as_if(later, what) if later else None
     if snapshot.info.get("without_contents") and later is None:
         answer_with_bound(snapshot, Policy(**policy), as_json, min_coverage)
         return
@@ -215,10 +229,13 @@ def _answer_with(
     require_coverage(prediction.coverage, min_coverage)
 
 
-for command in (report, advise, whatif, forecast, compare, verify, show_help):
+for command in (report, advise, whatif, forecast, compare, verify, fleet, metrics, show_help):
     cli.add_command(command)
-for command in cli.commands.values():
-    quiet_option(command)
+for command in (sketch, place, trend):
+    fleet.add_command(command)
+for command in (*cli.commands.values(), *fleet.commands.values()):
+    if command is not fleet:
+        quiet_option(command)
 
 
 def main() -> None:

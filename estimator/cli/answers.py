@@ -28,7 +28,7 @@ from estimator.cli.options import (
 from estimator.cli.private_file import write_private
 from estimator.cli.quantities import Cost
 from estimator.cli.streams import say
-from estimator.cli.whatif import show_why
+from estimator.cli.whatif import read_labels, show_why
 from estimator.errors import (
     EXIT_DIFFERS,
     CannotAnswerError,
@@ -70,6 +70,12 @@ _advice_options = options(
         default=150.0,
         metavar="SECONDS",
         help="The time that a full scan shall take (default 150).",
+    ),
+    click.option(
+        "--labels",
+        type=click.Path(path_type=Path, readable=False),
+        metavar="FILE",
+        help='A border of your own for the risks, lines of "PID LABEL" or "/CGROUP LABEL".',
     ),
     click.option(
         "--page-cost",
@@ -133,7 +139,7 @@ def report(
         raise UsageError("--json and --html are two reports", hint="ask for one, then the other")
     if html is not None and not force and os.path.lexists(html):
         raise UsageError(f"{html} exists already", hint="replace it with --force")
-    opened = open_snapshot(snapshot)
+    opened = open_snapshot(snapshot, stored=True)
     advice, policy = _split(chosen)
     if vma is not None and not why:
         raise UsageError("--vma goes with --why")
@@ -177,7 +183,7 @@ def advise(
     from estimator.report.text import render_plan
     from estimator.snapshot.store import open_snapshot
 
-    opened = open_snapshot(snapshot)
+    opened = open_snapshot(snapshot, stored=True)
     advice, policy = _split(chosen)
     plan, schedule, risk = _advise(opened, policy, advice)
     if as_json:
@@ -269,7 +275,7 @@ def verify(
     from estimator.report.text import render_verification
     from estimator.snapshot.store import open_snapshot
 
-    opened = open_snapshot(snapshot)
+    opened = open_snapshot(snapshot, stored=True)
     prediction = _predict(opened, policy)
     verification = verify_prediction(prediction, read_reality(root))
     if as_json:
@@ -298,6 +304,7 @@ class _Advice:
     within: Literal["uid", "cgroup"] | None
     only: tuple[str, ...]
     scan_time: float
+    labels: Path | None
     page_cost: PageCost | None
 
 
@@ -392,10 +399,11 @@ def _advise(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> Any:
     from estimator.advice.schedule import schedule
     from estimator.ksm.policy import Policy
 
+    labels = read_labels(snapshot, advice.labels) if advice.labels else None
     means = [MEANS[name] for name in advice.only]
     plan = make_plan(snapshot, Policy(**policy), advice.share / 100, advice.within, means)
     times = schedule(snapshot, plan.prediction, advice.scan_time, advice.page_cost)
-    return plan, times, assess(snapshot, plan.prediction)
+    return plan, times, assess(snapshot, plan.prediction, labels=labels)
 
 
 def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> tuple[str, Coverage]:

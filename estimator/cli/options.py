@@ -10,6 +10,7 @@ import click
 
 from estimator.cli.completion import from_processes
 from estimator.cli.streams import say
+from estimator.ksm.policy import AS_IF
 
 _QUIET = "quiet"
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -161,6 +162,14 @@ _who_and_how = options(
         default=None,
         help="Whether pages of different NUMA nodes merge; else as in the snapshot.",
     ),
+)
+as_if_option = click.option(
+    "--as-if",
+    type=click.Choice(list(AS_IF)),
+    multiple=True,
+    help="What if: shared memory were private, hugetlb pages (no-hugetlb) or pages of files "
+    "(no-file) ordinary anonymous ones, no page huge (no-thp). Repeated: all at once. All but "
+    "no-thp need a snapshot made with --contents all, or all,file.",
 )
 policy_options = options(_scope("all"), _who_and_how)
 policy_options_of_today = options(_scope("enabled"), _who_and_how)

@@ -20,9 +20,11 @@ from estimator.collect.budget import require_room_to_start
 from estimator.collect.limits import own_limits
 from estimator.collect.load import Pace, lower_priority
 from estimator.errors import UsageError
+from estimator.snapshot.format import CONTENTS
 
 if TYPE_CHECKING:
     from estimator.collect.findings import Findings
+    from estimator.collect.further_hashes import Wanted
     from estimator.kernel.collect import Progress
     from estimator.snapshot.gathered import Gathered
     from estimator.snapshot.snapshot import Snapshot
@@ -39,12 +41,15 @@ class Source:
     symbols: tuple[Path, ...]
     architecture: str | None
     without_contents: bool
+    contents: str = CONTENTS[0]
     seed_file: Path | None = None
     like: Path | None = None
     rate: float | None = None
     passes: int = 1
     interval: float | None = None
     max_memory: int | None = None
+    pieces: bool = False
+    near: bool = False
 
     def check(self) -> None:
         """Raise UsageError unless exactly one target is named."""
@@ -65,8 +70,21 @@ class Source:
             raise UsageError("--architecture is for a dump")
         if self.core and self.passes > 1:
             raise UsageError("a dump does not change: --passes is for a running system")
+        if self.without_contents and self.contents != CONTENTS[0]:
+            raise UsageError(
+                f"--contents {self.contents} and --without-contents exclude each other"
+            )
         if self.without_contents and self.passes > 1:
             raise UsageError("--passes compares page contents, --without-contents reads none")
+        if self.without_contents and (self.pieces or self.near):
+            raise UsageError("--pieces, --near hash page contents, --without-contents reads none")
+
+    @property
+    def wanted(self) -> Wanted:
+        """The further hashes that are asked for."""
+        from estimator.collect.further_hashes import Wanted
+
+        return Wanted(self.pieces, self.near)
 
     def collect(self, progress: Progress) -> Gathered | Snapshot:
         """Read the target; of several passes as a Snapshot, which they are compared as.
@@ -83,7 +101,9 @@ class Source:
                 return gather(
                     target,
                     without_contents=self.without_contents,
+                    contents=self.contents,
                     seed=seed,
+                    wanted=self.wanted,
                     progress=progress,
                     max_memory_mib=self.max_memory,
                 )
@@ -117,7 +137,9 @@ class Source:
             return partial(
                 gather_procfs,
                 without_contents=self.without_contents,
+                contents=self.contents,
                 seed=seed,
+                wanted=self.wanted,
                 progress=progress,
                 pace=pace,
                 max_memory_mib=self.max_memory,
@@ -130,7 +152,9 @@ class Source:
             gather,
             opened.enter_context(target),
             without_contents=self.without_contents,
+            contents=self.contents,
             seed=seed,
+            wanted=self.wanted,
             progress=progress,
             pace=pace,
             max_memory_mib=self.max_memory,
@@ -201,6 +225,14 @@ _target_options = options(
 )
 _reading_options = options(
     click.option(
+        "--contents",
+        type=click.Choice(CONTENTS),
+        default=CONTENTS[0],
+        help="Of which memory: anonymous (default), what ksmd looks at; all: also shared memory "
+        "and hugetlb, for predict --as-if; all,file: also files. Found through page tables: what "
+        "no process has touched is left out.",
+    ),
+    click.option(
         "--seed-file",
         type=click.Path(path_type=Path, readable=False),
         metavar="FILE",
@@ -230,6 +262,17 @@ _reading_options = options(
         type=click.FloatRange(min=0),
         metavar="SECONDS",
         help="From the start of a pass to the next one (default 10).",
+    ),
+    click.option(
+        "--pieces",
+        is_flag=True,
+        help="Hash the pieces of each page, too: what smaller pages would share (whatif, report).",
+    ),
+    click.option(
+        "--near",
+        is_flag=True,
+        help="Hash each page without its ends and without addresses, too: which pages are nearly "
+        "equal (whatif, report).",
     ),
     click.option(
         "--max-memory",

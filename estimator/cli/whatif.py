@@ -11,16 +11,18 @@ import click
 
 from estimator.cli.coverage import require_coverage
 from estimator.cli.options import (
+    as_if_option,
     json_option,
     later_option,
     min_coverage_option,
     policy_options,
     snapshot_argument,
 )
-from estimator.errors import UsageError
+from estimator.errors import CannotAnswerError, UsageError
 
 if TYPE_CHECKING:
-    from estimator.arrays import Ints
+    import pandas as pd
+
     from estimator.snapshot.snapshot import Snapshot
 
 
@@ -28,18 +30,24 @@ if TYPE_CHECKING:
 @snapshot_argument
 @later_option
 @policy_options
+@as_if_option
 @click.option(
     "--labels",
     type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help='Domains of your own, lines of "PID LABEL" or "/CGROUP LABEL".',
 )
+@click.option("--pieces", is_flag=True, help="End with 5 unless smaller pages are in the answer.")
+@click.option("--near", is_flag=True, help="End with 5 unless nearly equal ones are in the answer.")
 @min_coverage_option
 @json_option
 def whatif(
     snapshot: Path,
     later: Path | None,
     labels: Path | None,
+    pieces: bool,
+    near: bool,
+    as_if: tuple[str, ...],
     min_coverage: float,
     as_json: bool,
     **policy: Any,
@@ -53,16 +61,33 @@ def whatif(
     from estimator.report.whatif_sections import what_if_json, what_if_sections
     from estimator.snapshot.store import open_snapshot
 
-    opened = open_snapshot(snapshot)
-    second = open_snapshot(later) if later else None
-    domains = _labels(opened, labels) if labels else None
-    found = what_if(opened, Policy(**policy), later=second, labels=domains)
+    opened = open_snapshot(snapshot, others=bool(as_if))
+    _require_hashes(opened, {"pieces": pieces, "near": near})
+    second = open_snapshot(later, others=bool(as_if)) if later else None
+    domains = None
+    if labels:
+        import pandas as pd
+
+        domains = pd.factorize(read_labels(opened, labels))[0].astype("i8")
+    found = what_if(opened, Policy(**policy), later=second, labels=domains, as_if=as_if)
     if as_json:
         click.echo(json.dumps(what_if_json(found)))
     else:
         asked = question_words(opened.info, found.asked.policy.to_json())
         print_sections(what_if_sections(found), make_console(sys.stdout), asked)
     require_coverage(found.asked.coverage, min_coverage)
+
+
+def _require_hashes(snapshot: Snapshot, asked: dict[str, bool]) -> None:
+    """Raise CannotAnswerError if the snapshot lacks the hashes that an option asks about."""
+    column = {"pieces": "piece_hash_0", "near": "near_hash"}
+    lacking = [f"--{name}" for name in asked if asked[name] and column[name] not in snapshot.frames]
+    if lacking:
+        options = " ".join(lacking)
+        raise CannotAnswerError(
+            f"the snapshot was collected without {options}: it lacks these hashes",
+            hint=f"collect again with {options}",
+        )
 
 
 def show_why(
@@ -107,12 +132,13 @@ def _address(text: str) -> int:
         ) from None
 
 
-def _labels(snapshot: Snapshot, path: Path) -> Ints:
-    from estimator.advice.domains import by_labels
+def read_labels(snapshot: Snapshot, path: Path) -> pd.Series[str]:
+    """The label of each process, see ``label_names``; raises UsageError for what it can't be."""
+    from estimator.advice.domains import label_names
 
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise UsageError(f"{path} can't be read: {why}") from error
-    return by_labels(snapshot.processes, lines, str(path))
+    return label_names(snapshot.processes, lines, str(path))

@@ -11,7 +11,7 @@ _BYTES_PER_MOVING_MAPPING = 140  # two walks are compared
 
 
 def needed_bytes(mappings: int, *, running: bool) -> int:
-    """An upper bound of the memory, not backed by files, for so many anonymous mappings.
+    """An upper bound of the memory, not backed by files, for so many mappings.
 
     ``running``: of a system that runs, not of a dump.
     """
@@ -26,7 +26,7 @@ def refuse_beyond(max_memory_mib: int | None, mappings: int, *, running: bool) -
     """
     needed = needed_bytes(mappings, running=running)
     needed_mib = _mib(needed)
-    mapped = f"{mappings:,} anonymous pages are mapped: that may take {needed_mib:,} MiB"
+    mapped = f"{mappings:,} pages are mapped: that may take {needed_mib:,} MiB"
     if max_memory_mib is None:
         require_room(mapped, needed)
     elif needed_mib > max_memory_mib:

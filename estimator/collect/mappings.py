@@ -100,6 +100,15 @@ def rows_of(pfns: Words, wanted: Words) -> npt.NDArray[np.int64]:
     return look_up(pfns, np.arange(len(pfns)), wanted)
 
 
+def first_mappings(pfns: Words, mapped: Mapped) -> npt.NDArray[np.int64]:
+    """The first row of ``mapped`` that maps each of the frames ``pfns``; -1 if none does."""
+    mappings = np.flatnonzero(np.isin(mapped.pfn, pfns))
+    row = rows_of(pfns, mapped.pfn[mappings])
+    first = np.full(len(pfns), -1)
+    first[row[::-1]] = mappings[::-1]
+    return first
+
+
 def look_up(pfns: Words, values: npt.NDArray[Any], wanted: Words) -> npt.NDArray[Any]:
     """The value that belongs to each of the PFNs ``wanted``, all of them in ``pfns``, ascending."""
     first, span = _span(pfns)

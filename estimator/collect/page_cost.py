@@ -24,8 +24,8 @@ from estimator.arrays import Ints
 from estimator.collect.memory_room import meminfo_bytes
 from estimator.errors import CannotAnswerError
 
-_PAGE_BYTES = 4096
-_HUGE_BYTES = 2 << 20
+_PAGE_BYTES = mmap.PAGESIZE
+_HUGE_BYTES = _PAGE_BYTES // 8 * _PAGE_BYTES
 _MOST_BYTES, _FEWEST_BYTES = 1 << 28, 1 << 27
 """Of memory whose pages are visited: more than the caches of a core hold."""
 _TURNS, _PAGES_A_TURN = 1024, 64
@@ -42,7 +42,7 @@ _NOTHING = 8
 
 @dataclass(frozen=True)
 class Measured:
-    """CPU seconds in user space, on ``pages`` pages of 4 KiB.
+    """CPU seconds in user space, on ``pages`` pages of this kernel.
 
     ksmd reads pages through the kernel's map of all memory, in large pages: so ``hash_seconds``
     (xxh64 of a page, in order of address) and ``compare_seconds`` (one comparison of first words on

@@ -13,7 +13,7 @@ from estimator.snapshot.changes import (
     same_place,
     with_flags,
 )
-from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot, others_alone
 
 
 def collect_passes(look: Callable[[], Snapshot], passes: int, interval_seconds: float) -> Snapshot:
@@ -30,7 +30,11 @@ def collect_passes(look: Callable[[], Snapshot], passes: int, interval_seconds: 
         time.sleep(max(0.0, started + interval_seconds - time.monotonic()))
         started = time.monotonic()
         before, latest = latest, look()
+        others = others_alone(latest), others_alone(before)
         latest = with_flags(latest, _since(before, latest))
+        if others[0] and others[1]:
+            flagged = with_flags(others[0], _since(others[1], others[0]))
+            latest = replace(latest, other_mappings=flagged.mappings)
     about = {"count": passes, "interval_seconds": interval_seconds}
     return replace(latest, info=latest.info | {"passes": about})
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Columns, Words, find
+from estimator.arrays import Columns, Ints, Words, find
 from estimator.collect.mappings import Mapped, distinct
 
 _WALKS = 5
@@ -25,11 +25,12 @@ def settle(
     facts: Columns,
     walk: Callable[[], Mapped],
     look: Callable[[Words], Columns],
-) -> tuple[Mapped, Words, Columns, int]:
+) -> tuple[Mapped, Words, Columns, Ints]:
     """Walk until two walks agree; what they agree on, the frames with their facts, pages lost.
 
     ``facts``: of the frames ``pfns``, read after ``mapped``; ``look`` reads them for other frames.
-    Pages on which the last two walks do not agree are lost: counted in ``unknown_pages``.
+    Pages on which the last two walks do not agree are lost: i64 per VMA, and counted in
+    ``unknown_pages``.
     """
     for number in range(2, _WALKS + 1):
         latest = walk()
@@ -44,7 +45,7 @@ def settle(
         mapped = latest
     lost = np.bincount(latest.vma_id[~same], minlength=len(latest.counts["unknown_pages"]))
     latest.counts["unknown_pages"] += lost.astype(np.uint64)
-    return latest.keep(same), pfns, facts, int(lost.sum())
+    return latest.keep(same), pfns, facts, lost
 
 
 def _same(before: Mapped, after: Mapped) -> npt.NDArray[np.bool_]:

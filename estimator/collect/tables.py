@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from estimator.arrays import Columns, Words, move_up, of_rows
+from estimator.arrays import Bytes, Columns, Words, find, move_up, of_rows
 from estimator.collect.hashing import zero_hash
 from estimator.collect.mappings import Mapped, distinct, look_up, rows_of
-from estimator.snapshot.flags import FrameFlag, Unknown
+from estimator.snapshot.flags import FrameFlag, FrameKind, Unknown
 
 _NO_FRAME = np.uint32(0xFFFF_FFFF)
 
@@ -17,9 +17,10 @@ def make_tables(
 ) -> tuple[Columns, Columns]:
     """``mappings`` and ``frames``: of all that is mapped, what is anonymous or KSM's.
 
-    ``facts``: columns of ``FRAME_FACTS`` for the frames ``pfns``, the distinct ones of ``mapped``,
-    ascending. The counts are added to ``vmas``. Nothing is known of ``batch_references``. The
-    arrays of ``mapped``, ``pfns`` and ``facts`` are used up: the tables are made in their memory.
+    ``facts``: columns of ``FRAME_FACTS``, and further hashes, for the frames ``pfns``, the distinct
+    ones of ``mapped``, ascending. The counts are added to ``vmas``. Nothing is known of
+    ``batch_references``. The arrays of ``mapped``, ``pfns`` and ``facts`` are used up: the tables
+    are made in their memory.
     """
     for name, counts in mapped.counts.items():
         vmas[name] = counts
@@ -44,10 +45,37 @@ def make_tables(
     hashed = frames["unknown"] == Unknown.HASHED
     zero = hashed & (frames["hash"] == zero_hash(seed, page_bytes))
     frames["flags"][zero] |= np.uint32(FrameFlag.ZERO)
-    frames["hash"] = np.ma.MaskedArray(frames["hash"], ~hashed)
+    for name in [name for name in frames if "hash" in name]:
+        frames[name] = np.ma.MaskedArray(frames[name], ~hashed)
     none = np.zeros(len(frames["pfn"]), np.uint8)
     frames["batch_references"] = np.ma.MaskedArray(none, np.ones(len(none), np.bool_))
     return mappings, frames
+
+
+def kinds_of(pfns: Words, mapped: Mapped, kinds: Bytes) -> Bytes:
+    """What ``kinds`` (u8 per VMA, 0: nothing) says of each of the frames ``pfns``; else 0.
+
+    ``pfns``: ascending and distinct.
+    """
+    rows = np.flatnonzero(kinds[mapped.vma_id])
+    place, there = find(pfns, mapped.pfn[rows])
+    found = np.zeros(len(pfns), np.uint8)
+    found[place] = kinds[mapped.vma_id[rows[there]]]
+    return found
+
+
+def other_tables(
+    mapped: Mapped, pfns: Words, facts: Columns, seed: int, page_bytes: int
+) -> tuple[Columns, Columns]:
+    """``other_mappings`` and ``other_frames``; arguments as for ``make_tables``, to call before it.
+
+    Their frames are taken out of ``facts``: they are of no kind any more.
+    """
+    other = facts["ok"] & (facts["kind"] >= FrameKind.SHMEM)
+    here = mapped.keep(look_up(pfns, other, mapped.pfn))
+    tables = make_tables({}, here, pfns[other], of_rows(facts, other), seed, page_bytes)
+    facts["kind"][other] = 0
+    return tables
 
 
 def only_mapped(mapped: Mapped, pfns: Words, facts: Columns) -> tuple[Words, Columns]:

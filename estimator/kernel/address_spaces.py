@@ -12,28 +12,38 @@ from drgn import Program
 
 from estimator.arrays import Columns, Words, page_keys
 from estimator.collect.mappings import Mapped, first_pages
-from estimator.kernel.arch import PAGE_SHIFT, Entries
+from estimator.kernel.arch import Entries
 from estimator.kernel.layout import first_variable
 from estimator.kernel.memory import Memory
+from estimator.kernel.other_kinds import other_kinds
 from estimator.kernel.pagetable import PageTables, Ranges
 from estimator.kernel.processes import Mms
 from estimator.kernel.requirements import ZERO_PFN
 from estimator.kernel.vma_names import vma_names
 from estimator.kernel.vmas import Vmas, excluded_by, vm_flag_values
 from estimator.snapshot.flags import MappingFlag
+from estimator.snapshot.format import CONTENTS
 
 
 class AddressSpaces:
-    """The VMAs of all mms, and their page tables, which can be walked again and again."""
+    """The VMAs of all mms, and their page tables, which can be walked again and again.
 
-    def __init__(self, prog: Program, memory: Memory, mms: Mms, vmas: Vmas) -> None:
+    ``anonymous``: bool per VMA, it can have anonymous pages that ksmd looks for. ``kinds``: u8 per
+    VMA, the ``FrameKind`` of its other pages, where ``contents`` asks for them; else 0.
+    """
+
+    def __init__(
+        self, prog: Program, memory: Memory, mms: Mms, vmas: Vmas, contents: str = CONTENTS[0]
+    ) -> None:
         self._prog = prog
         self._memory = memory
         self._mms = mms
         self._vmas = vmas
         self._flag = vm_flag_values(prog)
-        hugetlb = self._has("hugetlb")
-        self._walked = np.flatnonzero((vmas.anon_vma != 0) & ~hugetlb)
+        self._hugetlb = self._has("hugetlb")
+        self.anonymous = (vmas.anon_vma != 0) & ~self._hugetlb
+        self.kinds = other_kinds(prog, memory, vmas, self._flag, contents)
+        self._walked = np.flatnonzero(self.anonymous | (self.kinds != 0))
 
     @functools.cached_property
     def columns(self) -> Columns:
@@ -56,15 +66,16 @@ class AddressSpaces:
 
     def walk(self, progress: Callable[[int], None]) -> Mapped:
         """Walk all page tables; ``progress`` is told the number of batches done."""
-        vmas, walked = self._vmas, self._walked
-        start = page_keys(vmas.mm, vmas.start >> PAGE_SHIFT)[walked]
-        end = page_keys(vmas.mm, vmas.end >> PAGE_SHIFT)[walked]
-        tables = PageTables(self._prog, self._memory, Ranges(start, end))
-        pgd = self._mms.structs["pgd"] - np.uint64(self._memory.direct_map)
+        vmas, walked, shift = self._vmas, self._walked, np.uint64(self._memory.page_shift)
+        start = page_keys(vmas.mm, vmas.start >> shift)[walked]
+        end = page_keys(vmas.mm, vmas.end >> shift)[walked]
+        ranges = Ranges(start, end, self._hugetlb[walked])
+        tables = PageTables(self._prog, self._memory, ranges)
+        pgd = self._memory.physical(self._mms.structs["pgd"])
         wanted = np.unique(vmas.mm[walked]).astype(np.int64)
         count = _EntryCounts(self._prog, walked.astype(np.uint32))
-        leaves = tables.leaves(wanted.astype(np.uint64), pgd[wanted] >> PAGE_SHIFT)
-        room = leaves.most_entries  # what is not used of it is never touched
+        leaves = tables.leaves(wanted.astype(np.uint64), pgd[wanted])
+        room = tables.most_entries(leaves)  # what is not used of it is never touched
         columns: list[npt.NDArray[Any]] = [
             np.empty(room, dtype) for dtype in (np.uint32, np.uint64, np.uint64, np.uint8)
         ]
@@ -87,7 +98,7 @@ class AddressSpaces:
         ):
             counts[name] = np.zeros(len(vmas.start), np.uint64)
             counts[name][walked] = pages
-        first_page = first_pages(vmas.start >> PAGE_SHIFT, vmas.end >> PAGE_SHIFT)
+        first_page = first_pages(vmas.start >> shift, vmas.end >> shift)
         return Mapped(vma_id, page_index, pfn, flags, counts, first_page)
 
     def _has(self, flag: str) -> npt.NDArray[np.bool_]:

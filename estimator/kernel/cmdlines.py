@@ -8,7 +8,7 @@ import numpy as np
 from drgn import Program
 
 from estimator.arrays import KEY_PAGE_BITS, page_keys
-from estimator.kernel.arch import PAGE_SHIFT, USER_END
+from estimator.kernel.arch import USER_END
 from estimator.kernel.memory import Memory
 from estimator.kernel.pagetable import PageTables, Ranges
 from estimator.snapshot.flags import Unknown
@@ -26,16 +26,17 @@ def read_cmdlines(prog: Program, memory: Memory, mms: Any) -> list[str | None]:
     rows = np.flatnonzero((mms["arg_start"] < mms["arg_end"]) & (mms["arg_end"] <= USER_END))
     start = mms["arg_start"][rows]
     end = np.minimum(mms["arg_end"][rows], start + _MOST_BYTES)
+    shift = np.uint64(memory.page_shift)
     prefix = np.arange(len(rows), dtype=np.uint64)
-    last = page_keys(prefix, (end - np.uint64(1)) >> PAGE_SHIFT)
-    ranges = Ranges(page_keys(prefix, start >> PAGE_SHIFT), last + np.uint64(1))
+    last = page_keys(prefix, (end - np.uint64(1)) >> shift)
+    ranges = Ranges(page_keys(prefix, start >> shift), last + np.uint64(1))
     tables = PageTables(prog, memory, ranges)
-    pgd = mms["pgd"][rows] - np.uint64(memory.direct_map)
+    pgd = memory.physical(mms["pgd"][rows])
     starts, ends, texts = start.tolist(), end.tolist(), [b""] * len(rows)
-    for entries in tables.entries(tables.leaves(prefix, pgd >> PAGE_SHIFT)):
+    for entries in tables.entries(tables.leaves(prefix, pgd)):
         present = entries.present
         data, unknown = memory.frames(entries.pfn[present])
-        page_start = (entries.key[present] & _PAGE_OF_KEY) << PAGE_SHIFT
+        page_start = (entries.key[present] & _PAGE_OF_KEY) << shift
         which = entries.range_index[present]
         for row in np.flatnonzero(unknown == Unknown.HASHED).tolist():
             n, page = int(which[row]), int(page_start[row])

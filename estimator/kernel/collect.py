@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from estimator._version import __version__
-from estimator.arrays import Columns, Words, find, of_rows, page_keys
+from estimator.arrays import Bytes, Columns, Ints, Words, find, of_rows, page_keys
 from estimator.collect.budget import refuse_beyond
+from estimator.collect.further_hashes import Areas, Further, Wanted
 from estimator.collect.load import Pace
-from estimator.collect.mappings import FRAME_FACTS, Mapped, distinct
+from estimator.collect.mappings import FRAME_FACTS, Mapped, distinct, first_mappings
 from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
-from estimator.collect.tables import make_tables, only_mapped
+from estimator.collect.tables import kinds_of, make_tables, only_mapped, other_tables
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.snapshot.flags import MappingFlag
-from estimator.snapshot.format import FORMAT_VERSION
+from estimator.snapshot.format import CONTENTS, FORMAT_VERSION
 from estimator.snapshot.gathered import Gathered, objects
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from estimator.kernel.processes import Mms
     from estimator.kernel.stable_tree import StableTree
     from estimator.kernel.target import Target
+    from estimator.kernel.vmas import Vmas
     from estimator.snapshot.snapshot import Snapshot
 
 Progress = Callable[[str, int, int], None]
@@ -48,7 +50,9 @@ def collect_core(
     *,
     architecture: str | None = None,
     without_contents: bool = False,
+    contents: str = CONTENTS[0],
     seed: int | None = None,
+    wanted: Wanted | None = None,
     progress: Progress = silent,
 ) -> Snapshot:
     """Everything a prediction needs from the crash dump ``core``.
@@ -59,7 +63,14 @@ def collect_core(
     from estimator.kernel.core import open_core
 
     with open_core(core, symbols, architecture) as target:
-        snapshot = collect(target, without_contents=without_contents, seed=seed, progress=progress)
+        snapshot = collect(
+            target,
+            without_contents=without_contents,
+            contents=contents,
+            seed=seed,
+            wanted=wanted,
+            progress=progress,
+        )
     del target
     gc.collect()  # drgn's types refer to each other: only so its Program goes, and closes its files
     return snapshot
@@ -69,21 +80,32 @@ def collect_program(
     prog: Program,
     *,
     without_contents: bool = False,
+    contents: str = CONTENTS[0],
     seed: int | None = None,
+    wanted: Wanted | None = None,
     progress: Progress = silent,
 ) -> Snapshot:
     """Like ``collect_core``, for a drgn Program with a target and symbols."""
     from estimator.kernel.session import from_program
 
     with from_program(prog) as target:
-        return collect(target, without_contents=without_contents, seed=seed, progress=progress)
+        return collect(
+            target,
+            without_contents=without_contents,
+            contents=contents,
+            seed=seed,
+            wanted=wanted,
+            progress=progress,
+        )
 
 
 def collect(
     target: Target,
     *,
     without_contents: bool = False,
+    contents: str = CONTENTS[0],
     seed: int | None = None,
+    wanted: Wanted | None = None,
     progress: Progress = silent,
     pace: Pace | None = None,
     max_memory_mib: int | None = None,
@@ -92,7 +114,9 @@ def collect(
     return gather(
         target,
         without_contents=without_contents,
+        contents=contents,
         seed=seed,
+        wanted=wanted,
         progress=progress,
         pace=pace,
         max_memory_mib=max_memory_mib,
@@ -103,7 +127,9 @@ def gather(
     target: Target,
     *,
     without_contents: bool = False,
+    contents: str = CONTENTS[0],
     seed: int | None = None,
+    wanted: Wanted | None = None,
     progress: Progress = silent,
     pace: Pace | None = None,
     max_memory_mib: int | None = None,
@@ -112,7 +138,9 @@ def gather(
 
     Without ``seed`` it is a new one: hashes can be compared within the snapshot only.
     ``without_contents``: no page of a process is read; what is in the frames is unknown.
-    ``pace`` limits how fast memory is read (only of a running system).
+    ``contents``: of which memory, one of ``CONTENTS``; other than anonymous memory is found through
+    page tables: shared memory that no process has touched is not there.
+    ``wanted``: further hashes. ``pace`` limits how fast memory is read (only of a running system).
 
     Raises CannotAnswerError if that kernel has no KSM or is not supported, or if a dump has no user
     pages and contents are asked for; TargetError if it can't be read, UsageError if more than
@@ -125,7 +153,15 @@ def gather(
     require_ksm(target.prog)
     seed = random_seed() if seed is None else seed
     with reading(target.prog, target.damage):
-        collector = _Collector(target, without_contents, seed, progress, pace or Pace(None))
+        collector = _Collector(
+            target,
+            without_contents,
+            contents,
+            seed,
+            wanted or Wanted(),
+            progress,
+            pace or Pace(None),
+        )
         return collector.gather(max_memory_mib)
 
 
@@ -134,15 +170,19 @@ class _Collector:
         self,
         target: Target,
         without_contents: bool,
+        contents: str,
         seed: int,
+        wanted: Wanted,
         progress: Progress,
         pace: Pace,
     ) -> None:
         self._target = target
         self._without_contents = without_contents
+        self._contents = contents
         self._prog = target.prog
         self._memory = target.memory
-        self._seed = seed
+        self._seed, self._wanted = seed, wanted
+        self._further: Further | None = None
         # a running system has other work to do, and the connection to QEMU can't be shared
         self._workers = 1 if target.running else len(os.sched_getaffinity(0))
         self._progress = progress
@@ -153,7 +193,7 @@ class _Collector:
         from estimator.kernel.address_spaces import AddressSpaces
         from estimator.kernel.clock import uptime_seconds, wall_clock
         from estimator.kernel.cmdlines import read_cmdlines
-        from estimator.kernel.cross_checks import anonymous_pages
+        from estimator.kernel.cross_checks import anonymous_pages, other_pages
         from estimator.kernel.layout import has_member
         from estimator.kernel.lru_batches import read_batches
         from estimator.kernel.mapcounts import derive_mapcounts
@@ -176,12 +216,16 @@ class _Collector:
         running = self._target.running  # in a damaged dump the counters may be anything
         if running or max_memory_mib is not None:
             mapped_pages = anonymous_pages(self._prog, self._memory, mms.addresses)
+            mapped_pages += other_pages(self._prog, self._memory, mms.addresses, self._contents)
             refuse_beyond(max_memory_mib, mapped_pages, running=running)
         vmas = read_vmas(self._prog, self._memory, mms)
         pages = PageArray(self._prog, self._memory)
-        spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
+        spaces = AddressSpaces(self._prog, self._memory, mms, vmas, self._contents)
         mapped = self._walk(spaces)
         pfns = distinct(mapped.pfn)
+        if self._wanted != Wanted():
+            areas = Areas(vmas.mm, vmas.start, vmas.end)
+            self._further = Further(self._wanted, self._seed, areas)
         require_mappings(self._target, pfns, vmas.unreadable)
         if not self._without_contents:
             require_user_pages(self._target, pages, pfns)
@@ -192,23 +236,33 @@ class _Collector:
             mms.columns["cmdline"] = objects(cmdlines)
             _ = spaces.columns  # which are kept
 
-        facts = self._frames(pages, pfns, describe)
+        of_frames = self._kinds(pfns, mapped, spaces), self._first_mm(mapped, pfns, vmas)
+        facts = self._frames(pages, pfns, *of_frames, describe)
         batches = read_batches(self._prog, self._memory, pages)
         changed = 0
         if self._target.running:
-            mapped, pfns, facts, changed = settle(
-                mapped,
-                pfns,
-                facts,
-                lambda: self._walk(spaces),
-                lambda more: self._frames(pages, more),
-            )
+            latest = [mapped]
+
+            def walk_again() -> Mapped:
+                latest[:] = [self._walk(spaces)]
+                return latest[0]
+
+            def look(more: Words) -> Columns:
+                kinds = self._kinds(more, latest[0], spaces)
+                return self._frames(pages, more, kinds, self._first_mm(latest[0], more, vmas))
+
+            mapped, pfns, facts, lost = settle(mapped, pfns, facts, walk_again, look)
+            latest.clear()
+            changed = int(lost[spaces.anonymous].sum())
             there = still_there(self._prog, self._memory, mms)  # what has exited is left out
             mapped = mapped.of_vmas(there[vmas.mm])
             mms, vmas = mms.keep(there), vmas.of_mms(there)
-            spaces = AddressSpaces(self._prog, self._memory, mms, vmas)
+            spaces = AddressSpaces(self._prog, self._memory, mms, vmas, self._contents)
             pfns, facts = only_mapped(mapped, pfns, facts)
         vma_columns = spaces.columns
+        others = None
+        if self._contents != CONTENTS[0]:
+            others = other_tables(mapped, pfns, facts, self._seed, self._memory.page_bytes)
         mappings, frames = make_tables(
             vma_columns, mapped, pfns, facts, self._seed, self._memory.page_bytes
         )
@@ -223,13 +277,15 @@ class _Collector:
         unknown = {
             "processes": mms.unreadable,
             "vmas": vmas.unreadable,
-            "page_table_pages": int(vma_columns["unknown_pages"].sum()) - changed,
+            "page_table_pages": int(vma_columns["unknown_pages"][spaces.anonymous].sum()) - changed,
             "changed_pages": changed,
             "stable_nodes": tree.unreadable,
         }
         processes = {"mm_id": np.arange(len(mms.structs), dtype=np.uint32)} | mms.columns
         info = self._info(unknown, clock, mms)
-        gathered = Gathered(info, processes, vma_columns, mappings, frames, nodes, tree.items)
+        gathered = Gathered(
+            info, processes, vma_columns, mappings, frames, nodes, tree.items, *(others or ())
+        )
         if derived:
             info["source"]["warnings"].append(
                 f"this kernel does not count the mappings of {derived:,} pages of large folios "
@@ -264,31 +320,54 @@ class _Collector:
     def _walk(self, spaces: AddressSpaces) -> Mapped:
         return spaces.walk(lambda batches: self._progress("page tables", batches, 0))
 
-    def _frames(
-        self, pages: PageArray, pfns: Words, meanwhile: Callable[[], None] = lambda: None
-    ) -> Columns:
-        """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of anonymous ones.
+    def _kinds(self, pfns: Words, mapped: Mapped, spaces: AddressSpaces) -> Bytes | None:
+        """What the frames ``pfns`` are if not anonymous; None: nobody asked for others."""
+        if self._contents == CONTENTS[0]:
+            return None
+        return kinds_of(pfns, mapped, spaces.kinds)
 
+    def _first_mm(self, mapped: Mapped, pfns: Words, vmas: Vmas) -> Ints:
+        """The mm that maps each of the frames ``pfns`` first; -1: none does, or nobody asks."""
+        if not self._wanted.near:
+            return np.full(len(pfns), -1)
+        first = first_mappings(pfns, mapped)
+        return np.where(first >= 0, vmas.mm[mapped.vma_id[first]].astype(np.int64), -1)
+
+    def _frames(
+        self,
+        pages: PageArray,
+        pfns: Words,
+        kinds: Bytes | None,
+        mm: Ints,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Columns:
+        """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of those of a kind.
+
+        And of further hashes. ``kinds``: see ``read_frames``; ``mm``: see ``_first_mm``.
         ``meanwhile`` is what this process does before it helps the others.
         """
         from estimator.collect.workers import Pieces, forked, shared_columns
         from estimator.kernel.page_contents import leave_unread, read_frames
 
-        columns = shared_columns(len(pfns), FRAME_FACTS)
         size, page_bytes = self._memory.piece_pages, self._memory.page_bytes
+        columns = shared_columns(len(pfns), FRAME_FACTS | self._wanted.columns(page_bytes))
         pieces = Pieces(-(-len(pfns) // size))
 
-        def look(pfns: Words) -> Columns:
+        def look(piece: slice) -> Columns:
+            here = pfns[piece]
             if self._without_contents:
-                return leave_unread(pages, self._memory, pfns)
-            found = read_frames(pages, self._memory, pfns, self._seed, self._target.running)
-            self._pace(len(pfns) * page_bytes)
+                return leave_unread(pages, self._memory, here)
+            of_kind = None if kinds is None else kinds[piece]
+            further = None if self._further is None else (self._further, mm[piece])
+            running = self._target.running
+            found = read_frames(pages, self._memory, here, self._seed, running, of_kind, further)
+            self._pace(len(here) * page_bytes)
             return found
 
         def read(progress: Progress) -> None:
             for number in pieces:
                 piece = slice(number * size, (number + 1) * size)
-                for name, values in look(pfns[piece]).items():
+                for name, values in look(piece).items():
                     columns[name][piece] = values
                 progress("bytes", min(piece.stop, len(pfns)) * page_bytes, len(pfns) * page_bytes)
 
@@ -328,6 +407,7 @@ class _Collector:
                 datetime.datetime.now(datetime.UTC) - self._started
             ).total_seconds(),
             "hash": about_hash(self._seed),
+            **self._wanted.info(self._seed, self._memory.page_bytes),
             "ksm": settings.read_settings(prog) | {"ksmd_cpu_ns": mms.ksmd_cpu_ns},
             "sizes": settings.struct_sizes(prog),
             **settings.features(prog),
@@ -337,6 +417,7 @@ class _Collector:
             "damon_runs": mms.damon.runs,
             "damon_awake": mms.damon.awake,
             "without_contents": self._without_contents,
+            "contents": self._contents,
             "unknown": unknown,
         }
 

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from drgn import Architecture, BadDataError, Platform, Program, ProgramFlags
 
 from estimator.collect.limits import is_own_limit, own_limits
@@ -15,6 +14,7 @@ from estimator.kernel.dump.avml import unpack
 from estimator.kernel.dump.file import EHDR, DumpFile
 from estimator.kernel.dump.find_vmcoreinfo import find_vmcoreinfo
 from estimator.kernel.dump.kdump_headers import KdumpPages
+from estimator.kernel.dump.machine import elf_machine
 from estimator.kernel.dump.memory_only import open_memory, why_no_kernel
 from estimator.kernel.dump.split import inspect_dump, open_parts, refuse_missing_parts
 from estimator.kernel.failures import reading
@@ -26,10 +26,9 @@ from estimator.kernel.memory_map import memory_map, missing_memory
 from estimator.kernel.missing_note import find_note, note_fits
 from estimator.kernel.symbols import load_symbols
 from estimator.kernel.target import Target
-from estimator.kernel.vmcoreinfo import kernel_release
+from estimator.kernel.vmcoreinfo import kernel_release, page_shift
 
 _LACKS_NOTE = "linux.vmcoreinfo.raw is not set"  # libkdumpfile
-_ELF_MACHINES = {62: "x86_64", 183: "aarch64"}  # EM_X86_64, EM_AARCH64
 ARCHITECTURES = {"x86_64": Architecture.X86_64, "aarch64": Architecture.AARCH64}
 
 
@@ -70,6 +69,8 @@ def open_program(dump: DumpFile, architecture: str | None = None) -> tuple[Progr
             raise _why_not_opened(dump, platform, error) from error
         prog = None  # so for QEMU's dumps without a VMCOREINFO note
     has_note = prog is not None and bool(prog.flags & ProgramFlags.IS_LINUX_KERNEL)
+    if prog is not None and has_note:
+        _refuse_other_blocks(prog, dump)
     cut = any(file.cut for file in dump.files)
     if prog is not None and has_note and (cut or note_fits(prog)):
         return prog, dump
@@ -87,6 +88,18 @@ def open_program(dump: DumpFile, architecture: str | None = None) -> tuple[Progr
     return prog, dataclasses.replace(
         dump, vmcoreinfo_address=found.address, wrong_vmcoreinfo=has_note
     )
+
+
+def _refuse_other_blocks(prog: Program, dump: DumpFile) -> None:
+    """QEMU writes blocks of 64 KiB of all guests of arm64; libkdumpfile takes them for pages."""
+    page_bytes = 1 << page_shift(prog)
+    if dump.kdump is not None and dump.kdump.block_bytes != page_bytes:
+        raise TargetError(
+            f"{dump.name} can't be read: it consists of blocks of {dump.kdump.block_bytes:,} bytes,"
+            f" but pages of its kernel have {page_bytes:,}",
+            hint="QEMU writes such files of arm64; what can be read is an ELF dump "
+            "(dump-guest-memory without a format)",
+        )
 
 
 def _without_kernel(dump: DumpFile, prog: Program | None) -> TargetError:
@@ -160,10 +173,6 @@ def with_memory(prog: Program, dump: DumpFile) -> Target:
     """
     with reading(prog, dump.cut or f"{dump.name} is damaged"):
         memory = _memory(prog, dump)
-    if dump.kdump is not None and dump.kdump.block_bytes != memory.page_bytes:
-        raise TargetError(
-            f"{dump.name} is damaged: its header says pages of {dump.kdump.block_bytes} bytes"
-        )
     return Target(prog, memory, "core", dump.name, dump.format, dump_warnings(dump))
 
 
@@ -180,12 +189,11 @@ def _platform(dump: DumpFile, architecture: str | None) -> Platform | None:
 
 
 def _elf_machine(dump: DumpFile) -> str:
-    """What an ELF file says it is of, as in ``uname -m``; "" for no ELF file, and for others."""
-    with dump.path.open("rb") as file:
-        head = file.read(EHDR.itemsize)
-    if dump.format != "elf" or len(head) < EHDR.itemsize:
+    """What an ELF file says it is of, as in ``uname -m``; "" for no ELF file."""
+    if dump.format != "elf":
         return ""
-    return _ELF_MACHINES.get(int(np.frombuffer(head, EHDR)["machine"][0]), "")
+    with dump.path.open("rb") as file:
+        return elf_machine(file.read(EHDR.itemsize))
 
 
 def _why_not_opened(dump: DumpFile, platform: Platform | None, error: Exception) -> TargetError:

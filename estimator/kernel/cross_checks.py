@@ -17,8 +17,9 @@ from estimator.kernel.layout import has_member, offset, struct_dtype
 from estimator.kernel.memory import Memory
 from estimator.kernel.stable_tree import StableTree
 from estimator.snapshot.flags import FrameKind
+from estimator.snapshot.format import CONTENTS
 
-_MM_ANONPAGES = 1  # include/linux/mm_types_task.h
+_MM_FILEPAGES, _MM_ANONPAGES, _, _MM_SHMEMPAGES = range(4)  # include/linux/mm_types_task.h
 _UNSYNCED_PAGES = 64  # TASK_RSS_EVENTS_THRESH: what a thread keeps to itself, until 6.2
 
 
@@ -42,14 +43,27 @@ def missing_anonymous_pages(
     found = np.bincount(mm_id, pages, len(addresses)).astype(np.int64)
     if has_member(prog, "struct task_struct", "rss_stat.events"):  # until 6.2, f1a7941243c1
         found += _UNSYNCED_PAGES * mms["threads"].astype(np.int64)
-    missing = _anonymous_pages(prog, memory, addresses) - found
+    missing = _counted_pages(prog, memory, addresses, _MM_ANONPAGES) - found
     return int(missing[missing > 0].sum())
 
 
 def anonymous_pages(prog: Program, memory: Memory, addresses: Words) -> int:
     """Sum of the counters MM_ANONPAGES of the mm_structs at ``addresses``; unreadable ones: 0."""
-    pages = _anonymous_pages(prog, memory, addresses)
+    pages = _counted_pages(prog, memory, addresses, _MM_ANONPAGES)
     return int(pages[pages > 0].sum())
+
+
+def other_pages(prog: Program, memory: Memory, addresses: Words, contents: str) -> int:
+    """Pages of the memory that ``contents`` asks for besides, mapped by these mm_structs."""
+    if contents == CONTENTS[0]:
+        return 0
+    total = _counted_pages(prog, memory, addresses, _MM_SHMEMPAGES)
+    if contents == CONTENTS[-1]:
+        total += _counted_pages(prog, memory, addresses, _MM_FILEPAGES)
+    if has_member(prog, "struct mm_struct", "hugetlb_usage"):
+        usage = struct_dtype(prog, "struct mm_struct", {"pages": "hugetlb_usage.counter"})
+        total += memory.structs(addresses, usage)[0]["pages"].astype(np.int64)
+    return int(total[total > 0].sum())
 
 
 def contradictions(
@@ -87,25 +101,25 @@ def contradictions(
     ]
 
 
-def _anonymous_pages(prog: Program, memory: Memory, addresses: Words) -> Ints:
-    """The counter MM_ANONPAGES of each mm, i64; 0 where it can't be read."""
+def _counted_pages(prog: Program, memory: Memory, addresses: Words, which: int) -> Ints:
+    """The counter MM_* of each mm, i64; 0 where it can't be read."""
     counter = np.uint64(offset(prog, "struct mm_struct", "rss_stat"))
     if not has_member(prog, "struct mm_struct", "rss_stat.count"):  # 6.2+, f1a7941243c1
-        return _percpu_counters(prog, memory, addresses + counter)
+        return _percpu_counters(prog, memory, addresses + counter, which)
     counts = struct_dtype(prog, "struct mm_rss_stat", {"count": "count"})
     found, _ = memory.structs(addresses + counter, counts)
-    pages: Ints = found["count"][:, _MM_ANONPAGES].astype(np.int64)
+    pages: Ints = found["count"][:, which].astype(np.int64)
     return pages
 
 
-def _percpu_counters(prog: Program, memory: Memory, arrays: Words) -> Ints:
-    """percpu_counter_sum() of the element MM_ANONPAGES of each of the ``arrays`` of counters."""
+def _percpu_counters(prog: Program, memory: Memory, arrays: Words, which: int) -> Ints:
+    """percpu_counter_sum() of the element ``which`` of each of the ``arrays`` of counters."""
     type_ = "struct percpu_counter"
     members = {"count": "count"}
     if has_member(prog, type_, "counters"):  # on !SMP kernels there is nothing to sum
         members["counters"] = "counters"
     dtype = struct_dtype(prog, type_, members)
-    counters, ok = memory.structs(arrays + np.uint64(_MM_ANONPAGES * dtype.itemsize), dtype)
+    counters, ok = memory.structs(arrays + np.uint64(which * dtype.itemsize), dtype)
     total: Ints = counters["count"].astype(np.int64)
     for cpu in for_each_online_cpu(prog) if "counters" in members else ():
         of_cpu = counters["counters"] + np.uint64(prog["__per_cpu_offset"][cpu].value_())

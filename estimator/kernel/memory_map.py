@@ -10,7 +10,7 @@ import numpy as np
 from drgn import FaultError, Program
 
 from estimator.errors import NoDebugInfoError, TargetError, UsageError
-from estimator.kernel.arch import PAGE_SHIFT
+from estimator.kernel.arch.x86_64 import PAGE_SHIFT
 from estimator.kernel.dump.file import DumpFile
 from estimator.kernel.dump.find_vmcoreinfo import KERNEL_MAP, FoundVmcoreinfo
 from estimator.kernel.dump.raw import Piece, pieces_of

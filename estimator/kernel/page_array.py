@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Program
+from drgn import Architecture, Program
 
 from estimator.arrays import Bytes, Ints, Mask, Words
-from estimator.kernel.arch import BITS_PER_LEVEL
+from estimator.kernel.arch import page_table_format
 from estimator.kernel.layout import first_member, has_member, has_type, struct_dtype
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.intervals import runs
@@ -22,8 +22,6 @@ from estimator.snapshot.flags import FrameFlag, FrameKind
 
 _ANON, _KSM = 1, 3  # bits of page.mapping: PAGE_MAPPING_ANON, PAGE_MAPPING_KSM
 _PIN_BIAS = 1024  # GUP_PIN_COUNTING_BIAS
-_MAX_ANON_ORDER = BITS_PER_LEVEL  # HPAGE_PMD_ORDER
-_MAX_ORDER = 2 * BITS_PER_LEVEL  # PUD_ORDER: a larger one is damage
 _SMALL = np.iinfo(np.int32).min
 _RUN_PAGES = 4096  # struct pages in one read
 _GAP_PAGES = 64  # read over gaps up to this long
@@ -43,6 +41,7 @@ _FOLIO_FLAGS = (
     (FrameFlag.SWAPBACKED, "PG_swapbacked"),
     (FrameFlag.SWAPCACHE, "PG_swapcache"),
 )
+_MTE_FLAG = (FrameFlag.MTE, "PG_arch_2")  # PG_mte_tagged, of arm64; of x86-64 it is another
 _PAGE_FLAGS = ((FrameFlag.ANON_EXCLUSIVE, "PG_anon_exclusive"), (FrameFlag.HWPOISON, "PG_hwpoison"))
 
 
@@ -93,12 +92,17 @@ class PageArray:
         self._memory = memory
         self._base = int(prog["vmemmap"].value_())
         self._page = _page_dtype(prog)
+        self._huge_order = page_table_format(prog).bits_per_level  # HPAGE_PMD_ORDER
         self._end_pfn = np.uint64(((1 << 64) - self._base) // self._page.itemsize)
         self._tail_word_is_mask = tail_word_is_mask(prog, self._page.itemsize)
         self._folio = _folio_dtype(prog)
         self._counts_mappings = "large_mapcount" in (self._folio.names or ())
         self._double_map = _bit(prog, "PG_double_map")
-        self._of_folio, self._of_page = _tables(prog, _FOLIO_FLAGS), _tables(prog, _PAGE_FLAGS)
+        arm64 = prog.platform is not None and prog.platform.arch == Architecture.AARCH64
+        # CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP, which arm64 lacks
+        self.hugetlb_pages_described_once = np.uint64(1 if arm64 else 1 << self._huge_order)
+        of_page = (*_PAGE_FLAGS, _MTE_FLAG) if arm64 else _PAGE_FLAGS
+        self._of_folio, self._of_page = _tables(prog, _FOLIO_FLAGS), _tables(prog, of_page)
         self._head_bit = _bit(prog, "PG_head")
         nodes = len(prog["node_data"]) if "node_data" in prog else 1
         node_bits = (nodes - 1).bit_length()  # NODES_SHIFT; SECTIONS_WIDTH is 0 with a vmemmap
@@ -182,7 +186,9 @@ class PageArray:
             return _Folios(heads, ok, order, large, np.empty(0, self._folio), **columns)
         addresses = np.uint64(self._base) + heads[large] * np.uint64(self._page.itemsize)
         structs, read = self._memory.structs(addresses, self._folio)
-        ok[large] = read & (structs["order"] & 0xFF <= _MAX_ORDER)
+        ok[large] = read & (
+            structs["order"] & 0xFF <= 2 * self._huge_order
+        )  # PUD_ORDER: a larger one is damage
         order[large] = np.where(ok[large], structs["order"] & 0xFF, 0)
         for name, values in columns.items():
             columns[name] = values.copy()
@@ -237,7 +243,7 @@ class PageArray:
 
         0 where the order is more than an anonymous folio has.
         """
-        count = np.where(order <= _MAX_ANON_ORDER, np.int64(1) << order.astype(np.int64), 1)
+        count = np.where(order <= self._huge_order, np.int64(1) << order.astype(np.int64), 1)
         start = np.cumsum(count) - count
         piece = np.arange(int(count.sum())) - np.repeat(start, count)
         pfns, row = np.unique(
@@ -245,7 +251,7 @@ class PageArray:
         )
         pages, _ = self._pages(pfns)
         mappings = (pages["mapcount"] + np.int32(1))[row]
-        return np.where(order <= _MAX_ANON_ORDER, np.add.reduceat(mappings, start), 0).astype(
+        return np.where(order <= self._huge_order, np.add.reduceat(mappings, start), 0).astype(
             np.int32
         )
 

@@ -4,40 +4,55 @@ from __future__ import annotations
 
 import numpy as np
 
-from estimator.arrays import Columns, Ints, Mask, Words
+from estimator.arrays import Bytes, Columns, Ints, Mask, Words
+from estimator.collect.further_hashes import PAGES_AT_ONCE, Further
 from estimator.collect.hashing import digest_of
 from estimator.collect.mappings import FRAME_FACTS
 from estimator.kernel.memory import Memory
 from estimator.kernel.page_array import PageArray, PageInfo
-from estimator.snapshot.flags import FrameFlag, Unknown
+from estimator.snapshot.flags import FrameFlag, FrameKind, Unknown
 
 _LOOKS = 3
 
 
-def read_frames(pages: PageArray, memory: Memory, pfns: Words, seed: int, moving: bool) -> Columns:
-    """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of anonymous ones.
+def read_frames(
+    pages: PageArray,
+    memory: Memory,
+    pfns: Words,
+    seed: int,
+    moving: bool,
+    kinds: Bytes | None = None,
+    further: tuple[Further, Ints] | None = None,
+) -> Columns:
+    """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of those of a kind.
+
+    ``kinds``: u8, the ``FrameKind`` of those that are not anonymous, by who maps them; 0: of none.
+    ``further``: what makes more hashes, and the mm that maps each frame first, -1 for none.
 
     With ``moving`` struct pages are read again after the content: where they no longer say the
     same, all is read again, at last given up as ``Unknown.CHANGED``.
     """
-    info = pages.read(pfns)
+    info = _look(pages, pfns, kinds)
     columns = _described(info)
-    rows: Ints = np.flatnonzero(info.ok & info.anonymous)
-    _hash(columns, memory, pfns, rows, seed)
+    if further is not None:
+        for name, dtype in further[0].wanted.columns(memory.page_bytes).items():
+            columns[name] = np.zeros(len(pfns), dtype)
+    rows: Ints = np.flatnonzero(info.ok & (info.kind != 0))
+    _hash(columns, memory, pfns, rows, seed, further)
     if not moving:
         return columns
     for _ in range(_LOOKS):
-        after = pages.read(pfns)
+        after = _look(pages, pfns, kinds)
         moved = _moved(info, after)
         if not moved.any():
             break
         for name in columns.keys() & vars(after).keys():
             columns[name] = vars(after)[name]
-        info, rows = after, np.flatnonzero(moved & after.ok & after.anonymous)
+        info, rows = after, np.flatnonzero(moved & after.ok & (after.kind != 0))
         columns["unknown"][moved] = 0
-        _hash(columns, memory, pfns, rows, seed)
+        _hash(columns, memory, pfns, rows, seed, further)
     else:
-        columns["unknown"][_moved(info, pages.read(pfns))] = Unknown.CHANGED
+        columns["unknown"][_moved(info, _look(pages, pfns, kinds))] = Unknown.CHANGED
     poisoned = (columns["flags"] & np.uint32(FrameFlag.HWPOISON)) != 0
     columns["unknown"][poisoned] = Unknown.UNREADABLE  # /proc/kcore has zeroes for them
     columns["hash"][columns["unknown"] != Unknown.HASHED] = 0
@@ -55,6 +70,27 @@ def leave_unread(pages: PageArray, memory: Memory, pfns: Words) -> Columns:
     return columns
 
 
+def _look(pages: PageArray, pfns: Words, kinds: Bytes | None) -> PageInfo:
+    """``pages.read`` with the ``kinds`` of page cache.
+
+    Of a hugetlb page of x86-64 only the struct page of each 2 MiB is looked at: those behind may be
+    the same memory as the first ones (page_fixed_fake_head()).
+    """
+    if kinds is None:
+        return pages.read(pfns)
+    hugetlb = kinds == FrameKind.HUGETLB
+    if not hugetlb.any():
+        info = pages.read(pfns)
+    else:
+        first = pfns & ~(pages.hugetlb_pages_described_once - np.uint64(1))
+        info = pages.read_any(np.where(hugetlb, first, pfns))
+        low_bits = (np.uint64(1) << info.order.astype(np.uint64)) - np.uint64(1)
+        info.head_pfn[:] = np.where(hugetlb, pfns & ~low_bits, info.head_pfn)
+    cache = (kinds != 0) & (info.mapping != 0) & ((info.kind == 0) | hugetlb)
+    info.kind[cache] = kinds[cache]
+    return info
+
+
 def _described(info: PageInfo) -> Columns:
     """The columns of ``FRAME_FACTS`` that are in ``info``; hashes and codes of zero."""
     columns = {name: values for name, values in vars(info).items() if name in FRAME_FACTS}
@@ -63,9 +99,27 @@ def _described(info: PageInfo) -> Columns:
     return columns
 
 
-def _hash(columns: Columns, memory: Memory, pfns: Words, rows: Ints, seed: int) -> None:
-    found = memory.digests(pfns[rows], digest_of(seed))
-    columns["hash"][rows], columns["unknown"][rows] = found
+def _hash(
+    columns: Columns,
+    memory: Memory,
+    pfns: Words,
+    rows: Ints,
+    seed: int,
+    further: tuple[Further, Ints] | None,
+) -> None:
+    if further is None:
+        found = memory.digests(pfns[rows], digest_of(seed))
+        columns["hash"][rows], columns["unknown"][rows] = found
+        return
+    hasher, mm = further
+    for first in range(0, len(rows), PAGES_AT_ONCE):
+        some = rows[first : first + PAGES_AT_ONCE]
+        data, columns["unknown"][some] = memory.frames(pfns[some])
+        known = columns["unknown"][some] == Unknown.HASHED
+        if not known.all():
+            some, data = some[known], data[known]
+        for name, values in hasher.of_all(data, mm[some]).items():
+            columns[name][some] = values
 
 
 def _moved(before: PageInfo, after: PageInfo) -> Mask:

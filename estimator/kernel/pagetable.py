@@ -9,30 +9,25 @@ import numpy as np
 from drgn import Program
 
 from estimator.arrays import Ints, Mask, Words, page_keys
-from estimator.kernel.arch import (
-    BITS_PER_LEVEL,
-    ENTRIES,
-    ENTRY_SHIFT,
-    PAGE_SHIFT,
-    Entries,
-    PageTableFormat,
-)
+from estimator.kernel.arch import ENTRY_SHIFT, Entries, page_table_format
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.intervals import met_first
 
 _ZERO = np.uint64(0)
-_TABLES_AT_ONCE = 256  # 1 MiB of entries
+_ENTRIES_AT_ONCE = 1 << 17  # 1 MiB
 
 
 @dataclass(frozen=True)
 class Ranges:
     """Address ranges of many mms in one order: see ``page_keys``.
 
-    ``start`` and ``end`` (exclusive): u64 (n,), ascending and disjoint.
+    ``start`` and ``end`` (exclusive): u64 (n,), ascending and disjoint. ``hugetlb``: bool (n,), of
+    hugetlb VMAs; None: there is none.
     """
 
     start: Words
     end: Words
+    hugetlb: Mask | None = None
 
     def find(self, key: Words) -> tuple[Ints, Ints]:
         """The rows of the ascending keys that are in a range, and the range of each of these."""
@@ -46,12 +41,12 @@ class Ranges:
         which, rows = _counted_up(first, last)
         return rows, which + near.start
 
-    def slots(self, key: Words, shift: np.uint64) -> tuple[Ints, Words]:
+    def slots(self, key: Words, shift: np.uint64, slots: int) -> tuple[Ints, Words]:
         """The slots of the tables at ``key`` that meet a range: row of the table, key of the slot.
 
-        A slot stands for 1 << ``shift`` pages, a table has ENTRIES. ``key`` ascends.
+        A slot stands for 1 << ``shift`` pages, a table has ``slots``. ``key`` ascends.
         """
-        pages = np.uint64(ENTRIES) << shift
+        pages = np.uint64(slots) << shift
         table, which = _counted_up(
             np.searchsorted(self.end, key, side="right"),
             np.searchsorted(self.start, key + pages, side="left"),
@@ -61,6 +56,14 @@ class Ranges:
         first[1:] += first[1:] == last[:-1]  # which has it already
         row, slot = _counted_up(first.astype(np.int64), last.astype(np.int64) + 1)
         return table[row], slot.astype(np.uint64) << shift
+
+    def in_hugetlb(self, key: Words) -> Mask:
+        """Which of the ascending keys are in a hugetlb VMA."""
+        found = np.zeros(len(key), np.bool_)
+        if self.hugetlb is not None and self.hugetlb.any():
+            rows, which = self.find(key)
+            found[rows] = self.hugetlb[which]
+        return found
 
     def count(self, start: Words, pages: np.uint64) -> Ints:
         """How many pages of each range lie in the key ranges [start, start + pages); i64."""
@@ -86,11 +89,6 @@ class Leaves:
     value: Words
     huge: Mask
 
-    @property
-    def most_entries(self) -> int:
-        """How many entries they can have at most."""
-        return len(self.key) * ENTRIES
-
 
 class PageTables:
     """The page tables of many mms.
@@ -102,42 +100,69 @@ class PageTables:
     def __init__(self, prog: Program, memory: Memory, ranges: Ranges) -> None:
         self._memory = memory
         self._ranges = ranges
-        self._format = PageTableFormat(prog)
+        self._format = page_table_format(prog)
         self.unreadable_pages = np.zeros(len(ranges.start), np.int64)
         self.nonpresent_pages = np.zeros(len(ranges.start), np.int64)
 
-    def leaves(self, mms: Words, pgd_pfns: Words) -> Leaves:
+    def leaves(self, mms: Words, pgd: Words) -> Leaves:
         """The leaf tables in the ranges of the mms with the key prefixes ``mms``, in key order.
 
-        ``pgd_pfns``: u64, the frames of their top-level tables. ``mms`` ascends.
+        ``pgd``: u64, the physical addresses of their top-level tables, which need not begin a page.
+        ``mms`` ascends.
         """
-        key, table = page_keys(mms, np.zeros_like(mms)), pgd_pfns
+        key, table = page_keys(mms, np.zeros_like(mms)), pgd
         seen = set(table.tolist())
+        gigantic = np.empty(0, np.uint64), np.empty(0, np.uint64)
         for level in range(self._format.levels - 1, 1, -1):
             key, value = self._descend(key, table, level)
-            is_table = self._format.is_table(value)  # a 1 GiB leaf is never anonymous
-            key, table = key[is_table], self._format.table_pfn(value[is_table])
+            gigantic = self._gigantic(key, value)  # of the last round: 1 GiB
+            is_table = self._format.is_table(value)
+            key, table = key[is_table], self._format.table_address(value[is_table])
             key, table = self._unseen(seen, key, table, level)
         key, value = self._descend(key, table, 1)
+        if len(gigantic[0]):
+            key, value = np.append(key, gigantic[0]), np.append(value, gigantic[1])
+            order = np.argsort(key)
+            key, value = key[order], value[order]
         huge = self._format.is_huge(value)
         gone = ~huge & self._format.is_absent(value)
-        self.nonpresent_pages += self._ranges.count(key[gone], np.uint64(ENTRIES))
+        self.nonpresent_pages += self._ranges.count(key[gone], np.uint64(self._format.entries))
         tables = ~huge & ~gone
-        table_key, table = key[tables], self._format.table_pfn(value[tables])
+        table_key, table = key[tables], self._format.table_address(value[tables])
         once, _ = self._unseen(seen, table_key, table, 1)
         wanted = huge | (tables & np.isin(key, once, assume_unique=True))
         return Leaves(key[wanted], value[wanted], huge[wanted])
 
+    def most_entries(self, leaves: Leaves) -> int:
+        """How many entries ``leaves`` can have at most."""
+        return len(leaves.key) * self._format.entries
+
     def entries(self, leaves: Leaves) -> Iterator[Entries]:
         """All entries of ``leaves`` that are in a range and not empty, in key order."""
-        for start in range(0, len(leaves.key), _TABLES_AT_ONCE):
-            rows = slice(start, start + _TABLES_AT_ONCE)
+        tables = _ENTRIES_AT_ONCE // self._format.entries
+        for start in range(0, len(leaves.key), tables):
+            rows = slice(start, start + tables)
             yield self._entries(leaves.key[rows], leaves.value[rows], leaves.huge[rows])
 
+    def _gigantic(self, key: Words, value: Words) -> tuple[Words, Words]:
+        """The leaves above the last two levels, as entries of one level below: key, value.
+
+        Only where a hugetlb VMA has the first page: no anonymous page is mapped so.
+        """
+        leaf = self._format.is_huge(value) & self._ranges.in_hugetlb(key)
+        pages = np.arange(self._format.entries, dtype=np.uint64) << np.uint64(
+            self._format.bits_per_level
+        )
+        pieces = self._format.gigantic_pieces(value[leaf])
+        return (key[leaf][:, None] + pages).reshape(-1), pieces.reshape(-1)
+
     def _unseen(self, seen: set[int], key: Words, table: Words, level: int) -> tuple[Words, Words]:
-        """Leave out and count tables met before: damaged ones may lead back to themselves."""
-        new = met_first(seen, table)
-        pages = np.uint64(1) << np.uint64(BITS_PER_LEVEL * level)
+        """Leave out and count tables met before: damaged ones may lead back to themselves.
+
+        Those of shared hugetlb memory are met once per mm (huge_pmd_share() in mm/hugetlb.c).
+        """
+        new = met_first(seen, table) | self._ranges.in_hugetlb(key)
+        pages = np.uint64(1) << np.uint64(self._format.bits_per_level * level)
         self.unreadable_pages += self._ranges.count(key[~new], pages)
         return key[new], table[new]
 
@@ -146,10 +171,10 @@ class PageTables:
 
         Of these tables few entries are used: only they are read.
         """
-        shift = np.uint64(BITS_PER_LEVEL * level)
-        row, at = self._ranges.slots(key, shift)
-        slot = (at >> shift) & np.uint64(ENTRIES - 1)
-        value, ok = self._memory.words((table[row] << PAGE_SHIFT) | (slot << ENTRY_SHIFT))
+        shift = np.uint64(self._format.bits_per_level * level)
+        row, at = self._ranges.slots(key, shift, self._format.entries)
+        slot = (at >> shift) & np.uint64(self._format.entries - 1)
+        value, ok = self._memory.words(table[row] + (slot << ENTRY_SHIFT))
         if not ok.all():
             self._lose(key[np.unique(row[~ok])], shift)
         self._format.clear_encryption(value)
@@ -157,8 +182,8 @@ class PageTables:
         return at[there], value[there]
 
     def _tables(self, key: Words, table: Words) -> Words:
-        """The entries of leaf tables, u64 (n, ENTRIES); unreadable ones are counted and empty."""
-        data, unknown = self._memory.frames(table)
+        """The entries of leaf tables, u64 (n, entries); unreadable ones are counted and empty."""
+        data, unknown = self._memory.frames(table >> self._format.page_shift)
         entries: Words = data.view(np.uint64)
         self._format.clear_encryption(entries)
         bad = unknown != 0
@@ -169,24 +194,25 @@ class PageTables:
 
     def _lose(self, key: Words, shift: np.uint64) -> None:
         """Count the tables at ``key``, whose entries stand for 1 << ``shift`` pages each."""
-        self.unreadable_pages += self._ranges.count(key, np.uint64(ENTRIES) << shift)
+        pages = np.uint64(self._format.entries) << shift
+        self.unreadable_pages += self._ranges.count(key, pages)
 
     def _entries(self, key: Words, value: Words, huge: Mask) -> Entries:
         tables = ~huge
-        entries = self._tables(key[tables], self._format.table_pfn(value[tables]))
+        entries = self._tables(key[tables], self._format.table_address(value[tables]))
         if huge.any():
-            read, entries = entries, np.empty((len(key), ENTRIES), np.uint64)
+            read, entries = entries, np.empty((len(key), self._format.entries), np.uint64)
             entries[tables], entries[huge] = read, self._format.pieces(value[huge])
         flat = entries.reshape(-1)
         place = np.flatnonzero(flat != _ZERO)  # five times faster than of numbers
-        row = place >> BITS_PER_LEVEL
-        at = key[row] + (place & (ENTRIES - 1)).astype(np.uint64)
+        row = place >> self._format.bits_per_level
+        at = key[row] + (place & (self._format.entries - 1)).astype(np.uint64)
         inside, range_index = self._ranges.find(at)
         if len(inside) < len(at):
             row, at, place = row[inside], at[inside], place[inside]
         found, of_huge = flat[place], huge[row]
         self._format.turn_upright(found, of_huge)
-        return Entries(at, range_index, found, of_huge)
+        return self._format.of_leaves(at, range_index, found, of_huge)
 
 
 def _counted_up(first: Ints, last: Ints) -> tuple[Ints, Ints]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from drgn import Object, Program
 
 from estimator.arrays import Columns, Mask, Words, of_rows
+from estimator.kernel.arch import page_table_format
 from estimator.kernel.failures import skip_unreadable
 from estimator.kernel.layout import (
     first_member,
@@ -113,7 +114,7 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
     unreadable += int((~ok).sum())
     if not len(structs):
         return Mms({}, structs, addresses, unreadable, *of_kernel)
-    columns = _columns(prog, addresses.tolist(), structs, order, owners, tasks)
+    columns = _columns(prog, memory, addresses.tolist(), structs, order, owners, tasks)
     scan_order = columns["scan_order"]
     place = np.where(scan_order >= 0, scan_order, len(order))
     sorted_rows = np.lexsort((columns["pid"], columns["start_time_ns"], place))
@@ -154,10 +155,12 @@ def reread_roots(prog: Program, memory: Memory, mms: Mms) -> tuple[Words, npt.ND
 
 def _in_use(memory: Memory, structs: Any) -> Mask:
     """Not ksm_test_exit(), and page tables where page tables can be."""
-    table = structs["pgd"] - np.uint64(memory.direct_map)
-    aligned = (table & np.uint64(memory.page_bytes - 1)) == 0
+    table = memory.physical(structs["pgd"])
+    alignment = np.uint64(page_table_format(memory.prog).top_bytes)
+    aligned = (table & (alignment - np.uint64(1))) == 0
     in_use: Mask = (structs["mm_users"] > 0) & aligned & (table < _HIGHEST_PHYSICAL)
-    not_below: Mask = structs["pgd"] >= np.uint64(memory.direct_map)  # where ``table`` wraps
+    # where ``table`` wraps
+    not_below: Mask = memory.untagged(structs["pgd"]) >= np.uint64(memory.direct_map)
     return in_use & not_below
 
 
@@ -261,6 +264,7 @@ def _links(prog: Program, node: int) -> tuple[int, int]:
 
 def _columns(
     prog: Program,
+    memory: Memory,
     addresses: list[int],
     mms: Any,
     order: dict[int, int],
@@ -268,10 +272,12 @@ def _columns(
     tasks: Any,
 ) -> Columns:
     """Those of ``processes.parquet`` but for mm_id and cmdline, a value per mm."""
+    parents, parents_ok = _tgids(prog, memory, tasks["real_parent"])
     owned = [owners.get(mm) for mm in addresses]
     some = [owner or _NOBODY for owner in owned]
     has = np.array([owner is not None for owner in owned])
-    task = np.append(tasks, np.zeros(1, tasks.dtype))[[owner.task for owner in some]]
+    rows = [owner.task for owner in some]
+    task = np.append(tasks, np.zeros(1, tasks.dtype))[rows]
     cgroup = functools.cache(functools.partial(_cgroup, prog, Paths(prog)))
     nice = np.clip(task["static_prio"] - _DEFAULT_PRIO, -20, 19)
     columns = {
@@ -289,6 +295,8 @@ def _columns(
         "nice": np.where(has, nice, 0).astype(np.int8),
         "start_time_ns": np.where(has, task["start_time"], np.uint64(_MOST)),
     }
+    parent, known = (np.append(each, 0)[rows] for each in (parents, parents_ok))
+    columns["parent_pid"] = np.ma.MaskedArray(parent.astype(np.int32), known == 0)
     for counter in _KSM_COUNTERS:
         there = counter in mms.dtype.names
         pages = mms[counter].astype(np.uint64) if there else np.full(len(mms), _MOST, np.uint64)
@@ -326,10 +334,17 @@ def _numbers(prog: Program, memory: Memory, structs: Words, type_: str, path: st
     return numbers
 
 
+def _tgids(prog: Program, memory: Memory, tasks: Words) -> tuple[npt.NDArray[np.int32], Mask]:
+    """The pid of the thread group of each of the ``tasks``, and which could be read."""
+    place = tasks + np.uint64(offset(prog, "struct task_struct", "tgid"))
+    found, ok = memory.structs(place, np.dtype([("tgid", np.int32)]))
+    return found["tgid"], ok & (found["tgid"] >= 0) & (found["tgid"] < _LONGEST_LIST)
+
+
 def _task_dtype(prog: Program) -> Any:
     names = ("pid", "comm", "flags", "mm", "signal", "cred", "cgroups", "policy", "static_prio")
     type_ = "struct task_struct"
-    members = {name: name for name in (*names, "start_time")}
+    members = {name: name for name in (*names, "start_time", "real_parent")}
     members["state"] = first_member(prog, type_, "__state", "state")  # 5.14, 2f064a59a11f
     if has_member(prog, type_, "se.sum_exec_runtime"):
         members["runtime"] = "se.sum_exec_runtime"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from drgn import Architecture, Program, Type
 
 from estimator.errors import CannotAnswerError
+from estimator.kernel.arch import require_architecture
 from estimator.kernel.layout import has_member, has_type, has_variable
 from estimator.kernel.vmcoreinfo import kernel_release
 
@@ -23,6 +24,8 @@ _VARIABLES = (
     ("migrate_nodes",),
     ZERO_PFN,
 )
+
+_VARIABLES_OF_ARM64 = (("protection_map",),)  # what tells the generation of its entries
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ _NEEDS = (
         "tasks",
         "thread_node",
         "pid",
+        "tgid",
+        "real_parent",
         "comm",
         "flags",
         "mm",
@@ -129,10 +134,7 @@ def require_ksm(prog: Program) -> None:
 
     That is page tables that can be decoded, structs, their members and variables.
     """
-    platform = prog.platform
-    if platform is None or platform.arch != Architecture.X86_64:
-        name = platform.arch.name if platform else "unknown"
-        raise CannotAnswerError(f"page tables of architecture {name} can't be decoded, only X86_64")
+    require_architecture(prog)
     if "ksm_mm_head" not in prog:
         raise CannotAnswerError(f"kernel {kernel_release(prog)} is built without CONFIG_KSM")
     lacking = missing(prog)
@@ -155,9 +157,10 @@ def missing(prog: Program) -> list[str]:
             lacking += _missing_members(prog, need, prog.type(type_))
     # by a variable of the type: until 6.0 another struct has its name
     lacking += _missing_members(prog, _MM_SLOT, prog["ksm_mm_head"].type_)
+    arm64 = prog.platform is not None and prog.platform.arch == Architecture.AARCH64
     lacking += [
         f"variable {_either(names)}"
-        for names in _VARIABLES
+        for names in (*_VARIABLES, *(_VARIABLES_OF_ARM64 if arm64 else ()))
         if not any(has_variable(prog, name) for name in names)
     ]
     return lacking

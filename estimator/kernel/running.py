@@ -16,6 +16,7 @@ from drgn import FaultError, Program, ProgramFlags
 from estimator.collect.capabilities import SYS_RAWIO, capabilities
 from estimator.collect.limits import own_limits
 from estimator.errors import CannotAnswerError, NoDebugInfoError, ResourceError, TargetError
+from estimator.kernel.arch import require_architecture
 from estimator.kernel.memory.running import RunningMemory
 from estimator.kernel.symbol_hints import hint_here
 from estimator.kernel.symbols import load_symbols
@@ -40,6 +41,7 @@ def open_live(symbols: Sequence[Path] = ()) -> Target:
             prog.set_kernel()
     except (OSError, ValueError, FaultError) as error:
         raise TargetError(kcore_refused() or f"{KCORE} can't be read: {error}") from error
+    require_architecture(prog)
     try:
         load_symbols(prog, symbols)
     except NoDebugInfoError as error:
@@ -101,6 +103,7 @@ def open_qemu(address: str, symbols: Sequence[Path] = ()) -> Target:
             f"the guest behind {address} does not say where its kernel is",
             hint="start QEMU with -device vmcoreinfo; the guest needs the module qemu_fw_cfg",
         )
+    require_architecture(prog)
     load_symbols(prog, symbols)
     warnings = () if monitor_is_local(address) else (_SLOW,)
     return Target(prog, RunningMemory(prog), "qemu", address, "qmp", warnings)

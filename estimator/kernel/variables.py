@@ -54,6 +54,7 @@ TYPES: dict[str, tuple[str, ...]] = {
     "node_data": ("struct pglist_data *[]",),
     "nr_swapfiles": _SETTING,
     "sme_me_mask": ("u64",),
+    "protection_map": ("pgprot_t [16]",),  # arm64
     "transparent_hugepage_flags": _COUNT,
     "huge_anon_orders_always": _COUNT,
     "huge_anon_orders_madvise": _COUNT,

@@ -23,7 +23,7 @@ _TYPE_SHIFT, _TYPE_MASK = np.uint64(3), np.uint64(0xF)
 _NO_LIMIT = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _ZERO = np.uint64(0)
 _LOOKS = 5
-_S_DAX = 1 << 13
+S_DAX = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -263,6 +263,6 @@ def _dax_files(prog: Program, files: Words) -> set[int]:
     for file in np.unique(files[files != 0]).tolist():
         with skip_unreadable():
             address = prog.read_u64(file + inode_offset)
-            if prog.read_u32(address + flags_offset) & _S_DAX:
+            if prog.read_u32(address + flags_offset) & S_DAX:
                 found.add(file)
     return found

@@ -9,6 +9,7 @@ from drgn import Program
 _BUILD_ID = re.compile(rb"^BUILD-ID=([0-9a-f]+)$", re.MULTILINE)
 _SYMBOL = re.compile(rb"^SYMBOL\((\w+)\)=([0-9a-f]+)$", re.MULTILINE)
 _LENGTH = re.compile(rb"^LENGTH\((\w+)\)=(\d+)$", re.MULTILINE)
+_PAGE_SIZE = re.compile(rb"^PAGESIZE=(\d+)$", re.MULTILINE)
 
 
 def kernel_release(prog: Program) -> str:
@@ -32,3 +33,20 @@ def lengths(prog: Program) -> dict[str, int]:
     """The lengths of arrays that it tells, by name."""
     found = _LENGTH.findall(prog["VMCOREINFO"].string_())
     return {name.decode(): int(length) for name, length in found}
+
+
+def number(prog: Program, name: str) -> int:
+    """A number that it tells, decimal or hexadecimal. Raises LookupError if it does not."""
+    pattern = rb"^NUMBER\(" + name.encode() + rb"\)=(-?(?:0x)?[0-9a-f]+)$"
+    found = re.search(pattern, prog["VMCOREINFO"].string_(), re.MULTILINE)
+    if found is None:
+        raise LookupError(f"VMCOREINFO has no NUMBER({name})")
+    return int(found[1], 0)
+
+
+def page_shift(prog: Program) -> int:
+    """Of the kernel: 12 for pages of 4 KiB."""
+    found = _PAGE_SIZE.search(prog["VMCOREINFO"].string_())
+    if found is None:
+        raise LookupError("VMCOREINFO does not say the size of a page")
+    return int(found[1]).bit_length() - 1

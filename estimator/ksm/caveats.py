@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from estimator.ksm.accounting import unseen_pieces
+from estimator.ksm.as_if import assumptions
 from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.case import Case
 from estimator.ksm.coverage import Coverage
@@ -17,7 +18,7 @@ from estimator.ksm.frames import distinct
 from estimator.ksm.khugepaged import Bounds
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
-from estimator.snapshot.flags import MappingFlag
+from estimator.snapshot.flags import FrameFlag, MappingFlag
 from estimator.units import plural
 
 _TAKES_IN_LATER_CHANGES = re.compile(r"\.el\d|-default$")  # RHEL and its kin, SUSE
@@ -67,6 +68,7 @@ def warnings(
     """The warnings that apply, most important first."""
     few_unknown = (coverage.hashed_share or 0) >= 0.99
     found = [
+        *assumptions(case.snapshot.info, policy),
         *case.snapshot.info.get("source", {}).get("warnings", ()),
         _part_of_host(case),
         _lost(case),
@@ -76,6 +78,7 @@ def warnings(
         _by_release(case),
         _prot_none(case),
         _damon(case),
+        _tagged(case),
         _order(case, policy, fate),
         str(khugepaged) if khugepaged else None,
         _no_prctl(case, policy),
@@ -225,6 +228,32 @@ def _changing(case: Case, coverage: Coverage, told: Told) -> str:
         text += (
             " This kernel merges a changing page all the same while it equals a KSM page, until "
             "the next write."
+        )
+    return text
+
+
+def _tagged(case: Case) -> str | None:
+    """Of MTE, and what it does to the order of ksmd's unstable tree.
+
+    A tagged page counts there as greater than its twin, whichever of the two is searched for. So a
+    page without tags can pass by its like where a tagged page of the same bytes stands above it;
+    and so can a tagged page that fork shares pass by itself: it is unshared then, not volatile.
+    """
+    frames, taken = case.snapshot.frames, case.facts.items > 0
+    has_tags = (frames["flags"].to_numpy() & FrameFlag.MTE) != 0
+    tagged, plain = taken & has_tags, taken & ~has_tags
+    if not tagged.any():
+        return None
+    text = (
+        f"{plural(int(np.count_nonzero(tagged)), 'candidate frame')} of memory with tags (MTE): "
+        "they merge with none, not even with one of the same bytes."
+    )
+    hashes = frames["hash"].to_numpy(np.uint64, na_value=0)
+    twins = int(np.count_nonzero(np.isin(hashes[plain], hashes[tagged])))
+    if twins:
+        text += (
+            f" {plural(twins, 'frame')} without tags have the bytes of one with tags: ksmd may not "
+            "find those equal, so they may not merge although they count as merged."
         )
     return text
 

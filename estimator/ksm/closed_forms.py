@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Ints, Mask, Numbers, take
+from estimator.arrays import Ints, Mask, Numbers, pieces, take
 from estimator.ksm.case import Case
 from estimator.ksm.contents import first_split_of_folio
 from estimator.ksm.frames import NEVER, distinct
@@ -52,8 +52,8 @@ class _Meeting:
     second: Numbers
     first_frame: Numbers
     first_blocked: Mask
-    nodes: Ints
-    on_nodes: Ints
+    nodes: Numbers
+    on_nodes: Numbers
     node_frame: Numbers
     undecided: Mask
 
@@ -124,8 +124,10 @@ def closed_forms(
     ksm_frame[met] = case.frame_of_row[m.second[met]]
     ksm_frame[joined] = m.node_frame[joined]
     ksm_frame[overtaken] = meeting_frame
-    solved = take(ksm_frame, contents.of_frame)
-    np.copyto(stable_frame, solved, where=(solved >= 0) & ~facts.blocked & (facts.items > 0))
+    for piece in pieces(len(stable_frame)):
+        solved = ksm_frame[contents.of_frame[piece]]
+        merge = (solved >= 0) & ~facts.blocked[piece] & (facts.items[piece] > 0)
+        np.copyto(stable_frame[piece], solved, where=merge)
     on_node = np.flatnonzero(facts.on_node > 0)
     on_node = on_node[kind[contents.of_frame[on_node]] == _Kind.AT_REST]
     stable_frame[on_node] = on_node
@@ -191,7 +193,7 @@ def _meetings(case: Case) -> _Meeting:
     several = np.flatnonzero(np.diff(starts) > 1)
     second[several] = facts.first.take(order.take(starts[several] + 1))
     first_blocked = facts.blocked.take(first_frame)
-    nodes, on_nodes = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    nodes, on_nodes = np.zeros(count, dtype=np.int32), np.zeros(count, dtype=np.int32)
     node_frame = np.full(count, -1, dtype=np.int32)
     undecided = np.zeros(count, dtype=bool)
 
@@ -201,7 +203,7 @@ def _meetings(case: Case) -> _Meeting:
         frame, begin, of = contents.frames_of(chosen)
         skip = facts.blocked[frame] | (frame == first_frame[chosen][of])
         second[chosen] = np.minimum.reduceat(np.where(skip, NEVER, facts.first[frame]), begin)
-        nodes[chosen] = np.add.reduceat(facts.node[frame], begin, dtype=np.int64)
+        nodes[chosen] = np.add.reduceat(facts.node[frame], begin, dtype=np.int32)
         on_nodes[chosen] = np.add.reduceat(facts.on_node[frame], begin)
         node_frame[chosen] = np.maximum.reduceat(np.where(facts.node[frame], frame, -1), begin)
         strange = (facts.maybe_blocked | facts.opaque)[frame] & (facts.items[frame] > 0)

@@ -17,8 +17,10 @@ import pandas as pd
 from estimator.arrays import Ints, Mask, Numbers, Words, take
 from estimator.ksm.frames import NEVER, FrameFacts
 from estimator.ksm.rules import Rules
+from estimator.snapshot.flags import FrameFlag
 
 _PART_BITS = 3
+_ODD = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 
 def _usable_cpus() -> int:
@@ -60,6 +62,21 @@ class Contents:
         return self.order[place], starts, of
 
 
+def content_keys(frames: pd.DataFrame) -> Words:
+    """What tells contents apart, u64 per frame: the hash, 0 where it is unknown.
+
+    A frame with tags of MTE is unlike any other, also one of the same bytes and tags
+    (memcmp_pages() in arch/arm64/kernel/mte.c): it has a number of its own.
+    """
+    keys: Words = frames["hash"].to_numpy(dtype=np.uint64, na_value=0)
+    tagged = (frames["flags"].to_numpy() & FrameFlag.MTE) != 0
+    if tagged.any():
+        pfns = frames["pfn"].to_numpy()[tagged]
+        keys = keys.copy()
+        keys[tagged] = (pfns + np.uint64(1)) * _ODD  # distinct for distinct PFNs
+    return keys
+
+
 def group_by_content(
     frames: pd.DataFrame, facts: FrameFacts, frame_of_row: npt.NDArray[np.uint32], rules: Rules
 ) -> Contents:
@@ -74,7 +91,7 @@ def group_by_content(
     order = frame_of_row[is_first].astype(np.int32)
     if not met.all():
         order = np.append(order, np.flatnonzero(facts.known & ~met).astype(np.int32))
-    place, new = _by_hash(take(frames["hash"].to_numpy(dtype=np.uint64, na_value=0), order))
+    place, new = _by_hash(take(content_keys(frames), order))
     order = take(order, place)
     if not rules.merge_across_nodes:
         node = frames["node"].to_numpy()[order]

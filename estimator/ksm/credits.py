@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Ints, Mask, Numbers, count
+from estimator.arrays import Ints, Mask, Numbers, count, pieces, take
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,22 @@ def credits_of(freed: Freed, stable_node: Numbers, converted: Mask, scanned: Mas
     the frame it maps now; ``scanned``: ksmd scans it.
     """
     frame_of_row, frame_count = freed.frame_of_row, len(freed.gone)
-    leave = count(frame_of_row[converted], frame_count)
+    leave = np.zeros(frame_count, np.int32)
     node = np.full(frame_count, -1, np.int32)
-    merged = np.flatnonzero(stable_node >= 0)
-    node[frame_of_row[merged]] = stable_node[merged]
+    for piece in pieces(len(frame_of_row)):
+        np.add.at(leave, frame_of_row[piece][converted[piece]], np.int32(1))
+        merged = stable_node[piece] >= 0
+        node[frame_of_row[piece][merged]] = stable_node[piece][merged]
 
-    stays = (node == np.arange(frame_count)) & (leave >= freed.mapcount) & ~freed.gone
+    stays = (
+        (node == np.arange(frame_count, dtype=np.int32)) & (leave >= freed.mapcount) & ~freed.gone
+    )
     given_up = (freed.gone & (leave > 0)) | stays
-    of_frame = frame_credits(given_up, node, stays) / np.maximum(leave, 1)
-    of_row = np.where(converted, of_frame[frame_of_row], 0.0)
+    of_frame = frame_credits(given_up, node, stays)
+    of_frame /= np.maximum(leave, 1)
+    of_row = take(of_frame, frame_of_row)
+    of_row[~converted] = 0.0
+    del of_frame
     np.subtract.at(of_row, freed.copied, 1.0)
     of_folio = freed.unmapped.copy()
     np.add.at(of_folio, freed.folio[freed.gone & (leave == 0)], 1)
@@ -97,8 +104,11 @@ def frame_credits(given_up: Mask, node: Numbers, stays: Mask) -> npt.NDArray[np.
     """What each frame is credited with (f64 per frame), see ``Credits``: of ``d``, (d - 1) / d."""
     of_frame = given_up.astype(np.float64)
     onto_node = given_up & (node >= 0)
-    frames = np.bincount(node[onto_node], minlength=len(given_up))
-    of_frame[onto_node] -= (stays / np.maximum(frames, 1))[node[onto_node]]
+    frames = count(node[onto_node], len(given_up))
+    for piece in pieces(len(node)):
+        onto = onto_node[piece]
+        end = node[piece][onto]
+        of_frame[piece][onto] -= stays[end] / np.maximum(frames[end], 1)
     return of_frame
 
 

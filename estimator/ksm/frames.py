@@ -33,6 +33,8 @@ class FrameFacts:
     ``ksm``: PageKsm(). ``node``: it is the KSM page of a live stable node. ``on_node``: how many of
     the items are on that node already. ``opaque``: an item is PROT_NONE where that hides it from
     searches of the unstable tree.
+
+    To be read alone: one that is the same of all frames may be a single number in memory.
     """
 
     known: Mask
@@ -68,14 +70,15 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
     ksm = frames["kind"].to_numpy() == FrameKind.KSM
     node = np.zeros(count, dtype=bool)
     node[live_node_frames(snapshot)] = True
-    on_node = np.zeros(count, dtype=np.int32)
+    on_node = np.broadcast_to(np.int32(0), count)
     if node.any():
         merged = candidates.frame[_on_node(snapshot, candidates, node)]
         on_node = np.bincount(merged, minlength=count).astype(np.int32)
 
     large = (flags & FrameFlag.LARGE) != 0
-    folio = np.full(count, -1, dtype=np.int32)
+    folio = np.broadcast_to(np.int32(-1), count)
     if large.any():
+        folio = np.full(count, -1, dtype=np.int32)
         head = frames["head_pfn"].to_numpy()[large]
         folio[large] = np.cumsum(np.append(True, head[1:] != head[:-1]), dtype=np.int32) - 1
 
@@ -89,8 +92,9 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         blocked |= maybe_blocked & (free == 0)
         maybe_blocked &= (free > 0) & (free < items)
 
-    opaque = np.zeros(count, dtype=bool)
+    opaque = np.broadcast_to(np.False_, count)
     if rules.prot_none_blocks_tree:
+        opaque = np.zeros(count, dtype=bool)
         prot_none = (snapshot.mappings["flags"].to_numpy() & MappingFlag.PROT_NONE) != 0
         opaque[candidates.frame[prot_none[candidates.row_numbers()]]] = True
     return FrameFacts(
@@ -102,7 +106,7 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         pinned=pinned,
         blocked=blocked,
         maybe_blocked=maybe_blocked,
-        zero=(flags & FrameFlag.ZERO) != 0,
+        zero=(flags & (FrameFlag.ZERO | FrameFlag.MTE)) == FrameFlag.ZERO,
         mlocked=(flags & FrameFlag.MLOCKED) != 0,
         ksm=ksm,
         node=node,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -11,6 +11,13 @@ from estimator.errors import UsageError
 Scope = Literal["all", "enabled"]
 SELECTORS = ("pids", "comms", "cgroups", "uids")
 """The fields of a policy that choose processes."""
+AS_IF = {
+    "private": "shared memory were private",
+    "no-hugetlb": "hugetlb pages were ordinary ones",
+    "no-file": "pages of files were anonymous",
+    "no-thp": "no page were huge",
+}
+"""What can be asked, in this order, and as the end of "what if"."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +39,15 @@ class Policy:
     whether zero-filled pages go to the kernel's zero page. ``merge_across_nodes``: whether pages of
     different NUMA nodes merge.
 
+    ``as_if``: filled in by ``predict``: what the snapshot is read as (``ksm.as_if``).
+
     Raises UsageError for what the kernel would refuse, and for a selector that is no sequence.
 
     >>> policy = Policy(scope="enabled", comms=("redis-server",), max_page_sharing=512)
     >>> kernel = {"max_page_sharing": 256, "use_zero_pages": 0, "merge_across_nodes": 1}
     >>> policy.with_tunables(kernel)  # doctest: +NORMALIZE_WHITESPACE
     Policy(scope='enabled', pids=(), comms=('redis-server',), cgroups=(), uids=(),
-           max_page_sharing=512, use_zero_pages=False, merge_across_nodes=True)
+           max_page_sharing=512, use_zero_pages=False, merge_across_nodes=True, as_if=())
     """
 
     scope: Scope = "all"
@@ -49,6 +58,7 @@ class Policy:
     max_page_sharing: int | None = None
     use_zero_pages: bool | None = None
     merge_across_nodes: bool | None = None
+    as_if: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise UsageError for tunables that the kernel itself would refuse, and lone selectors."""
@@ -79,3 +89,13 @@ class Policy:
     def to_json(self) -> dict[str, Any]:
         """The policy as JSON values."""
         return asdict(self)
+
+
+def question(what: Collection[str]) -> str:
+    """The names ``what`` as a question, without its mark; "" for none.
+
+    >>> question(("private", "no-thp"))
+    'What if shared memory were private and no page were huge'
+    """
+    said = [words for name, words in AS_IF.items() if name in what]
+    return f"What if {' and '.join(said)}" if said else ""

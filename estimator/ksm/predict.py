@@ -11,6 +11,7 @@ import numpy as np
 from estimator.arrays import Mask
 from estimator.errors import CannotAnswerError
 from estimator.ksm.accounting import freed_frames, unmapped_pieces
+from estimator.ksm.as_if import read_as
 from estimator.ksm.candidates import find_candidates
 from estimator.ksm.case import Case
 from estimator.ksm.caveats import OtherLooks, Told
@@ -92,7 +93,7 @@ def ask(
             hint=_with_contents(snapshot.info),
         )
     ksm = tunables(snapshot.info)
-    policy = (policy or Policy()).with_tunables(ksm)
+    policy = read_as(snapshot, policy or Policy()).with_tunables(ksm)
     snapshot = with_seen_nodes(snapshot, merge_across_nodes=bool(ksm["merge_across_nodes"]))
     rules = Rules.of(snapshot.info, policy)
     if not rules.merge_across_nodes:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Ints, count
+from estimator.arrays import Ints, Numbers, count
+from estimator.ksm.content_parts import rows_by_content
 from estimator.snapshot.names import units_of
 from estimator.snapshot.snapshot import mapping_mm
 
@@ -29,6 +30,8 @@ KEYS: dict[By, list[str]] = {
     "service": ["unit"],
 }
 _MOST = 2000
+TIE_DIGITS = 6
+"""Sums of fractions that differ later are equal: the order of their parts made the difference."""
 _PRODUCTS_AT_ONCE = 1 << 22
 
 
@@ -45,7 +48,8 @@ def pairs(prediction: Prediction, by: By) -> pd.DataFrame:
     }
     table = pd.concat([side.add_suffix(which) for which, side in sides.items()], axis=1)
     table["saved_pages"] = np.append(matrix[one, other], alone[by_itself])
-    return table.sort_values("saved_pages", ascending=False, kind="stable", ignore_index=True)
+    order = np.argsort(-table["saved_pages"].round(TIE_DIGITS), kind="stable")
+    return table.take(order).reset_index(drop=True)
 
 
 def saved_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tuple[Floats, Floats]:
@@ -57,37 +61,48 @@ def saved_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tup
     and copies made by break_cow(), less than 0. With every process in a group the upper triangle
     with the diagonal and the second part add up to ``physical["frames_freed"]``.
     """
-    snapshot, found = prediction.snapshot, prediction.credits
-    frame_of_row = prediction.freed.frame_of_row
-    group_of_row = group_of_mm[mapping_mm(snapshot)]
-
-    node = np.where(found.given_up, found.stable_node, -1)
+    freed, found = prediction.freed, prediction.credits
+    group_of_vma = group_of_mm[prediction.snapshot.vmas["mm_id"].to_numpy()]
+    vma_of_row = prediction.snapshot.mappings["vma_id"].to_numpy()
+    node = np.where(found.given_up, found.stable_node, np.int32(-1))
     node[node[node >= 0]] = node[node >= 0]
     frames = count(node[node >= 0], len(node))
-    rows = np.flatnonzero(node[frame_of_row] >= 0)
-    rows = rows[prediction.converted[rows] | ~found.given_up[frame_of_row[rows]]]
-    frame = frame_of_row[rows].astype(np.int64)
+    converted = prediction.converted
 
-    credit = prediction.credits.of_row.copy()
-    leaving = found.given_up[frame]
-    stays = found.given_up[node[frame]]
-    each = np.where(stays, 1 - 1 / frames[node[frame]], 1.0) / np.maximum(found.converted[frame], 1)
-    credit[rows[leaving]] -= each[leaving]
-    inside = group_of_row >= 0
-    alone: Floats = np.bincount(group_of_row[inside], credit[inside], groups).astype(np.float64)
-
-    holders = count(frame, len(node))
-    inside = group_of_row[rows] >= 0
-    held, holder, times = _sums(frame[inside], group_of_row[rows[inside]], groups)
-    part = times / holders[held]
-    on_node, sharer, parts = _sums(node[held].astype(np.int64), holder, groups, part)
     matrix: Floats = np.zeros((groups, groups))
-    _add_products(matrix, on_node, sharer, parts, 1 / frames[on_node])
-    _add_products(matrix, held, holder, part, -1 / frames[node[held]])
+    alone: Floats = np.zeros(groups)
+    for rows in rows_by_content(freed.content, freed.frame_of_row):
+        group, credit = group_of_vma[vma_of_row[rows]], found.of_row[rows]
+        frame = freed.frame_of_row[rows].astype(np.int64)
+        merging = (node[frame] >= 0) & (converted[rows] | ~found.given_up[frame])
+        frame = frame[merging]
+        leaving = found.given_up[frame]
+        stays = found.given_up[node[frame]]
+        each = np.where(stays, 1 - 1 / frames[node[frame]], 1.0)
+        each /= np.maximum(found.converted[frame], 1)
+        credit[np.flatnonzero(merging)[leaving]] -= each[leaving]
+        inside = group >= 0
+        alone += np.bincount(group[inside], credit[inside], groups)
+        _add_part(matrix, node, frames, frame, group[merging])
     matrix *= 2 - np.eye(groups)
     for saved in (matrix, alone):
         saved[np.abs(saved) < 1e-6] = 0
     return matrix, alone
+
+
+def _add_part(matrix: Floats, node: Numbers, frames: Numbers, frame: Ints, group: Ints) -> None:
+    """Add what mappings of some contents come to.
+
+    ``node``: per frame, where it ends, and ``frames``, how many end there. Per mapping: its
+    ``frame``, and its ``group``, -1 for none.
+    """
+    inside = group >= 0
+    names, holders = np.unique(frame, return_counts=True)
+    held, holder, times = _sums(frame[inside], group[inside], len(matrix))
+    part = times / holders[np.searchsorted(names, held)]
+    on_node, sharer, parts = _sums(node[held].astype(np.int64), holder, len(matrix), part)
+    _add_products(matrix, on_node, sharer, parts, 1 / frames[on_node])
+    _add_products(matrix, held, holder, part, -1 / frames[node[held]])
 
 
 def _groups(prediction: Prediction, by: By) -> tuple[pd.DataFrame, Ints]:

@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator.arrays import Ints, Numbers, Words, pieces
+from estimator.ksm.content_parts import rows_by_content
+from estimator.ksm.sharing import TIE_DIGITS
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.names import units_of, vma_labels
 from estimator.snapshot.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from estimator.arrays import Ints
     from estimator.ksm.prediction import Prediction
 
 _PLACE = ["comm", "unit", "label"]
@@ -22,40 +24,73 @@ _PLACE = ["comm", "unit", "label"]
 
 def contents(prediction: Prediction, limit: int) -> pd.DataFrame:
     """``Prediction.contents``."""
-    snapshot = prediction.snapshot
+    snapshot, content = prediction.snapshot, prediction.content
     frame_id = snapshot.mappings["frame_id"].to_numpy()
-    rows = np.flatnonzero(prediction.converted)
-    rows = rows[prediction.content[frame_id[rows]] >= 0]
-    content, _ = pd.factorize(prediction.content[frame_id[rows]])
-    count = int(content.max(initial=-1)) + 1
-    place, places = _places(snapshot, rows)
-
+    place_of_vma, places = _places(snapshot)
     number = np.random.default_rng(0).integers(1, 2**64, size=len(places), dtype=np.uint64)
+    converted = prediction.converted
+    parts = [
+        _patterns(prediction, rows[converted[rows]], number[place_of_vma])
+        for rows in rows_by_content(content, frame_id)
+    ]
+    patterns = _alike(pd.concat(parts).sort_values("row"))
+    saved = patterns["saved_pages"].round(TIE_DIGITS)
+    order = np.lexsort((-patterns["mappings"], -saved))[:limit]
+    patterns = patterns.take(order).reset_index()
+    example = patterns["row"].to_numpy()
+    chosen = content[frame_id[example]]
+    rows = _rows_of(content, frame_id, chosen)
+    rows = rows[converted[rows]]
+    place = place_of_vma[snapshot.mappings["vma_id"].to_numpy()[rows]]
+    holders = _holders(places, place, content[frame_id[rows]], chosen)
+    patterns["holders"] = pd.Series(holders, dtype=object)
+    columns = ["contents", "frames", "mappings", "saved_pages", "zero", "holders"]
+    return patterns[columns].join(_whereabouts(snapshot, example))
+
+
+def _patterns(prediction: Prediction, rows: Ints, number_of_vma: Words) -> pd.DataFrame:
+    """What ``contents`` says of the contents of ``rows``, which have all of their mappings."""
+    snapshot = prediction.snapshot
+    frame_id = snapshot.mappings["frame_id"].to_numpy()[rows]
+    known = prediction.content[frame_id] >= 0
+    rows, frame_id = rows[known], frame_id[known]
+    content, _ = pd.factorize(prediction.content[frame_id])
+    count = int(content.max(initial=-1)) + 1
     signature = np.zeros(count, np.uint64)
-    np.add.at(signature, content, number[place])
-    _, first_of_frame = np.unique(frame_id[rows], return_index=True)
+    np.add.at(signature, content, number_of_vma[snapshot.mappings["vma_id"].to_numpy()[rows]])
+    _, first_of_frame = np.unique(frame_id, return_index=True)
+    flags = snapshot.frames["flags"].to_numpy()[frame_id]
     table = pd.DataFrame(
         {
             "signature": signature,
-            "zero": _first_of(content, _is_zero(snapshot)[frame_id[rows]]),
+            "zero": _first_of(content, (flags & FrameFlag.ZERO) != 0),
             "frames": np.bincount(content[first_of_frame], minlength=count),
+            "contents": np.ones(count, np.int64),
             "mappings": np.bincount(content),
             "saved_pages": np.bincount(content, weights=prediction.credits.of_row[rows]),
             "row": _first_of(content, rows),
         }
     )
-    patterns = table.groupby(["signature", "zero", "frames"], sort=False).agg(
-        contents=("mappings", "size"),
+    return _alike(table).reset_index()
+
+
+def _alike(table: pd.DataFrame) -> pd.DataFrame:
+    """One row for contents that lie in the same places in the same numbers, the first first."""
+    return table.groupby(["signature", "zero", "frames"], sort=False).agg(
+        contents=("contents", "sum"),
         mappings=("mappings", "first"),
         saved_pages=("saved_pages", "sum"),
         row=("row", "first"),
     )
-    patterns = patterns.nlargest(limit, ["saved_pages", "mappings"]).reset_index()
-    example = patterns["row"].to_numpy()
-    chosen = content[np.searchsorted(rows, example)]
-    patterns["holders"] = pd.Series(_holders(places, place, content, chosen), dtype=object)
-    columns = ["contents", "frames", "mappings", "saved_pages", "zero", "holders"]
-    return patterns[columns].join(_whereabouts(snapshot, example))
+
+
+def _rows_of(content: Numbers, frame_id: npt.NDArray[np.uint32], chosen: Numbers) -> Ints:
+    """The rows of ``mappings`` with one of the ``chosen`` contents."""
+    is_chosen = np.isin(content, chosen)
+    found = [
+        np.flatnonzero(is_chosen[frame_id[piece]]) + piece.start for piece in pieces(len(frame_id))
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *found])
 
 
 def _first_of(group: Ints, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -63,13 +98,8 @@ def _first_of(group: Ints, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return values[first]
 
 
-def _is_zero(snapshot: Snapshot) -> npt.NDArray[np.bool_]:
-    zero: npt.NDArray[np.bool_] = (snapshot.frames["flags"].to_numpy() & FrameFlag.ZERO) != 0
-    return zero
-
-
-def _places(snapshot: Snapshot, rows: Ints) -> tuple[Ints, pd.DataFrame]:
-    """A number per mapping of ``rows``, equal where all of ``_PLACE`` is, and these."""
+def _places(snapshot: Snapshot) -> tuple[Ints, pd.DataFrame]:
+    """A number per VMA, equal where all of ``_PLACE`` is, and these."""
     owners = snapshot.processes.iloc[snapshot.vmas["mm_id"].to_numpy()]
     of_vma = pd.DataFrame(
         {
@@ -78,17 +108,19 @@ def _places(snapshot: Snapshot, rows: Ints) -> tuple[Ints, pd.DataFrame]:
             "label": vma_labels(snapshot.vmas),
         }
     )
-    number = of_vma.groupby(_PLACE, sort=False).ngroup().to_numpy(np.int64)
+    number = np.asarray(of_vma.groupby(_PLACE, sort=False).ngroup(), np.int64)
     places = of_vma.drop_duplicates().reset_index(drop=True)
-    return number[snapshot.mappings["vma_id"].to_numpy()[rows]], places
+    return number, places
 
 
 def _holders(
-    places: pd.DataFrame, place: Ints, content: Ints, chosen: Ints
+    places: pd.DataFrame, place: Ints, content: Numbers, chosen: Numbers
 ) -> list[list[dict[Hashable, Any]]]:
-    """Of every content in ``chosen`` its places, those with most mappings first."""
-    wanted = np.isin(content, chosen)
-    table = pd.DataFrame({"content": content[wanted], "place": place[wanted]})
+    """Of every content in ``chosen`` its places, those with most mappings first.
+
+    ``place``, ``content``: of all mappings that have one of them.
+    """
+    table = pd.DataFrame({"content": content, "place": place})
     counts = table.value_counts(sort=False).rename("mappings").reset_index()
     counts = counts.sort_values(["mappings", "place"], ascending=[False, True])
     of_content = {
@@ -99,14 +131,13 @@ def _holders(
 
 
 def _whereabouts(snapshot: Snapshot, rows: Ints) -> pd.DataFrame:
-    mappings = snapshot.mappings.iloc[rows]
-    vmas = snapshot.vmas.iloc[mappings["vma_id"].to_numpy()]
+    vma, page = (snapshot.mappings[name].to_numpy()[rows] for name in ("vma_id", "page_index"))
+    vmas = snapshot.vmas.iloc[vma]
     page_bytes = np.uint64(snapshot.info["kernel"]["page_size"])
     return pd.DataFrame(
         {
             "pid": snapshot.processes["pid"].to_numpy()[vmas["mm_id"].to_numpy()],
             "label": vma_labels(vmas),
-            "address": vmas["start"].to_numpy()
-            + mappings["page_index"].to_numpy().astype(np.uint64) * page_bytes,
+            "address": vmas["start"].to_numpy() + page.astype(np.uint64) * page_bytes,
         }
     )

@@ -16,10 +16,11 @@ import numpy.typing as npt
 from estimator._version import __version__
 from estimator.arrays import Columns, Words, of_rows
 from estimator.collect.budget import refuse_beyond
+from estimator.collect.further_hashes import Areas, Further, Wanted
 from estimator.collect.mappings import Mapped, distinct
 from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
-from estimator.collect.tables import make_tables, only_mapped
+from estimator.collect.tables import make_tables, only_mapped, other_tables
 from estimator.procfs.ksm_counters import ksmd_cpu_seconds, read_identity
 from estimator.procfs.ksm_settings import read_settings, thp_enabled, thp_orders
 from estimator.procfs.merged_frames import ksm_flag_holds, mark_ksm
@@ -39,9 +40,9 @@ from estimator.procfs.processes import (
 )
 from estimator.procfs.rights import part_of_host, require_memory, require_rights
 from estimator.procfs.running_kernel import RunningKernel, features, struct_sizes, upstream_release
-from estimator.procfs.vmas import listed_first, read_vmas
+from estimator.procfs.vmas import listed_first, read_vmas, with_others
 from estimator.snapshot.flags import UNKNOWN_NODE
-from estimator.snapshot.format import FORMAT_VERSION
+from estimator.snapshot.format import CONTENTS, FORMAT_VERSION
 from estimator.snapshot.gathered import Gathered
 
 if TYPE_CHECKING:
@@ -83,7 +84,9 @@ _NO_ITEMS: Columns = {
 def collect_procfs(
     *,
     without_contents: bool = False,
+    contents: str = CONTENTS[0],
     seed: int | None = None,
+    wanted: Wanted | None = None,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],
     max_memory_mib: int | None = None,
@@ -91,7 +94,9 @@ def collect_procfs(
     """What ``gather_procfs`` finds, with its arguments and errors, as DataFrames."""
     return gather_procfs(
         without_contents=without_contents,
+        contents=contents,
         seed=seed,
+        wanted=wanted,
         progress=progress,
         pace=pace,
         max_memory_mib=max_memory_mib,
@@ -101,7 +106,9 @@ def collect_procfs(
 def gather_procfs(
     *,
     without_contents: bool = False,
+    contents: str = CONTENTS[0],
     seed: int | None = None,
+    wanted: Wanted | None = None,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],
     max_memory_mib: int | None = None,
@@ -109,13 +116,15 @@ def gather_procfs(
     """Everything /proc says of this machine; what it doesn't is listed in ``info["not_known"]``.
 
     ``pace`` is told how many bytes are read, and may wait. Without ``seed`` the hashes have a new
-    one. ``without_contents``: no page of a process is read; what is in the frames is unknown.
+    one. ``wanted``: further hashes. ``without_contents``: no page of a process is read; what is in
+    the frames is unknown. ``contents``: of which memory, one of ``CONTENTS``.
     Raises TargetError without the right to see PFNs, CannotAnswerError if this kernel has no KSM.
     """
     require_rights()
     started = datetime.datetime.now(datetime.UTC)
     taken_at_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)  # as in /proc/uptime
     seed = random_seed() if seed is None else seed
+    wanted = wanted or Wanted()
     progress("processes", 0, 1)
     processes, lost = read_processes()
     vmas, smaps, known = read_vmas(processes)
@@ -128,8 +137,11 @@ def gather_procfs(
     order, vmas, smaps = listed_first(listed, vmas, smaps)
     processes = [processes[number] for number in order]
     listed, said, known = listed[order], said[order], known[order]
-    refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()), running=True)
-    maps = PageMaps(processes, vmas, smaps["AnonHugePages"])
+    others, other_pages = with_others(vmas, smaps, contents)
+    refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()) + other_pages, running=True)
+    areas = Areas(vmas["mm_id"], vmas["start"], vmas["end"])
+    further = Further(wanted, seed, areas) if wanted != Wanted() else None
+    maps = PageMaps(processes, vmas, smaps["AnonHugePages"], others)
     latest: list[Mapped] = []
 
     def walk() -> Mapped:
@@ -138,11 +150,14 @@ def gather_procfs(
         return mapped
 
     def look(pfns: Words) -> Columns:
-        return look_at(pfns, latest[0], vmas, processes, seed, without_contents, progress, pace)
+        mapped = latest[0]
+        return look_at(
+            pfns, mapped, vmas, processes, seed, further, without_contents, contents, progress, pace
+        )
 
     mapped = walk()
     pfns = distinct(mapped.pfn)
-    mapped, pfns, facts, changed = settle(mapped, pfns, look(pfns), walk, look)
+    mapped, pfns, facts, lost_pages = settle(mapped, pfns, look(pfns), walk, look)
     forget_what_moved(pfns, facts, mapped)
     zero = np.isin(mapped.pfn, pfns[facts.pop("zero_page")])
     mapped.counts["zero_pages"] += np.bincount(
@@ -154,6 +169,7 @@ def gather_procfs(
         perhaps_ksm = mark_ksm(facts, pfns, mapped, vmas["start"], smaps)
     if perhaps_ksm:
         not_known = _NOT_KNOWN | {"frames.kind": "KSM not set where smaps leaves it open"}
+    anonymous = vmas["has_anon_vma"]
     table = process_columns(processes)
     there = known & ~maps.gone & still_there(processes)  # after all that was read by pid
     mapped = mapped.of_vmas(there[vmas["mm_id"]])
@@ -161,6 +177,9 @@ def gather_procfs(
     table = numbered(table, there, listed, said)
     vmas = _renumbered(vmas, there)
     pfns, facts = only_mapped(mapped, pfns, facts)
+    tables = None
+    if contents != CONTENTS[0]:
+        tables = other_tables(mapped, pfns, facts, seed, PAGE_BYTES)
     mappings, frames = make_tables(vmas, mapped, pfns, facts, seed, PAGE_BYTES)
     if (frames["node"] == UNKNOWN_NODE).any():
         not_known = not_known | {"frames.node": "65535 where several nodes may have the frame"}
@@ -191,6 +210,7 @@ def gather_procfs(
         "collected_at": started.isoformat(timespec="seconds"),
         "collect_seconds": seconds,
         "hash": about_hash(seed),
+        **wanted.info(seed, PAGE_BYTES),
         "ksm": read_settings() | {"ksmd_cpu_ns": None if cpu is None else round(cpu * 1e9)},
         "sizes": sizes,
         **features(kernel, upstream_release()),
@@ -199,6 +219,7 @@ def gather_procfs(
         "thp_orders": thp_orders(),
         "damon_runs": damon_runs(),
         "without_contents": without_contents,
+        "contents": contents,
         "part_of_host": dataclasses.asdict(part) if part else None,
         "unreadable_processes": names,
         "unknown": {
@@ -206,13 +227,13 @@ def gather_procfs(
             "anonymous_pages": pages,
             "vmas": 0,
             "page_table_pages": 0,
-            "changed_pages": changed,
+            "changed_pages": int(lost_pages[anonymous].sum()),
             "stable_nodes": 0,
             "perhaps_ksm_frames": perhaps_ksm,
         },
         "not_known": not_known,
     }
-    return Gathered(info, table, vmas, mappings, frames, _NO_NODES, _NO_ITEMS)
+    return Gathered(info, table, vmas, mappings, frames, _NO_NODES, _NO_ITEMS, *(tables or ()))
 
 
 def _renumbered(vmas: Columns, mms: npt.NDArray[np.bool_]) -> Columns:

@@ -37,7 +37,7 @@ def mark_ksm(
     kind ANONYMOUS.
     """
     place = np.searchsorted(pfns, mapped.pfn)
-    anonymous = facts["kind"] != 0
+    anonymous = (facts["kind"] == FrameKind.ANONYMOUS) | (facts["kind"] == FrameKind.KSM)
     kept = anonymous[place]
     place, vma = place[kept], mapped.vma_id[kept]
     address = start[vma] + mapped.page_index[kept] * np.uint64(PAGE_BYTES)

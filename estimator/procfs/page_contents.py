@@ -12,7 +12,8 @@ import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
 from estimator.arrays import Columns, Words, find
-from estimator.collect.mappings import FRAME_FACTS, Mapped, rows_of
+from estimator.collect.further_hashes import Further
+from estimator.collect.mappings import FRAME_FACTS, Mapped, first_mappings
 from estimator.collect.workers import Pieces, forked, shared_columns
 from estimator.procfs.nodes import nodes_of
 from estimator.procfs.page_flags import frame_facts
@@ -37,16 +38,23 @@ def look_at(
     vmas: Columns,
     processes: Sequence[Process],
     seed: int,
+    further: Further | None,
     without_contents: bool,
+    contents: str,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],
 ) -> Columns:
     """Columns of ``FRAME_FACTS`` of the frames ``pfns``, ``zero_page`` and ``read_at``.
 
+    And of ``further``, where more hashes are asked for.
+
     Read by some processes at once; each keeps to its part of the pace. ``without_contents``: what
-    is in the frames is left alone.
+    is in the frames is left alone. ``contents``: of which memory, one of ``CONTENTS``.
     """
-    facts = shared_columns(len(pfns), FRAME_FACTS | {"zero_page": np.bool_, "read_at": np.uint64})
+    columns = FRAME_FACTS | {"zero_page": np.bool_, "read_at": np.uint64}
+    if further is not None:
+        columns |= further.wanted.columns(PAGE_BYTES)
+    facts = shared_columns(len(pfns), columns)
 
     workers = workers_here()
     fact_pieces = Pieces(-(-len(pfns) // _FACTS_AT_ONCE))
@@ -54,7 +62,7 @@ def look_at(
     def read_facts() -> None:
         for number in fact_pieces:
             piece = slice(number * _FACTS_AT_ONCE, (number + 1) * _FACTS_AT_ONCE)
-            for name, values in frame_facts(pfns[piece]).items():
+            for name, values in frame_facts(pfns[piece], contents).items():
                 facts[name][piece] = values
 
     facts["node"][:] = nodes_of(pfns)
@@ -64,7 +72,7 @@ def look_at(
         facts["unknown"][:] = Unknown.NOT_READ
         return facts
     with forked(workers - 1, read_facts):
-        mappings = _first_mappings(pfns, mapped)
+        mappings = first_mappings(pfns, mapped)
         read_facts()
     mappings[facts["kind"] == 0] = -1
     places = _Places(mappings, mapped, vmas, processes)
@@ -73,7 +81,7 @@ def look_at(
 
     def read_contents(progress: Callable[[str, int, int], None]) -> None:
         done = 0
-        for frames in _hash_frames(places, pieces, facts, seed):
+        for frames in _hash_frames(places, pieces, facts, seed, further):
             done += frames * workers
             progress("bytes", min(done, total) * PAGE_BYTES, total * PAGE_BYTES)
             pace(frames * workers * PAGE_BYTES)
@@ -94,15 +102,6 @@ def forget_what_moved(pfns: Words, facts: Columns, mapped: Mapped) -> None:
     moved = (facts["unknown"] == Unknown.HASHED) & ~stayed
     facts["hash"][moved] = 0
     facts["unknown"][moved] = Unknown.CHANGED
-
-
-def _first_mappings(pfns: Words, mapped: Mapped) -> npt.NDArray[np.int64]:
-    """The first row of ``mapped`` that maps each of the frames ``pfns``; -1 if none does."""
-    mappings = np.flatnonzero(np.isin(mapped.pfn, pfns))
-    row = rows_of(pfns, mapped.pfn[mappings])
-    first = np.full(len(pfns), -1)
-    first[row[::-1]] = mappings[::-1]
-    return first
 
 
 class _Places:
@@ -126,9 +125,9 @@ class _Places:
         self.rows = frame[place]
         self.key = mapped.key[place]
         self._page = (vmas["start"] >> PAGE_SHIFT)[vma] + mapped.page_index[place]
-        self._mm = vmas["mm_id"][vma]
+        self.mm = vmas["mm_id"][vma].astype(np.int64)
         self._pids = [process.pid for process in processes]
-        self._breaks = np.flatnonzero((np.diff(self._page) != 1) | (np.diff(self._mm) != 0)) + 1
+        self._breaks = np.flatnonzero((np.diff(self._page) != 1) | (np.diff(self.mm) != 0)) + 1
 
     def runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
         """Frames [start, stop) in runs of one process: first and last, pid, first page."""
@@ -137,16 +136,20 @@ class _Places:
         if bounds[-1] != stop:
             bounds.append(stop)
         for begin, end in pairwise(bounds):
-            yield begin, end, self._pids[self._mm[begin]], int(self._page[begin])
+            yield begin, end, self._pids[self.mm[begin]], int(self._page[begin])
 
 
 def _hash_frames(
-    places: _Places, pieces: Iterable[int], facts: Columns, seed: int
+    places: _Places,
+    pieces: Iterable[int],
+    facts: Columns,
+    seed: int,
+    further: Further | None,
 ) -> Iterator[int]:
     """Fill ``hash``, ``unknown`` and ``read_at`` of the frames of some pieces of ``places``.
 
-    ``read_at``: the ``Mapped.key`` of the mapping through which the frame was read. Yields how many
-    frames a piece had when it is done.
+    And the columns of ``further``. ``read_at``: the ``Mapped.key`` of the mapping through which the
+    frame was read. Yields how many frames a piece had when it is done.
     """
     with _Reader() as reader:
         for piece in pieces:
@@ -164,6 +167,10 @@ def _hash_frames(
             facts["hash"][rows] = hashes
             facts["unknown"][rows] = unknown
             facts["read_at"][rows] = places.key[start:stop]
+            if further is not None:
+                mm = places.mm[start:stop]
+                for name, values in further.hashes(reader.data[: stop - start], hashes, mm).items():
+                    facts[name][rows] = values
             yield stop - start
 
 
@@ -176,6 +183,7 @@ class _Reader:
         self.pages = [
             self._memory[place : place + PAGE_BYTES] for place in range(0, len(memory), PAGE_BYTES)
         ]
+        self.data = np.frombuffer(memory, np.uint8).reshape(-1, PAGE_BYTES)
         self._pid, self._file = -1, -1
 
     def __enter__(self) -> _Reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from estimator.collect.mappings import distinct
 from estimator.procfs.page_size import HUGE_PAGES
 from estimator.procfs.processes import PROC
 from estimator.snapshot.flags import FrameFlag, FrameKind, Unknown
+from estimator.snapshot.format import CONTENTS
 
 _BLOCK = HUGE_PAGES  # an anonymous folio lies within one
 _BLOCKS_AT_ONCE = 256  # 1 MiB of page flags
@@ -27,12 +29,16 @@ _FLAGS = {
     19: FrameFlag.HWPOISON,
     33: FrameFlag.MLOCKED,
 }
+if platform.machine() == "aarch64":
+    _FLAGS[41] = FrameFlag.MTE  # KPF_ARCH_2
 _ANON, _HEAD, _TAIL, KPF_KSM, _ZERO_PAGE = (np.uint64(1 << bit) for bit in (12, 15, 16, 21, 24))
+_MMAP, _SWAPBACKED, _HUGE, _LRU = (np.uint64(1 << bit) for bit in (11, 14, 17, 5))
 
 
-def frame_facts(pfns: Words) -> Columns:
+def frame_facts(pfns: Words, contents: str = CONTENTS[0]) -> Columns:
     """Columns of ``FRAME_FACTS`` but ``node``, of the frames ``pfns``, and ``zero_page``, bool.
 
+    ``kind``: 0 where ``contents`` does not ask for it.
     Not to be had here, and -1: ``refcount``, and the ``folio_mapcount`` of large folios.
     """
     flags, head, order = _flags(pfns)
@@ -43,7 +49,7 @@ def frame_facts(pfns: Words) -> Columns:
     mapcount = frame_words("kpagecount", pfns).astype(np.int32)
     return {
         "ok": np.ones(len(pfns), np.bool_),
-        "kind": _kind(flags),
+        "kind": _kind(flags, contents),
         "hash": np.zeros(len(pfns), np.uint64),
         "unknown": np.full(len(pfns), Unknown.CHANGED, np.uint8),
         "flags": kpf,
@@ -56,9 +62,17 @@ def frame_facts(pfns: Words) -> Columns:
     }
 
 
-def _kind(flags: Words) -> Bytes:
+def _kind(flags: Words, contents: str) -> Bytes:
+    """``FrameKind``. Page cache is on an LRU list or mapped; of tmpfs it is swap-backed."""
     kind = ((flags & _ANON) != 0).view(np.uint8) * np.uint8(FrameKind.ANONYMOUS)
     kind[(flags & (_ANON | KPF_KSM)) == _ANON | KPF_KSM] = FrameKind.KSM
+    if contents == CONTENTS[0]:
+        return kind
+    cache = ((flags & (_ANON | _ZERO_PAGE)) == 0) & ((flags & (_LRU | _MMAP)) != 0)
+    kind[cache & ((flags & _SWAPBACKED) != 0)] = FrameKind.SHMEM
+    if contents == CONTENTS[-1]:
+        kind[cache & ((flags & _SWAPBACKED) == 0)] = FrameKind.FILE
+    kind[(flags & _HUGE) != 0] = FrameKind.HUGETLB
     return kind
 
 

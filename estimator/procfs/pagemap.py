@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Columns, Words
+from estimator.arrays import Columns, Mask, Words
 from estimator.collect.limits import is_own_limit
 from estimator.collect.mappings import Mapped, first_pages
 from estimator.procfs.page_size import HUGE_PAGES, PAGE_SHIFT
@@ -40,36 +40,45 @@ def own_page() -> Iterator[int]:
 
 
 class PageMaps:
-    """The pagemaps of some processes: ``walk`` reads all of them, again and again if need be."""
+    """The pagemaps of some processes: ``walk`` reads all of them, again and again if need be.
 
-    def __init__(self, processes: Sequence[Process], vmas: Columns, huge: Words) -> None:
+    ``huge``: pages of huge pages per VMA. ``others``: bool per VMA, pages that are not anonymous
+    count there too.
+    """
+
+    def __init__(
+        self, processes: Sequence[Process], vmas: Columns, huge: Words, others: Mask
+    ) -> None:
         self._processes = processes
         self._vmas = vmas
         self._huge = huge
+        self._others = others
         self.gone = np.zeros(len(processes), np.bool_)
 
     def walk(self, progress: Callable[[int], None]) -> Mapped:
-        """Every page that an anonymous VMA maps; ``progress`` is told the number of mms done."""
+        """Every page that the VMAs map; ``progress`` is told the number of mms done."""
         parts = [(np.empty(0, np.uint32), np.empty(0, np.uint64), np.empty(0, np.uint64))]
         swap = np.zeros(len(self._huge), np.uint64)
-        anonymous = np.flatnonzero(self._vmas["has_anon_vma"])
-        mms = self._vmas["mm_id"][anonymous]
-        starts, ends = (self._vmas[name][anonymous] >> PAGE_SHIFT for name in ("start", "end"))
+        walked = np.flatnonzero(self._vmas["has_anon_vma"] | self._others)
+        mms = self._vmas["mm_id"][walked]
+        starts, ends = (self._vmas[name][walked] >> PAGE_SHIFT for name in ("start", "end"))
         bounds = [0, *(np.flatnonzero(np.diff(mms)) + 1).tolist(), len(mms)]
         for begin, stop in pairwise(bounds):
             if begin == stop:
                 continue
             mm_id = int(mms[begin])
             progress(mm_id)
-            vma_ids = anonymous[begin:stop].astype(np.uint32)
+            vma_ids = walked[begin:stop].astype(np.uint32)
             start, end = starts[begin:stop], ends[begin:stop]
             try:
                 with (PROC / str(self._processes[mm_id].pid) / "pagemap").open("rb", 0) as file:
                     for first, entries in _entries(file.fileno(), start, end):
                         _, vma = _in_vmas(entries & _SWAP != 0, first, start, end)
                         swap[vma_ids] += np.bincount(vma, minlength=len(vma_ids)).astype(np.uint64)
-                        present = entries & (_PRESENT | _FILE) == _PRESENT
-                        place, vma = _in_vmas(present, first, start, end)
+                        place, vma = _in_vmas(entries & _PRESENT != 0, first, start, end)
+                        wanted = entries[place] & _FILE == 0
+                        wanted |= self._others[vma_ids[vma]]
+                        place, vma = place[wanted], vma[wanted]
                         page_index = place.view(np.uint64) + (first - start[vma])
                         parts.append((vma_ids[vma], page_index, entries[place] & _PFN))
             except OSError as error:

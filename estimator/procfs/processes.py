@@ -7,6 +7,7 @@ import ctypes
 import functools
 import itertools
 import os
+import platform
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from estimator.procfs.page_size import PAGE_BYTES
 from estimator.snapshot.gathered import objects
 
 PROC = Path("/proc")
-_SYS_KCMP = 312  # x86-64
+_SYS_KCMP = {"x86_64": 312, "aarch64": 272}
 _KCMP_VM = 1
 _RSS_ANON = re.compile(r"^RssAnon:\s*(\d+) kB", re.MULTILINE)
 _CLOCK_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -179,7 +180,7 @@ def _compare_mm(first: Process, second: Process) -> int:
 
 def _kcmp(first: int, second: int) -> int:
     """How the mms of two processes compare: 0 equal, 1 less, 2 greater."""
-    order: int = _libc().syscall(_SYS_KCMP, first, second, _KCMP_VM, 0, 0)
+    order: int = _libc().syscall(_SYS_KCMP[platform.machine()], first, second, _KCMP_VM, 0, 0)
     if order < 0:
         raise OSError(ctypes.get_errno(), "kcmp")
     return order
@@ -214,6 +215,7 @@ _COLUMNS: dict[str, Any] = {
     "nice": np.int8,
     "start_time_ns": np.uint64,
     **dict.fromkeys(("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages"), np.int64),
+    "parent_pid": np.int32,
 }
 
 
@@ -266,6 +268,7 @@ def _row(process: Process) -> dict[str, Any]:
         "ksm_rmap_items": _counter(counters.get("ksm_rmap_items")),
         "ksm_merging_pages": _counter(counters.get("ksm_merging_pages") or merging),
         "ksm_zero_pages": _counter(counters.get("ksm_zero_pages")),
+        "parent_pid": _counter(status.get("PPid")),
     }
 
 

@@ -17,7 +17,8 @@ from estimator.procfs.processes import PROC, Process
 
 # who may see PFNs, and who the memory of all processes
 _NEEDED = {"CAP_SYS_ADMIN": SYS_ADMIN, "CAP_SYS_PTRACE": SYS_PTRACE}
-_READ_HERE = {(4096, "x86_64")}  # pages of which size on which machines
+_READ_HERE = {"x86_64": (4096,), "aarch64": (4096, 16384, 65536)}
+"""Pages of which sizes are read on which machines."""
 # the inodes of the first namespaces: PROC_*_INIT_INO in include/linux/proc_ns.h
 _FIRST = {"user": 0xEFFFFFFD, "pid": 0xEFFFFFFC}
 _KSM = Path("/sys/kernel/mm/ksm")
@@ -26,10 +27,9 @@ _KSM = Path("/sys/kernel/mm/ksm")
 def require_rights() -> None:
     """Raise unless this machine shows all to us and has KSM, and pages of the size read here."""
     machine = platform.machine()
-    if (PAGE_BYTES, machine) not in _READ_HERE:
+    if PAGE_BYTES not in _READ_HERE.get(machine, ()):
         raise CannotAnswerError(
-            f"{machine} with pages of {PAGE_BYTES} bytes: "
-            "--procfs reads only 4 KiB pages of x86_64 so far"
+            f"{machine} with pages of {PAGE_BYTES} bytes: --procfs reads x86_64 and arm64 (aarch64)"
         )
     if not in_first_namespace("user"):  # pagemap_open() in fs/proc/task_mmu.c asks the first one
         raise TargetError(

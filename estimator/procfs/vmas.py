@@ -12,11 +12,14 @@ import numpy.typing as npt
 
 from estimator.arrays import Columns, Mask, Words, of_rows
 from estimator.collect.limits import is_own_limit
-from estimator.ksm.vm_flags import LETTERS, VALUES, excluded_by
+from estimator.ksm.vm_flags import EXCLUDING, LETTERS, VALUES, excluded_by
 from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.processes import PROC, Process
+from estimator.snapshot.format import CONTENTS
 
-_VALUES = ("Anonymous", "AnonHugePages", "Swap", "KSM")
+_HUGETLB = ("Shared_Hugetlb", "Private_Hugetlb")
+_VALUES = ("Rss", "Anonymous", "AnonHugePages", *_HUGETLB, "Swap", "KSM")
+_LIFTED = sum(VALUES[name] for name in ("hugetlb", "dontexpand", "shared", "mayshare"))
 _LINE = re.compile(
     r"\n(?:([0-9a-f]+)-([0-9a-f]+) \S{4} \S+ \S+ \d+ *(.*)"  # start, end, name
     rf"|({'|'.join(_VALUES)}): +(\d+) kB|VmFlags: (.*))"
@@ -40,6 +43,25 @@ def read_vmas(processes: Sequence[Process]) -> tuple[Columns, dict[str, Words], 
     for name, dtype in _COLUMNS.items():
         vmas[name] = np.fromiter((row[name] for row in rows), dtype, len(rows))
     return vmas, {name: vmas.pop(name) for name in _VALUES}, known
+
+
+def with_others(vmas: Columns, smaps: dict[str, Words], contents: str) -> tuple[Mask, int]:
+    """Which VMAs map pages that are not anonymous and could be, bool; how many pages at most.
+
+    None if ``contents`` (one of ``CONTENTS``) asks for none of them; else also such as have pages
+    of files alone: no file here says whether one is of tmpfs, /proc/kpageflags says it of a frame.
+    """
+    if contents == CONTENTS[0]:
+        return np.zeros(len(vmas["start"]), np.bool_), 0
+    flags = vmas["vm_flags"]
+    hugetlb = (flags & np.uint64(VALUES["hugetlb"])) != 0
+    shut = sum(VALUES[name] for name in EXCLUDING) & ~_LIFTED
+    refused = (flags & np.uint64(shut)) != 0
+    refused |= ~hugetlb & ((flags & np.uint64(VALUES["dontexpand"])) != 0)
+    pages = smaps["Rss"] - np.minimum(smaps["Anonymous"], smaps["Rss"])
+    pages += sum(smaps[name] for name in _HUGETLB)
+    found = ~refused & (pages > 0)
+    return found, int(pages[found].sum())
 
 
 def listed_first(

@@ -38,6 +38,7 @@ def policy_words(policy: Mapping[str, Any], there: Mapping[str, Any]) -> str:
     chosen = [f"--scope {policy.get('scope')}"]
     for name, option in _SELECTORS.items():
         chosen += [f"{option} {printable(str(value))}" for value in policy.get(name) or ()]
+    chosen += [f"--as-if {name}" for name in policy.get("as_if") or ()]
     tunables = []
     for name in _TUNABLES:
         value = policy.get(name)

@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from estimator.advice.alike import Alike, alike
 from estimator.advice.attribution import (
     contributions,
     contributions_by,
@@ -32,6 +33,7 @@ from estimator.advice.schedule import Schedule
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.upper_bound import UpperBound
+from estimator.report.alike_sections import alike_sections
 from estimator.report.asked import host_words, question_words
 from estimator.report.bound_sections import bound_sections
 from estimator.report.forecast_plots import over_time_figure
@@ -39,6 +41,7 @@ from estimator.report.plan_sections import plan_sections
 from estimator.report.plots import (
     contribution_figure,
     frontier_figure,
+    page_size_figure,
     sharing_figure,
     sharing_matrix,
 )
@@ -62,14 +65,18 @@ def report_page(
     verdict, *report = prediction_sections(snapshot, prediction)
     figures = []
     if scanned_pages(prediction):
+        found = alike(snapshot, prediction)
+        report += alike_sections(found)
         figures = [*_figures(snapshot, prediction, plan), _over_time(schedule)]
+        if found.copies.mapped:
+            figures.append(_by_page_size(found))
     return _page(
         snapshot,
         prediction.policy,
         verdict,
         report,
         [
-            (title, {place: _svg(figure, f"{n} {place}") for place, figure in forms.items()})
+            (title, {place: svg(figure, f"{n} {place}") for place, figure in forms.items()})
             for n, (title, forms) in enumerate(figures)
         ],
         plan_sections(snapshot, plan, schedule, risk),
@@ -108,6 +115,16 @@ def _figures(
     ]
 
 
+def _by_page_size(found: Alike) -> tuple[str, dict[str, Figure]]:
+    return (
+        "What pages of other sizes would share",
+        {
+            form: page_size_figure(found.page_sizes, found.page_bytes, narrow=n)
+            for form, n in {"wide": False, "narrow": True}.items()
+        },
+    )
+
+
 def _over_time(schedule: Schedule) -> tuple[str, dict[str, Figure]]:
     found, pace = schedule.forecast, schedule.as_proposed
     return (
@@ -128,10 +145,24 @@ def _page(
     figures: list[tuple[str, dict[str, Markup]]],
     plan: list[Section],
 ) -> str:
+    title = printable(f"KSM on {host_words(snapshot.info)}")
+    asked = question_words(snapshot.info, policy.to_json())
+    return page_of(title, asked, verdict, report, figures, plan)
+
+
+def page_of(
+    title: str,
+    asked: list[str],
+    verdict: Section,
+    report: list[Section],
+    figures: list[tuple[str, dict[str, Markup]]],
+    plan: list[Section],
+) -> str:
+    """An HTML document: ``figures`` are titles, each with its forms by class (see ``svg``)."""
     script = _resource("report.js")
     return _template("report.html.j2").render(
-        title=printable(f"KSM on {host_words(snapshot.info)}"),
-        asked=question_words(snapshot.info, policy.to_json()),
+        title=title,
+        asked=asked,
         style=Markup(_resource("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -189,8 +220,8 @@ def _cells(row: dict[str, Any], columns: list[Column]) -> Iterator[tuple[str, st
         yield column.title, column.show(value), key, column.number
 
 
-def _svg(figure: Figure, salt: str) -> Markup:
-    """``figure`` as an SVG element, the same for the same data."""
+def svg(figure: Figure, salt: str) -> Markup:
+    """``figure`` as an SVG element, the same for the same data; ``salt``: of its ids."""
     buffer = io.StringIO()
     with mpl.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}

@@ -22,7 +22,7 @@ from estimator.ksm.prediction import Prediction
 from estimator.ksm.sharing import saved_between
 from estimator.snapshot.names import units_of
 from estimator.snapshot.snapshot import Snapshot, mapping_mm
-from estimator.units import percent, printable
+from estimator.units import human_bytes, percent, printable
 
 _MIB = 2**20
 _MATRIX_SIZE = 24
@@ -99,6 +99,33 @@ def contribution_figure(
     axes.xaxis.set_major_locator(MaxNLocator(3 if narrow else 8, steps=_STEPS))
     figure.legend(frameon=False, loc="outside upper center", ncols=len(series))
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def page_size_figure(table: pd.DataFrame, page_bytes: int, *, narrow: bool = False) -> Figure:
+    """What equal pages would free, and of these zero-filled ones, by the size of a page.
+
+    ``table``: of ``page_sizes``. ``page_bytes``: the kernel's own size, which is marked.
+    ``narrow``: as for ``frontier_figure``.
+    """
+    figure = Figure(
+        figsize=(NARROW_INCHES, 3.4) if narrow else (WIDE_INCHES, 3.8), layout="constrained"
+    )
+    axes = figure.add_subplot()
+    size = table["page_bytes"].to_numpy()
+    places = np.arange(len(size))
+    saved, zero = (table[name].to_numpy() / _MIB for name in ("bytes_saved", "zero_bytes"))
+    axes.plot(places, saved, color=BLUE, marker=".", label="equal pages")
+    axes.plot(places, zero, color=GREY, marker=".", label="of these zero-filled")
+    own = np.flatnonzero(size == page_bytes)
+    axes.plot(own, saved[own], "o", color=GREEN, markersize=9, label="this kernel's size")
+    axes.set_xticks(places, labels=[human_bytes(n).replace(".0 ", " ") for n in size.tolist()])
+    axes.set_xlabel("size of a page")
+    axes.set_ylabel("would be freed (MiB)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, loc="outside upper center", ncols=1 if narrow else 3)
     return figure
 
 

@@ -8,6 +8,13 @@ from estimator.report.prediction_sections import Section
 from estimator.report.tables import Column, memory, pages
 from estimator.units import count, human_bytes, human_seconds, percent, plural
 
+_SIDE_CHANNELS = (
+    "Known attacks: the time that a write takes tells that somebody else has the page and so, one "
+    "guess after the other, what is in it: which programs and files others use (Suzaki 2011), "
+    "where their code lies (CAIN 2015). With Rowhammer bits flip in a page that others share (Flip "
+    "Feng Shui 2016). What is saved within a domain tells nothing to another one."
+)
+
 
 def risk_sections(risk: Risk, size: int) -> list[Section]:
     """Side effects, borders that sharing crosses, the closest pairs, and who should stay out."""
@@ -25,6 +32,7 @@ def risk_sections(risk: Risk, size: int) -> list[Section]:
             "Risk: whoever shares a page can find out that others have it",
             risk.borders.assign(share=(risk.borders["across_bytes"] / total).fillna(0)),
             crossing,
+            note=_SIDE_CHANNELS,
         ),
     ]
     if len(risk.pairs):
@@ -42,7 +50,7 @@ def risk_sections(risk: Risk, size: int) -> list[Section]:
             Column("why", "reason"),
             memory("merged", "ksm_merging_pages", size),
         ]
-        title = "Poor candidates: a write to a merged page costs them a fault"
+        title = "Poor candidates: who waits for the fault that a write costs, or can't merge"
         sections.append(Section(title, risk.poor_candidates, columns))
     return sections
 
@@ -97,4 +105,7 @@ def _unmerge(effects: SideEffects) -> str:
             f", {human_bytes(more)} more than the merge frees: what shared a frame before, by fork "
             "or because it stays mapped elsewhere, gets pages of its own as well"
         )
-    return f"{words}. echo 0 stops ksmd and leaves merged what is."
+    return (
+        f"{words}. As much has to be free or swappable for the day on which all merged pages are "
+        "written at once. echo 0 stops ksmd and leaves merged what is."
+    )

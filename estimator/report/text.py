@@ -69,12 +69,16 @@ def render_counters(
 def render_story(
     snapshot: Snapshot, prediction: Prediction, console: Console, tables: Tables = _USUAL
 ) -> None:
-    """Print who brings what: verdict first, then contributors and contents.
+    """Print who brings what: verdict first, then contributors, contents, and what else is alike.
 
     Raises UsageError for a column that none of the tables has.
     """
+    from estimator.advice.alike import alike
+    from estimator.report.alike_sections import alike_sections
+
     asked = question_words(snapshot.info, prediction.policy.to_json())
-    print_sections(story_sections(snapshot, prediction), console, asked, tables)
+    sections = [*story_sections(snapshot, prediction), *alike_sections(alike(snapshot, prediction))]
+    print_sections(sections, console, asked, tables)
 
 
 def render_bound(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
+from estimator.advice.alike import Alike
 from estimator.advice.whatif import WhatIf
 from estimator.advice.why import Why
 from estimator.ksm import losses as reasons
 from estimator.ksm.candidates import NOT_MERGEABLE, NOT_ON_LIST
 from estimator.ksm.losses import Losses
+from estimator.report.alike_sections import alike_sections
 from estimator.report.as_json import answer_json, records
 from estimator.report.prediction_sections import WARNINGS, Section, coverage_section
 from estimator.report.tables import Column, memory, pages
@@ -60,7 +63,7 @@ def what_if_sections(found: WhatIf) -> list[Section]:
         Column("general_profit", "general_profit", _maybe_bytes, number=True, wide=True),
         Column("rmap_items", "ksm_rmap_items", _maybe_count, number=True, wide=True),
         Column("scanned", "scanned_pages", _scanned(size), number=True),
-        memory("less than ideal", "lost_bytes"),
+        Column("less than ideal", "lost_bytes", _maybe_bytes, number=True),
         Column("most of it", "lost_to", wide=True),
     ]
     ideal = human_bytes(found.losses.ideal * size)
@@ -77,7 +80,7 @@ def what_if_sections(found: WhatIf) -> list[Section]:
             limit=len(rows),
             note=_what_lines_mean(found),
         ),
-        _page_sizes(found.page_sizes),
+        *alike_sections(found.alike),
         _waterfall(found.losses, size),
         *([Section(WARNINGS, bullets=found.asked.warnings)] if found.asked.warnings else []),
         coverage_section(found.asked.coverage, size),
@@ -97,8 +100,24 @@ def what_if_json(found: WhatIf) -> dict[str, Any]:
     """A ``WhatIf`` as JSON values."""
     return answer_json(found.asked) | {
         "policies": records(found.table),
-        "page_sizes": records(found.page_sizes),
+        **alike_json(found.alike),
         "frames": losses_json(found.losses),
+    }
+
+
+def alike_json(found: Alike) -> dict[str, Any]:
+    """An ``Alike`` as JSON values."""
+    preload = found.preload
+    return {
+        "copies": {f"{name}_bytes": n for name, n in dataclasses.asdict(found.copies).items()},
+        "page_sizes": records(found.page_sizes),
+        "nearly_equal": None if found.near is None else records(found.near),
+        "preload": {
+            "bytes_saved": preload.bytes_saved,
+            "merged_bytes": preload.merged_bytes,
+            "unknown_processes": preload.unknown_processes,
+            "groups": records(preload.groups),
+        },
     }
 
 
@@ -150,6 +169,11 @@ def _whose(why: Why) -> str:
 
 def _what_lines_mean(found: WhatIf) -> str:
     text = "* No kernel can be set to that: a thought, by the same model."
+    if found.table["name"].str.startswith("as if ").any():
+        text += (
+            " As if: a frame of shared memory, of hugetlb or of a file is taken for one anonymous "
+            "page that its processes share by fork, a piece of a huge page for a page of its own."
+        )
     if found.merged_now:
         text += (
             " What is freed is against the memory as it is now, in which KSM has merged already: a "
@@ -157,19 +181,6 @@ def _what_lines_mean(found: WhatIf) -> str:
             "for all to be unmerged first (echo 2 > /sys/kernel/mm/ksm/run)."
         )
     return text
-
-
-def _page_sizes(table: pd.DataFrame) -> Section:
-    columns = [
-        memory("pages of", "page_bytes"),
-        memory("in whole pages", "whole_bytes"),
-        memory("frees", "bytes_saved"),
-    ]
-    note = (
-        "Aligned groups of today's pages that are present, visited by ksmd and equal, as a kernel "
-        "with such pages would lay them out: a thought. What is not whole counts as nothing."
-    )
-    return Section("What larger pages would share", table, columns, len(table), note=note)
 
 
 def _waterfall(lost: Losses, size: int, *, in_parts: bool = False) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from estimator.advice.borders import Borders
 from estimator.advice.verdict import WORTH_IT, Savings
 from estimator.ksm.coverage import Coverage
-from estimator.ksm.policy import Policy
+from estimator.ksm.policy import Policy, question
 from estimator.ksm.prediction import Prediction
 from estimator.units import count, human_bytes, percent, plural, printable
 
@@ -25,9 +25,9 @@ COUNTER_MEANINGS = {
 def scope_words(policy: Policy) -> str:
     """Who takes part, as the first words of a sentence."""
     who = chosen_words(policy) or "every process"
-    if policy.scope == "enabled":
-        return f"With {who} as opted in now"
-    return f"With {who} opted in"
+    words = f"With {who} as opted in now" if policy.scope == "enabled" else f"With {who} opted in"
+    asked = question(policy.as_if)
+    return f"{asked}? {words}" if asked else words
 
 
 def chosen_words(policy: Policy) -> str:

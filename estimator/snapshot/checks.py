@@ -15,10 +15,13 @@ import numpy.typing as npt
 from estimator.arrays import pieces
 from estimator.errors import TargetError
 from estimator.snapshot.flags import FrameKind, Unknown
-from estimator.snapshot.format import PAGE_SIZES
-from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.format import CONTENTS, PAGE_SIZES
+from estimator.snapshot.schema import OPTIONAL
+from estimator.snapshot.snapshot import Snapshot, others_alone
 
 _STRUCTS = ("ksm_rmap_item", "ksm_stable_node", "ksm_mm_slot")
+_ANONYMOUS = (FrameKind.ANONYMOUS, FrameKind.KSM)
+_OTHERS = (FrameKind.SHMEM, FrameKind.HUGETLB, FrameKind.FILE)
 _SECTIONS = ("kernel", "source", "hash", "ksm", "sizes", "features", "unknown")
 
 
@@ -39,8 +42,13 @@ def _wrong(snapshot: Snapshot) -> Iterator[str]:
     yield from _wrong_processes(snapshot)
     yield from _wrong_vmas(snapshot)
     yield from _wrong_mappings(snapshot)
-    yield from _wrong_frames(snapshot)
+    yield from _wrong_frames(snapshot, _ANONYMOUS)
     yield from _wrong_nodes(snapshot)
+    if others := others_alone(snapshot):
+        yield from _wrong_mappings(others)
+        yield from _wrong_frames(others, _OTHERS)
+        if np.isin(others.frames["pfn"], snapshot.frames["pfn"]).any():
+            yield "frames are anonymous and not anonymous at once"
 
 
 def _wrong_info(info: Mapping[str, Any]) -> Iterator[str]:
@@ -61,6 +69,8 @@ def _wrong_info(info: Mapping[str, Any]) -> Iterator[str]:
             yield f"ksmd can't have {name} = {value}"
     if not isinstance(info.get("without_contents", False), bool):
         yield f"contents can't be left out {info['without_contents']}"
+    if info.get("contents", CONTENTS[0]) not in CONTENTS:
+        yield f"there are no contents of {info['contents']} memory"
     if not isinstance(info["source"].get("warnings", []), list):
         yield "snapshot.json has no warnings of its source"
 
@@ -111,22 +121,37 @@ def _wrong_mappings(snapshot: Snapshot) -> Iterator[str]:
             yield "mappings are not in the order of vma_id and page_index"
 
 
-def _wrong_frames(snapshot: Snapshot) -> Iterator[str]:
+def _wrong_frames(snapshot: Snapshot, kinds: tuple[FrameKind, ...]) -> Iterator[str]:
     frames = snapshot.frames
     unknown = frames["unknown"].to_numpy()
     if not _ascends(frames["pfn"].to_numpy()):
         yield "frames are not in the order of pfn"
     kind = frames["kind"].to_numpy()
-    if len(kind) and not min(FrameKind) <= kind.min() <= kind.max() <= max(FrameKind):
+    if len(kind) and not kinds[0] <= kind.min() <= kind.max() <= kinds[-1]:
         yield "frames are of a kind that is not known here"
     if int(unknown.max(initial=0)) > max(Unknown):
         yield "frames are unknown for reasons that are not known here"
     if not np.array_equal(frames["hash"].isna().to_numpy(), unknown != Unknown.HASHED):
         yield "frames have no hash and no reason for that, or both"
+    for name in frames.columns.intersection(OPTIONAL["frames"].names):
+        if not np.array_equal(frames[name].isna().to_numpy(), unknown != Unknown.HASHED):
+            yield f"frames have a hash and no {name}, or the other way round"
+    pieces = sum(str(name).startswith("piece_hash_") for name in frames)
+    if pieces and not _fits(snapshot.info, pieces):
+        yield "the pieces of frames are not as snapshot.json says"
     if snapshot.info.get("without_contents") and (unknown == Unknown.HASHED).any():
         yield "frames have hashes, and snapshot.json says that contents were left out"
     if int(frames["order"].max() if len(frames) else 0) >= 64:
         yield "folios are larger than any memory"
+
+
+def _fits(info: Mapping[str, Any], pieces: int) -> bool:
+    """Whether so many pieces make a page."""
+    size, zero = info.get("piece_bytes"), info.get("zero_piece_hash")
+    if not (isinstance(size, int) and isinstance(zero, int)):
+        return False
+    whole: bool = size * pieces == info["kernel"]["page_size"]
+    return whole and 0 <= zero < 1 << 64
 
 
 def _wrong_nodes(snapshot: Snapshot) -> Iterator[str]:

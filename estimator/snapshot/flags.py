@@ -19,10 +19,13 @@ class MappingFlag(enum.IntFlag):
 
 
 class FrameKind(enum.IntEnum):
-    """``frames.kind``: what the frame is (u8). 3 to 5 are kept for shmem, hugetlb and files."""
+    """``frames.kind``: what the frame is (u8). From SHMEM on: in ``other_frames``, on demand."""
 
     ANONYMOUS = 1  # PageAnon(), but not
     KSM = 2  # PageKsm()
+    SHMEM = 3  # page cache of tmpfs: MAP_SHARED without a file, memfd, System V, /dev/shm
+    HUGETLB = 4  # of a VM_HUGETLB VMA, private or shared
+    FILE = 5  # page cache of another file
 
 
 class FrameFlag(enum.IntFlag):
@@ -42,6 +45,7 @@ class FrameFlag(enum.IntFlag):
     WRITEBACK = 512
     HWPOISON = 1024
     SWAPBACKED = 2048
+    MTE = 4096  # has tags of arm64's memory tagging (PG_mte_tagged)
 
 
 class Unknown(enum.IntEnum):

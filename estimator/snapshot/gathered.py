@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Gathered:
     """What a ``Snapshot`` holds, in the same order of rows; to be written, or to be asked.
 
-    A column is an array of the type that ``SCHEMAS`` says; masked where values are null. Strings
+    A column is an array of the type that ``columns_of`` says; masked where values are null. Strings
     and lists are arrays of objects, None where null. ``stable_items`` has the columns of
     ``Snapshot.stable_items``, by node_id.
     """
@@ -30,24 +30,27 @@ class Gathered:
     frames: Columns
     stable_nodes: Columns = field(repr=False)
     stable_items: Columns = field(repr=False)
+    other_mappings: Columns | None = field(default=None, repr=False)
+    other_frames: Columns | None = field(default=None, repr=False)
 
     def snapshot(self) -> Snapshot:
         """The same as DataFrames, which share the memory of the columns."""
         import pandas as pd
 
-        from estimator.snapshot.schema import SCHEMAS
+        from estimator.snapshot.schema import TABLES, columns_of
         from estimator.snapshot.snapshot import Snapshot
 
         tables = {
             name: pd.DataFrame(
                 {
                     f.name: _series(getattr(self, name)[f.name], f.nullable)
-                    for f in schema
+                    for f in columns_of(name, getattr(self, name))
                     if f.name != "items"
                 },
                 copy=False,
             )
-            for name, schema in SCHEMAS.items()
+            for name in TABLES
+            if getattr(self, name) is not None
         }
         return Snapshot(self.info, stable_items=pd.DataFrame(self.stable_items), **tables)
 

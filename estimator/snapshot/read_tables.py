@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,40 +15,51 @@ import pyarrow.parquet as pq
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.snapshot.format import FORMAT_VERSION
 from estimator.snapshot.format_1 import FORMAT_1_SCHEMAS
-from estimator.snapshot.schema import I32, I64, MOST_ROWS, SCHEMAS, U32
+from estimator.snapshot.schema import I32, I64, MOST_ROWS, U32, columns_of
+from estimator.snapshot.stored_table import StoredTable, require_no_nulls
 
-_ROWS_AT_ONCE = 1 << 17  # decoded: more take more memory and no less time
+_KEPT = frozenset({"frame_id"})  # asked for throughout
 
 
 def read_table(
-    place: Path, files: Mapping[str, Path | bytes], name: str, version: int
-) -> pd.DataFrame:
+    place: Path, files: Mapping[str, Path | bytes], name: str, version: int, *, stored: bool
+) -> pd.DataFrame | StoredTable:
     """The table ``name`` of the snapshot ``place``, whose ``files`` lie there or are in memory.
 
-    That of stable nodes has ``stable_items`` in its ``attrs["items"]``. Raises TargetError for a
-    file that is missing or not as ``SCHEMAS`` has it, CannotAnswerError for too many rows.
+    ``stored``: one of integers alone stays in its file, once all of it could be read. That of
+    stable nodes has ``stable_items`` in its ``attrs["items"]``. Raises TargetError for a file that
+    is missing or not as ``columns_of`` has it, CannotAnswerError for too many rows.
     """
-    schema = SCHEMAS[name] if version == FORMAT_VERSION else FORMAT_1_SCHEMAS[name]
     path = place / f"{name}.parquet"
     source = files.get(path.name, path)
     try:
-        with pq.ParquetFile(
-            pa.BufferReader(source) if isinstance(source, bytes) else source, memory_map=True
-        ) as file:
+        with contextlib.ExitStack() as closing:
+            file = pq.ParquetFile(
+                pa.BufferReader(source) if isinstance(source, bytes) else source, memory_map=True
+            )
+            closing.callback(file.close)
             if file.metadata.num_rows >= MOST_ROWS:
                 raise CannotAnswerError(
                     f"{path} has {file.metadata.num_rows:,} rows, this program takes less than "
                     f"{MOST_ROWS:,}",
                     hint="collect again with a smaller part of the processes",
                 )
-            _require_columns(path, schema, file.schema_arrow)
+            there = file.schema_arrow
+            current = version == FORMAT_VERSION
+            schema = columns_of(name, there.names) if current else FORMAT_1_SCHEMAS[name]
+            _require_columns(path, schema, there)
             if all(pa.types.is_integer(column.type) for column in schema):
-                return _read_numbers(path, file, schema)
+                numbers = StoredTable(path, file, schema, _KEPT)
+                if not stored:
+                    return numbers.whole()
+                numbers.require_readable()
+                closing.pop_all()
+                return numbers
             table = file.read(columns=schema.names).cast(schema)
     except (OSError, pa.ArrowException) as error:
         raise TargetError(f"{path} can't be read: {error}") from error
     for column in schema:
-        _require_no_nulls(path, column, table[column.name])
+        require_no_nulls(path, column, table[column.name])
     if name == "stable_nodes":
         nodes = _to_pandas(table.drop_columns(["items"]))
         nodes.attrs["items"] = _flatten_items(table)
@@ -62,31 +74,6 @@ def _require_columns(path: Path, schema: pa.Schema, found: pa.Schema) -> None:
         type_ = found.field(column.name).type
         if type_ != column.type:
             raise TargetError(f"{path}: column {column.name!r} is {type_}, not {column.type}")
-
-
-def _require_no_nulls(path: Path, column: pa.Field, values: Any) -> None:
-    if not column.nullable and values.null_count:
-        raise TargetError(f"{path}: column {column.name!r} has nulls")
-
-
-def _read_numbers(path: Path, file: pq.ParquetFile, schema: pa.Schema) -> pd.DataFrame:
-    """A table of integers, a piece at a time: all rows are held once."""
-    rows = file.metadata.num_rows
-    columns = {f.name: np.empty(rows, f.type.to_pandas_dtype()) for f in schema}
-    masks = {f.name: np.empty(rows, np.bool_) for f in schema if f.nullable}
-    at = 0
-    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=schema.names):
-        piece = slice(at, at + batch.num_rows)
-        for column in schema:
-            values = batch.column(column.name)
-            _require_no_nulls(path, column, values)
-            if column.nullable:
-                masks[column.name][piece] = values.is_null()
-                values = values.fill_null(0)
-            columns[column.name][piece] = values
-        at = piece.stop
-    nullable = {name: pd.arrays.IntegerArray(columns[name], mask) for name, mask in masks.items()}
-    return pd.DataFrame(columns | nullable, copy=False)
 
 
 _NULLABLE: dict[pa.DataType, Any] = {

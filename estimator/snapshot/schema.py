@@ -1,9 +1,17 @@
 """The columns of a snapshot's tables, format 2; the order of rows is meaning, see ``store``.
 
 Columns that are not named here are passed over: a later version may add some, for who asks for
-them, without a new format. Names are kept for ``frames.near_hash`` (u64: of the page without its
-first and last 64 bytes) and ``frames.piece_hashes`` (lists of u64: of the 4 KiB pieces of a larger
-page).
+them, without a new format. Those of ``OPTIONAL`` may be missing: they were not asked for, or the
+snapshot is older than they are.
+
+``info["piece_bytes"]`` and ``info["zero_piece_hash"]`` go with ``frames.piece_hash_0`` and so on:
+the size of the pieces, and the hash of a zero-filled one.
+
+``OTHERS``: tables that are there only where contents of other than anonymous memory were asked for
+(--contents all), which ``info["contents"]`` says; missing: anonymous memory alone. Nobody looks at
+them but a question of what if that memory were anonymous (``ksm.as_if``). ``frame_id`` of
+``other_mappings`` is the row number in ``other_frames``. A mapping that a process has of such
+memory, and has not touched, is in no page table and so in no table here.
 
 ``info["ksm"]["ksmd_cpu_ns"]``: CPU time of ksmd since boot; null or missing: not known.
 
@@ -19,10 +27,14 @@ Format 1 had ``mappings.page_index`` as u32, neither ``frames.kind`` nor
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import pyarrow as pa
 
 ROW_GROUP_ROWS = 1 << 20  # so many are written and read in one go
 MOST_ROWS = 1 << 31  # rows are numbered as i32
+
+MOST_PIECES = 16  # of a page of 64 KiB
 
 U8, U16, U32, U64 = pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()
 I8, I32, I64 = pa.int8(), pa.int32(), pa.int64()
@@ -98,3 +110,24 @@ SCHEMAS: dict[str, pa.Schema] = {
         ),
     ),
 }
+
+OTHERS = {"other_mappings": SCHEMAS["mappings"], "other_frames": SCHEMAS["frames"]}
+TABLES = (*SCHEMAS, *OTHERS)
+"""The names of all."""
+OPTIONAL: dict[str, pa.Schema] = {
+    "processes": _schema(
+        ("parent_pid", I32, True),  # thread-group leader of real_parent; null: not known
+    ),
+    "frames": _schema(
+        ("near_hash", U64, True),  # of the page without its first and last 64 bytes
+        ("no_address_hash", U64, True),  # of the page with its own mm's addresses as zeroes
+        *((f"piece_hash_{number}", U64, True) for number in range(MOST_PIECES)),  # in their order
+    ),
+}
+"""Hashes are of the seed of ``hash`` and null where that is."""
+
+
+def columns_of(name: str, there: Container[str]) -> pa.Schema:
+    """The columns of the table ``name``: all of ``SCHEMAS``, of ``OPTIONAL`` those in ``there``."""
+    more = [field for field in OPTIONAL.get(name, ()) if field.name in there]
+    return pa.schema([*(SCHEMAS | OTHERS)[name], *more])

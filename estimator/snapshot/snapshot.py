@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator.arrays import take
 from estimator.snapshot.schema import SCHEMAS
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The tables of one snapshot, as DataFrames with the columns of ``SCHEMAS``.
+    """The tables of one snapshot, as DataFrames with the columns of ``columns_of``.
 
     ``frames.hash`` is nullable (``UInt64``). ``stable_nodes`` lacks the nested column ``items``:
     the items stand flat in ``stable_items`` with the columns node_id, mm_id, address, age,
-    checksum. ``info`` is the content of ``snapshot.json``.
+    checksum. ``info`` is the content of ``snapshot.json``. ``mappings`` and ``frames``
+    may be a ``StoredTable`` each, which is used alike and stays in its file. ``other_mappings``,
+    ``other_frames``: of shared memory, hugetlb and files, where asked for; None where not.
     """
 
     info: dict[str, Any]
@@ -28,6 +31,8 @@ class Snapshot:
     frames: pd.DataFrame
     stable_nodes: pd.DataFrame = field(repr=False)
     stable_items: pd.DataFrame = field(repr=False)
+    other_mappings: pd.DataFrame | None = field(default=None, repr=False)
+    other_frames: pd.DataFrame | None = field(default=None, repr=False)
 
     def _repr_html_(self) -> str:
         """How much there is of everything, in a notebook."""
@@ -35,8 +40,17 @@ class Snapshot:
         return pd.Series(rows, name=f"Linux {self.info['kernel']['release']}").to_frame().to_html()
 
 
+def others_alone(snapshot: Snapshot) -> Snapshot | None:
+    """``snapshot`` with the rows of ``other_mappings`` and ``other_frames`` in place of the rest.
+
+    None where there are none.
+    """
+    if snapshot.other_mappings is None or snapshot.other_frames is None:
+        return None
+    return replace(snapshot, mappings=snapshot.other_mappings, frames=snapshot.other_frames)
+
+
 def mapping_mm(snapshot: Snapshot) -> npt.NDArray[np.uint32]:
     """The mm_id of every mapping (u32 per row of ``snapshot.mappings``)."""
     mm_of_vma: npt.NDArray[np.uint32] = snapshot.vmas["mm_id"].to_numpy()
-    mm: npt.NDArray[np.uint32] = mm_of_vma[snapshot.mappings["vma_id"].to_numpy()]
-    return mm
+    return take(mm_of_vma, snapshot.mappings["vma_id"].to_numpy())

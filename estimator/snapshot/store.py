@@ -9,6 +9,7 @@ every what-if. Row order carries meaning and is kept:
 - ``vmas``: by ``mm_id``, then ``start``. ``vma_id`` is the row number.
 - ``mappings``: by ``vma_id``, then ``page_index``. The row number is the place in a full scan.
 - ``frames``: by ``pfn``. ``frame_id`` is the row number.
+- ``other_mappings``, ``other_frames``, where contents of other memory were asked for: likewise.
 
 Named ``NAME.ksm.tar`` it is one file instead, with the same in it (``archive``).
 """
@@ -35,9 +36,9 @@ from estimator.arrays import Columns
 from estimator.errors import TargetError
 from estimator.snapshot.archive import STREAM, is_archive, read_members, write_members
 from estimator.snapshot.as_arrow import to_arrow
-from estimator.snapshot.format import FORMAT_VERSION
+from estimator.snapshot.format import CONTENTS, FORMAT_VERSION
 from estimator.snapshot.gathered import Gathered
-from estimator.snapshot.schema import I32, ROW_GROUP_ROWS, SCHEMAS
+from estimator.snapshot.schema import I32, OTHERS, ROW_GROUP_ROWS, SCHEMAS, TABLES, columns_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from estimator.snapshot.snapshot import Snapshot
 
 _INFO = "snapshot.json"
-_FILES = {_INFO} | {f"{name}.parquet" for name in SCHEMAS}
+_FILES = {_INFO} | {f"{name}.parquet" for name in TABLES}
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _ALL = slice(None)
@@ -53,7 +54,7 @@ _ASCENDING = {"pfn", "head_pfn", "page_index", "frame_id"}
 
 
 def _row_groups(name: str, table: pd.DataFrame | Columns) -> Iterator[pa.Table]:
-    schema = SCHEMAS[name]
+    schema = columns_of(name, table)
     size = len(table[schema.names[0]])
     for start in range(0, size, ROW_GROUP_ROWS):
         rows = slice(start, min(start + ROW_GROUP_ROWS, size))
@@ -169,13 +170,16 @@ def _fill(snapshot: Snapshot | Gathered, directory: int, written: list[str]) -> 
 
 def _files(snapshot: Snapshot | Gathered) -> Iterator[tuple[str, Callable[[Any], Any]]]:
     """The name of each file of ``snapshot``, and what writes it into an open one."""
-    for name in SCHEMAS:
+    for name in TABLES:
+        table = getattr(snapshot, name)
+        if table is None:
+            continue
         groups = (
-            iter([_nest_items(snapshot.stable_nodes, snapshot.stable_items)])
+            iter([_nest_items(table, snapshot.stable_items)])
             if name == "stable_nodes"
-            else _row_groups(name, getattr(snapshot, name))
+            else _row_groups(name, table)
         )
-        yield f"{name}.parquet", partial(_write_table, name, groups)
+        yield f"{name}.parquet", partial(_write_table, columns_of(name, table), groups)
     info = json.dumps(snapshot.info, indent=1).encode()
     yield _INFO, lambda file: file.write(info)
 
@@ -223,9 +227,8 @@ def _bring_to_disk(file: Any) -> None:
     os.fsync(file.fileno())
 
 
-def _write_table(name: str, groups: Iterator[pa.Table], file: Any) -> None:
+def _write_table(schema: pa.Schema, groups: Iterator[pa.Table], file: Any) -> None:
     """In row groups: nobody has to hold all rows twice. Numbers that go up are differences."""
-    schema = SCHEMAS[name]
     names = {field.name for field in schema if pa.types.is_integer(field.type)}
     with pq.ParquetWriter(
         file,
@@ -256,12 +259,16 @@ def check_output(path: Path, *, replace: bool = False) -> None:
         raise TargetError(f"{path.parent} can't be written", hint="choose another directory")
 
 
-def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
+def open_snapshot(
+    path: str | os.PathLike[str], *, others: bool = True, stored: bool = False
+) -> Snapshot:
     """Read the snapshot ``path``: a directory, a tar archive of it, or - for one on stdin.
 
-    Format 1 is read too. Raises TargetError for a missing file, a newer format, a missing column,
-    a wrong type, and for rows whose order or numbers can't be those of a collection (``checks``);
-    CannotAnswerError for more rows than there are numbers for.
+    Without ``others`` the tables of other than anonymous memory are passed over, if there are any.
+    ``stored``: mappings and frames stay in their files, and are read column by column, each time
+    that they are asked for. Format 1 is read too. Raises TargetError for a missing file, a newer
+    format, a missing column, a wrong type, and for rows whose order or numbers can't be those of a
+    collection (``checks``); CannotAnswerError for more rows than there are numbers for.
     """
     from estimator.snapshot.checks import check_snapshot
     from estimator.snapshot.format_1 import from_format_1
@@ -280,7 +287,13 @@ def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
             f"{place} has snapshot format {version}, this program reads 1 to {FORMAT_VERSION}",
             hint="use the version of ksm-estimator that wrote it, or collect again",
         )
-    tables = {name: read_table(place, files, name, version) for name in SCHEMAS}
+    wanted = list(SCHEMAS)
+    if others and info.get("contents", CONTENTS[0]) != CONTENTS[0]:
+        wanted += OTHERS
+    stored = stored and version == FORMAT_VERSION
+    tables: dict[str, Any] = {
+        name: read_table(place, files, name, version, stored=stored) for name in wanted
+    }
     snapshot = Snapshot(info=info, stable_items=tables["stable_nodes"].attrs.pop("items"), **tables)
     if version == 1:
         snapshot = from_format_1(snapshot)

@@ -1,7 +1,7 @@
 /* What the two parts of the actor, actor.c and regions.c, share. */
 #include <stdint.h>
 
-enum { PAGE = 4096 };
+/* PAGE: the size of a page of the kernel it runs on, given by the compiler. */
 
 struct region {
 	char name[32];

@@ -26,8 +26,11 @@ class Apt:
     options: tuple[str, ...] = ()
 
     @staticmethod
-    def of_suite(archive: str, suite: str, directory: Path) -> Apt:
-        """Of one suite ("debian", "sid"); ``directory``, made if missing, holds what apt keeps."""
+    def of_suite(archive: str, suite: str, directory: Path, *, architecture: str = "") -> Apt:
+        """Of one suite ("debian", "sid"); ``directory``, made if missing, holds what apt keeps.
+
+        ``architecture``: of the packages, as Debian calls it; by default this machine's.
+        """
         for name in ("state/lists/partial", "cache/archives/partial"):
             (directory / name).mkdir(parents=True, exist_ok=True)
         sources = directory / "sources.list"
@@ -38,6 +41,12 @@ class Apt:
             "Dir::State": str(directory / "state"),
             "Dir::Cache": str(directory / "cache"),
         }
+        if architecture:
+            settings |= {
+                "APT::Architecture": architecture,
+                "APT::Architectures::": architecture,
+                "Dir::State::status": "/dev/null",
+            }
         return Apt(tuple(word for pair in settings.items() for word in ("-o", "=".join(pair))))
 
     def update(self) -> None:

@@ -17,7 +17,7 @@
 #define MADV_COLLAPSE 25
 #endif
 
-enum { PAGE = 4096, CONTENTS = 16, PAGES = 512 };
+enum { CONTENTS = 16, PAGES = 512 };
 static char *const BASE = (char *)0x200000000000;
 
 static void fill(char *start, int pages)

@@ -14,7 +14,6 @@ COUNTERS = (
     *("stable_node_chains", "stable_node_dups", "general_profit"),
 )
 PROCESS_COUNTERS = ("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages")
-KB_PER_PAGE = 4
 
 Numbers = dict[str, tuple[int, int]]  # what -> predicted, true
 
@@ -69,6 +68,7 @@ def process_counters(process: dict[str, Any]) -> dict[str, int]:
 def vma_numbers(prediction: Prediction, truth: State, snapshot: Snapshot) -> Numbers:
     """KSM pages of every VMA of the guest, in smaps its ``KSM:`` line (kernels from 6.7)."""
     owners = _owners(snapshot)
+    kb_per_page = snapshot.info["kernel"]["page_size"] >> 10
     predicted = {
         (int(row["pid"]), int(row["start"])): int(row["smaps_ksm_pages"])
         for row in prediction.vmas.to_dict("records")
@@ -76,7 +76,7 @@ def vma_numbers(prediction: Prediction, truth: State, snapshot: Snapshot) -> Num
     return {
         f"KSM: of {process['pid']} ({process['comm']}) {vma['start']:#x} {vma['name']}": (
             predicted.get((owners.get(process["pid"], -1), vma["start"]), 0),
-            vma["ksm_kb"] // KB_PER_PAGE,
+            vma["ksm_kb"] // kb_per_page,
         )
         for process in truth.processes
         for vma in process["vmas"]

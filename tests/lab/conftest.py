@@ -19,7 +19,7 @@ import pytest
 
 from tests.lab import dumps
 from tests.lab.apt import LabError
-from tests.lab.kernels import Kernel, ensure_tools, fetch_kernel
+from tests.lab.kernels import Kernel, ensure_tools, fetch_kernel, machine_of
 from tests.lab.workload import LabResult, Workload, run_workload
 
 RunWorkload = Callable[[Workload, str], LabResult]
@@ -30,8 +30,8 @@ def lab_kernel(series: str) -> Kernel:
     """A kernel that boots here; skips the test if that is impossible, but fails it under CI."""
     try:
         if platform.machine() != "x86_64":
-            raise LabError(f"the lab's kernels are for x86_64, this is {platform.machine()}")
-        ensure_tools()
+            raise LabError(f"the lab's guests run on x86_64, this is {platform.machine()}")
+        ensure_tools(machine_of(series))
         return fetch_kernel(series)
     except LabError as error:
         if os.environ.get("CI") == "true":

@@ -10,17 +10,18 @@ from pathlib import Path
 
 from tests.lab import makedumpfile
 from tests.lab.apt import LabError
-from tests.lab.guest import Guest
+from tests.lab.guest import CONSOLES, Guest
 from tests.lab.initramfs import build_initramfs
 from tests.lab.kernels import Kernel
 from tests.lab.programs import build
+from tests.lab.running import DISK_MODULES
 from tests.lab.workload import Session, Workload
 
 CRASH_KERNEL_MIB = 256
 SPARE_MIB = 128  # or the kernel, at a random place, leaves no room in one piece
 CRASH_SECONDS = 240.0
 DISK_BYTES = 8 << 30  # sparse
-COMMAND_LINE = "console=ttyS0 loglevel=4 nr_cpus=1 reset_devices panic=-1"
+COMMAND_LINE = "loglevel=4 nr_cpus=1 reset_devices panic=-1"
 
 INIT = """#!/bin/busybox sh
 /bin/busybox mkdir -p /bin /proc /sys /tmp /mnt
@@ -49,12 +50,13 @@ def crash(
     """
     with tempfile.TemporaryDirectory(prefix="ksm-lab-crash.") as temporary:
         initramfs, disk = Path(temporary) / "initramfs", Path(temporary) / "disk"
-        commands = "\n".join(map(_command, dumps, dumps.values()))
+        tool = makedumpfile.guest_command(kernel.machine)
+        commands = "\n".join(_command(tool, *dump) for dump in dumps.items())
         build_initramfs(
             kernel,
             initramfs,
-            modules=("virtio_pci", "virtio_blk"),
-            files=makedumpfile.files_for_guest(),
+            modules=("virtio_pci", *DISK_MODULES),
+            files=makedumpfile.files_for_guest(kernel.machine),
             init=INIT.replace("{commands}", commands),
         )
         with disk.open("wb") as file:
@@ -65,26 +67,27 @@ def crash(
             _copy_out(disk, name, directory / name)
 
 
-def _command(options: str, names: Sequence[str]) -> str:
+def _command(tool: str, options: str, names: Sequence[str]) -> str:
     if not options:
         return f"cp /proc/vmcore {names[0]}"
-    command = f"{makedumpfile.GUEST_COMMAND} {options} --message-level 4 /proc/vmcore"
+    command = f"{tool} {options} --message-level 4 /proc/vmcore"
     return f"{command} > {names[0]}" if "-F" in options.split() else f"{command} {' '.join(names)}"
 
 
 def _panic(workload: Workload, kernel: Kernel, initramfs: Path, disk: Path) -> None:
-    files = {f"/bin/{name}": build(name) for name in ("actor", "probe", "crash_load")}
+    files = {f"/bin/{name}": build(name, kernel) for name in ("actor", "probe", "crash_load")}
     files |= {"/vmlinuz": kernel.vmlinuz, "/crash-initramfs": initramfs}
     with Guest(
         kernel,
-        memory_mib=workload.memory_mib + CRASH_KERNEL_MIB + SPARE_MIB,
+        memory_mib=workload.memory_mib * kernel.page_bytes // 4096 + CRASH_KERNEL_MIB + SPARE_MIB,
         files=files,
         arguments=(f"crashkernel={CRASH_KERNEL_MIB}M",),
         qemu=("-drive", f"file={disk},if=virtio,format=raw,cache=unsafe"),
     ) as guest:
         session = Session(guest, workload)
         session.set_up()
-        guest.run(f"crash_load /vmlinuz /crash-initramfs '{COMMAND_LINE}'")
+        command_line = f"console={CONSOLES[kernel.machine]} {COMMAND_LINE}"
+        guest.run(f"crash_load /vmlinuz /crash-initramfs '{command_line}'")
         guest.run("rm /vmlinuz /crash-initramfs")
         for script in workload.scripts:
             session.start(script)

@@ -20,6 +20,7 @@ from tests.lab.kernels import Kernel, cache_directory, locked, say
 
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = "3.11"
+SUITE = "bookworm"
 PACKAGES = (
     *(f"python{PYTHON}-minimal", f"libpython{PYTHON}-minimal", f"libpython{PYTHON}-stdlib"),
     *("libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libexpat1", "libffi8", "liblzma5"),
@@ -30,15 +31,22 @@ SITE_PACKAGES = "usr/lib/python3/dist-packages"
 MEGABYTES_FREE = 64
 
 
-def debian_image() -> Path:
-    """An ext4 image with Python and all dependencies of the package; made if not cached."""
+def debian_image(machine: str = "x86_64") -> Path:
+    """An ext4 image with Python and all dependencies of the package; made if not cached.
+
+    ``machine``: as in ``uname -m``.
+    """
     needed = requirements()
-    key = hashlib.sha256(repr((PACKAGES, needed)).encode()).hexdigest()[:16]
+    of: tuple[str, ...] = ()
+    if machine != "x86_64":
+        of = (machine,)
+        needed = [name for name in needed if not name.startswith("drgn")]  # has no such wheels
+    key = hashlib.sha256(repr((PACKAGES, needed, *of)).encode()).hexdigest()[:16]
     image = cache_directory() / f"debian-{key}.ext4"
     with locked(cache_directory() / "debian.lock"):
         if not image.exists():
             with tempfile.TemporaryDirectory(dir=cache_directory(), prefix=".debian.") as temp:
-                _unpack_debian(Path(temp), needed)
+                _unpack_debian(Path(temp), needed, machine)
                 make_image(Path(temp) / "root", image)
     return image
 
@@ -74,24 +82,28 @@ def requirements() -> list[str]:
     return sorted(dependencies)
 
 
-def _unpack_debian(directory: Path, needed: list[str]) -> None:
+def _unpack_debian(directory: Path, needed: list[str], machine: str) -> None:
     say("downloading a Debian user space")
     root = directory / "root"
     for name in ("debs", "root/proc", "root/sys", "root/dev", "root/tmp", "root/symbols"):
         (directory / name).mkdir(parents=True)
-    Apt().download(*PACKAGES, into=directory / "debs")
+    apt = Apt()
+    if machine == "aarch64":
+        apt = Apt.of_suite("debian", SUITE, directory / "apt", architecture="arm64")
+        apt.update()
+    apt.download(*PACKAGES, into=directory / "debs")
     for package in sorted((directory / "debs").glob("*.deb")):
         unpack(package, root)
-    pip_install(needed, root / SITE_PACKAGES, PYTHON)
+    pip_install(needed, root / SITE_PACKAGES, PYTHON, machine)
 
 
-def pip_install(needed: list[str], target: Path, python: str) -> None:
+def pip_install(needed: list[str], target: Path, python: str, machine: str = "x86_64") -> None:
     """Put wheels for ``python`` ("3.11") and all that they need into the directory ``target``."""
     say("downloading Python packages")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     pip += ["--target", str(target), "--python-version", python, "--no-compile"]
-    pip += ["--only-binary", ":all:", "--platform", "manylinux_2_28_x86_64"]
-    run([*pip, "--platform", "manylinux2014_x86_64", *needed])
+    pip += ["--only-binary", ":all:", "--platform", f"manylinux_2_28_{machine}"]
+    run([*pip, "--platform", f"manylinux2014_{machine}", *needed])
     for tests in target.glob("*/tests"):
         shutil.rmtree(tests)
 

@@ -62,8 +62,14 @@ def stopped_guest(
     workload: Workload, kernel: Kernel, *, cpu: str = "max", qemu: Sequence[str] = ()
 ) -> Iterator[Guest]:
     """A guest with ``workload``, of which some is merged already; its CPUs stand still."""
-    files = {f"/bin/{name}": build(name) for name in ("actor", "probe")}
-    with Guest(kernel, memory_mib=workload.memory_mib, cpu=cpu, files=files, qemu=qemu) as guest:
+    files = {f"/bin/{name}": build(name, kernel) for name in ("actor", "probe")}
+    with Guest(
+        kernel,
+        memory_mib=workload.memory_mib * kernel.page_bytes // 4096,
+        cpu=cpu,
+        files=files,
+        qemu=qemu,
+    ) as guest:
         session = Session(guest, workload)
         session.set_up()
         for script in workload.scripts:

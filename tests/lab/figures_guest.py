@@ -92,7 +92,7 @@ def load(path: Path) -> GuestTruth:
 def watch(keep: Path) -> None:
     """Fill ``keep``: ``guest.ksm``, collected before KSM is on, and ``truth.json``."""
     kernel = fetch_kernel(SERIES)
-    programs = {f"/bin/{name}": build(name) for name in ("actor", "probe")}
+    programs = {f"/bin/{name}": build(name, kernel) for name in ("actor", "probe")}
     workload = Workload("instagram", (), thp="never", ksm=_KSM)
     with Guest(kernel, memory_mib=MEMORY_MIB, files=programs) as guest:
         session = Session(guest, workload)

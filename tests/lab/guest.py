@@ -25,6 +25,9 @@ from tests.lab.kernels import Kernel, say
 MODULES = ("virtio_pci", "virtio_console", "qemu_fw_cfg")  # the last: vmcoreinfo for dumps
 VIRTIO_PORT = ("-device", "virtio-serial-pci", "-device", "virtserialport,chardev=shell")
 SECOND_SERIAL_PORT = ("-device", "isa-serial,chardev=shell")  # slower, but its driver is built in
+MACHINES = {"x86_64": "", "aarch64": "virt"}
+CONSOLES = {"x86_64": "ttyS0", "aarch64": "ttyAMA0"}
+KERNEL = "loglevel=4 panic=-1 numa=on"
 BOOT_SECONDS = 60.0
 BOOTS = 3
 LOST_AT_BOOT = ("Oops: int3", "timeout during 'boot'", "IO-APIC + timer doesn't work")
@@ -61,8 +64,9 @@ class Guest:
     """A running guest, killed when its context ends.
 
     ``memory_mib`` is divided evenly among ``nodes`` NUMA nodes. ``modules`` are loaded at boot
-    (after those that control and dump need). ``files`` appear in the guest:
-    {path in guest: source}. ``arguments`` go to the kernel's command line, ``qemu`` to QEMU's.
+    (after those that control and dump need). ``machine``: more of QEMU's -machine. ``files`` appear
+    in the guest: {path in guest: source}. ``arguments`` go to the kernel's command line, ``qemu``
+    to QEMU's.
     ``states``: guests that booted before, of which one like this is taken up where it stood.
     ``init`` is the script that boots, and ``boot_seconds`` what it may take.
     """
@@ -74,6 +78,7 @@ class Guest:
         memory_mib: int = 256,
         nodes: int = 1,
         cpu: str = "max",
+        machine: str = "",
         modules: Iterable[str] = (),
         files: Mapping[str, Path] | None = None,
         arguments: Sequence[str] = (),
@@ -91,12 +96,18 @@ class Guest:
         build_initramfs(kernel, initramfs, modules=modules, files=files or {}, init=init)
         self._command = [
             *("setpriv", "--pdeathsig", "KILL"),  # it must not outlive this process
-            *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
-            *("-machine", "mem-merge=off"),  # this machine's own KSM has nothing to do with it
-            *("-accel", "tcg,thread=multi", "-cpu", cpu, "-smp", "2", "-m", f"{memory_mib}M"),
+            *(f"qemu-system-{kernel.machine}", "-nodefaults", "-no-user-config"),
+            *("-display", "none"),
+            # this machine's own KSM has nothing to do with it
+            *(
+                "-machine",
+                ",".join(filter(None, (MACHINES[kernel.machine], "mem-merge=off", machine))),
+            ),
+            *("-cpu", _cpu(kernel, cpu)),
+            *("-accel", "tcg,thread=multi", "-smp", "2", "-m", f"{memory_mib}M"),
             *(_numa(memory_mib, nodes) if nodes > 1 else ()),
             *("-kernel", str(kernel.vmlinuz), "-initrd", str(initramfs), "-no-reboot"),
-            *("-append", " ".join(("console=ttyS0 loglevel=4 panic=-1 numa=on", *arguments))),
+            *("-append", " ".join((f"console={CONSOLES[kernel.machine]}", KERNEL, *arguments))),
             *("-serial", f"file:{self._directory / 'console'}"),
             *("-chardev", f"socket,id=shell,path={self._directory / 'shell'},server=on,wait=off"),
             *(VIRTIO_PORT if kernel.has_modules else SECOND_SERIAL_PORT),
@@ -310,6 +321,11 @@ class Guest:
                 tail = (self._directory / name).read_text(errors="replace")[-16000:]
                 tails.append(f"--- {name}\n{tail}")
         return LabError("\n".join([f"{self.kernel.release}: {message}", *tails]))
+
+
+def _cpu(kernel: Kernel, cpu: str) -> str:
+    """QEMU's argument: signing pointers as the architecture says takes most of the time."""
+    return f"{cpu},pauth-impdef=on" if kernel.machine == "aarch64" and cpu == "max" else cpu
 
 
 def _numa(memory_mib: int, nodes: int) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import lzma
 import re
-import shutil
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -44,8 +43,7 @@ def build_initramfs(
     on the port that the kernel has a driver for.
     """
     loaded = _with_dependencies(kernel, modules)
-    busybox = shutil.which("busybox")
-    if busybox is None:
+    if not kernel.busybox.exists():
         raise LabError("there is no busybox; install busybox-static")
     with destination.open("wb") as archive:
         serial = 0
@@ -57,7 +55,7 @@ def build_initramfs(
 
         for directory in ("bin", "dev", "modules"):
             add(directory, stat.S_IFDIR | 0o755)
-        add("bin/busybox", stat.S_IFREG | 0o755, Path(busybox).read_bytes())
+        add("bin/busybox", stat.S_IFREG | 0o755, kernel.busybox.read_bytes())
         for name, content in loaded.items():
             add(f"modules/{name}.ko", stat.S_IFREG | 0o644, content)
         for name, source in files.items():

@@ -39,6 +39,11 @@ ELSEWHERE = {
     "7.3": ("debian", "trixie-backports"),
 }
 """Archive and suite of series that the machine's own suites lack."""
+ARM64 = ("7.2-arm64", "6.12-arm64", "7.2-arm64-16k", "6.12-arm64-16k")
+"""For arm64, with pages of 4 KiB and of 16 KiB; they run emulated."""
+ARM64_SUITES = {"6.12": ("debian", "trixie"), "7.2": ("debian", "sid")}
+FLAVOURS = {"": "cloud-amd64", "arm64": "cloud-arm64", "arm64-16k": "arm64-16k"}
+"""What Debian calls the kernels of a series, by what follows its number."""
 
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -46,13 +51,18 @@ TOOLS = {
     "gcc": "gcc",
     "mmdebstrap": "mmdebstrap",
 }
+ARM64_TOOLS = {
+    "qemu-system-aarch64": "qemu-system-arm",
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+}
+ARM64_C_LIBRARY = Path("/usr/aarch64-linux-gnu/include/stdio.h"), "libc6-dev-arm64-cross"
 
 
 @dataclass(frozen=True)
 class Kernel:
     """One Debian kernel in the cache."""
 
-    series: str  # "6.12"
+    series: str  # "6.12", "6.12-arm64-16k"
     release: str  # as in uname -r
     directory: Path
 
@@ -73,9 +83,37 @@ class Kernel:
         return self.directory / "modules"
 
     @property
+    def machine(self) -> str:
+        """What it runs on, as in ``uname -m``."""
+        return machine_of(self.series)
+
+    @property
+    def page_bytes(self) -> int:
+        """The size of its pages."""
+        return 16384 if self.series.endswith("-16k") else 4096
+
+    @property
+    def busybox(self) -> Path:
+        """A static busybox that runs on it."""
+        found = self.directory / "busybox"
+        if found.exists():
+            return found
+        return Path(shutil.which("busybox") or "/bin/busybox")
+
+    @property
     def has_modules(self) -> bool:
         """Whether it has drivers beside those that are built in."""
         return any(self.modules.rglob("*.ko*"))
+
+
+def number_of(series: str) -> str:
+    """ "6.12" of "6.12-arm64-16k"."""
+    return series.partition("-")[0]
+
+
+def machine_of(series: str) -> str:
+    """What the kernels of ``series`` run on, as in ``uname -m``."""
+    return "aarch64" if "-arm64" in series else "x86_64"
 
 
 def say(message: str) -> None:
@@ -99,10 +137,17 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def ensure_tools() -> None:
-    """Install what the lab needs and the machine lacks; raise LabError if that can't be done."""
+def ensure_tools(machine: str = "x86_64") -> None:
+    """Install what the lab needs and the machine lacks; raise LabError if that can't be done.
+
+    ``machine``: what the guests are, as in ``uname -m``.
+    """
+    tools = TOOLS if machine == "x86_64" else TOOLS | ARM64_TOOLS
     with locked(cache_directory() / "tools.lock"):
-        missing = sorted({package for tool, package in TOOLS.items() if not shutil.which(tool)})
+        missing = sorted({package for tool, package in tools.items() if not shutil.which(tool)})
+        header, library = ARM64_C_LIBRARY
+        if machine != "x86_64" and not header.exists():
+            missing.append(library)
         if not missing:
             return
         if os.geteuid() != 0 or not shutil.which("apt-get"):
@@ -132,7 +177,10 @@ def _fetch(series: str, directory: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temp:
         temporary = Path(temp)
         apt = Apt()
-        if series in ELSEWHERE:
+        if machine_of(series) == "aarch64":
+            suite = ARM64_SUITES[number_of(series)]
+            apt = Apt.of_suite(*suite, temporary / "apt", architecture="arm64")
+        elif series in ELSEWHERE:
             apt = Apt.of_suite(*ELSEWHERE[series], temporary / "apt")
         release, symbols = _download_newest(apt, series, temporary)
         entry = temporary / "entry"
@@ -150,6 +198,10 @@ def _fetch(series: str, directory: Path) -> None:
             modules.rename(entry / "modules")
         if symbols:
             _unpack_symbols(symbols, release, entry / "vmlinux")
+        if machine_of(series) == "aarch64":
+            apt.download("busybox-static", into=temporary)
+            unpack(next(temporary.glob("busybox-static_*.deb")), temporary / "busybox")
+            next((temporary / "busybox").glob("**/bin/busybox")).rename(entry / "busybox")
         (entry / "release").write_text(f"{release}\n")
         entry.rename(directory)
     say(f"{release} is ready after {time.monotonic() - started:.0f} s")
@@ -189,14 +241,14 @@ def _newest_first(apt: Apt, series: str) -> list[tuple[str, str]]:
         apt.update()
         found = _candidates(apt, series)
     if not found:
-        raise LabError(f"no linux-image-{series}.*-cloud-amd64 with -dbg among the known packages")
+        raise LabError(f"no {_pattern(series, 'linux-image-')} with -dbg among the known packages")
     version = functools.cmp_to_key(compare_versions)
     return sorted(found, key=lambda candidate: version(candidate[1]), reverse=True)
 
 
 def _candidates(apt: Apt, series: str) -> list[tuple[str, str]]:
     kind = "linux-binary-" if series in IMAGE_ONLY else "linux-image-"
-    pattern = rf"^{kind}{re.escape(series)}\..*-cloud-amd64"
+    pattern = _pattern(series, kind)
     if series in WITHOUT_SYMBOLS:
         images = apt.names(f"{pattern}$")
         return [(i.removeprefix(kind), v) for i in images for v in apt.versions(i)]
@@ -205,6 +257,12 @@ def _candidates(apt: Apt, series: str) -> list[tuple[str, str]]:
         for image in (symbols.removesuffix("-dbg") for symbols in apt.names(f"{pattern}-dbg$"))
         for version in apt.versions(image) & apt.versions(f"{image}-dbg")
     ]
+
+
+def _pattern(series: str, kind: str) -> str:
+    """Of the names of the packages of its kernels, up to the flavour."""
+    number, _, built_for = series.partition("-")
+    return rf"^{kind}{re.escape(number)}\.[^-]*-{FLAVOURS[built_for]}"
 
 
 def _image_packages(apt: Apt, series: str, release: str) -> tuple[str, ...]:

@@ -13,25 +13,39 @@ from tests.lab.apt import Apt, LabError, unpack
 from tests.lab.kernels import cache_directory, locked
 
 PACKAGES = ("makedumpfile", "liblzo2-2", "libdw1", "libelf1", "zlib1g", "libbz2-1.0", "liblzma5")
-C_LIBRARY = (Path("/lib64/ld-linux-x86-64.so.2"), Path("/lib/x86_64-linux-gnu/libc.so.6"))
-GUEST_COMMAND = "/bin/ld-linux-x86-64.so.2 --library-path /bin /bin/makedumpfile"
+C_LIBRARIES = {
+    "x86_64": (Path("/lib64/ld-linux-x86-64.so.2"), Path("/lib/x86_64-linux-gnu/libc.so.6")),
+    "aarch64": tuple(
+        Path("/usr/aarch64-linux-gnu/lib") / name for name in ("ld-linux-aarch64.so.1", "libc.so.6")
+    ),
+}
 _ELF_HEADER_BYTES, _PROGRAM_HEADER_BYTES = 64, 56
 
 
-def fetch_makedumpfile() -> Path:
+def guest_command(machine: str) -> str:
+    """How a guest runs it."""
+    return f"/bin/{C_LIBRARIES[machine][0].name} --library-path /bin /bin/makedumpfile"
+
+
+def fetch_makedumpfile(machine: str = "x86_64") -> Path:
     """A directory with ``makedumpfile`` and the libraries it needs but the C library."""
-    directory = cache_directory() / "makedumpfile"
+    name = "makedumpfile" if machine == "x86_64" else f"makedumpfile-{machine}"
+    directory = cache_directory() / name
     with locked(directory.with_suffix(".lock")):
         if not directory.exists():
             with tempfile.TemporaryDirectory(prefix=".", dir=directory.parent) as temporary:
-                _unpack(Path(temporary), Path(temporary) / "entry")
+                _unpack(Path(temporary), Path(temporary) / "entry", machine)
                 (Path(temporary) / "entry").rename(directory)
     return directory
 
 
-def _unpack(temporary: Path, entry: Path) -> None:
+def _unpack(temporary: Path, entry: Path, machine: str) -> None:
     entry.mkdir()
-    Apt().download(*PACKAGES, into=temporary)
+    apt = Apt()
+    if machine == "aarch64":
+        apt = Apt.of_suite("debian", "bookworm", temporary / "apt", architecture="arm64")
+        apt.update()
+    apt.download(*PACKAGES, into=temporary)
     for package in temporary.glob("*.deb"):
         unpack(package, temporary / "root")
     (temporary / "root/usr/bin/makedumpfile").rename(entry / "makedumpfile")
@@ -68,11 +82,11 @@ def rearrange(flattened: Path, output: Path) -> None:
         raise LabError(f"{' '.join(command)}: {done.stderr.decode(errors='replace')[-2000:]}")
 
 
-def files_for_guest() -> dict[str, Path]:
-    """What ``GUEST_COMMAND`` needs: {path in guest: source}."""
-    tool = fetch_makedumpfile()
+def files_for_guest(machine: str) -> dict[str, Path]:
+    """What ``guest_command`` needs: {path in guest: source}."""
+    tool = fetch_makedumpfile(machine)
     files = {f"/bin/{path.name}": path for path in tool.iterdir()}
-    return files | {f"/bin/{path.name}": path for path in C_LIBRARY}
+    return files | {f"/bin/{path.name}": path for path in C_LIBRARIES[machine]}
 
 
 def headers_where_makedumpfile_looks(core: Path) -> None:

@@ -20,6 +20,7 @@ workloads do is in `tests/lab/workloads/`.
 """
 
 KERNELS_BEGIN, KERNELS_END = "<!-- proof: kernels -->", "<!-- end -->"
+KERNELS_ARM64_BEGIN = "<!-- proof: kernels of arm64 -->"
 
 SAVINGS = """\
 ### Memory given back
@@ -79,11 +80,11 @@ def kernels(subjects: Iterable[tuple[str, Sequence[Verdict]]]) -> str:
     return markdown(["kernel", "workloads", "numbers compared", "of them differ"], rows, text=1)
 
 
-def put_into(document: str, table: str) -> str:
-    """``document`` with ``table`` between the lines that mark its place."""
-    before, _, rest = document.partition(KERNELS_BEGIN)
+def put_into(document: str, table: str, begin: str = KERNELS_BEGIN) -> str:
+    """``document`` with ``table`` between the lines that mark its place, from ``begin`` on."""
+    before, _, rest = document.partition(begin)
     _, _, after = rest.partition(KERNELS_END)
-    return f"{before}{KERNELS_BEGIN}\n{table}{KERNELS_END}{after}"
+    return f"{before}{begin}\n{table}{KERNELS_END}{after}"
 
 
 def _table(verdicts: Sequence[Verdict]) -> str:
@@ -112,7 +113,7 @@ def _savings(verdicts: Sequence[Verdict]) -> str:
         numbers = (
             verdict.prediction.counters["pages_sharing"],
             physical["frames_freed"],
-            physical["overhead_bytes"] // 4096,
+            physical["overhead_bytes"] // verdict.page_bytes,
             net,
             given_back,
         )
@@ -126,8 +127,10 @@ def _cell(verdict: Verdict, name: str) -> str:
 
 
 def _short(verdict: Verdict) -> str:
-    """The release up to its first two numbers: the header has all of it."""
-    return ".".join(verdict.truth.release.split(".")[:2])
+    """The release up to its first two numbers, and unusual pages: the header has all of it."""
+    number = ".".join(verdict.truth.release.split(".")[:2])
+    size = verdict.page_bytes
+    return number if size == 4096 else f"{number}, {size >> 10} KiB"
 
 
 def markdown(names: Sequence[str], rows: Iterable[Sequence[str]], text: int = 2) -> str:

@@ -15,11 +15,14 @@
 
 #include "actor.h"
 
+#ifndef PROT_MTE
+#define PROT_MTE 0x20
+#endif
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
 
-enum { WORDS = 8, MAX_REGIONS = 32 };
+enum { WORDS = 8, MAX_REGIONS = 32, ADDRESS_AT = 100, PIECE = 1024 };
 
 static struct region regions[MAX_REGIONS];
 static int region_count;
@@ -86,17 +89,22 @@ static int file_of_pages(long pages)
 
 static char *map_region(long pages, const char *kind)
 {
-	int flags = MAP_FIXED_NOREPLACE, file = -1;
+	int flags = MAP_FIXED_NOREPLACE, file = -1, protection = PROT_READ | PROT_WRITE;
 	size_t size = pages * PAGE;
 	char *start = (char *)next_address;
 
 	next_address = (next_address + size + (2ul << 30)) & -(1ul << 30);
 	if (!strcmp(kind, "anon"))
 		flags |= MAP_PRIVATE | MAP_ANONYMOUS;
-	else if (!strcmp(kind, "sparse"))
+	else if (!strcmp(kind, "mte")) {
+		flags |= MAP_PRIVATE | MAP_ANONYMOUS;
+		protection |= PROT_MTE;
+	} else if (!strcmp(kind, "sparse"))
 		flags |= MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 	else if (!strcmp(kind, "shared"))
 		flags |= MAP_SHARED | MAP_ANONYMOUS;
+	else if (!strcmp(kind, "shared-hugetlb"))
+		flags |= MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE;
 	else if (!strcmp(kind, "hugetlb"))
 		flags |= MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB;
 	else if (!strcmp(kind, "file") || !strcmp(kind, "shared-file"))
@@ -109,7 +117,7 @@ static char *map_region(long pages, const char *kind)
 		die("no such kind of memory");
 	if (file >= 0)
 		flags |= strncmp(kind, "shared", 6) ? MAP_PRIVATE : MAP_SHARED;
-	start = mmap(start, size, PROT_READ | PROT_WRITE, flags, file, 0);
+	start = mmap(start, size, protection, flags, file, 0);
 	if (start == MAP_FAILED)
 		die("mmap");
 	if (file >= 0)
@@ -130,7 +138,19 @@ void op_fill(struct region r, const char *content, uint64_t seed)
 			fill_page(page, seed, i + 1);
 		else if (!strcmp(content, "own"))
 			fill_page(page, mix(number) ^ seed, i + 1);
-		else
+		else if (!strcmp(content, "end")) {
+			fill_page(page, seed, i + 1);
+			((uint64_t *)page)[PAGE / WORDS - 1] = mix(number) ^ i;
+		} else if (!strcmp(content, "address")) {
+			fill_page(page, seed, i + 1);
+			((uint64_t *)page)[ADDRESS_AT] = (uint64_t)page + number;
+		} else if (!strcmp(content, "piece")) {
+			char other[PAGE];
+
+			fill_page(page, mix(number) ^ seed, i + 1);
+			fill_page(other, seed, i + 1);
+			memcpy(page, other, PIECE);
+		} else
 			die("no such content");
 	}
 }

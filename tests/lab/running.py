@@ -54,6 +54,8 @@ class Running:
 
 DEBIAN = "/debian"
 WITHOUT_AVX2 = "max,avx2=off"  # as QEMU 7.2 emulates it, NumPy's argsort() is wrong
+DISK_MODULES = ("virtio_blk", "crc32c_generic", "ext4")
+MEMORY_MIB = {4096: 1024, 16384: 2048}  # for Python, by the size of a page
 MOUNT = f"""
 mkdir {DEBIAN} && mount -r -t ext4 /dev/vda {DEBIAN} && mount -r -t ext4 /dev/vdb {DEBIAN}/symbols
 for name in proc sys dev tmp; do mount -o bind /$name {DEBIAN}/$name || false; done
@@ -76,19 +78,22 @@ def running(
     With ``debian`` it has a Debian user space with the package, and the kernel's symbols in
     /symbols of it. Sockets go to ``directory``.
     """
-    files = {f"/bin/{name}": build(name) for name in ("actor", "probe", *programs)}
+    files = {f"/bin/{name}": build(name, kernel) for name in ("actor", "probe", *programs)}
     disks: list[str] = []
     if debian:
         files["/package.zip"] = package_zip(directory / "package.zip")
-        for image in (debian_image(), symbols_image(kernel)):
+        for image in (debian_image(kernel.machine), symbols_image(kernel)):
             disks += ["-drive", f"file={image},format=raw,if=virtio,readonly=on"]
     monitor = directory / "monitor"
     with Guest(
         kernel,
-        memory_mib=max(workload.memory_mib, 1024 if debian else 0),
+        memory_mib=max(
+            workload.memory_mib * kernel.page_bytes // 4096,
+            MEMORY_MIB[kernel.page_bytes] if debian else 0,
+        ),
         nodes=workload.nodes,
-        cpu=WITHOUT_AVX2 if debian else "max",
-        modules=(*workload.modules, *(("virtio_blk",) if debian else ())),
+        cpu=WITHOUT_AVX2 if debian and kernel.machine == "x86_64" else "max",
+        modules=(*workload.modules, *(DISK_MODULES if debian else ())),
         files=files,
         arguments=("numa_balancing=disable",),
         qemu=("-qmp", f"unix:{monitor},server=on,wait=off", *disks),

@@ -25,7 +25,7 @@ def main() -> None:
     for series in arguments.series or SERIES:
         kernel = fetch_kernel(series)
         for workload in WORKLOADS:
-            if series not in workload.series:
+            if not workload.runs_on(series):
                 continue
             if arguments.names and workload.name not in arguments.names:
                 continue

@@ -54,7 +54,7 @@ def cases() -> list[tuple[Workload, str]]:
         (in_scans(workload, smart_scan=smart_scan if series != "6.1" else None), series)
         for workload in chosen
         for series in SERIES
-        if series in workload.series
+        if workload.runs_on(series)
         for smart_scan in ((False, True) if series != "6.1" else (False,))
     ]
 

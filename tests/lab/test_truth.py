@@ -23,6 +23,7 @@ CASES = [
     pytest.param(workload, series, id=f"{workload.name}-{series}")
     for number, workload in enumerate(WORKLOADS)
     for series in workload.series
+    if workload.runs_on(series)
     if workload.name not in ELSEWHERE and not workload.name.startswith("saving-")
     if series in IN_FULL or number % 3 == 0 or workload.numa_balancing
 ]

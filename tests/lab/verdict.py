@@ -61,18 +61,26 @@ class Verdict:
     @property
     def net_pages(self) -> tuple[int, int]:
         """Pages given back, net of what KSM allocates: predicted, and the guest's free memory."""
-        given_back = _obtainable_pages(self.truth.after) - _obtainable_pages(self.truth.before)
-        return self.prediction.physical["net_bytes_saved"] // 4096, given_back
+        size = self.page_bytes
+        before, after = (
+            _obtainable_pages(state, size) for state in (self.truth.before, self.truth.after)
+        )
+        return self.prediction.physical["net_bytes_saved"] // size, after - before
+
+    @property
+    def page_bytes(self) -> int:
+        """The size of a page of the kernel."""
+        return int(self.snapshot.info["kernel"]["page_size"])
 
 
-def _obtainable_pages(state: State) -> int:
+def _obtainable_pages(state: State, page_bytes: int) -> int:
     """Pages that are free, or taken by what has nothing to do with KSM or with what it stores:
     inodes and dentries (the report reads all of /proc) and the unused part of slabs.
 
     The last is large where ksmd frees rmap_items after it has split huge pages: their slabs stay.
     """
     free = state.free_pages + state.per_cpu_free_pages
-    return free + state.vmstat["nr_slab_reclaimable"] + state.slab_unused_bytes // 4096
+    return free + state.vmstat["nr_slab_reclaimable"] + state.slab_unused_bytes // page_bytes
 
 
 def judge(result: LabResult) -> Verdict:

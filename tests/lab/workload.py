@@ -1,12 +1,16 @@
 """A workload: what some processes do with their memory, and how ksmd is set while they hold still.
 
 Each process executes a script, one operation per line ('#': comment). R is a region or a part of
-it in pages: ``data``, ``data[10:20]``, ``data[10:]``, ``data[5]``.
+it in pages: ``data``, ``data[10:20]``, ``data[10:]``, ``data[5]``. Numbers of pages are also
+``2H``, as two huge pages have, and ``1H+5``, ``1H-5``.
 
 - ``map NAME PAGES [KIND]``: anon (default), sparse (no reserve), shared, file, shared-file, memfd,
-  shared-memfd, hugetlb, stack, heap. Regions lie 2 MiB-aligned and far from each other.
+  shared-memfd, hugetlb, shared-hugetlb, stack, heap, mte (PROT_MTE). Regions are aligned as huge
+  pages are and far from each other.
 - ``fill R CONTENT [SEED]``: zero; same (one content for all pages); list (a content per page, the
-  same in every process); own (a content per page that no other process has)
+  same in every process); own (a content per page that no other process has); and, as list but for
+  something of their own: end (the last word), address (word 100, which is an address of the
+  process), piece (all but the first KiB)
 - ``thin R``: keep three bytes in eight, so that it compresses; what was equal stays equal
 - ``read R``; ``touch R`` (as a debugger reads); ``unmap R``; ``lock R`` (mlock)
 - ``node R NODE`` (mbind)
@@ -28,13 +32,14 @@ next one starts, so that the order on ksmd's list is known.
 from __future__ import annotations
 
 import functools
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.lab.guest import Guest, States
-from tests.lab.kernels import SERIES, Kernel
+from tests.lab.kernels import SERIES, Kernel, machine_of, number_of
 from tests.lab.programs import build
 from tests.lab.truth import KSM, STABLE_SCANS, Truth, report, settle
 
@@ -47,7 +52,9 @@ _PATIENCE = 20  # khugepaged comes by when it likes
 class Workload:
     """Processes, and the settings of their guest.
 
-    ``scripts``: one process each. ``ksm``: files of /sys/kernel/mm/ksm, set before they start.
+    ``scripts``: one process each. ``memory_mib``: with pages of 4 KiB, otherwise in proportion.
+    ``ksm``: files of /sys/kernel/mm/ksm, set before they start.
+    ``machines``: where it means something. ``mte``: the machine has memory tagging (arm64).
     ``thp``: the mode of transparent huge pages. ``numa_balancing``: pages of processes that run on
     another node become PROT_NONE. ``khugepaged``: it runs, and ksmd does not come to rest but stops
     after ``min_scans``. ``settings``: further files of the guest to write;
@@ -64,6 +71,8 @@ class Workload:
     memory_mib: int = 256
     nodes: int = 1
     cpu: str = "max"
+    machines: tuple[str, ...] = ("x86_64", "aarch64")
+    mte: bool = False
     thp: str = "madvise"
     ksm: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -76,6 +85,19 @@ class Workload:
     before_dump: Callable[[Session], None] | None = None
     after_dump: Callable[[Session], None] | None = None
     second_dump_after_seconds: float | None = None
+
+    def runs_on(self, series: str) -> bool:
+        """Whether it means something on kernels of ``series``."""
+        return number_of(series) in self.series and machine_of(series) in self.machines
+
+
+def _in_pages(script: str, huge_page: int) -> str:
+    """``script`` with numbers of pages only."""
+
+    def pages(found: re.Match[str]) -> str:
+        return str(int(found[1]) * huge_page + int(found[2] or 0))
+
+    return re.sub(r"\b(\d+)H([+-]\d+)?", pages, script)
 
 
 class Session:
@@ -99,8 +121,9 @@ class Session:
         }
         if "smart_scan" not in self.workload.ksm:
             self.guest.run(f"[ ! -e {KSM}/smart_scan ] || echo 0 > {KSM}/smart_scan")
+        medium = str(16 * self.guest.kernel.page_bytes >> 10)
         for path, value in settings.items():
-            self.guest.write_file(path, str(value))
+            self.guest.write_file(path.replace("{16 pages}", medium), str(value))
         for command in self.workload.commands:
             self.guest.run(command)
 
@@ -108,7 +131,7 @@ class Session:
         """Start a process and wait until it has stopped; its pid."""
         number = len(self.actors) + 1
         path = f"/tmp/script{number}"
-        self.guest.write_file(path, script)
+        self.guest.write_file(path, _in_pages(script, self.guest.kernel.page_bytes // 8))
         self.actors.append(int(self.guest.run(f"actor start {path} {number}")))
         return self.actors[-1]
 
@@ -146,11 +169,12 @@ def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
     """Boot a guest, start the workload, dump its memory to ``vmcore``, then let ksmd run."""
     with Guest(
         kernel,
-        memory_mib=workload.memory_mib,
+        memory_mib=workload.memory_mib * kernel.page_bytes // 4096,
         nodes=workload.nodes,
         cpu=workload.cpu,
+        machine="mte=on" if workload.mte else "",
         modules=workload.modules,
-        files={f"/bin/{name}": build(name) for name in ("actor", "probe")},
+        files={f"/bin/{name}": build(name, kernel) for name in ("actor", "probe")},
         arguments=(f"numa_balancing={'enable' if workload.numa_balancing else 'disable'}",),
         states=_states(),
     ) as guest:

@@ -6,18 +6,13 @@ pgtable_64.h.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from drgn import Program
 
 from estimator.arrays import Ints, Mask, Words
+from estimator.kernel.arch import shape
 
 PAGE_SHIFT = np.uint64(12)  # the only size of a page
-BITS_PER_LEVEL = 9
-ENTRIES = 1 << BITS_PER_LEVEL
-ENTRY_SHIFT = np.uint64(3)  # an entry has 8 bytes
-USER_END = np.uint64(1 << 56)  # the lower half of a 57-bit address space
 
 _PRESENT = np.uint64(1 << 0)
 _RW = np.uint64(1 << 1)
@@ -29,21 +24,12 @@ _SAVED_DIRTY = np.uint64(1 << 58)  # 6.6+; never set before
 _SWAP_TYPE_SHIFT = np.uint64(59)
 _PFN_MASK = np.uint64(0x000F_FFFF_FFFF_F000)
 _HUGE_PFN_MASK = np.uint64(0x000F_FFFF_FFE0_0000)
+_GIGANTIC_PFN_MASK = np.uint64(0x000F_FFFF_C000_0000)
 _ZERO = np.uint64(0)
 
 
-@dataclass(frozen=True)
-class Entries:
-    """The entries of some leaf tables that are in a range and not empty, in key order.
-
-    ``key``: u64. ``range_index``: i64, the row of ``Ranges``. ``value``: u64, the entry with its
-    PFN bits un-inverted; huge entries are expanded to their 4 KiB pieces. ``huge``: bool.
-    """
-
-    key: Words
-    range_index: Ints
-    value: Words
-    huge: Mask
+class Entries(shape.Entries):
+    """Those of x86-64; ``value`` has its PFN bits un-inverted."""
 
     @property
     def present(self) -> Mask:
@@ -81,15 +67,13 @@ class Entries:
         return self.value >> _SWAP_TYPE_SHIFT
 
 
-class PageTableFormat:
-    """How the entries of one kernel's page tables are read.
-
-    ``levels``: of tables, the leaf tables included.
-    """
+class PageTableFormat(shape.PageTableFormat):
+    """4 levels, or 5; with SME an encryption bit."""
 
     def __init__(self, prog: Program) -> None:
         vmcoreinfo = prog["VMCOREINFO"].string_()
-        self.levels = 5 if b"NUMBER(pgtable_l5_enabled)=1" in vmcoreinfo else 4
+        five = b"NUMBER(pgtable_l5_enabled)=1" in vmcoreinfo
+        super().__init__(int(PAGE_SHIFT), 57 if five else 48)
         self._encryption = np.uint64(prog["sme_me_mask"].value_() if "sme_me_mask" in prog else 0)
         self._inverted_bits = _PFN_MASK & ~self._encryption  # PTE_PFN_MASK
 
@@ -110,18 +94,32 @@ class PageTableFormat:
         """Whether an entry that is no leaf leads nowhere: migration, swap."""
         return (value & _PRESENT) == _ZERO
 
-    def table_pfn(self, value: Words) -> Words:
-        """The frame of the table that an entry leads to."""
-        return (value & _PFN_MASK) >> PAGE_SHIFT
+    def table_address(self, value: Words) -> Words:
+        """The physical address of the table that an entry leads to."""
+        return value & _PFN_MASK
 
     def turn_upright(self, value: Words, huge: Mask) -> None:
         """Un-invert the PFN bits where __pte_needs_invert(), in place; not of pieces (``huge``)."""
         inverted = ((value & _PRESENT) == _ZERO) & ~huge
         value[inverted] ^= self._inverted_bits
 
+    def gigantic_pieces(self, value: Words) -> Words:
+        """1 GiB leaves as 2 MiB leaves."""
+        inverted: Words = np.where((value & _PRESENT) == _ZERO, self._inverted_bits, _ZERO)
+        first = (value ^ inverted) & ~(_PFN_MASK & ~_GIGANTIC_PFN_MASK)
+        pages = np.arange(self.entries, dtype=np.uint64) << np.uint64(
+            int(PAGE_SHIFT) + self.bits_per_level
+        )
+        found: Words = (first[:, None] + pages) ^ inverted[:, None]
+        return found
+
     def pieces(self, value: Words) -> Words:
-        """PMD leaves (n,) as entries of a leaf table each, u64 (n, ENTRIES), with their flags."""
+        """PMD leaves (n,) as entries of a leaf table each, u64 (n, 512), with their flags."""
         upright = np.where(value & _PRESENT, value, value ^ self._inverted_bits)
         flags = upright & ~(_PFN_MASK | _PSE)
-        pages = np.arange(ENTRIES, dtype=np.uint64) << PAGE_SHIFT
+        pages = np.arange(self.entries, dtype=np.uint64) << PAGE_SHIFT
         return ((upright & _HUGE_PFN_MASK) | flags)[:, None] + pages
+
+    def of_leaves(self, key: Words, range_index: Ints, value: Words, huge: Mask) -> Entries:
+        """``Entries`` of x86-64."""
+        return Entries(key, range_index, value, huge)

@@ -25,6 +25,7 @@ from estimator.kernel.dump.kdump_headers import (
     read_header,
 )
 from estimator.kernel.dump.loads import MOST_BYTES, MOST_LOADS, PHDR, PT_LOAD, Loads
+from estimator.kernel.dump.machine import elf_machine, refuse_machine
 
 EHDR = np.dtype(
     [("ident", "u1", 16), ("type", "<u2"), ("machine", "<u2"), ("version", "<u4")]
@@ -171,6 +172,8 @@ def _elf_loads(path: Path, file: BinaryIO, head: bytes, size: int) -> Loads:
     if len(head) < EHDR.itemsize:
         raise TargetError(f"{path} is cut off in its first {len(head)} bytes")
     ehdr = np.frombuffer(head, EHDR, 1)[0]
+    if _ET_CORE in (ehdr["type"], ehdr["type"].byteswap()):
+        refuse_machine(path, elf_machine(head))
     if ehdr["ident"][4] != 2 or ehdr["ident"][5] != 1:
         raise TargetError(f"{path} is not a 64-bit little-endian ELF file")
     if ehdr["type"] != _ET_CORE:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from estimator.arrays import Words
 from estimator.errors import TargetError
+from estimator.kernel.dump.machine import refuse_machine
 from estimator.snapshot.flags import Unknown
 from estimator.snapshot.format import PAGE_SIZES
 
@@ -44,6 +45,7 @@ _HEADER_RECORDS = 16  # of a flattened file: the headers are the first ones writ
 _STATUS_INCOMPLETE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE
 _COMPRESSIONS = {0x1: "zlib", 0x2: "lzo", 0x4: "snappy", 0x20: "zstd"}
 _ALL_COMPRESSIONS = np.uint32(0x27)
+_OF_QEMU = "Unknown"  # what it writes of some architectures, arm64 among them
 _FIRST_BYTES = 3 * max(PAGE_SIZES)  # header, sub-header and some more, whatever the page size
 _MOST_FRAMES = 1 << 36  # 256 TiB, four times what a kernel with 4-level page tables can have
 _USUAL_FRAMES = 1 << 28  # 1 TiB; beyond, libkdumpfile needs much memory for the bitmap
@@ -91,7 +93,11 @@ def read_header(path: Path, file: BinaryIO, *, flattened: bool) -> KdumpHeader:
             )
         raise TargetError(f"{path} is cut off in its header")
     header = np.frombuffer(start, _HEADER, 1)[0]
+    machine = bytes(header["uts"][4]).split(b"\0")[0].decode("ascii", "replace")
+    machine = "" if machine == _OF_QEMU else machine
     block = int(header["block_size"])
+    if block in PAGE_SIZES or int(header["block_size"].byteswap()) in PAGE_SIZES:
+        refuse_machine(path, machine)
     if block not in PAGE_SIZES:
         raise TargetError(f"{path} is damaged: its header says pages of {block} bytes")
     if len(start) < block + _SUB_HEADER.itemsize:
@@ -118,7 +124,7 @@ def read_header(path: Path, file: BinaryIO, *, flattened: bool) -> KdumpHeader:
         end_pfn=end_pfn,
         max_mapnr=max_mapnr,
         moment=_moment(file, header, sub) if split else b"",
-        machine=bytes(header["uts"][4]).split(b"\0")[0].decode("ascii", "replace"),
+        machine=machine,
         compression=next((name for bit, name in _COMPRESSIONS.items() if status & bit), "none"),
         incomplete=bool(status & _STATUS_INCOMPLETE),
         block_bytes=block,

@@ -10,19 +10,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from drgn import BadDataError, FaultError, Program
+from drgn import Architecture, BadDataError, FaultError, Program
 from drgn.helpers.linux.mm import phys_to_virt
 
 from estimator.arrays import Bytes, Mask, Words
 from estimator.collect.limits import is_own_limit
-from estimator.kernel.arch import PAGE_SHIFT
+from estimator.kernel.arch import aarch64
 from estimator.kernel.memory.intervals import runs
+from estimator.kernel.vmcoreinfo import page_shift
 from estimator.snapshot.flags import Unknown
 
 RUN_PAGES = 256  # what is read is copied: 1 MiB at a time keeps the copy in the cache
 BRIDGED_PAGES = 3  # as fast to read as to leave out
 _NEAR_BYTES = 1 << 16  # structs that lie together are read together
 NEAR_MEMBER = 64  # bytes from one member to the next: a cache line
+
+_KERNEL_HALF = np.uint64(1 << 55)  # of an address of arm64, below the tag
+_NO_TAG = np.uint64(0xFF << 56)
 
 READ_ERRORS = (FaultError, BadDataError, OSError, OverflowError)
 """What a failed read raises: OSError from a running kernel, OverflowError for a wild pointer."""
@@ -33,7 +37,12 @@ Digest = Callable[[Iterable[Content]], Iterable[int]]
 
 
 def _direct_map(prog: Program) -> int:
-    """Where physical memory is mapped from 0 on; raises FaultError if that is not to be found."""
+    """Where physical memory is mapped from 0 on; raises FaultError if that is not to be found.
+
+    drgn asks variables for it on arm64, which BTF has no types of.
+    """
+    if prog.platform is not None and prog.platform.arch == Architecture.AARCH64:
+        return aarch64.direct_map(prog)
     try:
         return int(phys_to_virt(prog, 0).value_())
     except Exception as error:  # drgn has no narrower class for a table that leads nowhere
@@ -53,12 +62,16 @@ class Memory:
     moving = False
     knows_gaps = False
     piece_pages = 4096
-    page_shift = int(PAGE_SHIFT)
-    page_bytes = 1 << page_shift
+    page_shift: int
+    page_bytes: int
+    _tagged = False
 
     def __init__(self, prog: Program) -> None:
         self.prog = prog
+        self.page_shift = page_shift(prog)
+        self.page_bytes = 1 << self.page_shift
         self.direct_map = _direct_map(prog)
+        self._tagged = prog.platform is not None and prog.platform.arch == Architecture.AARCH64
 
     def frames(self, pfns: Words) -> tuple[Bytes, Bytes]:
         """What is in the frames ``pfns``, u8 (n, page_bytes), and ``Unknown`` codes, u8 (n,).
@@ -87,6 +100,17 @@ class Memory:
         found[known] = np.fromiter(digest(data[known]), np.uint64)
         return found, unknown
 
+    def untagged(self, addresses: Words) -> Words:
+        """Kernel addresses without what KASAN keeps in their highest byte, on arm64."""
+        if not self._tagged:
+            return addresses
+        return np.where(addresses & _KERNEL_HALF, addresses | _NO_TAG, addresses)
+
+    def physical(self, addresses: Words) -> Words:
+        """Of kernel addresses in the direct map, u64 (n,); of others it means nothing."""
+        found: Words = self.untagged(addresses) - np.uint64(self.direct_map)
+        return found
+
     def close(self) -> None:
         """Close what was opened beside ``prog``; nothing can be read any more."""
 
@@ -97,6 +121,7 @@ class Memory:
         zero-filled and False in the mask.
         """
         size = dtype.itemsize
+        addresses = self.untagged(addresses)
         data = np.zeros((len(addresses), size), np.uint8)
         ok = np.ones(len(addresses), np.bool_)
         order = np.argsort(addresses)

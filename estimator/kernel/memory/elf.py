@@ -109,7 +109,7 @@ class MappedElf(Memory):
 
     def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
         """See ``Memory.structs``; through the direct map, without a page-table walk each."""
-        offsets, unknown = self._locate(addresses - np.uint64(self.direct_map), dtype.itemsize)
+        offsets, unknown = self._locate(self.physical(addresses), dtype.itemsize)
         found = self._members(offsets, dtype)
         ok = unknown == Unknown.HASHED
         if not ok.all():  # not in the direct map: vmalloc space or the kernel image

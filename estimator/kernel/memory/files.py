@@ -53,7 +53,7 @@ class MappedFiles(Memory):
         found = np.zeros(len(addresses), [(name, dtype[name]) for name in dtype.names or ()])
         ok = np.zeros(len(addresses), np.bool_)
         direct = np.zeros(len(addresses), np.bool_)
-        for file, rows in self._divide(addresses - np.uint64(self.direct_map)):
+        for file, rows in self._divide(self.physical(addresses)):
             found[rows], ok[rows] = file.structs(addresses[rows], dtype)
             direct[rows] = True
         found[~direct], ok[~direct] = super().structs(addresses[~direct], dtype)

@@ -24,7 +24,8 @@ class RunningMemory(Memory):
     def structs(self, addresses: Words, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Mask]:
         """See ``Memory.structs``."""
         size = dtype.itemsize
-        start = addresses - np.uint64(self.direct_map)
+        addresses = self.untagged(addresses)
+        start = self.physical(addresses)
         bulk = (addresses >= self.direct_map) & (addresses < self._direct_map_end)
         bulk &= (start & np.uint64(self.page_bytes - 1)) + np.uint64(size) <= self.page_bytes
         found, ok = np.empty(len(addresses), dtype), np.empty(len(addresses), np.bool_)

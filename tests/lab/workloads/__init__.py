@@ -15,6 +15,7 @@ from tests.lab.workloads import (
     savings,
     sharing,
     states,
+    tagged,
     zero,
 )
 
@@ -32,6 +33,7 @@ SUBJECTS = (
         processes,
         states,
         savings,
+        tagged,
     ),
 )
 WORKLOADS: tuple[Workload, ...] = tuple(
@@ -42,6 +44,6 @@ WORKLOADS: tuple[Workload, ...] = tuple(
 def find(name: str, series: str) -> Workload:
     """The workload ``name`` for kernels of ``series``."""
     for workload in WORKLOADS:
-        if workload.name == name and series in workload.series:
+        if workload.name == name and workload.runs_on(series):
             return workload
     raise KeyError(f"no workload {name!r} for {series}")

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from tests.lab.kernels import RECENT
-from tests.lab.workload import Workload
+from tests.lab.workload import THP, Workload
 
 PARTIAL_MUNMAP = """
-    map data 1024
+    map data 2H
     advise data hugepage
     fill data list 1
-    fill data[700:] own 2
+    fill data[1H+188:] own 2
     advise data mergeable
     unmap data[100:200]  # the frames stay, as long as the folio is whole
 """
 
 
-def huge(zeroes: int = 0, *, then: str = "", forks: int = 0) -> str:
+def huge(zeroes: int | str = 0, *, then: str = "", forks: int = 0) -> str:
     """A process with a huge page: pages full of zeroes, the others unlike any other page."""
     return f"""
-        map data 512
+        map data 1H
         advise data hugepage
         fill data own 1
         {f"fill data[:{zeroes}] zero" if zeroes else ""}
@@ -41,14 +41,14 @@ def small_zeroes(pages: int, *, forks: int = 0) -> str:
 
 
 DUPLICATES = """
-    map data 1024
+    map data 2H
     advise data hugepage
     fill data list 1
     advise data mergeable
 """
 
 TAIL = """
-    map data 700                # the second huge page would not fit
+    map data 1H+188             # the second huge page would not fit
     advise data hugepage
     fill data list 1
     advise data mergeable
@@ -78,7 +78,7 @@ COPY = """
     advise data mergeable
 """
 
-MEDIUM_SIZE = {"/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled": "madvise"}
+MEDIUM_SIZE = {f"{THP}/hugepages-{{16 pages}}kB/enabled": "madvise"}
 
 WORKLOADS = (
     Workload("huge-duplicates", (DUPLICATES,) * 3),
@@ -101,7 +101,7 @@ WORKLOADS = (
     Workload("huge-four-and-small-zeroes", (*(huge(3),) * 4, small_zeroes(2)), min_scans=10),
     Workload("huge-forked-zeroes", (huge(10, forks=3), small_zeroes(2)), min_scans=8),
     Workload("huge-zero-orphans", (huge(1), small_zeroes(2, forks=2)), min_scans=8),
-    Workload("huge-whole-zero", (huge(512), huge(511), huge(1)), min_scans=10),
+    Workload("huge-whole-zero", (huge("1H"), huge("1H-1"), huge(1)), min_scans=10),
     Workload("medium-zeroes", (MEDIUM,) * 2, series=RECENT, settings=MEDIUM_SIZE, min_scans=14),
     Workload("medium-duplicates", (MEDIUM_DUPLICATES,) * 2, series=RECENT, settings=MEDIUM_SIZE),
 )

@@ -5,22 +5,22 @@ from __future__ import annotations
 from tests.lab.workload import THP, Workload
 
 DATA = """
-    map data 2048
+    map data 4H
     fill data[:1000] list 1
-    fill data[1024:1536] own 2
-    fill data[1536:1700] same 9
-    fill data[1800:1810] zero
-    map far 1024
+    fill data[2H:3H] own 2
+    fill data[3H:3H+164] same 9
+    fill data[3H+264:3H+274] zero
+    map far 2H
     fill far[:100] list 1
-    fill far[600:700] own 5
+    fill far[1H+88:1H+188] own 5
     map small 100               # too small for a huge page: khugepaged leaves it alone
     fill small list 3
-    map closed 512
+    map closed 1H
     advise closed nohugepage
     fill closed[:300] list 4
-    map again 512               # collapses whenever ksmd has split it for its zeros: 212 pages
-    advise again nohugepage     # that are shared are below max_ptes_shared, 300 stay writable
-    fill again[:300] own 6
+    map again 1H                # collapses whenever ksmd has split it for its zeros: 212 pages
+    advise again nohugepage     # that are shared are below max_ptes_shared, the rest is writable
+    fill again[:1H-212] own 6
     advise again hugepage
     advise again mergeable
     advise data mergeable

@@ -23,7 +23,7 @@ KINDS = """
     fill memfd list 5
     map shared-memfd 20 shared-memfd
     fill shared-memfd list 1
-    map hugetlb 512 hugetlb
+    map hugetlb 1H hugetlb
     fill hugetlb list 1
     map locked 20
     fill locked list 6
@@ -94,7 +94,20 @@ FEW_VMAS = """
 
 WORKLOADS = (
     Workload("identical", (IDENTICAL,) * 8),
-    Workload("four-level-page-tables", (IDENTICAL, ADVISED), cpu="max,la57=off", settings=HUGETLB),
+    Workload(
+        "four-level-page-tables",
+        (IDENTICAL, ADVISED),
+        machines=("x86_64",),
+        cpu="max,la57=off",
+        settings=HUGETLB,
+    ),
+    Workload(  # a kernel built for 52-bit addresses falls back: fewer levels, PHYS_OFFSET negative
+        "without-lpa2",
+        (IDENTICAL, ADVISED),
+        machines=("aarch64",),
+        cpu="cortex-a76",
+        settings=HUGETLB,
+    ),
     Workload("partial", (PARTIAL,) * 3),
     Workload("kinds-madvise", (ADVISED,) * 3, settings=HUGETLB),
     Workload("kinds-prctl", (f"merge-any 1\n{KINDS}",) * 3, series=RECENT, settings=HUGETLB),

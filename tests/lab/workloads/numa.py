@@ -22,7 +22,7 @@ HINTED = """
     fill data list 1
     fill data[200:] own 2
     fill data[290:] zero
-    map huge 1024
+    map huge 2H
     advise huge hugepage
     fill huge own 3
     fill huge[:100] list 4

@@ -19,7 +19,7 @@ def holder(how: str = "", *, forks: int = 0) -> str:
 
 
 PINNED_HUGE = """
-    map data 512
+    map data 1H
     advise data hugepage
     fill data list 1
     advise data mergeable
@@ -52,10 +52,10 @@ BATCHED = (
 )
 
 MUCH_FORKED = """
-    map data 1024
+    map data 2H
     advise data hugepage
     fill data list 1
-    fill data[500:] own 2
+    fill data[1H-12:] own 2
     advise data mergeable
     fork 20
     end
@@ -83,8 +83,9 @@ def damon(*attributes: str) -> tuple[str, ...]:
         *attributes,
         f"echo 1 > {CONTEXT}/targets/nr_targets",
         f"echo 1 > {CONTEXT}/targets/0/regions/nr_regions",
-        f"echo $((1 << 20)) > {CONTEXT}/targets/0/regions/0/start",
-        f"echo $((512 << 20)) > {CONTEXT}/targets/0/regions/0/end",
+        "ram=$(grep 'System RAM' /proc/iomem | tail -n 1); last=${ram#*-}",
+        f"echo $((0x${{ram%%-*}})) > {CONTEXT}/targets/0/regions/0/start",
+        f"echo $((0x${{last%% *}} + 1)) > {CONTEXT}/targets/0/regions/0/end",
         "echo on > /sys/kernel/mm/damon/admin/kdamonds/0/state",
     )
 

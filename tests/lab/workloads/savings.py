@@ -11,10 +11,10 @@ ZERO_PAGES = 400  # of each huge page; the others are unlike any other page
 
 MOSTLY_ZERO = "\n".join(
     (
-        f"map data {HUGE_PAGES * 512}",
+        f"map data {HUGE_PAGES}H",
         "advise data hugepage",
         "fill data own 1",
-        *(f"fill data[{512 * i}:{512 * i + ZERO_PAGES}] zero" for i in range(HUGE_PAGES)),
+        *(f"fill data[{i}H:{i}H+{ZERO_PAGES}] zero" for i in range(HUGE_PAGES)),
         "advise data mergeable",
     )
 )

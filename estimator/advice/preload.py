@@ -1,0 +1,126 @@
+"""What loading before the fork would share without ksmd: pages that KSM merges between siblings.
+
+Siblings: processes of one program (comm) in one service that one parent started, forked or exec'd
+alike; and a process with those that it forked: they share frames with it, or its name. What init
+started is no such family: whoever has lost its parent is a child of init, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from estimator.advice.attribution import page_bytes
+from estimator.advice.domains import by_family
+from estimator.arrays import Ints, Words
+from estimator.ksm.prediction import Prediction
+from estimator.snapshot.flags import FrameFlag
+from estimator.snapshot.names import units_of
+from estimator.snapshot.snapshot import Snapshot, mapping_mm
+
+_INIT = 1
+
+
+@dataclass(frozen=True)
+class Preload:
+    """What loading before the fork would share of what KSM would free.
+
+    ``groups``: one row per group of siblings with such pages, most first: unit, comm (of most of
+    them), parent_pid, processes, bytes_saved. ``bytes_saved``: of all groups; None: nothing is
+    known of parents (a snapshot of an older version). ``unknown_processes``: those whose parent is
+    not known. ``merged_bytes``: what merging frees in all, zero-filled pages and huge pages' pieces
+    left out.
+    """
+
+    groups: pd.DataFrame
+    bytes_saved: int | None
+    unknown_processes: int
+    merged_bytes: int
+
+
+def preload(snapshot: Snapshot, prediction: Prediction) -> Preload:
+    """Of each stable node: how many frames of one group of siblings end there, but for one each.
+
+    Of the frames of a group that end as one, as many stay as the process has that maps most of
+    them: what a process holds twice, it would hold twice then, too. Frames that fork shares already
+    are one frame. Zero-filled pages are left out: nobody loads them. That is the most: what is
+    written after the fork is copied again.
+    """
+    size, parents = page_bytes(snapshot), snapshot.processes.get("parent_pid")
+    pairs = _holders(snapshot, prediction)
+    frames = pairs.drop_duplicates("frame")
+    merged = (len(frames) - frames["node"].nunique()) * size
+    empty = pd.DataFrame(columns=["unit", "comm", "parent_pid", "processes", "bytes_saved"])
+    if parents is None:
+        return Preload(empty, None, len(snapshot.processes), merged)
+    group = siblings(snapshot)
+    pairs["group"] = group[pairs["mm"].to_numpy()]
+    several = pairs.groupby("frame")["group"].transform("nunique") > 1
+    pairs = pairs[~several & (pairs["group"] >= 0)]
+    of_node = pairs.groupby(["group", "node"])["frame"].nunique()
+    most = pairs.groupby(["group", "node", "mm"]).size().groupby(["group", "node"]).max()
+    saved = (of_node - most).groupby("group").sum()
+    found = _named(snapshot, group, saved[saved > 0] * size)
+    return Preload(found, int(found["bytes_saved"].sum()), int(parents.isna().sum()), merged)
+
+
+def siblings(snapshot: Snapshot) -> Ints:
+    """The group of siblings of each process (i64 per row of ``processes``); -1: has none."""
+    table = snapshot.processes
+    parents = table["parent_pid"].to_numpy(np.int64, na_value=-1)
+    row_of = {pid: row for row, pid in enumerate(table["pid"].tolist()) if pid > 0}
+    for row, others in enumerate(table["sharing_pids"]):
+        row_of |= dict.fromkeys(others, row)
+    comm, unit = table["comm"].tolist(), units_of(table["cgroup"]).tolist()
+    owner = list(range(len(table)))
+
+    def first(row: int) -> int:
+        while owner[row] != row:
+            owner[row] = owner[owner[row]]
+            row = owner[row]
+        return row
+
+    like: dict[tuple[int, str, str], int] = {}
+    family = by_family(snapshot)
+    for row, parent in enumerate(parents.tolist()):
+        if parent <= _INIT:
+            continue
+        owner[first(row)] = first(like.setdefault((parent, comm[row], unit[row]), row))
+        above = row_of.get(parent, row)
+        if comm[above] == comm[row] or family[above] == family[row]:
+            owner[first(row)] = first(above)
+    groups = np.array([first(row) for row in range(len(owner))], np.int64)
+    sizes = np.bincount(groups, minlength=len(groups))
+    found: Ints = np.where(sizes[groups] > 1, groups, -1) if len(groups) else groups
+    return found
+
+
+def _holders(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
+    """node, frame, mm: who maps the frames with data that end on each stable node."""
+    found, frame = prediction.credits, prediction.freed.frame_of_row
+    node = np.where(found.given_up, found.stable_node, -1)
+    flags = snapshot.frames["flags"].to_numpy()
+    node[: len(flags)][(flags & FrameFlag.ZERO) != 0] = -1
+    rows = np.flatnonzero(node[frame] >= 0)
+    columns: dict[str, Ints | Words] = {
+        "node": node[frame[rows]].astype(np.int64),
+        "frame": frame[rows].astype(np.int64),
+        "mm": mapping_mm(snapshot)[rows].astype(np.int64),
+    }
+    return pd.DataFrame(columns).drop_duplicates()
+
+
+def _named(snapshot: Snapshot, group: Ints, saved: pd.Series[int]) -> pd.DataFrame:
+    """The groups as ``Preload.groups``."""
+    table = snapshot.processes[["comm", "cgroup", "parent_pid"]].assign(group=group)
+    rows = []
+    for number, amount in saved.sort_values(ascending=False, kind="stable").items():
+        members = table[table["group"] == number]
+        most = members.groupby(["cgroup", "comm", "parent_pid"], sort=False, dropna=False).size()
+        cgroup, comm, parent = most.index[int(most.to_numpy().argmax())]
+        unit = units_of(pd.Series([cgroup])).iloc[0]
+        rows.append((unit, comm, int(parent), len(members), int(amount)))
+    columns = ["unit", "comm", "parent_pid", "processes", "bytes_saved"]
+    return pd.DataFrame(rows, columns=columns)

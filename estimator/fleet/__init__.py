@@ -1,0 +1,4 @@
+"""Many snapshots: what KSM brings on all machines, and which should stand together.
+
+Needs the extra ``fleet``: ``pip install '.[fleet]'``.
+"""

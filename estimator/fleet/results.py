@@ -1,0 +1,169 @@
+"""What a run over a fleet has found so far: a private directory of parts, each written whole.
+
+``NAME.fleet/fleet.json`` says what was asked; ``part-000001/`` and so on hold ``hosts.parquet``,
+``services.parquet`` and ``families.parquet`` of some snapshots each. A part appears under its name
+when it is complete, so a run that was interrupted goes on after the last one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from estimator._version import __version__
+from estimator.errors import TargetError, UsageError
+from estimator.fleet.one_host import HostRows, Question
+
+_TEXT, _INT, _REAL = pa.string(), pa.int64(), pa.float64()
+
+HOSTS = pa.schema(
+    [
+        *((name, _TEXT) for name in ("key", "place", "fingerprint", "picture", "problem")),
+        ("passing", pa.bool_()),  # another try may succeed
+        *((name, _TEXT) for name in ("host", "boot_id", "machine_id", "release", "collected_at")),
+        ("collected_seconds", _REAL),
+        *((name, _INT) for name in ("page_bytes", "processes", "anonymous_bytes", "saved_bytes")),
+        *((name, _INT) for name in ("net_bytes", "general_profit_bytes")),
+        *((name, _INT) for name in ("pages_shared", "pages_sharing", "read_pages")),
+        *((name, _INT) for name in ("candidate_pages", "changed_pages", "scanned_pages")),
+        ("scanned_bytes", _INT),
+        *((name, _REAL) for name in ("first_cores_least", "first_cores_most")),
+        *((name, _REAL) for name in ("rest_cores_least", "rest_cores_most")),
+        ("merged_pages", _INT),
+        ("written_per_second", _REAL),
+        ("needed_bytes", pa.list_(_INT)),
+    ]
+)
+"""One row per snapshot; ``problem``: why it is not counted, null where it is."""
+
+SERVICES = pa.schema(
+    [
+        *((name, _TEXT) for name in ("key", "host", "service")),
+        *((name, _INT) for name in ("processes", "ksm_rmap_items", "ksm_merging_pages")),
+        *((name, _INT) for name in ("ksm_zero_pages", "unknown_pages", "scanned_pages")),
+        *((name, _INT) for name in ("scanned_bytes", "records_bytes")),
+        *((name, _REAL) for name in ("saved_bytes", "net_bytes")),
+    ]
+)
+FAMILIES = pa.schema([("key", _TEXT), ("kept", pa.bool_()), ("family", _TEXT), ("bytes", _INT)])
+SCHEMAS = {"hosts": HOSTS, "services": SERVICES, "families": FAMILIES}
+SUFFIX = ".fleet"
+
+
+@dataclass
+class Part:
+    """Rows that are not on the disk yet."""
+
+    hosts: list[dict[str, Any]] = field(default_factory=list)
+    services: list[pd.DataFrame] = field(default_factory=list)
+    families: list[pd.DataFrame] = field(default_factory=list)
+
+    def add(self, host: dict[str, Any], rows: HostRows | None) -> None:
+        """A snapshot: where it was found, and what was found in it, or None."""
+        self.hosts.append(host | (rows.host if rows else {}))
+        if rows:
+            key = host["key"]
+            self.services.append(rows.services.assign(key=key, host=host["host"]))
+            self.families.append(rows.families.assign(key=key))
+
+    def tables(self) -> dict[str, pa.Table]:
+        """As Arrow tables, by name."""
+        return {
+            "hosts": pa.Table.from_pylist(self.hosts, HOSTS),
+            "services": _table(self.services, SERVICES),
+            "families": _table(self.families, FAMILIES),
+        }
+
+
+def _table(frames: list[pd.DataFrame], schema: pa.Schema) -> pa.Table:
+    if not frames:
+        return schema.empty_table()
+    whole = pd.concat(frames, ignore_index=True)
+    return pa.Table.from_pandas(whole[schema.names], schema, preserve_index=False)
+
+
+class Results:
+    """The directory ``path``: made, or gone on with where the same was asked.
+
+    Raises UsageError where it is there and something else was asked, TargetError where it can't be
+    read or written.
+    """
+
+    def __init__(self, path: Path, question: Question, *, replace: bool = False) -> None:
+        self.path = path
+        asked = {"version": __version__} | question.to_json()
+        try:
+            if replace and (path / "fleet.json").is_file():
+                shutil.rmtree(path)
+            if path.is_dir() and any(path.iterdir()):
+                self._require(asked)
+            else:
+                path.mkdir(mode=0o700, exist_ok=True)
+                path.chmod(0o700)
+                _write_private(path / "fleet.json", json.dumps(asked, indent=1).encode())
+            for left in path.glob(".part-*"):
+                shutil.rmtree(left)
+        except OSError as error:
+            raise TargetError(f"{path} can't be written: {error.strerror or error}") from error
+
+    def _require(self, asked: dict[str, Any]) -> None:
+        try:
+            before = json.loads((self.path / "fleet.json").read_text())
+        except (FileNotFoundError, ValueError):
+            raise UsageError(
+                f"{self.path} is there and holds no answers of a fleet",
+                hint="choose another name",
+            ) from None
+        other = [name for name in asked if before.get(name) != asked[name]]
+        if other:
+            raise UsageError(
+                f"{self.path} was made with another {', '.join(other)}",
+                hint="replace it with --force, or choose another name",
+            )
+
+    def parts(self) -> list[Path]:
+        """The complete parts, oldest first."""
+        return sorted(self.path.glob("part-*"))
+
+    def write(self, part: Part) -> None:
+        """Add ``part``; it is on the disk afterwards, or not there at all."""
+        if not part.hosts:
+            return
+        last = self.parts()
+        number = int(last[-1].name.removeprefix("part-")) + 1 if last else 1
+        building = self.path / f".part-{secrets.token_hex(8)}"
+        try:
+            building.mkdir(mode=0o700)
+            for name, table in part.tables().items():
+                with os.fdopen(_create(building / f"{name}.parquet"), "wb") as file:
+                    pq.write_table(table, file, compression="zstd")
+                    file.flush()
+                    os.fsync(file.fileno())
+            building.rename(self.path / f"part-{number:06}")
+        except OSError as error:
+            shutil.rmtree(building, ignore_errors=True)
+            raise TargetError(f"{self.path} can't be written: {error.strerror}") from error
+
+    def hosts(self) -> pd.DataFrame:
+        """All rows of ``HOSTS``, of each place the newest."""
+        tables = [pq.read_table(part / "hosts.parquet", schema=HOSTS) for part in self.parts()]
+        found = pa.concat_tables([HOSTS.empty_table(), *tables]).to_pandas()
+        return found.drop_duplicates("place", keep="last").reset_index(drop=True)
+
+
+def _create(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    with os.fdopen(_create(path), "wb") as file:
+        file.write(content)

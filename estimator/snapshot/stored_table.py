@@ -1,0 +1,107 @@
+"""A table of integers that stays in its file: a column is read when it is asked for, and not kept.
+
+A prediction asks for most columns once. Together they are most of the memory that it would take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from estimator.errors import TargetError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+_ROWS_AT_ONCE = 1 << 17  # decoded: more take more memory and no less time
+
+
+class StoredTable:
+    """The rows of an open Parquet file, used as a DataFrame is.
+
+    ``table["pfn"]`` and ``len(table)`` need one column and none; whatever else a DataFrame can do
+    is asked of all columns in memory. A column in ``kept`` is held once it was read. The file stays
+    open: what is read is what was checked, whatever becomes of its name.
+    """
+
+    def __init__(self, path: Path, file: pq.ParquetFile, schema: pa.Schema, kept: frozenset[str]):
+        self._path, self._file, self._schema, self._kept = path, file, schema, kept
+        self._held: dict[str, pd.Series[Any]] = {}
+
+    def __len__(self) -> int:
+        return int(self._file.metadata.num_rows)
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            return self.whole()[key]
+        if key in self._held:
+            return self._held[key]
+        column = self.read([key])[key]
+        if key in self._kept:
+            self._held[key] = column
+        return column
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._schema.names)
+
+    @property
+    def columns(self) -> pd.Index[str]:
+        """The names of the columns."""
+        return pd.Index(self._schema.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._schema.names
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.whole(), name)
+
+    def whole(self) -> pd.DataFrame:
+        """All columns, in memory."""
+        return self.read(self._schema.names)
+
+    def read(self, names: list[str]) -> pd.DataFrame:
+        """Some columns, a piece at a time; TargetError if they are damaged."""
+        rows, at = len(self), 0
+        fields = [self._schema.field(name) for name in names]
+        columns = {f.name: np.empty(rows, f.type.to_pandas_dtype()) for f in fields}
+        masks = {f.name: np.empty(rows, np.bool_) for f in fields if f.nullable}
+        for batch in self._batches(names):
+            piece = slice(at, at + batch.num_rows)
+            for field in fields:
+                values = batch.column(field.name)
+                if field.nullable:
+                    masks[field.name][piece] = values.is_null()
+                    values = values.fill_null(0)
+                columns[field.name][piece] = values
+            at = piece.stop
+        nullable: dict[str, Any] = {
+            name: pd.arrays.IntegerArray(columns[name], mask) for name, mask in masks.items()
+        }
+        return pd.DataFrame(columns | nullable, copy=False)
+
+    def require_readable(self) -> None:
+        """Raise TargetError if anything of it is damaged."""
+        for _ in self._batches(self._schema.names):
+            pass
+
+    def _batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in self._file.iter_batches(_ROWS_AT_ONCE, columns=names):
+                for name in names:
+                    require_no_nulls(self._path, self._schema.field(name), batch.column(name))
+                yield batch
+        except (OSError, pa.ArrowException) as error:
+            raise TargetError(f"{self._path} can't be read: {error}") from error
+
+
+def require_no_nulls(path: Path, column: pa.Field, values: Any) -> None:
+    """Raise TargetError if there are some in a ``column`` that has none."""
+    if not column.nullable and values.null_count:
+        raise TargetError(f"{path}: column {column.name!r} has nulls")

@@ -1,0 +1,133 @@
+"""``fleet report`` on many snapshots: how many a second, and how much memory that takes.
+
+A few snapshots are varied: each host has a name, boot and time of its own, and links to the tables
+of one of them, so that 10,000 hosts take little disk. What is read and computed is the same as if
+each had files of its own, but the page cache is warm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+import psutil
+
+from estimator.fleet.kinds import Roles
+from estimator.fleet.one_host import Question
+from estimator.fleet.results import Results
+from estimator.fleet.run import cluster, read_fleet
+from estimator.fleet.storage import find_places
+from estimator.fleet.summary import Summary, summarise
+from estimator.ksm.policy import Policy
+from estimator.snapshot.store import write_snapshot
+from tests.systems import fork_server
+
+_KINDS = 8
+_MIB = 1 << 20
+
+
+@dataclass
+class Measured:
+    """One run: seconds to read all, CPU time of workers for it, seconds to sum up, peaks in MiB."""
+
+    hosts: int
+    seconds: float
+    cpu_seconds: float
+    summary_seconds: float
+    client_mib: float
+    worker_mib: float
+    summary: Summary
+
+
+def vary(originals: Sequence[Path], directory: Path, hosts: int) -> Path:
+    """``directory`` with ``hosts`` snapshots, made of ``originals`` in turn."""
+    directory.mkdir()
+    for number in range(hosts):
+        original = originals[number % len(originals)]
+        place = directory / f"host{number:06}.ksm"
+        place.mkdir(mode=0o700)
+        for file in original.iterdir():
+            if file.name != "snapshot.json":
+                os.link(file, place / file.name)
+        info = json.loads((original / "snapshot.json").read_text())
+        named = {"host": f"host{number:06}", "boot_id": f"boot-{number}", "machine_id": None}
+        (place / "snapshot.json").write_text(json.dumps(info | named))
+    return directory
+
+
+def small_ones(directory: Path) -> list[Path]:
+    """Snapshots of a fork server, of different sizes."""
+    paths = []
+    for number in range(_KINDS):
+        paths.append(directory / f"original{number}.ksm")
+        made = fork_server(workers=2 + number, shared=40 + 7 * number, own=15)
+        write_snapshot(made, paths[-1])
+    return paths
+
+
+def measure(directory: Path, output: Path, workers: int, kill: bool) -> Measured:
+    """A run over ``directory``; ``kill``: one worker, when half is done."""
+    question = Question(Policy(), "unit", 150.0)
+    places = find_places([str(directory)], 60)
+    results = Results(output, question)
+    peaks = [0.0, 0.0]
+    with cluster(None, workers) as client:
+        pids = list(client.run(os.getpid).values())
+        ours = psutil.Process()
+
+        def told(done: int, total: int) -> None:
+            nonlocal kill
+            peaks[0] = max(peaks[0], ours.memory_info().rss / _MIB)
+            for pid in pids:
+                with suppress(psutil.NoSuchProcess):
+                    peaks[1] = max(peaks[1], psutil.Process(pid).memory_info().rss / _MIB)
+            if kill and done * 2 >= total:
+                kill = False
+                os.kill(pids[0], signal.SIGKILL)
+
+        before = sum(client.run(time.process_time).values())
+        start = time.monotonic()
+        read_fleet(client, places, question, results, told, 60)
+        read = time.monotonic()
+        cpu = sum(client.run(time.process_time).values()) - before
+        summary = summarise(results, question.policy, Roles(), places)
+        done = time.monotonic()
+    client_mib, worker_mib = peaks
+    return Measured(len(places), read - start, cpu, done - read, client_mib, worker_mib, summary)
+
+
+def bench_fleet(hosts: Sequence[int], workers: int, snapshots: Sequence[Path], kill: bool) -> None:
+    """Print a row for each number of ``hosts``, ready for docs/fleet.md."""
+    load = os.getloadavg()[0]
+    click.echo(f"{os.cpu_count()} CPUs, load {load:.1f} before; {workers} workers")
+    columns = ["hosts", "s", "snapshots/s per worker", "CPU ms per snapshot", "summing up, s"]
+    _row(*columns, "client MiB", "worker MiB")
+    _row(*["---:"] * (len(columns) + 2))
+    for number in hosts:
+        with TemporaryDirectory(prefix="ksm-bench-") as name:
+            here = Path(name)
+            directory = vary(snapshots or small_ones(here), here / "fleet", number)
+            found = measure(directory, here / "out.fleet", workers, kill)
+        if len(found.summary.hosts) != number:
+            raise click.ClickException(f"{len(found.summary.hosts)} of {number} hosts are counted")
+        _row(
+            f"{number:,}",
+            f"{found.seconds:.1f}",
+            f"{number / found.seconds / workers:.1f}",
+            f"{1000 * found.cpu_seconds / number:.0f}",
+            f"{found.summary_seconds:.1f}",
+            f"{found.client_mib:.0f}",
+            f"{found.worker_mib:.0f}",
+        )
+
+
+def _row(*cells: str) -> None:
+    click.echo(f"| {' | '.join(cells)} |")

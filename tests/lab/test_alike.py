@@ -1,0 +1,118 @@
+"""Pages that are equal but for a word, in a piece, in groups; and between siblings: as written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from estimator.advice.alike import Alike, alike
+from estimator.collect.further_hashes import Wanted
+from estimator.kernel.collect import collect_core
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.store import open_snapshot
+from tests.lab.conftest import lab_kernel
+from tests.lab.running import Running, running
+from tests.lab.workload import Workload
+
+pytestmark = pytest.mark.lab
+
+SERIES = "6.12"
+PAGE, KIB = 4096, 1024
+FIRST, LAST = 0x1000_0000_0000, 0x2000_0000_0000  # where regions lie
+PAIR = """
+    map end 32
+    fill end end 1
+    map address 16
+    fill address address 2
+    map piece 8
+    fill piece piece 3
+    map group 64
+    fill group list 4
+    map shifted 65
+    fill shifted[{}] list 5
+"""
+FAMILY = """
+    map base 4
+    fill base own
+    fork 2
+        map same 40
+        fill same list 9
+    end
+"""
+SCRIPTS = (PAIR.format("0:64"), PAIR.format("1:65"), FAMILY)
+WORKLOAD = Workload("alike", SCRIPTS, memory_mib=1024)
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    directory = tmp_path_factory.mktemp("alike")
+    with running(WORKLOAD, lab_kernel(SERIES), directory, debian=True) as guest:
+        yield guest
+
+
+@pytest.fixture(scope="module", params=["core", "live", "procfs"])
+def snapshot(
+    request: pytest.FixtureRequest, system: Running, tmp_path_factory: pytest.TempPathFactory
+) -> Snapshot:
+    directory: Path = tmp_path_factory.mktemp(request.param)
+    if request.param == "core":
+        system.guest.dump(directory / "core")
+        symbols = [system.guest.kernel.vmlinux]
+        wanted = Wanted(pieces=True, near=True)
+        found = collect_core(directory / "core", symbols, seed=5, wanted=wanted)
+        (directory / "core").unlink()
+        return found
+    path = f"/tmp/{request.param}.ksm"
+    how = "--live --symbols /symbols/vmlinux" if request.param == "live" else "--procfs"
+    status, output = system.estimator(f"collect {how} --pieces --near -o {path}")
+    assert status == 0, output
+    return open_snapshot(system.fetch_snapshot(path, directory))
+
+
+def of_regions(snapshot: Snapshot) -> Alike:
+    """What is said of the workload's regions alone: the others are shut out of merging."""
+    start = snapshot.vmas["start"].to_numpy()
+    ours = (start >= FIRST) & (start < LAST)
+    reason = pd.array([None if our else "not ours" for our in ours.tolist()], "string")
+    vmas = snapshot.vmas.assign(compatible=ours, excluded_by=reason)
+    snapshot = replace(snapshot, vmas=vmas)
+    return alike(snapshot, predict(snapshot, Policy()))
+
+
+def test_nearly_equal_pages_are_those_that_were_written(snapshot: Snapshot) -> None:
+    found = of_regions(snapshot).near
+    assert found is not None
+    assert found["ends_bytes"].sum() == 32 * PAGE
+    assert found["address_bytes"].sum() == 16 * PAGE
+
+
+def test_every_page_size_shares_what_was_written(snapshot: Snapshot) -> None:
+    table = of_regions(snapshot).page_sizes.set_index("page_bytes")
+    equal = 64 + 64 + 40  # group, shifted, and between the siblings
+    assert table["bytes_saved"].to_dict() == {
+        1 * KIB: (4 * equal + 3 * 32 + 3 * 16 + 8) * KIB,
+        2 * KIB: (2 * equal + 32 + 16) * 2 * KIB,
+        4 * KIB: equal * PAGE,
+        16 * KIB: (16 + 10) * 16 * KIB,
+        64 * KIB: (4 + 2) * 64 * KIB,
+        2048 * KIB: 0,
+    }
+
+
+def test_only_siblings_could_have_loaded_it_before_the_fork(snapshot: Snapshot) -> None:
+    found = of_regions(snapshot).preload
+    groups = found.groups[["comm", "processes", "bytes_saved"]]
+    assert groups.to_numpy().tolist() == [["actor", 3, 40 * PAGE]]
+    assert found.merged_bytes == (64 + 64 + 40) * PAGE
+    assert found.unknown_processes == 0
+
+
+def test_copies_are_what_was_written(snapshot: Snapshot) -> None:
+    found = of_regions(snapshot).copies
+    assert (found.zero, found.fork, found.real) == (0, 2 * 4 * PAGE, 168 * PAGE)

@@ -1,0 +1,78 @@
+"""arm64, emulated: what ksmd does there is predicted, from a dump, over QMP and from /proc inside.
+
+A few workloads, on pages of 4 and of 16 KiB; all on all kernels: ``./scripts/proof --arch arm64``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from estimator.kernel.collect import collect, collect_core
+from estimator.kernel.running import open_qemu
+from estimator.kernel.symbols import OWN
+from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
+from estimator.ksm.prediction import Prediction
+from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.store import open_snapshot
+from tests.lab.conftest import RunWorkload, lab_kernel
+from tests.lab.dumps import WORKLOAD
+from tests.lab.running import running
+from tests.lab.verdict import judge
+from tests.lab.workloads import find
+
+pytestmark = pytest.mark.lab
+
+KERNELS = ("6.12-arm64", "6.12-arm64-16k")
+PAGE_BYTES = dict(zip(KERNELS, (4096, 16384), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "series"),
+    [
+        *((name, series) for name in ("prot-none", "huge-forked-zeroes") for series in KERNELS),
+        ("tagged", "6.12-arm64-16k"),
+        ("merged-full", "7.2-arm64"),
+    ],
+)
+def test_prediction_equals_ksmd(name: str, series: str, lab: RunWorkload) -> None:
+    verdict = judge(lab(find(name, series), series))
+    assert verdict.differences == {}
+    assert verdict.compared > 40
+    assert verdict.page_bytes == PAGE_BYTES.get(series, 4096)
+
+
+@pytest.mark.parametrize("series", KERNELS)
+def test_one_moment_is_the_same_however_it_is_read(series: str, tmp_path: Path) -> None:
+    """A dump with debug symbols, with the kernel's own, QEMU's monitor, and /proc in the guest."""
+    kernel = lab_kernel(series)
+    with running(WORKLOAD, kernel, tmp_path, debian=True) as system:
+        status, output = system.estimator("collect --procfs -o /tmp/procfs.ksm")
+        assert status == 0, output
+        inside = tmp_path / "procfs.ksm"
+        inside.mkdir(mode=0o700)
+        system.fetch_snapshot("/tmp/procfs.ksm", inside)
+        system.guest.dump(tmp_path / "core")
+        with open_qemu(str(system.monitor), [OWN]) as target:
+            monitor = collect(target, seed=0)
+    looks = {
+        "vmlinux": collect_core(tmp_path / "core", [kernel.vmlinux], seed=0),
+        "own": collect_core(tmp_path / "core", [OWN], seed=0),
+        "monitor": monitor,
+        "procfs": open_snapshot(inside),
+    }
+    assert {look.info["kernel"]["page_size"] for look in looks.values()} == {PAGE_BYTES[series]}
+    found = {name: _of_actors(look).counters for name, look in looks.items()}
+    first = found["vmlinux"]
+    assert first["pages_sharing"] > 6000
+    assert found == dict.fromkeys(looks, first)
+
+
+def _of_actors(snapshot: Snapshot) -> Prediction:
+    """Of the processes of the workload alone: others came and went between the looks."""
+    processes = snapshot.processes
+    ours = processes["comm"].isin(["plain", "keeper", "worker"])
+    pids = tuple(int(pid) for pid in processes["pid"][ours])
+    return predict(snapshot, Policy(scope="all", pids=pids))

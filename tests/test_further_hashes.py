@@ -1,0 +1,92 @@
+"""Hashes of pieces and of nearly all of a page, and the words that are addresses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from xxhash import xxh3_64_intdigest
+
+from estimator.collect.further_hashes import Areas, Further, Wanted, piece_bytes
+
+SEED, PAGE = 7, 4096
+BOTH = Wanted(pieces=True, near=True)
+VMAS = [
+    *((0, 0x1000, 0x2000), (0, 0x2800, 0x3000), (0, 0x8000, 0x9000)),
+    *((1, 0x2000, 0x4000), (1, 1 << 46, 1 << 47)),
+    (3, 0x5000, 0x6000),
+]
+AREAS = [(0, 0x1000, 0x3000), *VMAS[2:]]
+
+
+def areas() -> Areas:
+    mm, start, end = (np.array(column, np.uint64) for column in zip(*VMAS, strict=True))
+    return Areas(mm.astype(np.uint32), start, end)
+
+
+def page(*words: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    """One page that begins with these words."""
+    whole = np.zeros((1, PAGE // 8), np.uint64)
+    whole[0, : len(words)] = words
+    return whole.view(np.uint8)
+
+
+def no_address(data: np.ndarray[tuple[int, int], np.dtype[np.uint8]], mm: int) -> int:
+    found = Further(BOTH, SEED, areas()).of_all(data, np.array([mm]))
+    return int(found["no_address_hash"][0])
+
+
+def digest(content: bytes) -> int:
+    return xxh3_64_intdigest(content, SEED)
+
+
+@given(
+    st.lists(
+        st.sampled_from([*range(0, 0xA000, 0x7FF), 1 << 46, (1 << 47) - 1, 1 << 63]), max_size=9
+    ),
+    st.integers(-1, 3),
+)
+def test_a_word_in_an_area_of_the_mm_is_an_address(words: list[int], mm: int) -> None:
+    kept = [
+        0 if any(m == mm and start <= word < end for m, start, end in AREAS) else word
+        for word in words
+    ]
+    assert no_address(page(*words), mm) == digest(page(*kept).tobytes())
+
+
+def test_pages_of_several_processes_in_one_go() -> None:
+    data = np.concatenate([page(5, 0x1000), page(5, 0x3FFF), page(5, 0x1000), page(5)])
+    found = Further(BOTH, SEED, areas()).of_all(data, np.array([0, 1, 1, 0]))
+    without = found["no_address_hash"].tolist()
+    assert without[0] == without[1] == without[3] == digest(page(5).tobytes())
+    assert without[2] == found["hash"][2] == digest(page(5, 0x1000).tobytes())
+    assert data[0].view(np.uint64)[1] == 0x1000  # what is read stays as it is
+
+
+def test_the_ends_are_left_out_and_pieces_are_in_order() -> None:
+    data = np.random.default_rng(1).integers(0, 256, (3, PAGE), dtype=np.uint8)
+    found = Further(BOTH, SEED, areas()).of_all(data, np.full(3, -1))
+    assert set(found) == {"hash", *BOTH.columns(PAGE)}
+    for row, content in enumerate(map(bytes, data)):
+        assert found["hash"][row] == digest(content)
+        assert found["near_hash"][row] == digest(content[64:-64])
+        for number in range(4):
+            piece = content[number * 1024 : (number + 1) * 1024]
+            assert found[f"piece_hash_{number}"][row] == digest(piece)
+
+
+@pytest.mark.parametrize(("bytes_", "pieces", "size"), [(4096, 4, 1024), (65536, 16, 4096)])
+def test_how_many_pieces_a_page_has(bytes_: int, pieces: int, size: int) -> None:
+    assert list(Wanted(pieces=True).columns(bytes_)) == [f"piece_hash_{n}" for n in range(pieces)]
+    assert piece_bytes(bytes_) == size
+    found = Wanted(pieces=True).info(SEED, bytes_)
+    assert found == {"piece_bytes": size, "zero_piece_hash": digest(bytes(size))}
+    assert Wanted(near=True).info(SEED, bytes_) == {}
+
+
+def test_no_vma_at_all() -> None:
+    none = np.zeros(0, np.uint64)
+    further = Further(BOTH, SEED, Areas(none.astype(np.uint32), none, none))
+    found = further.of_all(page(1, 2), np.array([-1]))
+    assert found["no_address_hash"][0] == found["hash"][0]
