@@ -120,7 +120,7 @@ def _poor_candidates(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame
     """Processes that can't afford the fault that a write to a merged page costs.
 
     And those with memory tagging, whose tagged pages never merge (memcmp_pages() in
-    arch/arm64/kernel/mte.c): which pages have tags no snapshot says.
+    arch/arm64/kernel/mte.c).
     """
     locked = _pages_in(prediction, snapshot.vmas["locked"].to_numpy())
     tagged = _pages_in(prediction, _mte(snapshot))
