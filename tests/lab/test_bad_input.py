@@ -144,7 +144,7 @@ def test_truncated(tmp_path: Path, of_each: LabResult, share: float) -> None:
 def test_more_memory_than_allowed(tmp_path: Path, dumped: LabResult) -> None:
     core = ("--core", dumped.vmcore, "--symbols", dumped.vmlinux)
     refused = run("collect", *core, "--max-memory", "10", "-o", "out.ksm", cwd=tmp_path)
-    fails(refused, 2, "anonymous pages", "--max-memory 10")
+    fails(refused, 2, "pages are mapped", "--max-memory 10")
     assert list(tmp_path.iterdir()) == []
     assert run("collect", *core, "--max-memory", "300", "-o", "o.ksm", cwd=tmp_path).returncode == 0
 
