@@ -14,10 +14,21 @@ SEED, PAGE = 7, 4096
 BOTH = Wanted(pieces=True, near=True)
 VMAS = [
     *((0, 0x1000, 0x2000), (0, 0x2800, 0x3000), (0, 0x8000, 0x9000)),
-    *((1, 0x2000, 0x4000), (1, 1 << 46, 1 << 47)),
-    (3, 0x5000, 0x6000),
+    *((1, 0x2000, 0x4000), (1, 5 << 32 | 0x2000, 6 << 32 | 0x3000)),
+    *((3, 0x5000, 0x6000), (4, 0x7000, 2 << 32)),
 ]
-AREAS = [(0, 0x1000, 0x3000), *VMAS[2:]]
+
+
+def is_address(word: int, mm: int) -> bool:
+    """Between the outermost VMAs: of those beyond 4 GiB the upper halves of addresses decide."""
+    near = [(start, min(end, 1 << 32)) for of, start, end in VMAS if of == mm and start < 1 << 32]
+    far = [(start, end) for of, start, end in VMAS if of == mm and end > 1 << 32]
+    if word < 1 << 32:
+        return any(start <= word for start, _ in near) and any(word < end for _, end in near)
+    half = word >> 32
+    return any(max(start >> 32, 1) <= half for start, _ in far) and any(
+        half <= end - 1 >> 32 for _, end in far
+    )
 
 
 def areas() -> Areas:
@@ -43,15 +54,14 @@ def digest(content: bytes) -> int:
 
 @given(
     st.lists(
-        st.sampled_from([*range(0, 0xA000, 0x7FF), 1 << 46, (1 << 47) - 1, 1 << 63]), max_size=9
+        st.sampled_from([*range(0, 0xA000, 0x7FF), 1 << 63, (5 << 32) - 1, 5 << 32, 7 << 32])
+        | st.integers(5 << 32, (7 << 32) - 1),
+        max_size=9,
     ),
-    st.integers(-1, 3),
+    st.integers(-1, 4),
 )
 def test_a_word_in_an_area_of_the_mm_is_an_address(words: list[int], mm: int) -> None:
-    kept = [
-        0 if any(m == mm and start <= word < end for m, start, end in AREAS) else word
-        for word in words
-    ]
+    kept = [0 if is_address(word, mm) else word for word in words]
     assert no_address(page(*words), mm) == digest(page(*kept).tobytes())
 
 

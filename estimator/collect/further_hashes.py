@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise, repeat
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from estimator.collect.hashing import zero_hash
 
 PAGES_AT_ONCE = 64  # 256 KiB: they and what is made of them stay in the cache
 END_BYTES = 64
+_HALF, _4_GIB, _ONE = np.uint64(32), np.uint64(1 << 32), np.uint64(1)
 _SMALLEST_PIECE_BYTES = 1024
 _PIECE_BYTES = 4096  # of larger pages
 
@@ -50,43 +51,56 @@ def piece_bytes(page_bytes: int) -> int:
 class Areas:
     """Where the memory of each mm lies, to tell addresses from other words.
 
-    ``mm``: u32, its number, ``start`` and ``end``: u64, of VMAs by mm and address. Two areas each,
-    on both sides of the widest gap between two VMAs: the program with its heap, and what is mapped
-    further up, with the stack.
+    ``mm``: u32, its number, ``start`` and ``end``: u64, of VMAs by mm and address. All between the
+    lowest and the highest VMA beyond the first 4 GiB counts, by upper halves: half the work; and,
+    to the byte, for there are small numbers as well, all between those within them.
     """
 
     def __init__(self, mm: npt.NDArray[np.uint32], start: Words, end: Words) -> None:
         mms = int(mm.max(initial=0)) + 1
-        self._low = np.zeros((2, mms + 1, 1), np.uint64)  # the last one: of no mm
-        self._bytes = np.zeros((2, mms + 1, 1), np.uint64)
-        bounds = np.searchsorted(mm, np.arange(mms + 1)).tolist()
-        for number, (first, stop) in enumerate(pairwise(bounds)):
-            if first == stop:
-                continue
-            gaps = start[first + 1 : stop] - end[first : stop - 1]
-            split = first + 1 + int(gaps.argmax()) if len(gaps) else stop
-            for area, (begin, last) in enumerate(((first, split), (split, stop))):
-                if begin < last:
-                    self._low[area, number] = start[begin]
-                    self._bytes[area, number] = end[last - 1] - start[begin]
-        self._room = np.empty(0, np.uint64)
+        near, beyond = start < _4_GIB, end > _4_GIB
+        self._low, above = _outermost(mms, mm[near], start[near], np.minimum(end[near], _4_GIB))
+        self._bytes = above - self._low
+        upper, last = _outermost(
+            mms,
+            mm[beyond],
+            np.maximum(start[beyond], _4_GIB) >> _HALF,
+            ((end[beyond] - _ONE) >> _HALF) + _ONE,
+        )
+        self._upper, self._uppers = upper.astype(np.uint32), (last - upper).astype(np.uint32)
+        self._room, self._copies = np.empty(0, np.uint32), np.empty((0, 0), np.uint64)
 
     def without_addresses(self, words: Words, mm: Ints) -> tuple[Ints, Words]:
         """The rows of ``words`` (u64 (n, m)) that have an address of their mm, and these as zeroes.
 
-        ``mm``: of each row, -1 for none. A word is an address if it lies in an area of that mm.
+        ``mm``: of each row, -1 for none. The next call uses the memory of these rows again.
         """
         if self._room.size < words.size:
-            self._room = np.empty(words.size, np.uint64)  # fresh memory costs more than the test
-        above = self._room[: words.size].reshape(words.shape)
-        np.subtract(words, self._low[0, mm], out=above)
-        inside = above < self._bytes[0, mm]
-        np.subtract(words, self._low[1, mm], out=above)
-        inside |= above < self._bytes[1, mm]
+            self._room = np.empty(words.size, np.uint32)  # fresh memory costs more than work
+            self._copies = np.empty_like(words)
+        upper = self._room[: words.size].reshape(words.shape)
+        np.copyto(upper, words.view(np.uint32)[:, 1::2])
+        upper -= self._upper[mm]
+        inside = upper < self._uppers[mm]
+        low = np.flatnonzero(self._bytes[mm, 0])
+        if len(low):
+            inside[low] |= words[low] - self._low[mm[low]] < self._bytes[mm[low]]
         rows = np.flatnonzero(inside.any(axis=1))
-        found = words[rows]
-        np.copyto(found, np.uint64(0), where=inside[rows])
+        found = np.take(words, rows, axis=0, out=self._copies[: len(rows)], mode="clip")
+        found.reshape(-1)[np.flatnonzero(inside[rows])] = 0
         return rows, found
+
+
+def _outermost(
+    mms: int, mm: npt.NDArray[np.uint32], start: Words, end: Words
+) -> tuple[Words, Words]:
+    """The least ``start`` and the most ``end`` of each mm, u64 (mms + 1, 1); 0 of one without."""
+    found = np.zeros((2, mms + 1, 1), np.uint64)
+    found[0, :, 0] = np.iinfo(np.uint64).max
+    np.minimum.at(found[0, :, 0], mm, start)
+    np.maximum.at(found[1, :, 0], mm, end)
+    found[0][found[1] == 0] = 0
+    return found[0], found[1]
 
 
 @dataclass(frozen=True)
