@@ -29,8 +29,9 @@ _HUGE_BYTES = _PAGE_BYTES // 8 * _PAGE_BYTES
 _MOST_BYTES, _FEWEST_BYTES = 1 << 28, 1 << 27
 """Of memory whose pages are visited: more than the caches of a core hold."""
 _TURNS, _PAGES_A_TURN = 1024, 64
-_TURNS_AWAKE, _SLEEP_SECONDS = 16, 0.02
-"""Turns from one sleep to the next, which is as long as ksmd's by default."""
+_TURNS_AWAKE, _TURNS_TO_WAKE, _SLEEP_SECONDS = 16, 4, 0.02
+"""Turns from one sleep to the next, which is as long as ksmd's by default; the first find caches
+cold."""
 _CALLS = 8192
 _SPLIT_PAGES = 16
 _MADV_COLD, _CLOCK_MONOTONIC_COARSE = 20, 6
@@ -44,12 +45,13 @@ _NOTHING = 8
 class Measured:
     """CPU seconds in user space, on ``pages`` pages of this kernel.
 
-    ksmd reads pages through the kernel's map of all memory, in large pages: so ``hash_seconds``
-    (xxh64 of a page, in order of address) and ``compare_seconds`` (one comparison of first words on
-    the way down a sorted tree of the pages) are of memory in huge pages, where there are any. It
-    finds pages through page tables: ``walk_seconds`` (in order of address) and
-    ``lookup_seconds`` (on the way down a tree) are of pages that are mapped one by one, found by
-    move_pages(2), which locks the mm, looks up the VMA and walks with folio_walk_start().
+    ksmd reads pages through the kernel's map of all memory, in large pages: so ``compare_seconds``
+    (one comparison of first words on the way down a sorted tree of the pages) is of memory in huge
+    pages, where there are any. ``hash_seconds`` (xxh64 of a page, in order of address) is of pages
+    that are mapped one by one: what takes time there is where such frames lie. It finds pages
+    through page tables: ``walk_seconds`` (in order of address) and ``lookup_seconds`` (on the way
+    down a tree) are of pages that are mapped one by one, found by move_pages(2), which locks the
+    mm, looks up the VMA and walks with folio_walk_start().
     ``equal_seconds``: a page compared with an equal one, which is hot. ``change_seconds``: a page
     is taken out of the page table, the TLB flushed and the frame freed: madvise(MADV_DONTNEED).
     ``split_seconds``: a huge page split, by madvise(MADV_COLD) of one page of it; None where the
@@ -99,32 +101,32 @@ def measure() -> Measured:
 def _in_turns(large: _Pages, small: _Pages) -> tuple[float, float, float, float]:
     """Seconds to hash a page, to compare with one of the tree, to find such a one, and to wake up.
 
-    The mean of all turns but the longest twentieth: ksmd too has turns in which memory is slow, but
-    in a few of them a hypervisor has taken the CPU away.
+    Means: ksmd too has turns in which memory is slow, some three times slower than most on a host
+    of virtual machines. The time in which a hypervisor has taken the CPU away is in no thread's.
     """
     depth = small.number.bit_length() - 1
     wanted = np.random.default_rng(1).integers(1, 1 << 63, (_TURNS, _PAGES_A_TURN), np.uint64)
     spent = np.zeros((_TURNS, 4))
     for turn, keys in enumerate(wanted):
-        first = turn * _PAGES_A_TURN % large.number
+        first = turn * _PAGES_A_TURN % small.number
         ways = small.way_down(keys, depth)
         if turn % _TURNS_AWAKE == 0:
             time.sleep(_SLEEP_SECONDS)
         times = [time.thread_time()]
-        large.hash(range(first, first + _PAGES_A_TURN), _PAGE_BYTES)
+        small.hash(range(first, first + _PAGES_A_TURN), _PAGE_BYTES)
         times.append(time.thread_time())
         large.search(keys)
         times.append(time.thread_time())
         _find(ways)
         times.append(time.thread_time())
-        large.hash([first] * _PAGES_A_TURN, _NOTHING)
+        small.hash([first] * _PAGES_A_TURN, _NOTHING)
         times.append(time.thread_time())
         spent[turn] = np.diff(times)
-    usual = np.sort(spent, axis=0)[: _TURNS - _TURNS // 20].mean(axis=0)
+    turns = spent.reshape(-1, _TURNS_AWAKE, 4)
+    usual = turns[:, _TURNS_TO_WAKE:].mean(axis=(0, 1))
     hashed, compared, looked_up, called = (usual / _PAGES_A_TURN).tolist()
-    work = spent[:, :3].sum(axis=1).reshape(-1, _TURNS_AWAKE).sum(axis=1)
-    longer = work - _TURNS_AWAKE * usual[:3].sum()
-    wake = max(0.0, float(np.median(longer)))
+    waking = turns[:, :_TURNS_TO_WAKE, :3].sum(axis=(1, 2)).mean()
+    wake = max(0.0, float(waking - _TURNS_TO_WAKE * usual[:3].sum()))
     return max(0.0, hashed - called), compared / depth, looked_up / depth, wake
 
 
