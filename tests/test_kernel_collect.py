@@ -98,7 +98,7 @@ def test_a_merged_page_comes_through() -> None:
 def test_further_hashes_come_beside_what_there_is_without_them() -> None:
     """An address of the first process in one page, of no process in the other."""
     merged = Merged()
-    contents = {MERGED_PFN: START + 0x7FF8, OWN_PFN: START + 0x8000}
+    contents = {MERGED_PFN: START + 0x7FF8, OWN_PFN: START + (1 << 32)}
     for pfn, word in contents.items():
         merged.kernel.frame(pfn, b"same".ljust(8, b"\0") + word.to_bytes(8, "little"))
     plain, more = merged.collect(), merged.collect(Wanted(pieces=True, near=True))
