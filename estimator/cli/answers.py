@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from estimator.cli.completion import sort_columns
 from estimator.cli.coverage import require_contents, require_coverage, require_share
 from estimator.cli.options import (
     force_option,
+    html_option,
     json_option,
     min_coverage_option,
     note,
@@ -25,7 +25,7 @@ from estimator.cli.options import (
     snapshot_argument,
     top_option,
 )
-from estimator.cli.private_file import write_private
+from estimator.cli.private_file import require_new, write_private
 from estimator.cli.quantities import Cost
 from estimator.cli.streams import say
 from estimator.cli.whatif import read_labels, show_why
@@ -100,12 +100,7 @@ _advice_options = options(
 @_advice_options
 @min_coverage_option
 @json_option
-@click.option(
-    "--html",
-    type=click.Path(path_type=Path, readable=False),
-    metavar="FILE",
-    help="Write a page for a browser.",
-)
+@html_option
 @force_option
 @click.option(
     "--why",
@@ -137,8 +132,7 @@ def report(
 
     if html is not None and as_json:
         raise UsageError("--json and --html are two reports", hint="ask for one, then the other")
-    if html is not None and not force and os.path.lexists(html):
-        raise UsageError(f"{html} exists already", hint="replace it with --force")
+    require_new(html, force)
     opened = open_snapshot(snapshot, stored=True)
     advice, policy = _split(chosen)
     if vma is not None and not why:

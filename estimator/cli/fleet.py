@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import click
 from estimator.cli.coverage import require_share
 from estimator.cli.options import (
     force_option,
+    html_option,
     json_option,
     min_coverage_option,
     note,
@@ -25,10 +25,10 @@ from estimator.cli.options import (
     quiet,
     top_option,
 )
-from estimator.cli.private_file import write_private
+from estimator.cli.private_file import new_file, require_new, write_private
 from estimator.cli.quantities import Duration
 from estimator.cli.streams import say
-from estimator.errors import EXIT_LOW_COVERAGE, TargetError, UsageError
+from estimator.errors import EXIT_LOW_COVERAGE, UsageError
 
 if TYPE_CHECKING:
     from estimator.fleet.summary import Summary
@@ -115,12 +115,7 @@ _cluster_options = options(
     metavar="FILE",
     help="Write one row per host and service, for tools of your own.",
 )
-@click.option(
-    "--html",
-    type=click.Path(path_type=Path, readable=False),
-    metavar="FILE",
-    help="Write a page for a browser.",
-)
+@html_option
 @force_option
 def fleet_report(
     places: tuple[str, ...],
@@ -147,8 +142,7 @@ def fleet_report(
     if scheduler is not None and workers is not None:
         raise UsageError("--workers is for processes here", hint="leave out --scheduler")
     for path in (parquet, html):
-        if path is not None and not force and os.path.lexists(path):
-            raise UsageError(f"{path} exists already", hint="replace it with --force")
+        require_new(path, force)
     from estimator.fleet.kinds import Roles
     from estimator.fleet.one_host import Question
     from estimator.fleet.results import Results
@@ -187,18 +181,9 @@ def _kept_or_not(output: Path | None) -> Iterator[Path]:
 
 
 def write_table(path: Path, write: Callable[[Path], int]) -> None:
-    """``write`` to a private file beside ``path``, which takes its name when it is whole."""
-    beside = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    try:
-        os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        try:
-            rows = write(beside)
-            os.replace(beside, path)
-        except BaseException:
-            beside.unlink()
-            raise
-    except OSError as error:
-        raise TargetError(f"{path} can't be written: {error.strerror or error}") from error
+    """``write`` to a new file that takes the name ``path``; it says how many rows it wrote."""
+    with new_file(path, replace=True) as place:
+        rows = write(place)
     note(f"wrote {path}: {rows:,} rows")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import click
 
 from estimator.cli.coverage import require_coverage
 from estimator.cli.options import min_coverage_option, policy_options, snapshot_argument
-from estimator.errors import TargetError
+from estimator.cli.private_file import new_file
 
 _READABLE = 0o644  # node_exporter is another user
 
@@ -49,25 +48,7 @@ def metrics(
     if output is None:
         click.echo(text, nl=False)
     else:
-        _replace(output, text)
+        with new_file(output, replace=True) as place:
+            place.write_text(text, encoding="utf-8")
+            place.chmod(_READABLE)
     require_coverage(prediction.coverage, min_coverage)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``: who reads it finds the old or the new one, whole.
-
-    Raises TargetError where that fails, and leaves the old one.
-    """
-    beside = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    try:
-        file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(file, "w", encoding="utf-8") as opened:
-                opened.write(text)
-                os.fchmod(opened.fileno(), _READABLE)
-            os.replace(beside, path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise TargetError(f"{path} can't be written: {error.strerror}") from error

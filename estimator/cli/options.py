@@ -163,6 +163,12 @@ _who_and_how = options(
         help="Whether pages of different NUMA nodes merge; else as in the snapshot.",
     ),
 )
+html_option = click.option(
+    "--html",
+    type=click.Path(path_type=Path, readable=False),
+    metavar="FILE",
+    help="Write a page for a browser.",
+)
 as_if_option = click.option(
     "--as-if",
     type=click.Choice(list(AS_IF)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 
 from estimator.cli.fleet import require_extra, write_table
 from estimator.cli.options import force_option, json_option, policy_options, top_option
+from estimator.cli.private_file import require_new
 from estimator.cli.quantities import Duration
 from estimator.errors import CannotAnswerError, TargetError, UsageError
 
@@ -64,8 +64,7 @@ def sketch(
     from estimator.ksm.policy import Policy
     from estimator.snapshot.store import open_snapshot
 
-    if not force and os.path.lexists(output):
-        raise UsageError(f"{output} exists already", hint="replace it with --force")
+    require_new(output, force)
     opened = open_snapshot(snapshot)
     if seed_file is not None and opened.info["hash"].get("seed") != read_seed_file(seed_file):
         raise UsageError(

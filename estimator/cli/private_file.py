@@ -1,29 +1,43 @@
-"""A file of ours that only its owner can read: it names what runs on the machine."""
+"""Files of ours, whole or not there, which only their owner can read: they name what runs here."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from estimator.errors import TargetError
+from estimator.errors import TargetError, UsageError
 
 
-def write_private(path: Path, text: str, replace: bool) -> None:
-    """Write ``text`` to the new file ``path`` (0600); ``replace``: or to one that is there.
+def require_new(path: Path | None, force: bool) -> None:
+    """Raise UsageError where ``path`` exists, unless it may be replaced (``force``)."""
+    if path is not None and not force and os.path.lexists(path):
+        raise UsageError(f"{path} exists already", hint="replace it with --force")
 
-    Written beside ``path`` then, and renamed: whoever reads it finds one of the two, whole. Raises
-    TargetError where that fails, and leaves nothing behind.
+
+@contextmanager
+def new_file(path: Path, *, replace: bool) -> Iterator[Path]:
+    """An empty file (0600) for the body to fill, at ``path``; ``replace``: where one may be.
+
+    It lies beside ``path`` then, and takes its name at the end: whoever reads finds one of the two,
+    whole. Raises TargetError where that or the body's writing fails, and leaves nothing behind.
     """
     place = path.with_name(f".{path.name}.{os.urandom(8).hex()}") if replace else path
     try:
-        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+            yield place
             if replace:
                 os.replace(place, path)
         except BaseException:
             place.unlink()
             raise
     except OSError as error:
-        raise TargetError(f"{path} can't be written: {error.strerror}") from error
+        raise TargetError(f"{path} can't be written: {error.strerror or error}") from error
+
+
+def write_private(path: Path, text: str, replace: bool) -> None:
+    """Write ``text`` to the file ``path``; arguments and errors of ``new_file``."""
+    with new_file(path, replace=replace) as place:
+        place.write_text(text, encoding="utf-8")

@@ -326,10 +326,10 @@ class _Collector:
             return None
         return kinds_of(pfns, mapped, spaces.kinds)
 
-    def _first_mm(self, mapped: Mapped, pfns: Words, vmas: Vmas) -> Ints:
-        """The mm that maps each of the frames ``pfns`` first; -1: none does, or nobody asks."""
+    def _first_mm(self, mapped: Mapped, pfns: Words, vmas: Vmas) -> Ints | None:
+        """The mm that maps each of the frames ``pfns`` first, -1: none; None: nobody asks."""
         if not self._wanted.near:
-            return np.full(len(pfns), -1)
+            return None
         first = first_mappings(pfns, mapped)
         return np.where(first >= 0, vmas.mm[mapped.vma_id[first]].astype(np.int64), -1)
 
@@ -338,7 +338,7 @@ class _Collector:
         pages: PageArray,
         pfns: Words,
         kinds: Bytes | None,
-        mm: Ints,
+        mm: Ints | None,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> Columns:
         """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of those of a kind.
@@ -358,7 +358,10 @@ class _Collector:
             if self._without_contents:
                 return leave_unread(pages, self._memory, here)
             of_kind = None if kinds is None else kinds[piece]
-            further = None if self._further is None else (self._further, mm[piece])
+            further = None
+            if self._further is not None:
+                first = np.full(len(here), -1) if mm is None else mm[piece]
+                further = self._further, first
             running = self._target.running
             found = read_frames(pages, self._memory, here, self._seed, running, of_kind, further)
             self._pace(len(here) * page_bytes)
