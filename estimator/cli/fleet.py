@@ -28,7 +28,7 @@ from estimator.cli.options import (
 from estimator.cli.private_file import new_file, require_new, write_private
 from estimator.cli.quantities import Duration
 from estimator.cli.streams import say
-from estimator.errors import EXIT_LOW_COVERAGE, UsageError
+from estimator.errors import EXIT_LOW_COVERAGE, TargetError, UsageError
 
 if TYPE_CHECKING:
     from estimator.fleet.summary import Summary
@@ -152,7 +152,7 @@ def fleet_report(
     from estimator.ksm.policy import Policy
 
     question = Question(Policy(**policy), by, scan_time)
-    roles = Roles.read(labels) if labels else Roles()
+    roles = Roles(read_lines(labels), str(labels)) if labels else Roles()
     found = find_places(places, timeout)
     with _kept_or_not(output) as directory:
         results = Results(directory, question, replace=force)
@@ -178,6 +178,14 @@ def _kept_or_not(output: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="ksm-fleet-") as directory:
         yield Path(directory)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Of a file of labels; raises TargetError."""
+    try:
+        return path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TargetError(f"{path} can't be read: {error}") from error
 
 
 def write_table(path: Path, write: Callable[[Path], int]) -> None:

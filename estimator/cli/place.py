@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from estimator.cli.fleet import require_extra, write_table
+from estimator.cli.fleet import read_lines, require_extra, write_table
 from estimator.cli.options import force_option, json_option, policy_options, top_option
 from estimator.cli.private_file import require_new
-from estimator.cli.quantities import Duration
-from estimator.errors import CannotAnswerError, TargetError, UsageError
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-class _Size(click.ParamType):  # type: ignore[type-arg]
-    """Bytes as an int."""
-
-    name = "size"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        found = re.fullmatch(r"(\d+)([KMGT]?)(?:i?B)?", str(value))
-        if found is None or not int(found[1]):
-            self.fail(f"{value!r} is no size: 64G, 512M", param, ctx)
-        return int(found[1]) * _UNITS[found[2]]
+from estimator.cli.quantities import Duration, Size
+from estimator.errors import CannotAnswerError, UsageError
 
 
 @click.command("sketch")
@@ -82,7 +65,7 @@ def sketch(
 )
 @click.option(
     "--capacity",
-    type=_Size(),
+    type=Size(),
     metavar="SIZE",
     help="Memory of each host for its units (default: what those there take now).",
 )
@@ -142,7 +125,7 @@ def place(
     if not services and any(one.machine for one in units):
         units = [one for one in units if one.machine]
     hosts = sorted({one.host for one in units})
-    lines = _lines(labels) if labels else []
+    lines = read_lines(labels) if labels else []
     tenant, apart = limits_of([one.unit for one in units], lines, str(labels))
     taken = [sum(one.memory_pages for one in units if one.host == host) for host in hosts]
     pages = [capacity // units[0].page_bytes] * len(hosts) if capacity else taken
@@ -158,10 +141,3 @@ def place(
         return
     tables = Tables(top, None, ": --top 0 shows all")
     print_sections(place_sections(units, hosts, site, found), make_console(sys.stdout), (), tables)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TargetError(f"{path} can't be read: {error}") from error

@@ -1,4 +1,4 @@
-"""Quantities on the command line: durations (90s, 1h30min), percentages, the cost of a page."""
+"""Quantities on the command line: durations (90s), sizes (64G), percentages, a page's cost."""
 
 from __future__ import annotations
 
@@ -29,6 +29,21 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         if _PART.sub("", text) or seconds <= 0:
             self.fail(f"{value!r} is no duration: 90s, 10min, 1h30min", param, ctx)
         return seconds
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """Bytes as an int, more than 0."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """In powers of 1024: 64G, 64GiB and 64GB are the same."""
+        found = re.fullmatch(r"(\d+)([KMGT]?)(?:i?B)?", str(value))
+        if found is None or not int(found[1]):
+            self.fail(f"{value!r} is no size: 64G, 512M", param, ctx)
+        return int(found[1]) << 10 * " KMGT".index(found[2] or " ")
 
 
 class Share(click.ParamType):  # type: ignore[type-arg]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from estimator.fleet.fleet_sections import asked_words, fleet_sections
@@ -29,14 +30,16 @@ def fleet_page(summary: Summary) -> str:
     return page_of("KSM on a fleet", asked_words(summary), verdict, rest, figures, [])
 
 
-def _figure(narrow: bool) -> Figure:
+def _axes(narrow: bool) -> tuple[Figure, Axes]:
     size = (NARROW_INCHES, 3.2) if narrow else (WIDE_INCHES, 3.4)
-    return Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def _shares(summary: Summary, narrow: bool) -> Figure:
-    figure = _figure(narrow)
-    axes = figure.add_subplot()
+    figure, axes = _axes(narrow)
     known = summary.hosts[summary.hosts["share"].notna()]
     roles = known["role"].fillna("(no role)")
     biggest = roles.value_counts().index[:5].tolist()
@@ -50,26 +53,22 @@ def _shares(summary: Summary, narrow: bool) -> Figure:
     axes.set_xlabel("% of anonymous memory, net")
     axes.set_ylabel("hosts")
     figure.legend(frameon=False, loc="outside upper center", ncols=1 if narrow else 3)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _frontier(summary: Summary, narrow: bool) -> Figure:
-    figure = _figure(narrow)
-    axes = figure.add_subplot()
+    figure, axes = _axes(narrow)
     steps = summary.frontier
     scanned = np.concatenate([[0.0], steps["cores_most"]])
     axes.plot(scanned, np.concatenate([[0], steps["net_bytes"]]) / _GIB, color=BLUE, marker=".")
     axes.set_xlabel("CPU cores of all hosts while merging, at most")
     axes.set_ylabel("saved, net (GiB)")
     axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _overcommit(summary: Summary, narrow: bool) -> Figure:
-    figure = _figure(narrow)
-    axes = figure.add_subplot()
+    figure, axes = _axes(narrow)
     curve = summary.overcommit
     percent = np.concatenate([[0], curve["percent"]])
     for name, label, color in (
@@ -83,5 +82,4 @@ def _overcommit(summary: Summary, narrow: bool) -> Figure:
     axes.set_xlabel("% of the merged pages written")
     axes.set_ylabel("GiB that must be free")
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Literal
 
-from estimator.errors import TargetError, UsageError
+from estimator.errors import UsageError
 from estimator.units import printable
 
 By = Literal["unit", "comm", "cgroup"]
@@ -49,14 +48,6 @@ class Roles:
                 told = printable(line.strip())
                 raise UsageError(f"{source}, line {number}: {told!r} is not HOST-PATTERN ROLE")
             self.patterns.append((pattern, role.strip()))
-
-    @staticmethod
-    def read(path: Path) -> Roles:
-        """Of the file ``path``; raises TargetError, or UsageError for what is no such line."""
-        try:
-            return Roles(path.read_text().splitlines(), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise TargetError(f"{path} can't be read: {error}") from error
 
     def of(self, host: str | None) -> str | None:
         """The role of ``host``; None: it has none."""
