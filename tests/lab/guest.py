@@ -169,8 +169,8 @@ class Guest:
         self.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
         self.qmp("migrate", uri=f"exec:cat > {shlex.quote(str(path))}")
         deadline = time.monotonic() + COMMAND_SECONDS
-        while (status := self.qmp("query-migrate").get("status")) != "completed":
-            if status in ("failed", "cancelled"):
+        while self.qmp("query-status")["status"] != "postmigrate":  # after "completed"
+            if self.qmp("query-migrate").get("status") in ("failed", "cancelled"):
                 raise self._error("the guest could not be saved")
             self._check(deadline, "saving the guest")
             time.sleep(0.05)
