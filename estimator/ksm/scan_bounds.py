@@ -126,8 +126,7 @@ def seen_before(case: Case) -> bool:
 
 def _blocked(case: Case, solved: Solved, fate: Fate, times: Times) -> _Blocked | None:
     rows = dict(solved.ordered.simulation.blocked_from) if solved.ordered is not None else {}
-    if len(times.left_behind):
-        row = int(times.left_behind.min())
+    for row in times.gone_in_tree.tolist():
         rows[MERGING] = min(row, rows.get(MERGING, row))
     if case.facts.opaque.any():
         rows = dict.fromkeys(range(MERGING, LATEST), -1)
