@@ -186,6 +186,17 @@ def test_a_piece_that_went_at_its_own_visit_blocks_though_others_like_it_wait(
     assert forecast(snapshot, ENABLED).bounds.reasons
 
 
+@pytest.mark.parametrize("kind", [Blocking, BlockingOthers])
+def test_what_break_cow_did_not_make_new_merges_earlier(kind: type[Ksmd]) -> None:
+    """A search that gives up makes no copy, and its item stays as old as the others."""
+    system = System("7.3", smart_scan=1)
+    for _ in range(2):
+        system.process(*folio([0, 0, 0, *system.unique(1)]))
+    system.processes_with(*(small(content, pins=1) for content in (6, 7, 8, 9)))
+    system.processes_with(*(small(6, 7, 8, 9) for _ in range(3)))
+    assert_inside_the_bounds(system, kind)
+
+
 def assert_inside_the_bounds(system: System, kind: type[Ksmd]) -> Snapshot:
     snapshot = system.snapshot()
     seen = played(case_of(snapshot)[0], kind)
