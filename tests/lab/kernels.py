@@ -164,7 +164,7 @@ def ensure_tools(machine: str = "x86_64") -> None:
 def fetch_kernel(series: str) -> Kernel:
     """The newest cloud kernel of ``series`` ("6.12") with debug symbols; fetched if not cached."""
     directory = cache_directory() / f"linux-{series}"
-    with locked(directory.with_suffix(".lock")):
+    with locked(directory.with_name(f"{directory.name}.lock")):
         if not directory.exists():
             _fetch(series, directory)
     return Kernel(series, (directory / "release").read_text().strip(), directory)
@@ -262,7 +262,7 @@ def _candidates(apt: Apt, series: str) -> list[tuple[str, str]]:
 def _pattern(series: str, kind: str) -> str:
     """Of the names of the packages of its kernels, up to the flavour."""
     number, _, built_for = series.partition("-")
-    return rf"^{kind}{re.escape(number)}\.[^-]*-{FLAVOURS[built_for]}"
+    return rf"^{kind}{re.escape(number)}\.[^-]*(-[0-9]+)?-{FLAVOURS[built_for]}"
 
 
 def _image_packages(apt: Apt, series: str, release: str) -> tuple[str, ...]:

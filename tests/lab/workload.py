@@ -90,6 +90,11 @@ class Workload:
         """Whether it means something on kernels of ``series``."""
         return number_of(series) in self.series and machine_of(series) in self.machines
 
+    def guest_like(self, series: str) -> str:
+        """Equal for those whose guests boot alike, and of which one can go on from another's."""
+        boots = (self.memory_mib, self.nodes, self.cpu, self.mte, self.modules)
+        return repr((series, *boots, self.numa_balancing))
+
 
 def _in_pages(script: str, huge_page: int) -> str:
     """``script`` with numbers of pages only."""
