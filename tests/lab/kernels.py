@@ -183,7 +183,7 @@ def fetch_kernel(series: str) -> Kernel:
     Of ``FROM_SOURCE`` it is built.
     """
     directory = cache_directory() / f"linux-{series}"
-    with locked(directory.with_suffix(".lock")):
+    with locked(directory.parent / f"{directory.name}.lock"):
         if not directory.exists():
             _fetch(series, directory)
     return Kernel(series, (directory / "release").read_text().strip(), directory)
