@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from scripts.bench_dump import _START_UP, _dumped
+from scripts.bench_dump import START_UP, dumped
 from scripts.bench_measure import best, run
 from tests.lab.kernels import Kernel, cache_directory, ensure_tools, fetch_kernel
 from tests.lab.makedumpfile import headers_where_makedumpfile_looks, makedumpfile
@@ -36,7 +36,7 @@ def bench_compressed(gib: float, rounds: int) -> None:
     for column in ("", *_HEADINGS):
         table.add_column(column, justify="right" if column else "left")
     with (
-        _dumped(kernel, _compressible(gib)) as elf,
+        dumped(kernel, _compressible(gib)) as elf,
         tempfile.TemporaryDirectory(dir=cache_directory() / "bench") as scratch,
     ):
         headers_where_makedumpfile_looks(elf)
@@ -55,7 +55,7 @@ def bench_compressed(gib: float, rounds: int) -> None:
 def _measure(core: Path, kernel: Kernel, frames: Path, rounds: int) -> list[str]:
     command = [str(_BIN / "ksm-estimator"), "run", "--json"]
     command += ["--core", str(core), "--symbols", str(kernel.vmlinux)]
-    start = [sys.executable, "-c", _START_UP, str(core), str(kernel.vmlinux)]
+    start = [sys.executable, "-c", START_UP, str(core), str(kernel.vmlinux)]
     starts, ones, twos, loops, halves = [], [], [], [], []
     for _ in range(rounds):
         starts.append(run(start))

@@ -21,7 +21,7 @@ from tests.lab.workload import Session, Workload
 
 _REPOSITORY = Path(__file__).parents[1]
 _BIN = Path(sys.executable).parent
-_PROGRAM = str(_BIN / "ksm-estimator")
+PROGRAM = str(_BIN / "ksm-estimator")
 _SET_UP_SECONDS = 3600.0
 _PAGES_PER_GIB = 262_144
 _FILLED = 0.67  # of the guest's memory
@@ -88,7 +88,7 @@ def bench_dump(gib: float, rounds: int) -> None:
         table.add_column(column, justify="right" if column else "left")
     found: dict[str, list[_Measured]] = {"QEMU": [], "kdump ELF": []}
     for scale, name in ((0.25, "a quarter"), (1.0, "all")):
-        with _dumped(kernel, _fork_server(gib * scale)) as vmcore:
+        with dumped(kernel, fork_server(gib * scale)) as vmcore:
             for kind, of_kind in found.items():
                 if kind == "kdump ELF":
                     _give_direct_map_addresses(vmcore, kernel)
@@ -107,14 +107,14 @@ def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> _Measured:
     ours, collects, nears, separate, starts, hashing, plain = [], [], [], [], [], [], []
     for _ in range(rounds):
         warm(vmcore)
-        ours.append(run([_PROGRAM, "run", *core, "--json"]))
+        ours.append(run([PROGRAM, "run", *core, "--json"]))
         with tempfile.TemporaryDirectory() as scratch:
             snapshots = [str(Path(scratch) / name) for name in ("usual.ksm", "near.ksm")]
-            collects.append(run([_PROGRAM, "collect", *core, "-o", snapshots[0]]).seconds)
-            nears.append(run([_PROGRAM, "collect", *core, "--near", "-o", snapshots[1]]).seconds)
-            predict = run([_PROGRAM, "predict", snapshots[0], "--json"]).seconds
+            collects.append(run([PROGRAM, "collect", *core, "-o", snapshots[0]]).seconds)
+            nears.append(run([PROGRAM, "collect", *core, "--near", "-o", snapshots[1]]).seconds)
+            predict = run([PROGRAM, "predict", snapshots[0], "--json"]).seconds
             separate.append(collects[-1] + predict)
-        starts.append(run([sys.executable, "-c", _START_UP, str(vmcore), str(kernel.vmlinux)]))
+        starts.append(run([sys.executable, "-c", START_UP, str(vmcore), str(kernel.vmlinux)]))
         hashing.append(_hash_alone(vmcore, kernel))
     for _ in range(min(rounds, 2)):
         warm(vmcore)
@@ -131,11 +131,11 @@ def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> _Measured:
         hashing_seconds=min(h["seconds"] for h in hashing),
         hashing_again_seconds=min(h["again_seconds"] for h in hashing),
         plain_seconds=best(plain).seconds,
-        anonymous_bytes=peak_bytes([_PROGRAM, "run", *core, "--json"]),
+        anonymous_bytes=peak_bytes([PROGRAM, "run", *core, "--json"]),
     )
 
 
-_START_UP = """
+START_UP = """
 import sys
 from estimator.cli import one_run
 one_run.prepare()
@@ -188,7 +188,8 @@ def _hash_alone(vmcore: Path, kernel: Kernel) -> dict[str, float]:
     return facts
 
 
-def _fork_server(gib: float) -> Workload:
+def fork_server(gib: float) -> Workload:
+    """Workers that share pages by fork, by content and not at all, in a guest of ``gib``."""
     frames = int(gib * _PAGES_PER_GIB * _FILLED)
     preloaded = int(frames * _SHARED_BY_FORK)
     own = (frames - preloaded) // _WORKERS
@@ -209,7 +210,7 @@ def _fork_server(gib: float) -> Workload:
 
 
 @contextmanager
-def _dumped(kernel: Kernel, workload: Workload) -> Iterator[Path]:
+def dumped(kernel: Kernel, workload: Workload) -> Iterator[Path]:
     """The vmcore of a frozen workload; deleted afterwards."""
     console = Console(stderr=True)
     out = cache_directory() / "bench"
@@ -272,7 +273,7 @@ def bench_crowded(gib: float, rounds: int) -> None:
     with ExitStack() as stack:
         dumps = {
             name: stack.enter_context(
-                _dumped(
+                dumped(
                     kernel,
                     Workload("bench", scripts, memory_mib=int(gib * 1024) + 1024, thp="never"),
                 )
@@ -285,8 +286,8 @@ def bench_crowded(gib: float, rounds: int) -> None:
             for name, vmcore in dumps.items():
                 warm(vmcore)
                 core = ["--core", str(vmcore), "--symbols", str(kernel.vmlinux)]
-                ours[name].append(run([_PROGRAM, "run", *core, "--json"]))
-                command = [sys.executable, "-c", _START_UP, str(vmcore), str(kernel.vmlinux)]
+                ours[name].append(run([PROGRAM, "run", *core, "--json"]))
+                command = [sys.executable, "-c", START_UP, str(vmcore), str(kernel.vmlinux)]
                 starts.append(run(command))
     first = 0.0
     for name in dumps:

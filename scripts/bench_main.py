@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from scripts.bench_against import bench_against
+from scripts.bench_arch import bench_arch
 from scripts.bench_compressed import bench_compressed
 from scripts.bench_dump import bench_crowded, bench_dump
 from scripts.bench_fleet import bench_fleet
@@ -25,6 +26,14 @@ def main() -> None:
 def dump(gib: float, rounds: int) -> None:
     """A whole `run` on a dump against the plain drgn script and hashing alone."""
     bench_dump(gib, rounds)
+
+
+@main.command()
+@click.option("--gib", type=float, default=2.0, help="Memory of each guest (default 2).")
+@click.option("--rounds", type=int, default=7, help="The median of so many (default 7).")
+def arch(gib: float, rounds: int) -> None:
+    """A `run` on a dump of arm64 against one of x86-64, per byte."""
+    bench_arch(gib, rounds)
 
 
 @main.command()

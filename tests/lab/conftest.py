@@ -19,7 +19,14 @@ import pytest
 
 from tests.lab import dumps
 from tests.lab.apt import LabError
-from tests.lab.kernels import Kernel, ensure_tools, fetch_kernel, machine_of
+from tests.lab.kernels import (
+    FROM_SOURCE,
+    Kernel,
+    ensure_tools,
+    fetch_kernel,
+    is_cached,
+    machine_of,
+)
 from tests.lab.workload import LabResult, Workload, run_workload
 
 RunWorkload = Callable[[Workload, str], LabResult]
@@ -31,6 +38,11 @@ def lab_kernel(series: str) -> Kernel:
     try:
         if platform.machine() != "x86_64":
             raise LabError(f"the lab's guests run on x86_64, this is {platform.machine()}")
+        if series in FROM_SOURCE and not is_cached(series):
+            pytest.skip(
+                f"{series} is built from source, which takes some 15 minutes: "
+                f"./scripts/proof --arch arm64 --series {series} --out FILE does it"
+            )
         ensure_tools(machine_of(series))
         return fetch_kernel(series)
     except LabError as error:

@@ -79,7 +79,7 @@ def _panic(workload: Workload, kernel: Kernel, initramfs: Path, disk: Path) -> N
     files |= {"/vmlinuz": kernel.vmlinuz, "/crash-initramfs": initramfs}
     with Guest(
         kernel,
-        memory_mib=workload.memory_mib * kernel.page_bytes // 4096 + CRASH_KERNEL_MIB + SPARE_MIB,
+        memory_mib=workload.memory_mib_of(kernel.page_bytes) + CRASH_KERNEL_MIB + SPARE_MIB,
         files=files,
         arguments=(f"crashkernel={CRASH_KERNEL_MIB}M",),
         qemu=("-drive", f"file={disk},if=virtio,format=raw,cache=unsafe"),

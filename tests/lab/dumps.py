@@ -65,7 +65,7 @@ def stopped_guest(
     files = {f"/bin/{name}": build(name, kernel) for name in ("actor", "probe")}
     with Guest(
         kernel,
-        memory_mib=workload.memory_mib * kernel.page_bytes // 4096,
+        memory_mib=workload.memory_mib_of(kernel.page_bytes),
         cpu=cpu,
         files=files,
         qemu=qemu,

@@ -117,7 +117,7 @@ class Guest:
             *("-append", " ".join((f"console={CONSOLES[kernel.machine]}", KERNEL, *arguments))),
             *("-serial", f"file:{self._directory / 'console'}"),
             *("-chardev", f"socket,id=shell,path={self._directory / 'shell'},server=on,wait=off"),
-            *(VIRTIO_PORT if kernel.has_modules else SECOND_SERIAL_PORT),
+            *(VIRTIO_PORT if kernel.has_virtio else SECOND_SERIAL_PORT),
             *("-qmp", f"unix:{self._directory / 'qmp'},server=on,wait=off"),
             *("-device", "vmcoreinfo", *qemu),
         ]

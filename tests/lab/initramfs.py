@@ -61,7 +61,7 @@ def build_initramfs(
         for name, source in files.items():
             add(name.lstrip("/"), stat.S_IFREG | 0o755, source.read_bytes())
         script = init.replace("{modules}", " ".join(loaded))
-        script = script.replace("{shell}", _VIRTIO_SHELL if kernel.has_modules else _SERIAL_SHELL)
+        script = script.replace("{shell}", _VIRTIO_SHELL if kernel.has_virtio else _SERIAL_SHELL)
         add("init", stat.S_IFREG | 0o755, script.encode())
         add("TRAILER!!!", 0)
 

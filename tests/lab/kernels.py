@@ -15,12 +15,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from estimator.kernel.symbols import OWN
 from tests.lab.apt import Apt, LabError, compare_versions, run, unpack, unpack_file
+from tests.lab.source_kernel import build_from_source, missing_packages
 
 SERIES = ("7.3", "7.2", "6.12", "6.1", "5.10")
 """All kernels of the lab, newest first."""
@@ -39,8 +40,10 @@ ELSEWHERE = {
     "7.3": ("debian", "trixie-backports"),
 }
 """Archive and suite of series that the machine's own suites lack."""
-ARM64 = ("7.2-arm64", "6.12-arm64", "7.2-arm64-16k", "6.12-arm64-16k")
-"""For arm64, with pages of 4 KiB and of 16 KiB; they run emulated."""
+FROM_SOURCE = ("6.12-arm64-64k",)
+"""Not to be had as packages: built from Debian's source, where they are asked for by name."""
+ARM64 = ("7.2-arm64", "6.12-arm64", "7.2-arm64-16k", "6.12-arm64-16k", *FROM_SOURCE)
+"""For arm64, with pages of 4, 16 and 64 KiB; they run emulated."""
 ARM64_SUITES = {"6.12": ("debian", "trixie"), "7.2": ("debian", "sid")}
 FLAVOURS = {"": "cloud-amd64", "arm64": "cloud-arm64", "arm64-16k": "arm64-16k"}
 """What Debian calls the kernels of a series, by what follows its number."""
@@ -90,7 +93,7 @@ class Kernel:
     @property
     def page_bytes(self) -> int:
         """The size of its pages."""
-        return 16384 if self.series.endswith("-16k") else 4096
+        return page_bytes_of(self.series)
 
     @property
     def busybox(self) -> Path:
@@ -101,9 +104,9 @@ class Kernel:
         return Path(shutil.which("busybox") or "/bin/busybox")
 
     @property
-    def has_modules(self) -> bool:
-        """Whether it has drivers beside those that are built in."""
-        return any(self.modules.rglob("*.ko*"))
+    def has_virtio(self) -> bool:
+        """Whether it has drivers of virtio, built in or as modules."""
+        return self.series in FROM_SOURCE or any(self.modules.rglob("*.ko*"))
 
 
 def number_of(series: str) -> str:
@@ -114,6 +117,11 @@ def number_of(series: str) -> str:
 def machine_of(series: str) -> str:
     """What the kernels of ``series`` run on, as in ``uname -m``."""
     return "aarch64" if "-arm64" in series else "x86_64"
+
+
+def page_bytes_of(series: str) -> int:
+    """The size of the pages of kernels of ``series``."""
+    return {"16k": 16384, "64k": 65536}.get(series.rpartition("-")[2], 4096)
 
 
 def say(message: str) -> None:
@@ -137,6 +145,11 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def is_cached(series: str) -> bool:
+    """Whether the kernel of ``series`` is there already."""
+    return (cache_directory() / f"linux-{series}").exists()
+
+
 def ensure_tools(machine: str = "x86_64") -> None:
     """Install what the lab needs and the machine lacks; raise LabError if that can't be done.
 
@@ -148,21 +161,27 @@ def ensure_tools(machine: str = "x86_64") -> None:
         header, library = ARM64_C_LIBRARY
         if machine != "x86_64" and not header.exists():
             missing.append(library)
-        if not missing:
-            return
-        if os.geteuid() != 0 or not shutil.which("apt-get"):
-            raise LabError(
-                f"missing: {' '.join(missing)}; run: apt-get install {' '.join(missing)}"
-            )
-        Apt().update()
-        say(f"installing {' '.join(missing)}")
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
-        run(command, environment=environment)
+        _install(missing)
+
+
+def _install(packages: Sequence[str]) -> None:
+    if not packages:
+        return
+    names = " ".join(packages)
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise LabError(f"missing: {names}; run: apt-get install {names}")
+    Apt().update()
+    say(f"installing {names}")
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
+    run(command, environment=environment)
 
 
 def fetch_kernel(series: str) -> Kernel:
-    """The newest cloud kernel of ``series`` ("6.12") with debug symbols; fetched if not cached."""
+    """The newest cloud kernel of ``series`` ("6.12") with debug symbols; fetched if not cached.
+
+    Of ``FROM_SOURCE`` it is built.
+    """
     directory = cache_directory() / f"linux-{series}"
     with locked(directory.with_name(f"{directory.name}.lock")):
         if not directory.exists():
@@ -182,22 +201,14 @@ def _fetch(series: str, directory: Path) -> None:
             apt = Apt.of_suite(*suite, temporary / "apt", architecture="arm64")
         elif series in ELSEWHERE:
             apt = Apt.of_suite(*ELSEWHERE[series], temporary / "apt")
-        release, symbols = _download_newest(apt, series, temporary)
         entry = temporary / "entry"
         entry.mkdir()
-        say("unpacking the kernel")
-        for package in temporary.glob("*.deb"):
-            if package != symbols:
-                unpack(package, temporary / "image")
-        modules = next((temporary / "image").glob(f"**/lib/modules/{release}"), None)
-        image = temporary / "image" / "boot" / f"vmlinuz-{release}"
-        if modules and not image.exists():  # since 7.2
-            image = modules / "vmlinuz"
-        image.rename(entry / "vmlinuz")
-        if modules:
-            modules.rename(entry / "modules")
-        if symbols:
-            _unpack_symbols(symbols, release, entry / "vmlinux")
+        if series in FROM_SOURCE:
+            _install(missing_packages())
+            say(f"building {series} from Debian's source, some 15 minutes")
+            release = build_from_source(apt, series, temporary, entry)
+        else:
+            release = _unpack_newest(apt, series, temporary, entry)
         if machine_of(series) == "aarch64":
             apt.download("busybox-static", into=temporary)
             unpack(next(temporary.glob("busybox-static_*.deb")), temporary / "busybox")
@@ -205,6 +216,24 @@ def _fetch(series: str, directory: Path) -> None:
         (entry / "release").write_text(f"{release}\n")
         entry.rename(directory)
     say(f"{release} is ready after {time.monotonic() - started:.0f} s")
+
+
+def _unpack_newest(apt: Apt, series: str, temporary: Path, entry: Path) -> str:
+    release, symbols = _download_newest(apt, series, temporary)
+    say("unpacking the kernel")
+    for package in temporary.glob("*.deb"):
+        if package != symbols:
+            unpack(package, temporary / "image")
+    modules = next((temporary / "image").glob(f"**/lib/modules/{release}"), None)
+    image = temporary / "image" / "boot" / f"vmlinuz-{release}"
+    if modules and not image.exists():  # since 7.2
+        image = modules / "vmlinuz"
+    image.rename(entry / "vmlinuz")
+    if modules:
+        modules.rename(entry / "modules")
+    if symbols:
+        _unpack_symbols(symbols, release, entry / "vmlinux")
+    return release
 
 
 def _unpack_symbols(package: Path, release: str, vmlinux: Path) -> None:

@@ -56,7 +56,7 @@ class Running:
 DEBIAN = "/debian"
 WITHOUT_AVX2 = "max,avx2=off"  # as QEMU 7.2 emulates it, NumPy's argsort() is wrong
 DISK_MODULES = ("virtio_blk", "crc32c_generic", "ext4")
-MEMORY_MIB = {4096: 1024, 16384: 2048}  # for Python, by the size of a page
+MEMORY_MIB = {4096: 1024, 16384: 2048, 65536: 4096}  # for Python, by the size of a page
 MOUNT = f"""
 mkdir {DEBIAN} && mount -r -t ext4 /dev/vda {DEBIAN} && mount -r -t ext4 /dev/vdb {DEBIAN}/symbols
 for name in proc sys dev tmp; do mount -o bind /$name {DEBIAN}/$name || false; done
@@ -89,7 +89,7 @@ def running(
     with Guest(
         kernel,
         memory_mib=max(
-            workload.memory_mib * kernel.page_bytes // 4096,
+            workload.memory_mib_of(kernel.page_bytes),
             MEMORY_MIB[kernel.page_bytes] if debian else 0,
         ),
         nodes=workload.nodes,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,33 @@ from its package by the types (BTF) and symbols (kallsyms) that it carries. *yes
 was inlined does not show. *needs* is what `estimator/kernel/requirements.py` does not find.
 On which of these kernels the prediction was compared with ksmd says
 [prediction-and-truth.md](prediction-and-truth.md).
+"""
+
+_PROOF = "`./scripts/proof --arch arm64`"
+_TEST = "`tests/lab/test_arm64.py`"
+ARM64_ROWS = (
+    ("kernel", "pages", "from", "what was run", "by"),
+    ("---",) * 5,
+    ("6.12", "4 KiB", "`linux-image-*-cloud-arm64`", "workloads", _PROOF),
+    ("", "", "", "one moment, from a dump, over QMP and by `--procfs` inside", _TEST),
+    ("6.12", "16 KiB", "`linux-image-*-arm64-16k`", "the same as with 4 KiB", "the same"),
+    ("7.2", "4 KiB", "`linux-image-*-cloud-arm64`", "workloads", _PROOF),
+    ("7.2", "16 KiB", "`linux-image-*-arm64-16k`", "workloads", _PROOF),
+    ("6.12", "64 KiB", "`linux-source-6.12`, built", "nothing yet", f"{_PROOF}, see below"),
+)
+ARM64 = """\
+## arm64
+
+Emulated, on x86-64. Which workloads ran on each, with which numbers, is in
+[prediction-and-truth-arm64.md](prediction-and-truth-arm64.md).
+
+"""
+ARM64_64K = """
+Debian has no package of a kernel with pages of 64 KiB. `./scripts/proof --arch arm64 --series
+6.12-arm64-64k --out FILE` builds one from its source and `tests/lab/configs/arm64-64k.config`, in
+3 GB of the cache's disk; `./scripts/test` does not. Workloads that would need a guest of more than
+4 GiB with such pages are left out (`MOST_MIB` in `tests/lab/workload.py`). The source accepts all of
+the configuration; that the kernel boots, and what ksmd does on it, has not been seen yet.
 """
 
 
@@ -93,7 +120,11 @@ def page(rows: Sequence[Row]) -> str:
     lines = [["kernel", *names, "needs"], ["---"] * (len(names) + 2)]
     for row in sorted(rows, key=lambda row: version_of(row.release)):
         lines.append([row.release, *(row.features.get(name, "?") for name in names), row.needs])
-    return INTRODUCTION + "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"{INTRODUCTION}\n{_table(lines)}\n{ARM64}{_table(ARM64_ROWS)}{ARM64_64K}"
+
+
+def _table(lines: Iterable[Iterable[str]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def main() -> None:

@@ -39,11 +39,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.lab.guest import Guest, States
-from tests.lab.kernels import SERIES, Kernel, machine_of, number_of
+from tests.lab.kernels import SERIES, Kernel, machine_of, number_of, page_bytes_of
 from tests.lab.programs import build
 from tests.lab.truth import KSM, STABLE_SCANS, Truth, report, settle
 
 THP = "/sys/kernel/mm/transparent_hugepage"
+MOST_MIB = 4096  # with pages of 64 KiB some would take 12 GiB, and dumps as large
 NEVER_MILLISECONDS = 4_000_000_000
 _PATIENCE = 20  # khugepaged comes by when it likes
 
@@ -87,8 +88,13 @@ class Workload:
     second_dump_after_seconds: float | None = None
 
     def runs_on(self, series: str) -> bool:
-        """Whether it means something on kernels of ``series``."""
-        return number_of(series) in self.series and machine_of(series) in self.machines
+        """Whether it means something on kernels of ``series``, and fits into MOST_MIB of memory."""
+        fits = self.memory_mib_of(page_bytes_of(series)) <= MOST_MIB
+        return number_of(series) in self.series and machine_of(series) in self.machines and fits
+
+    def memory_mib_of(self, page_bytes: int) -> int:
+        """The memory of its guest, with pages of that size."""
+        return self.memory_mib * page_bytes // 4096
 
     def guest_like(self, series: str) -> str:
         """Equal for those whose guests boot alike, and of which one can go on from another's."""
@@ -174,7 +180,7 @@ def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
     """Boot a guest, start the workload, dump its memory to ``vmcore``, then let ksmd run."""
     with Guest(
         kernel,
-        memory_mib=workload.memory_mib * kernel.page_bytes // 4096,
+        memory_mib=workload.memory_mib_of(kernel.page_bytes),
         nodes=workload.nodes,
         cpu=workload.cpu,
         machine="mte=on" if workload.mte else "",
