@@ -100,6 +100,7 @@ def measure(directory: Path, output: Path, workers: int, kill: bool) -> Measured
         cpu = sum(client.run(time.process_time).values()) - before
         summary = summarise(results, question.policy, Roles(), places)
         done = time.monotonic()
+        peaks[0] = max(peaks[0], ours.memory_info().rss / _MIB)
     client_mib, worker_mib = peaks
     return Measured(len(places), read - start, cpu, done - read, client_mib, worker_mib, summary)
 
