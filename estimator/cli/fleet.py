@@ -181,9 +181,11 @@ def fleet_report(
                     read_fleet(client, found, question, results, told, timeout)
                 summary = summarise(results, question.policy, roles, found)
         except KeyboardInterrupt:
-            if output is not None:
-                note(f"what was found is in {output}; the same command goes on there")
-            raise
+            if output is None:
+                raise
+            raise KeyboardInterrupt(
+                f"interrupted; what was found is in {output}: the same command goes on there"
+            ) from None
         if parquet is not None:
             write_table(parquet, lambda path: write_services(results, summary, path))
         asked = None

@@ -63,10 +63,9 @@ def overcommit(
     measured = hosts["written_share"].to_numpy(np.float64)
     written = measured if written_share is None else np.full(len(hosts), written_share)
     needed = needed_bytes(np.stack(hosts["needed_bytes"].to_list()), written)
-    safe = np.divide(
-        anonymous, at_rest + needed, out=np.full(len(hosts), np.nan), where=at_rest > 0
-    )
     there = anonymous > 0
+    in_use = np.where(there, at_rest + needed, np.nan)
+    most = anonymous / np.where(in_use > 0, in_use, np.nan)
     verdict = np.select(
         [there & (left < 0), ~there | np.isnan(needed), needed > left],
         [UNSAFE, UNKNOWN, UNSAFE],
@@ -77,7 +76,7 @@ def overcommit(
         written_share=written,
         left_bytes=left,
         needed_bytes=needed,
-        safe_ratio=safe,
+        safe_ratio=most,
         over=left - np.nan_to_num(needed),
         unknown=verdict == UNKNOWN,
     )

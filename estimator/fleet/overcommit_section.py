@@ -32,8 +32,8 @@ def overcommit_section(asked: Overcommit) -> Section:
     )
     most = asked.safe_ratio
     note = (
-        "Left: anonymous memory divided by the ratio, less what is in use at rest. Needed: at most, "
-        "for the copies of pages written by chance. "
+        "Left: anonymous memory divided by the ratio, less what is in use at rest. Needed: "
+        "at most, for the copies of pages written by chance. "
     )
     if most is not None:
         note += f"Up to {_ratio(most)} is safe on every host."

@@ -259,9 +259,8 @@ def write_services(results: Results, summary: Summary, path: Path) -> int:
             table = pq.read_table(part / "services.parquet", schema=SERVICES)
             places = owners.index.get_indexer(table["key"].to_pandas())
             table = table.filter(places >= 0).drop_columns("key")
-            its = pa.Table.from_pandas(
-                owners.iloc[places[places >= 0]], added, preserve_index=False
-            )
+            mine = owners.iloc[places[places >= 0]]
+            its = pa.Table.from_pandas(mine, added, preserve_index=False)
             for name in added.names:
                 table = table.append_column(added.field(name), its[name])
             writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
