@@ -44,7 +44,8 @@ def cluster(scheduler: str | None, workers: int | None) -> Iterator[Client]:
     reach a scheduler can run code as its user. Raises TargetError where there is no scheduler,
     UsageError for what is no address of one.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for noisy in ("distributed", "tornado"):  # what fails there becomes a row, or our one line
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     if scheduler is not None:
         with _connect(scheduler) as client:
             yield client
