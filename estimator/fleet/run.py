@@ -31,6 +31,10 @@ from estimator.fleet.task import Found, read_place, start_row, worker_version
 _PART_SNAPSHOTS, _PART_SECONDS = 500, 10.0
 _CONNECT_SECONDS = 10
 _IN_FLIGHT = 2  # snapshots for each thread of a worker
+_QUIET = dict.fromkeys(
+    ("distributed", "distributed.client", "tornado", "tornado.application"), "critical"
+)
+"""Loggers: what fails there becomes a row, or our one line."""
 
 Told = Callable[[int, int], None]
 """Called with how many snapshots are done, and how many there are."""
@@ -44,7 +48,7 @@ def cluster(scheduler: str | None, workers: int | None) -> Iterator[Client]:
     reach a scheduler can run code as its user. Raises TargetError where there is no scheduler,
     UsageError for what is no address of one.
     """
-    for noisy in ("distributed", "tornado"):  # what fails there becomes a row, or our one line
+    for noisy in _QUIET:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     if scheduler is not None:
         with _connect(scheduler) as client:
@@ -56,6 +60,7 @@ def cluster(scheduler: str | None, workers: int | None) -> Iterator[Client]:
             "distributed.comm.timeouts.connect": "120s",
             "distributed.scheduler.http.routes": [],  # nothing is shown to who asks
             "distributed.worker.http.routes": [],
+            "distributed.nanny.pre-spawn-environ.DASK_LOGGING": str(_QUIET),
         }
         with (
             dask.config.set(settings),
