@@ -10,6 +10,7 @@ from scripts.bench_against import bench_against
 from scripts.bench_compressed import bench_compressed
 from scripts.bench_dump import bench_crowded, bench_dump
 from scripts.bench_fleet import bench_fleet, bench_summary
+from scripts.bench_place import bench_place
 from scripts.bench_predict import bench_predict
 from scripts.bench_procfs import bench_procfs
 
@@ -72,6 +73,13 @@ def fleet(hosts: tuple[int, ...], workers: int, kill: bool, snapshots: tuple[Pat
 def fleet_summary(hosts: tuple[int, ...]) -> None:
     """What `fleet report` does in one process for all hosts, without reading snapshots."""
     bench_summary(hosts)
+
+
+@main.command()
+@click.option("--rounds", type=int, default=10, help="Data centres of each shape (default 10).")
+def place(rounds: int) -> None:
+    """How many more machines fit where alike ones stand together."""
+    bench_place(rounds)
 
 
 @main.command()

@@ -26,7 +26,7 @@ from estimator.errors import ResourceError, TargetError, UsageError
 from estimator.fleet.one_host import Question
 from estimator.fleet.results import Part, Results
 from estimator.fleet.storage import remote_fingerprint
-from estimator.fleet.task import Found, read_place, start_row, worker_version
+from estimator.fleet.task import Found, ignore_interrupts, read_place, start_row, worker_version
 
 _PART_SNAPSHOTS, _PART_SECONDS = 500, 10.0
 _CONNECT_SECONDS = 10
@@ -68,6 +68,7 @@ def cluster(scheduler: str | None, workers: int | None) -> Iterator[Client]:
             Client(local) as client,
         ):
             client.run(pa.set_cpu_count, 1)
+            client.run(ignore_interrupts)
             yield client
 
 
