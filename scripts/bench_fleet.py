@@ -21,16 +21,18 @@ import click
 import psutil
 
 from estimator.fleet.kinds import Roles
-from estimator.fleet.one_host import Question
-from estimator.fleet.results import Results
+from estimator.fleet.one_host import Question, study
+from estimator.fleet.results import Part, Results
 from estimator.fleet.run import cluster, read_fleet
 from estimator.fleet.storage import find_places
 from estimator.fleet.summary import Summary, summarise
+from estimator.fleet.task import start_row
 from estimator.ksm.policy import Policy
 from estimator.snapshot.store import write_snapshot
 from tests.systems import fork_server
 
 _KINDS = 8
+_PART = 500
 _MIB = 1 << 20
 
 
@@ -100,6 +102,7 @@ def measure(directory: Path, output: Path, workers: int, kill: bool) -> Measured
         cpu = sum(client.run(time.process_time).values()) - before
         summary = summarise(results, question.policy, Roles(), places)
         done = time.monotonic()
+        peaks[0] = max(peaks[0], ours.memory_info().rss / _MIB)
     client_mib, worker_mib = peaks
     return Measured(len(places), read - start, cpu, done - read, client_mib, worker_mib, summary)
 
@@ -127,6 +130,36 @@ def bench_fleet(hosts: Sequence[int], workers: int, snapshots: Sequence[Path], k
             f"{found.client_mib:.0f}",
             f"{found.worker_mib:.0f}",
         )
+
+
+def bench_summary(hosts: Sequence[int]) -> None:
+    """Print what summing up takes of so many hosts, whose rows are made of those of a few.
+
+    No snapshot is read: this is the part of ``fleet report`` that runs in one process for all.
+    """
+    question = Question(Policy(), "unit", 150.0)
+    rows = [study(fork_server(2 + n, shared=40 + 7 * n, own=15), question) for n in range(_KINDS)]
+    _row("hosts", "on the disk, MiB", "summing up, CPU s", "client MiB")
+    _row(*["---:"] * 4)
+    for number in hosts:
+        with TemporaryDirectory(prefix="ksm-bench-") as name:
+            results = Results(Path(name) / "out.fleet", question)
+            for first in range(0, number, _PART):
+                part = Part()
+                for host in range(first, min(first + _PART, number)):
+                    row = start_row(f"/{host}.ksm", "0") | {"picture": str(host)}
+                    about = {"host": f"host{host}", "boot_id": f"boot-{host}"}
+                    part.add(row | about | {"collected_seconds": 1.0}, rows[host % _KINDS])
+                results.write(part)
+            places = [f"/{host}.ksm" for host in range(number)]
+            size = sum(file.stat().st_size for file in results.path.rglob("*.parquet"))
+            start = time.process_time()
+            summary = summarise(results, question.policy, Roles(), places)
+            seconds = time.process_time() - start
+            memory = psutil.Process().memory_info().rss / _MIB
+        if len(summary.hosts) != number:
+            raise click.ClickException(f"{len(summary.hosts)} of {number} hosts are counted")
+        _row(f"{number:,}", f"{size / _MIB:.1f}", f"{seconds:.1f}", f"{memory:.0f}")
 
 
 def _row(*cells: str) -> None:

@@ -10,7 +10,8 @@ from scripts.bench_against import bench_against
 from scripts.bench_arch import bench_arch
 from scripts.bench_compressed import bench_compressed
 from scripts.bench_dump import bench_crowded, bench_dump
-from scripts.bench_fleet import bench_fleet
+from scripts.bench_fleet import bench_fleet, bench_summary
+from scripts.bench_place import bench_place
 from scripts.bench_predict import bench_predict
 from scripts.bench_procfs import bench_procfs
 
@@ -74,6 +75,20 @@ def forecast(mappings: tuple[int, ...]) -> None:
 def fleet(hosts: tuple[int, ...], workers: int, kill: bool, snapshots: tuple[Path, ...]) -> None:
     """`fleet report` on many hosts, made of SNAPSHOTS (directories) or of small ones."""
     bench_fleet(hosts, workers, snapshots, kill)
+
+
+@main.command("fleet-summary")
+@click.option("--hosts", type=int, multiple=True, default=(1_000, 10_000, 100_000))
+def fleet_summary(hosts: tuple[int, ...]) -> None:
+    """What `fleet report` does in one process for all hosts, without reading snapshots."""
+    bench_summary(hosts)
+
+
+@main.command()
+@click.option("--rounds", type=int, default=10, help="Data centres of each shape (default 10).")
+def place(rounds: int) -> None:
+    """How many more machines fit where alike ones stand together."""
+    bench_place(rounds)
 
 
 @main.command()

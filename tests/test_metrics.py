@@ -5,6 +5,8 @@ from __future__ import annotations
 import configparser
 import json
 import re
+import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -98,6 +100,33 @@ def test_alerts_and_the_dashboard_ask_for_metrics_that_there_are() -> None:
         names = set(re.findall(r"ksm_estimator_\w+", source))
         assert names
         assert names <= there
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
+    for unit in (SCRIPTS / "systemd").iterdir():
+        text = unit.read_text().replace("/usr/local/bin/ksm-estimator", "/bin/true")  # is there
+        (tmp_path / unit.name).write_text(text)
+
+    def verify() -> subprocess.CompletedProcess[str]:
+        command = ["systemd-analyze", "verify", "--man=no", *map(str, tmp_path.iterdir())]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    done = verify()
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path) not in done.stderr  # other units of the system may be complained about
+    service = tmp_path / "ksm-estimator-metrics.service"
+    service.write_text(service.read_text().replace("MemoryMax=2G", "MemoryMax=lots"))
+    assert "lots" in verify().stderr
+
+
+def test_the_policy_says_0_and_1_as_the_kernel_does() -> None:
+    snapshot = fork_server()
+    for zero_pages, label in ((True, "1"), (False, "0")):
+        policy = Policy(use_zero_pages=zero_pages)
+        text = open_metrics(snapshot, predict(snapshot, policy), 20)
+        assert f'use_zero_pages="{label}"' in text
+        assert 'merge_across_nodes="1"' in text
 
 
 def test_the_unit_limits_what_it_takes() -> None:

@@ -26,11 +26,12 @@ from estimator.cli.options import (
     top_option,
 )
 from estimator.cli.private_file import new_file, require_new, write_private
-from estimator.cli.quantities import Duration
+from estimator.cli.quantities import Duration, Share
 from estimator.cli.streams import say
 from estimator.errors import EXIT_LOW_COVERAGE, TargetError, UsageError
 
 if TYPE_CHECKING:
+    from estimator.fleet.overcommit import Overcommit
     from estimator.fleet.summary import Summary
 
 
@@ -106,6 +107,19 @@ _cluster_options = options(
     metavar="DURATION",
     help="The time that a full scan shall take on each host (default 150s).",
 )
+@click.option(
+    "--overcommit",
+    type=click.FloatRange(1, min_open=True),
+    metavar="RATIO",
+    help="Say on which hosts this ratio of memory without KSM to memory there is safe: 1.3.",
+)
+@click.option(
+    "--written",
+    type=Share(),
+    metavar="PERCENT",
+    help="With --overcommit: of the merged pages, written within a minute on every host (default: "
+    "as measured there with collect --passes 3; unknown elsewhere).",
+)
 @top_option
 @min_coverage_option
 @json_option
@@ -126,6 +140,8 @@ def fleet_report(
     by: Any,
     labels: Path | None,
     scan_time: float,
+    overcommit: float | None,
+    written: float | None,
     top: int | None,
     min_coverage: float,
     as_json: bool,
@@ -141,10 +157,13 @@ def fleet_report(
     require_extra("distributed", "dask.dataframe", "fsspec", "cryptography")
     if scheduler is not None and workers is not None:
         raise UsageError("--workers is for processes here", hint="leave out --scheduler")
+    if written is not None and overcommit is None:
+        raise UsageError("--written is for --overcommit", hint="--overcommit 1.3 --written 20%")
     for path in (parquet, html):
         require_new(path, force)
     from estimator.fleet.kinds import Roles
     from estimator.fleet.one_host import Question
+    from estimator.fleet.overcommit import overcommit as judge_overcommit
     from estimator.fleet.results import Results
     from estimator.fleet.run import cluster, read_fleet
     from estimator.fleet.storage import find_places
@@ -162,12 +181,17 @@ def fleet_report(
                     read_fleet(client, found, question, results, told, timeout)
                 summary = summarise(results, question.policy, roles, found)
         except KeyboardInterrupt:
-            if output is not None:
-                note(f"what was found is in {output}; the same command goes on there")
-            raise
+            if output is None:
+                raise
+            raise KeyboardInterrupt(
+                f"interrupted; what was found is in {output}: the same command goes on there"
+            ) from None
         if parquet is not None:
             write_table(parquet, lambda path: write_services(results, summary, path))
-        _show(summary, as_json, top, html, force)
+        asked = None
+        if overcommit is not None:
+            asked = judge_overcommit(summary.hosts, summary.failed, overcommit, written)
+        _show(summary, asked, as_json, top, html, force)
     _require(summary, min_coverage)
 
 
@@ -195,7 +219,14 @@ def write_table(path: Path, write: Callable[[Path], int]) -> None:
     note(f"wrote {path}: {rows:,} rows")
 
 
-def _show(summary: Summary, as_json: bool, top: int | None, html: Path | None, force: bool) -> None:
+def _show(
+    summary: Summary,
+    asked: Overcommit | None,
+    as_json: bool,
+    top: int | None,
+    html: Path | None,
+    force: bool,
+) -> None:
     from estimator.fleet.fleet_sections import asked_words, fleet_json, fleet_sections
     from estimator.report.tables import make_console
     from estimator.report.text import Tables, print_sections
@@ -204,14 +235,14 @@ def _show(summary: Summary, as_json: bool, top: int | None, html: Path | None, f
         require_extra("jinja2", "matplotlib")
         from estimator.fleet.fleet_page import fleet_page
 
-        write_private(html, fleet_page(summary), force)
+        write_private(html, fleet_page(summary, asked), force)
         note(f"wrote {html}")
     if as_json:
-        click.echo(json.dumps(fleet_json(summary)))
+        click.echo(json.dumps(fleet_json(summary, asked)))
         return
     console = make_console(sys.stdout)
     tables = Tables(top, None, ": --top 0 shows all")
-    print_sections(fleet_sections(summary), console, asked_words(summary), tables)
+    print_sections(fleet_sections(summary, asked), console, asked_words(summary), tables)
 
 
 def _require(summary: Summary, min_coverage: float) -> None:

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from estimator.fleet.fleet_sections import asked_words, fleet_sections
+from estimator.fleet.overcommit import Overcommit
 from estimator.fleet.summary import Summary
 from estimator.report.html import page_of, svg
 from estimator.report.plots import BLUE, GREEN, GREY, NARROW_INCHES, WIDE_INCHES
@@ -15,9 +16,9 @@ _GIB = 2**30
 _BINS = 40
 
 
-def fleet_page(summary: Summary) -> str:
+def fleet_page(summary: Summary, asked: Overcommit | None = None) -> str:
     """An HTML document that needs no network."""
-    verdict, *rest = fleet_sections(summary)
+    verdict, *rest = fleet_sections(summary, asked)
     figures = []
     for title, draw in (
         ("How many hosts save which part of their anonymous memory", _shares),

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from estimator.fleet.overcommit import Overcommit
+from estimator.fleet.overcommit_section import overcommit_json, overcommit_section
 from estimator.fleet.summary import Summary
 from estimator.report.asked import policy_words
 from estimator.report.prediction_sections import Section
@@ -26,10 +28,14 @@ _SHOWN: dict[str, Callable[[float], str]] = {
 }
 
 
-def fleet_sections(summary: Summary) -> list[Section]:
-    """Coverage and verdict first, then totals, plan, hosts, services, what was left out."""
+def fleet_sections(summary: Summary, asked: Overcommit | None = None) -> list[Section]:
+    """Coverage and verdict first, then totals, plan, hosts, services, what was left out.
+
+    ``asked``: whether an overcommit is safe, right after the verdict.
+    """
     return [
         _verdict(summary),
+        *([overcommit_section(asked)] if asked else []),
         _cost(summary),
         _plan(summary),
         _hosts(summary),
@@ -196,7 +202,7 @@ def _left_out(summary: Summary) -> Section:
     )
 
 
-def fleet_json(summary: Summary) -> dict[str, Any]:
+def fleet_json(summary: Summary, asked: Overcommit | None = None) -> dict[str, Any]:
     """The answer as JSON values: bytes and pages exact, shares from 0 to 1, null where unknown."""
     first, rest = summary.cores("first"), summary.cores("rest")
     totals = ("anonymous_bytes", "saved_bytes", "net_bytes", "general_profit_bytes")
@@ -225,6 +231,7 @@ def fleet_json(summary: Summary) -> dict[str, Any]:
             "curve": records(summary.overcommit),
             "written_percent_per_minute": summary.written_per_minute,
             "measured_hosts": summary.measured_hosts,
+            "asked": overcommit_json(asked) if asked else None,
         },
         "left_out": records(summary.left_out),
     }

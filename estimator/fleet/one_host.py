@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from estimator.advice.attribution import contributions, contributions_by, page_bytes, scanned_pages
-from estimator.advice.break_ups import break_ups
+from estimator.advice.break_ups import BreakUps, break_ups
 from estimator.advice.cost_terms import merging_work, resting_work
 from estimator.advice.frontier import patterns
 from estimator.advice.page_cost import page_cost
@@ -140,8 +140,20 @@ def _host_row(snapshot: Snapshot, prediction: Prediction, question: Question) ->
         "rest_cores_most": rest * costs.most.in_scan(resting).seconds / question.scan_seconds,
         "merged_pages": int(np.count_nonzero(prediction.converted)),
         "written_per_second": None if writes is None else writes.per_second,
+        "written_share": None if writes is None else written_in_a_minute(writes),
         "needed_bytes": [round(pages * size) for pages in needed_pages(prediction)],
     }
+
+
+def written_in_a_minute(writes: BreakUps) -> float | None:
+    """At most that share of the merged pages, if it goes on as it was seen; None: none merged.
+
+    Pages that are written in a time grow slower than the time, since some are written again: in a
+    longer time there are as many at least, and what a shorter time had is counted in proportion.
+    """
+    if not writes.merged_pages:
+        return None
+    return min(1.0, writes.written_pages / writes.merged_pages * max(1.0, 60 / writes.seconds))
 
 
 def needed_pages(prediction: Prediction) -> list[float]:

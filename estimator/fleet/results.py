@@ -40,6 +40,7 @@ HOSTS = pa.schema(
         *((name, _REAL) for name in ("rest_cores_least", "rest_cores_most")),
         ("merged_pages", _INT),
         ("written_per_second", _REAL),
+        ("written_share", _REAL),  # of the merged pages, within a minute, at most
         ("needed_bytes", pa.list_(_INT)),
     ]
 )

@@ -26,11 +26,15 @@ from estimator.errors import ResourceError, TargetError, UsageError
 from estimator.fleet.one_host import Question
 from estimator.fleet.results import Part, Results
 from estimator.fleet.storage import remote_fingerprint
-from estimator.fleet.task import Found, read_place, start_row, worker_version
+from estimator.fleet.task import Found, ignore_interrupts, read_place, start_row, worker_version
 
 _PART_SNAPSHOTS, _PART_SECONDS = 500, 10.0
 _CONNECT_SECONDS = 10
 _IN_FLIGHT = 2  # snapshots for each thread of a worker
+_QUIET = dict.fromkeys(
+    ("distributed", "distributed.client", "tornado", "tornado.application"), "critical"
+)
+"""Loggers: what fails there becomes a row, or our one line."""
 
 Told = Callable[[int, int], None]
 """Called with how many snapshots are done, and how many there are."""
@@ -44,7 +48,8 @@ def cluster(scheduler: str | None, workers: int | None) -> Iterator[Client]:
     reach a scheduler can run code as its user. Raises TargetError where there is no scheduler,
     UsageError for what is no address of one.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for noisy in _QUIET:
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     if scheduler is not None:
         with _connect(scheduler) as client:
             yield client
@@ -55,6 +60,7 @@ def cluster(scheduler: str | None, workers: int | None) -> Iterator[Client]:
             "distributed.comm.timeouts.connect": "120s",
             "distributed.scheduler.http.routes": [],  # nothing is shown to who asks
             "distributed.worker.http.routes": [],
+            "distributed.nanny.pre-spawn-environ.DASK_LOGGING": str(_QUIET),
         }
         with (
             dask.config.set(settings),
@@ -62,6 +68,7 @@ def cluster(scheduler: str | None, workers: int | None) -> Iterator[Client]:
             Client(local) as client,
         ):
             client.run(pa.set_cpu_count, 1)
+            client.run(ignore_interrupts)
             yield client
 
 

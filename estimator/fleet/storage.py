@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from estimator.errors import TargetError, UsageError
+from estimator.errors import EstimatorError, TargetError, UsageError
 
 _INFO = "snapshot.json"
 _ARCHIVE = ".ksm.tar"
@@ -43,10 +43,14 @@ def _below(name: str, timeout_seconds: float) -> list[str]:
 
     try:
         places = in_time(look, timeout_seconds, name)
-    except (OSError, ImportError) as error:
-        raise TargetError(f"{name} can't be listed: {error}") from error
+        exists = bool(places) or in_time(lambda: system.exists(path), timeout_seconds, name)
+    except EstimatorError:
+        raise
+    except Exception as error:  # each kind of storage raises its own
+        raise TargetError(
+            f"{name} can't be listed: {first_line(error)}", hint=_look_at(name)
+        ) from error
     if not places:
-        exists = in_time(lambda: system.exists(path), timeout_seconds, name)
         raise TargetError(
             f"{name} holds no snapshot" if exists else f"{name} does not exist",
             hint="snapshots are directories NAME.ksm or files NAME.ksm.tar",
@@ -108,9 +112,22 @@ def local_copy(place: str, timeout_seconds: float) -> Iterator[Path]:
 
         try:
             in_time(fetch, timeout_seconds, place)
-        except (OSError, ValueError) as error:
-            raise TargetError(f"{place} can't be fetched: {error}") from error
+        except EstimatorError:
+            raise
+        except Exception as error:
+            raise TargetError(f"{place} can't be fetched: {first_line(error)}") from error
         yield local
+
+
+def first_line(error: Exception) -> str:
+    """Of what ``error`` says, or its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _look_at(name: str) -> str | None:
+    if not name.startswith(("s3://", "s3a://")):
+        return None
+    return "its address and keys are AWS_ENDPOINT_URL, AWS_PROFILE, AWS_ACCESS_KEY_ID ..."
 
 
 def in_time(ask: Callable[[], Answer], timeout_seconds: float, what: str) -> Answer:
@@ -156,7 +173,7 @@ def remote_fingerprint(place: str, timeout_seconds: float) -> str | None:
             return fingerprint(Path(os.path.abspath(place)))
         system, path = _open_storage(place)
         found = in_time(lambda: system.find(path, detail=True), timeout_seconds, place)
-    except (OSError, TargetError):
+    except Exception:  # a worker meets it again, and says why
         return None
     digest = hashlib.sha256()
     for name, about in sorted(found.items()):

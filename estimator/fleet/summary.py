@@ -123,9 +123,10 @@ def _mark_duplicates(found: pd.DataFrame) -> None:
     """Say of all but the newest snapshot of each system whose it is, as its ``problem``."""
     counted = found[found["problem"].isna()]
     newest = counted.sort_values("collected_seconds", kind="stable", na_position="first")[::-1]
-    first: dict[tuple[str, ...], int] = {}
-    for row in newest.index:
-        one = dict(found.loc[row])
+    first: dict[tuple[str, ...], dict[Any, Any]] = {}
+    twice: dict[Any, str] = {}
+    told = newest[["place", "picture", "boot_id", "machine_id", "host"]].to_dict("records")
+    for row, one in zip(newest.index, told, strict=True):
         keys: list[tuple[str, ...]] = [("picture", str(one["picture"]))]
         if one["boot_id"]:
             keys.append(("boot", one["boot_id"]))
@@ -133,10 +134,10 @@ def _mark_duplicates(found: pd.DataFrame) -> None:
             keys.append(("host", str(one["machine_id"]), one["host"]))
         same = next((key for key in keys if key in first), None)
         if same is None:
-            first.update(dict.fromkeys(keys, row))
-            continue
-        other = dict(found.loc[first[same]])
-        found.loc[row, "problem"] = DUPLICATE + _why_twice(one, other, same[0])
+            first.update(dict.fromkeys(keys, one))
+        else:
+            twice[row] = DUPLICATE + _why_twice(one, first[same], same[0])
+    found.loc[list(twice), "problem"] = list(twice.values())
 
 
 def _why_twice(one: dict[Any, Any], other: dict[Any, Any], what: str) -> str:
@@ -156,7 +157,7 @@ def _added_up(results: Results, keys: set[str]) -> tuple[pd.DataFrame, pd.DataFr
         return dd.read_parquet(files, split_row_groups=False)
 
     def chosen(part: pd.DataFrame) -> pd.DataFrame:
-        return part[part["key"].isin(keys)]
+        return part[[key in keys for key in part["key"]]]  # isin() hashes all keys for each part
 
     sums = [name for name in SERVICES.names if name not in ("key", "host", "service")]
     parts = read("services").map_partitions(chosen)
@@ -248,15 +249,20 @@ def write_services(results: Results, summary: Summary, path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    about = [(name, pa.string()) for name in ("key", "role", "release", "collected_at")]
-    schema = pa.schema([*about, ("anonymous_bytes", pa.int64())])
-    owners = pa.Table.from_pandas(summary.hosts[schema.names], schema, preserve_index=False)
+    about = ["role", "release", "collected_at"]
+    added = pa.schema([*((name, pa.string()) for name in about), ("anonymous_bytes", pa.int64())])
+    owners = summary.hosts.set_index("key")[added.names]
     rows = 0
     writer = None
     try:
         for part in results.parts():
             table = pq.read_table(part / "services.parquet", schema=SERVICES)
-            table = table.join(owners, "key", join_type="inner").drop_columns("key")
+            places = owners.index.get_indexer(table["key"].to_pandas())
+            table = table.filter(places >= 0).drop_columns("key")
+            mine = owners.iloc[places[places >= 0]]
+            its = pa.Table.from_pandas(mine, added, preserve_index=False)
+            for name in added.names:
+                table = table.append_column(added.field(name), its[name])
             writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
             writer.write_table(table)
             rows += len(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,11 @@ def _read(path: Path, row: dict[str, Any], question: Question) -> HostRows:
     row |= about(snapshot.info)
     row["picture"] = picture_id(json.dumps(snapshot.info, sort_keys=True).encode())
     return study(snapshot, question)
+
+
+def ignore_interrupts() -> None:
+    """Ctrl-C in a terminal reaches all processes; those that work are ended by ours."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def worker_version() -> str:

@@ -48,7 +48,7 @@ def open_metrics(snapshot: Snapshot, prediction: Prediction, most_services: int)
 def _whole(snapshot: Snapshot, prediction: Prediction) -> Iterator[_Metric]:
     size, physical = page_bytes(snapshot), prediction.physical
     policy = {
-        name: str(value)
+        name: str(int(value) if isinstance(value, bool) else value)  # 0 and 1 as in sysfs
         for name, value in prediction.policy.to_json().items()
         if not isinstance(value, list | tuple)
     }
