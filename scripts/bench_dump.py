@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ class _Measured:
     mappings: int
     run_seconds: float
     separate_seconds: float  # collect, then predict
+    near_ratio: float  # collect --near / collect
     start_up_seconds: float
     hashing_seconds: float
     hashing_again_seconds: float
@@ -57,6 +57,7 @@ class _Measured:
             f"{self.run_seconds:.2f}",
             f"{self.separate_seconds:.2f}",
             f"{self.separate_seconds / (self.run_seconds + self.start_up_seconds):.2f}",
+            f"{self.near_ratio:.2f}",
             f"{self.start_up_seconds:.2f}",
             f"{self.hashing_seconds:.2f}",
             f"{self.beyond_seconds / self.hashing_seconds:.2f}",
@@ -72,7 +73,7 @@ class _Measured:
 
 _HEADINGS = (
     *("frames", "mappings", "run s", "collect, predict s", "those / (run + start-up)"),
-    *("start-up s", "hashing s", "beyond start-up / hashing"),
+    *("collect --near / collect", "start-up s", "hashing s", "beyond start-up / hashing"),
     *("hashing mapped pages s", "beyond / that"),
     *("plain s", "plain / run", "GB/s", "anonymous MiB", "limit MiB"),
 )
@@ -103,11 +104,16 @@ def bench_dump(gib: float, rounds: int) -> None:
 
 def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> _Measured:
     core = ["--core", str(vmcore), "--symbols", str(kernel.vmlinux)]
-    ours, separate, starts, hashing, plain = [], [], [], [], []
+    ours, collects, nears, separate, starts, hashing, plain = [], [], [], [], [], [], []
     for _ in range(rounds):
         warm(vmcore)
         ours.append(run([PROGRAM, "run", *core, "--json"]))
-        separate.append(_collect_and_predict(core, vmcore.with_name("bench.ksm")))
+        with tempfile.TemporaryDirectory() as scratch:
+            snapshots = [str(Path(scratch) / name) for name in ("usual.ksm", "near.ksm")]
+            collects.append(run([PROGRAM, "collect", *core, "-o", snapshots[0]]).seconds)
+            nears.append(run([PROGRAM, "collect", *core, "--near", "-o", snapshots[1]]).seconds)
+            predict = run([PROGRAM, "predict", snapshots[0], "--json"]).seconds
+            separate.append(collects[-1] + predict)
         starts.append(run([sys.executable, "-c", START_UP, str(vmcore), str(kernel.vmlinux)]))
         hashing.append(_hash_alone(vmcore, kernel))
     for _ in range(min(rounds, 2)):
@@ -120,20 +126,13 @@ def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> _Measured:
         mappings=int(facts["mappings"]),
         run_seconds=best(ours).seconds,
         separate_seconds=min(separate),
+        near_ratio=min(nears) / min(collects),
         start_up_seconds=best(starts).seconds,
         hashing_seconds=min(h["seconds"] for h in hashing),
         hashing_again_seconds=min(h["again_seconds"] for h in hashing),
         plain_seconds=best(plain).seconds,
         anonymous_bytes=peak_bytes([PROGRAM, "run", *core, "--json"]),
     )
-
-
-def _collect_and_predict(core: list[str], snapshot: Path) -> float:
-    """The seconds that two commands take for what ``run`` does in one."""
-    commands = (["collect", *core, "-o", str(snapshot)], ["predict", str(snapshot), "--json"])
-    seconds = sum(run([PROGRAM, *command]).seconds for command in commands)
-    shutil.rmtree(snapshot)
-    return seconds
 
 
 START_UP = """

@@ -27,8 +27,17 @@ _PAGE_SIZE = 4096
 _COPIED_BYTES = 1 << 20
 _HASHED_BYTES = 1 << 28
 _HEADINGS = (
-    *("GB", "collect s", "CPU s", "start-up s", "GB/s", "GB/s beyond start-up"),
-    *("copying GB/s", "hashing GB/s", "beyond start-up / both alone", "anonymous MiB"),
+    *(
+        "GB",
+        "collect s",
+        "collect --near / that",
+        "CPU s",
+        "start-up s",
+        "GB/s",
+        "GB/s beyond start-up",
+    ),
+    *("GB/s beyond start-up", "copying GB/s", "hashing GB/s"),
+    *("beyond start-up / both alone", "anonymous MiB"),
 )
 
 
@@ -48,12 +57,13 @@ def bench_procfs(gib: float, rounds: int) -> None:
 
 
 def _measure(pids: list[int], rounds: int) -> list[str]:
-    ours, starts, copying, hashing = [], [], [], []
+    ours, nears, starts, copying, hashing = [], [], [], [], []
     with tempfile.TemporaryDirectory() as scratch:
         command = [str(_BIN / "ksm-estimator"), "collect", "--procfs", "-o"]
         for number in range(rounds):
             path = Path(scratch) / f"{number}.ksm"
             ours.append(run([*command, str(path)]))
+            nears.append(run([*command, str(Path(scratch) / f"{number}.near.ksm"), "--near"]))
             starts.append(run([sys.executable, "-c", _START_UP]))
             copying.append(_copying(pids))
             hashing.append(_hashing())
@@ -66,6 +76,7 @@ def _measure(pids: list[int], rounds: int) -> list[str]:
     return [
         f"{giga:.2f}",
         f"{fastest.seconds:.2f}",
+        f"{best(nears).seconds / fastest.seconds:.2f}",
         f"{fastest.cpu_seconds:.2f}",
         f"{start_up:.2f}",
         f"{giga / fastest.seconds:.1f}",

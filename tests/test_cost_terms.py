@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from estimator.advice.cost_terms import CostTerms, ScanWork, merging_work, resting_work, works
@@ -86,14 +87,14 @@ def test_a_scan_at_rest_costs_what_the_last_of_a_forecast_does() -> None:
 
 
 def test_the_times_of_scans_follow_from_the_terms() -> None:
-    """CPU time: the work of all scans, and a wake-up for each batch."""
+    """CPU time: the work of all scans, and a wake-up for each batch, as far as it hashes pages."""
     found, cost = two_processes(), cost_by_terms(replace(TERMS, wake_seconds=0.5), "given")
     paced = pace(found.at_rest.snapshot, found, Pacing(10, 20), CostRange(cost, cost))
     each = [work.cpu_seconds(TERMS) for work in works(found)]
-    wakes = 2 * (SAME + ALONE) / 10 * 0.5
-    assert paced.scans["cpu_seconds"].diff().tolist()[1:] == pytest.approx(
-        [seconds + wakes for seconds in each[1:]]
-    )
+    pages = 2 * (SAME + ALONE)
+    wakes = [count / 10 * 0.5 for count in (pages, 2 * ALONE, 2 * ALONE)]
+    found_seconds = paced.scans["cpu_seconds"].diff().tolist()[1:]
+    assert found_seconds == pytest.approx(np.add(each[1:], wakes[: len(each) - 1]).tolist())
     for mark in marks(found, paced):
         then = moment(found, paced, mark.seconds[0] + 1e-9)
         assert then.cpu_seconds[0] == pytest.approx(mark.cpu_seconds[0])

@@ -171,12 +171,40 @@ def test_the_last_scan_is_the_prediction_at_rest(system: System) -> None:
 @given(systems(), st.sampled_from([Ksmd, Blocking, BlockingOthers]))
 def test_blocked_searches_stay_inside_the_bounds(system: System, kind: type[Ksmd]) -> None:
     system.ksm["max_page_sharing"] = 256
+    assert_inside_the_bounds(system, kind)
+
+
+@pytest.mark.parametrize("kind", [Blocking, BlockingOthers])
+def test_a_piece_that_went_at_its_own_visit_blocks_though_others_like_it_wait(
+    kind: type[Ksmd],
+) -> None:
+    """Zero-filled, it is in the tree before the pinned page that it keeps out."""
+    system = System("6.12", use_zero_pages=1, smart_scan=0)
+    system.process(*folio([0, 0, *system.unique(2)]))
+    system.processes_with(small(0, pins=1), small(*system.unique(3), pins=1))
+    snapshot = assert_inside_the_bounds(system, kind)
+    assert forecast(snapshot, ENABLED).bounds.reasons
+
+
+@pytest.mark.parametrize("kind", [Blocking, BlockingOthers])
+def test_what_break_cow_did_not_make_new_merges_earlier(kind: type[Ksmd]) -> None:
+    """A search that gives up makes no copy, and its item stays as old as the others."""
+    system = System("7.3", smart_scan=1)
+    for _ in range(2):
+        system.process(*folio([0, 0, 0, *system.unique(1)]))
+    system.processes_with(*(small(content, pins=1) for content in (6, 7, 8, 9)))
+    system.processes_with(*(small(6, 7, 8, 9) for _ in range(3)))
+    assert_inside_the_bounds(system, kind)
+
+
+def assert_inside_the_bounds(system: System, kind: type[Ksmd]) -> Snapshot:
     snapshot = system.snapshot()
     seen = played(case_of(snapshot)[0], kind)
     bounds = forecast(snapshot, ENABLED, scans=SCANS).bounds
     for name in seen.columns.drop("within"):
         assert (bounds.least[name] <= seen[name]).all(), name
         assert (seen[name] <= bounds.most[name]).all(), name
+    return snapshot
 
 
 def pinned_first(kernel: str, smart_scan: int, forks: int = 0, pinned: int = 1) -> System:

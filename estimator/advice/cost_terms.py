@@ -33,7 +33,8 @@ class CostTerms:
     ``compare_seconds``: one comparison on the way down a tree. ``lookup_seconds``: besides, the
     page of the unstable tree is found for it. ``merge_seconds``: a page is compared in full,
     write-protected, replaced and freed. ``split_seconds``: a large folio is split; None: not known.
-    ``wake_seconds``: a batch takes longer by that, since it begins with cold caches.
+    ``wake_seconds``: a batch takes longer by that, since it begins with cold caches, if each of its
+    pages is hashed and looked for in the trees; where some are on stable nodes, by less.
     ``tick_seconds``: of the kernel's timer, on whose ticks sleeps end; it costs nothing.
     """
 

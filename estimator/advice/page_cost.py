@@ -33,7 +33,9 @@ class PageCost:
         """The cost of a page, on the average, in a scan that does so much."""
         if self.terms is None or not work.visited_pages:
             return self
-        return replace(self, seconds=work.cpu_seconds(self.terms) / work.visited_pages)
+        seconds = work.cpu_seconds(self.terms) / work.visited_pages
+        wake_seconds = self.terms.wake_seconds * work.hashed_pages / work.visited_pages
+        return replace(self, seconds=seconds, terms=replace(self.terms, wake_seconds=wake_seconds))
 
     def in_batches(self, pages_to_scan: int) -> float:
         """Seconds a page if ksmd wakes up for so many."""

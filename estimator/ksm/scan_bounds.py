@@ -5,7 +5,9 @@ is neither inserted nor merged in this scan (unstable_tree_search_insert() in mm
 happens where a split of a huge page takes a zero-filled piece that is in the tree. Which searches
 come by depends on how the bytes of pages compare, which hashes do not tell. So from the place in
 the scan where the page goes, each search may give up or not; what has a stable node by then is not
-concerned. In later scans the item is not in the tree any more.
+concerned. In later scans the item is not in the tree any more. With smart_scan, where break_cow()
+makes an item new (7.3), a search that gave up can also be for the good: what it did not undo keeps
+its age, and merges earlier than without.
 
 Pages that ksmd has seen before. Where KSM ran, an unmerged item has its checksum already: it can
 merge in the first scan. How smart_scan skips it depends on its age, which snapshots do not have.
@@ -14,6 +16,7 @@ Nor do they have ksmd's cursor (struct ksm_scan): the first scan may be all but 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +29,15 @@ from estimator.ksm.fate import Fate, Solved
 from estimator.ksm.frames import NEVER
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.ksm.readings import processes_all
-from estimator.ksm.scans import LATEST, MERGING, Scans, Times, alone_in_tree, scan_table
+from estimator.ksm.scans import (
+    LATEST,
+    MERGING,
+    Scans,
+    Times,
+    alone_in_tree,
+    copies,
+    scan_table,
+)
 from estimator.ksm.zero_pages import can_vanish
 
 
@@ -47,7 +58,8 @@ class _Blocked:
     ``delay``: of the scans that process all items, so many pass before all searches are free again.
     ``doubtful``: bool per content, may merge by so many scans later than the forecast says.
     ``folios``: bool per large folio, may be split later. ``zeroes``: so may what else is
-    zero-filled. ``until``: the scan by which all that has happened.
+    zero-filled. ``until``: the scan by which all that has happened. ``ages``: those of items are in
+    doubt, too, for good.
     """
 
     since: int
@@ -57,6 +69,7 @@ class _Blocked:
     folios: Mask
     zeroes: bool
     until: int
+    ages: bool
 
 
 def scan_bounds(
@@ -79,8 +92,9 @@ def scan_bounds(
     early, late = times, times
     if blocked is not None:
         late = _later(case, fate, prediction, times, blocked)
+        early = _at_once(case, fate, prediction, times, blocked) if blocked.ages else times
     if seen:
-        early = _moved(times, -1)
+        early = _moved(early, -1)
         late = _moved(times, LATEST) if case.rules.smart_scan else late
     tables = [
         scans,
@@ -97,16 +111,17 @@ def scan_bounds(
         fewest, many = _unshared_of_blocked(case, solved, fate, blocked, scans)
         least["pages_unshared"], most["pages_unshared"] = fewest, many
         waiting = scans["full_scans"].between(blocked.since, blocked.until, inclusive="left")
-        most["frames_freed"] += waiting * len(fate.copied)
+        copied = copies(solved)[0] if blocked.ages else fate.copied
+        most["frames_freed"] += waiting * len(copied)
     unmerged = most["ksm_rmap_items"] - least["pages_shared"] - least["pages_sharing"]
+    if blocked is not None and blocked.ages:
+        _skip_any(least, most, unmerged, blocked.since)
     if seen:
         through = len(scans) if case.rules.smart_scan else min(prediction.scans, len(scans))
         least.loc[: through - 1, "pages_unshared"] = 0
         most.loc[: through - 1, "pages_unshared"] = unmerged[:through]
         if case.rules.smart_scan:
-            least["pages_scanned"] = np.cumsum(least["pages_shared"] + least["pages_sharing"])
-            most["pages_scanned"] = np.cumsum(most["ksm_rmap_items"])
-            least["pages_skipped"], most["pages_skipped"] = 0, np.cumsum(unmerged)
+            _skip_any(least, most, unmerged, since=1)
         least["pages_scanned"] -= least["pages_scanned"].iloc[0]  # of it, all but the last page
     most["bytes_saved"] = most["frames_freed"] * case.rules.page_bytes
     merged = most["pages_shared"] + most["pages_sharing"]
@@ -114,6 +129,19 @@ def scan_bounds(
     least["pages_volatile"] = np.maximum(volatile, 0)
     most["pages_volatile"] = unmerged - least["pages_unshared"]
     return ScanBounds(least, most, _reasons(case, blocked, seen=seen))
+
+
+def _skip_any(least: pd.DataFrame, most: pd.DataFrame, unmerged: pd.Series, since: int) -> None:
+    """From scan ``since`` on smart_scan may skip each page that is not merged, or not."""
+    then = least["full_scans"] >= since
+    merged = least["pages_shared"] + least["pages_sharing"]
+    for name, fewest, many in (
+        ("pages_scanned", merged, most["ksm_rmap_items"]),
+        ("pages_skipped", 0 * merged, unmerged),
+    ):
+        for bound, in_each in ((least, fewest), (most, many)):
+            was = bound[name].diff().fillna(bound[name])
+            bound[name] = in_each.where(then, was).cumsum().astype(np.int64)
 
 
 def seen_before(case: Case) -> bool:
@@ -126,8 +154,7 @@ def seen_before(case: Case) -> bool:
 
 def _blocked(case: Case, solved: Solved, fate: Fate, times: Times) -> _Blocked | None:
     rows = dict(solved.ordered.simulation.blocked_from) if solved.ordered is not None else {}
-    if len(times.left_behind):
-        row = int(times.left_behind.min())
+    for row in times.gone_in_tree.tolist():
         rows[MERGING] = min(row, rows.get(MERGING, row))
     if case.facts.opaque.any():
         rows = dict.fromkeys(range(MERGING, LATEST), -1)
@@ -154,6 +181,7 @@ def _blocked(case: Case, solved: Solved, fate: Fate, times: Times) -> _Blocked |
         folios=folios,
         zeroes=waiting > 0,
         until=int(_delayed(case, np.array([last]), delay)[0]),
+        ages=smart_scan_forgets(case) and solved.ordered is not None,
     )
 
 
@@ -195,6 +223,33 @@ def _later(
     case: Case, fate: Fate, prediction: Prediction, times: Times, blocked: _Blocked
 ) -> Times:
     """``times`` if all that is doubtful waits until the last scan that it can wait for."""
+
+    def wait(when: Scans) -> Ints:
+        return _delayed(case, when, blocked.delay)
+
+    return _all_doubtful(case, fate, prediction, times, blocked, wait)
+
+
+def _at_once(
+    case: Case, fate: Fate, prediction: Prediction, times: Times, blocked: _Blocked
+) -> Times:
+    """``times`` if nothing that is doubtful waits for its turn."""
+
+    def at_once(when: Scans) -> Ints:
+        return np.full(len(when), blocked.since)
+
+    return _all_doubtful(case, fate, prediction, times, blocked, at_once)
+
+
+def _all_doubtful(
+    case: Case,
+    fate: Fate,
+    prediction: Prediction,
+    times: Times,
+    blocked: _Blocked,
+    change: Callable[[Scans], Ints],
+) -> Times:
+    """``times`` with a ``change`` of what is doubtful and comes when searches can give up."""
     doubtful, frame = blocked.doubtful, case.frame_of_row
     if blocked.zeroes:
         doubtful = doubtful.copy()
@@ -203,19 +258,19 @@ def _later(
     by_split = fate.vanished & np.append(blocked.folios, False)[case.facts.folio]
     slow_frames |= by_split
 
-    def wait(when: Scans, slow: Mask) -> Scans:
-        waits = slow & (when >= blocked.since)
-        return np.where(waits, _delayed(case, when, blocked.delay), when).astype(np.uint16)
+    def changed(when: Scans, slow: Mask) -> Scans:
+        concerned = slow & (when >= blocked.since)
+        return np.where(concerned, change(when), when).astype(np.uint16)
 
     vanished = np.isin(fate.outcome, [Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY])
     late_folios = blocked.folios | blocked.zeroes
     return replace(
         times,
-        settled_in=wait(times.settled_in, slow_frames[frame]),
-        freed_in=wait(times.freed_in, slow_frames[frame[vanished]]),
-        nodes_in=wait(times.nodes_in, slow_frames[fate.node]),
-        gone_in=wait(times.gone_in, slow_frames[prediction.freed.gone]),
-        split_in=wait(times.split_in, late_folios),
+        settled_in=changed(times.settled_in, slow_frames[frame]),
+        freed_in=changed(times.freed_in, slow_frames[frame[vanished]]),
+        nodes_in=changed(times.nodes_in, slow_frames[fate.node]),
+        gone_in=changed(times.gone_in, slow_frames[prediction.freed.gone]),
+        split_in=changed(times.split_in, late_folios),
     )
 
 
@@ -245,8 +300,14 @@ def _unshared_of_blocked(
     """
     alone = alone_in_tree(solved, fate)
     least, most = (scans["pages_unshared"].to_numpy().copy() for _ in range(2))
-    for scan in range(blocked.since, min(blocked.until, len(scans) + 1)):
+    doubtful = int(np.count_nonzero(blocked.doubtful))
+    for scan in range(blocked.since, len(scans) + 1 if blocked.ages else blocked.until):
+        if scan > len(scans):
+            break
         if not processes_all(scan, smart_scan=case.rules.smart_scan):
+            if blocked.ages:
+                least[scan - 1] = 0
+                most[scan - 1] += doubtful
             continue
         certain = len(alone)
         if scan in blocked.rows:
@@ -254,8 +315,13 @@ def _unshared_of_blocked(
         if blocked.zeroes and scan > blocked.since:
             certain = 0
         least[scan - 1] = min(certain, least[scan - 1])
-        most[scan - 1] += int(np.count_nonzero(blocked.doubtful))
+        most[scan - 1] += doubtful
     return least, most
+
+
+def smart_scan_forgets(case: Case) -> bool:
+    """Whether smart_scan takes an item for new after break_cow()."""
+    return case.rules.smart_scan and case.rules.break_cow_forgets
 
 
 def _reasons(case: Case, blocked: _Blocked | None, *, seen: bool) -> list[str]:

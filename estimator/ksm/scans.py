@@ -37,7 +37,9 @@ class Times:
     per frame that is the page of a stable node with items, in order of frame_id, when it got its
     first item. ``gone_in``: per frame that becomes free, in that order. ``split_in``: per large
     folio. ``left_behind``: i64 rows whose page vanished at their own visit in scan 2, the first one
-    of each content: searches go on after that, and leave them in the unstable tree until the next.
+    of each content that has no item to wait in the tree: searches go on after that, and leave them
+    in the unstable tree until the next scan. ``gone_in_tree``: i64, the first row of any content
+    that was left there so, even if others waited behind it; empty if there is none.
     """
 
     settled_in: Scans
@@ -46,19 +48,22 @@ class Times:
     gone_in: Scans
     split_in: Scans
     left_behind: Ints
+    gone_in_tree: Ints
 
 
 def times_of(case: Case, solved: Solved, fate: Fate, prediction: Prediction) -> Times:
     """When what ``prediction`` says came about; ``solved`` is so in time (``solve``)."""
     split_in, split_row = splits(case, solved)
     settled_in = _settled_in(case, solved, fate, split_in)
+    left_behind, in_tree = _left_behind(case, solved, fate, split_row)
     return Times(
         settled_in=settled_in,
         freed_in=_freed_in(case, solved, fate, settled_in, split_row),
         nodes_in=_nodes_in(solved, fate, settled_in),
         gone_in=_gone_in(case, fate, prediction.freed.gone, settled_in, split_in),
         split_in=split_in,
-        left_behind=_left_behind(case, solved, fate, split_row),
+        left_behind=left_behind,
+        gone_in_tree=in_tree[:1],
     )
 
 
@@ -108,22 +113,29 @@ def _freed_in(case: Case, solved: Solved, fate: Fate, settled_in: Scans, split_r
     return freed
 
 
-def _left_behind(case: Case, solved: Solved, fate: Fate, split_row: Ints) -> Ints:
-    """See ``Times``. cmp_and_merge_page() goes on when try_to_merge_with_zero_page() fails.
+def _left_behind(case: Case, solved: Solved, fate: Fate, split_row: Ints) -> tuple[Ints, Ints]:
+    """See ``Times``; the second are all rows that were left in the tree, ascending.
 
-    Where another item of the content is the tree item, they are not inserted; which of the two it
-    is makes no difference to a counter.
+    cmp_and_merge_page() goes on when try_to_merge_with_zero_page() fails. Where another item of the
+    content is the tree item, they are not inserted; which of the two it is makes no difference to a
+    counter.
     """
     if not case.rules.use_zero_pages:
-        return np.zeros(0, dtype=np.int64)
+        return (none := np.zeros(0, dtype=np.int64)), none
     rows = np.flatnonzero(fate.outcome == Outcome.SPLIT_AWAY)
     rows = rows[split_row[case.facts.folio[case.frame_of_row[rows]]] == rows]
     if solved.ordered is not None:
         rows = np.setdiff1d(rows, solved.ordered.rows, assume_unique=True)
     of_frame = case.contents.of_frame
     content, first = np.unique(of_frame[case.frame_of_row[rows]], return_index=True)
-    waiting = of_frame[case.frame_of_row[np.flatnonzero(fate.outcome == Outcome.UNSHARED)]]
-    return rows[first[~np.isin(content, waiting)]]
+    rows = rows[first]
+    unshared = np.flatnonzero(fate.outcome == Outcome.UNSHARED)
+    waiting = of_frame[case.frame_of_row[unshared]]
+    before = np.isin(content, waiting)
+    in_tree = ~before
+    for place in np.flatnonzero(before):
+        in_tree[place] = rows[place] < unshared[waiting == content[place]].min()
+    return rows[~before], np.sort(rows[in_tree])
 
 
 def vanishes(outcome: npt.NDArray[np.uint8]) -> Mask:

@@ -183,7 +183,7 @@ def fetch_kernel(series: str) -> Kernel:
     Of ``FROM_SOURCE`` it is built.
     """
     directory = cache_directory() / f"linux-{series}"
-    with locked(directory.parent / f"{directory.name}.lock"):
+    with locked(directory.with_name(f"{directory.name}.lock")):
         if not directory.exists():
             _fetch(series, directory)
     return Kernel(series, (directory / "release").read_text().strip(), directory)
@@ -291,7 +291,7 @@ def _candidates(apt: Apt, series: str) -> list[tuple[str, str]]:
 def _pattern(series: str, kind: str) -> str:
     """Of the names of the packages of its kernels, up to the flavour."""
     number, _, built_for = series.partition("-")
-    return rf"^{kind}{re.escape(number)}\.[^-]*-{FLAVOURS[built_for]}"
+    return rf"^{kind}{re.escape(number)}\.[^-]*(-[0-9]+)?-{FLAVOURS[built_for]}"
 
 
 def _image_packages(apt: Apt, series: str, release: str) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from tests.lab.kernels import Kernel
 from tests.lab.programs import build
 from tests.lab.workload import Session, Workload
 
+RUN_SECONDS = 900.0  # emulated, and on a busy machine: only what hangs should end so
+
 
 @dataclass(frozen=True)
 class Running:
@@ -24,11 +26,11 @@ class Running:
     session: Session
     monitor: Path
 
-    def estimator(self, arguments: str, *, timeout_seconds: float = 300.0) -> tuple[int, str]:
+    def estimator(self, arguments: str, *, timeout_seconds: float = RUN_SECONDS) -> tuple[int, str]:
         """Run the command ``ksm-estimator`` in the guest's Debian; exit status and output."""
         return self.python(f"-m estimator {arguments}", timeout_seconds=timeout_seconds)
 
-    def python(self, arguments: str, *, timeout_seconds: float = 300.0) -> tuple[int, str]:
+    def python(self, arguments: str, *, timeout_seconds: float = RUN_SECONDS) -> tuple[int, str]:
         """Run Python in the guest's Debian, where the package is installed; status and output."""
         status, output = self.guest.run_raw(
             self.command(arguments), timeout_seconds=timeout_seconds
@@ -43,12 +45,11 @@ class Running:
 
     def fetch_snapshot(self, path: str, destination: Path) -> Path:
         """Copy the snapshot ``path`` of the guest to the directory ``destination``."""
-        status, text = self.guest.run_raw(
-            f"tar -C {DEBIAN}{path} -c . | base64", timeout_seconds=60.0
-        )
+        command = f"tar -C {DEBIAN}{path} -c . | base64"
+        status, text = self.guest.run_raw(command, timeout_seconds=RUN_SECONDS)
         assert status == 0
-        command = ["tar", "-C", str(destination), "-x"]
-        subprocess.run(command, input=base64.b64decode(text), check=True)
+        unpack = ["tar", "-C", str(destination), "-x"]
+        subprocess.run(unpack, input=base64.b64decode(text), check=True)
         return destination
 
 

@@ -22,6 +22,7 @@ STEPS = 8
 SETTINGS = AdvisorSettings(target_scan_time=2, max_cpu=12, max_pages_to_scan=3000)
 PROCESS = "map data 12000\nfill data own\nadvise data mergeable"
 SLEEP_MILLISECS = 100
+PATIENCE_SECONDS = 600.0  # eight scans take half a minute; only what hangs should end so
 
 
 @pytest.mark.parametrize("series", ["6.12", "7.3"])
@@ -50,10 +51,10 @@ def test_pages_to_scan_as_the_kernel_sets_it(series: str) -> None:
 
 def _steps(guest: Guest) -> list[tuple[int, int, int]]:
     """Seconds, pages_to_scan after it, and percent of a CPU of the first ``STEPS`` scans."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         time.sleep(1)
         found = EVENT.findall(guest.run(f"head -n 100 {TRACING}/trace"))
         if len(found) >= STEPS:
             return [(int(a), int(b), int(c)) for a, b, c in found[:STEPS]]
-    raise AssertionError(f"fewer than {STEPS} full scans in a minute: {found}")
+    raise AssertionError(f"fewer than {STEPS} full scans: {found}")

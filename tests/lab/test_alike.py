@@ -11,7 +11,8 @@ import pytest
 
 from estimator.advice.alike import Alike, alike
 from estimator.collect.further_hashes import Wanted
-from estimator.kernel.collect import collect_core
+from estimator.kernel.collect import collect, collect_core
+from estimator.kernel.running import open_qemu
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot.snapshot import Snapshot
@@ -56,15 +57,17 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield guest
 
 
-@pytest.fixture(scope="module", params=["core", "live", "procfs"])
+@pytest.fixture(scope="module", params=["core", "live", "procfs", "qemu"])
 def snapshot(
     request: pytest.FixtureRequest, system: Running, tmp_path_factory: pytest.TempPathFactory
 ) -> Snapshot:
     directory: Path = tmp_path_factory.mktemp(request.param)
+    symbols, wanted = [system.guest.kernel.vmlinux], Wanted(pieces=True, near=True)
+    if request.param == "qemu":
+        with open_qemu(str(system.monitor), symbols) as target:
+            return collect(target, seed=5, wanted=wanted)
     if request.param == "core":
         system.guest.dump(directory / "core")
-        symbols = [system.guest.kernel.vmlinux]
-        wanted = Wanted(pieces=True, near=True)
         found = collect_core(directory / "core", symbols, seed=5, wanted=wanted)
         (directory / "core").unlink()
         return found

@@ -7,6 +7,7 @@ counters, those of every process, and of every VMA.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from tests.lab.workload import LabResult, Workload, run_workload
 
 pytestmark = pytest.mark.lab
 
-SERIES = ("7.3", "6.12", "6.1")
+SERIES, OLDEST = ("7.3", "6.12", "6.1"), "5.10"
 SETTINGS = {"/proc/sys/kernel/randomize_va_space": "0", "/proc/sys/vm/nr_hugepages": "24"}
 
 REGIONS = (0x1000_0000_0000, 0x2000_0000_0000)  # from regions.c
@@ -131,8 +132,9 @@ def with_pids_of(other: LabResult, mine: LabResult, snapshot: Snapshot) -> Snaps
     )
 
 
-@pytest.mark.parametrize("series", SERIES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "series"), [*product(CASES, SERIES), ("shared", OLDEST), ("hugetlb", OLDEST)]
+)
 def test_as_if_it_were_what_the_other_guest_has(case: str, series: str, tmp_path: Path) -> None:
     script, what = CASES[case]
     mine = run(script, 0, series, tmp_path / "vmcore")

@@ -20,12 +20,11 @@ from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot
 from tests.lab.conftest import lab_kernel
 from tests.lab.here.machine import no_pace, silent
-from tests.lab.running import DEBIAN, Running, running
+from tests.lab.running import DEBIAN, RUN_SECONDS, Running, running
 from tests.lab.workload import Workload
 
 pytestmark = pytest.mark.lab
 
-SLOW_SECONDS = 900.0
 SWAPPED = """
 comm swapped
 map data 400
@@ -60,9 +59,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def snapshot(system: Running, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
-    status, output = system.estimator(
-        "collect --procfs -o /tmp/procfs.ksm", timeout_seconds=SLOW_SECONDS
-    )
+    status, output = system.estimator("collect --procfs -o /tmp/procfs.ksm")
     assert status == 0, output
     return open_snapshot(
         system.fetch_snapshot("/tmp/procfs.ksm", tmp_path_factory.mktemp("snapshot"))
@@ -88,9 +85,7 @@ def test_what_is_in_zswap_is_counted_and_not_read(tmp_path: Path) -> None:
         pid = system.session.start(SWAPPED)
         zswapped = system.guest.run("grep ^Zswapped: /proc/meminfo")
         assert int(zswapped.split()[1]) > 400  # KiB
-        status, output = system.estimator(
-            "collect --procfs -o /tmp/zswap.ksm", timeout_seconds=SLOW_SECONDS
-        )
+        status, output = system.estimator("collect --procfs -o /tmp/zswap.ksm")
         assert status == 0, output
         (tmp_path / "snapshot").mkdir()
         snapshot = open_snapshot(system.fetch_snapshot("/tmp/zswap.ksm", tmp_path / "snapshot"))
@@ -126,7 +121,7 @@ def test_a_masked_kcore_is_named_and_procfs_does_without(system: Running) -> Non
     command = system.command("-m estimator check")
     script = f"{mask} && {command} --live; echo $? && {command} --procfs"
     status, output = system.guest.run_raw(
-        f"unshare -m sh -c '{script}'", timeout_seconds=SLOW_SECONDS
+        f"unshare -m sh -c '{script}'", timeout_seconds=RUN_SECONDS
     )
     text = output.decode()
     assert status == 0, text
@@ -147,10 +142,10 @@ def test_lockdown_closes_kcore_and_not_procfs(system: Running) -> None:
         ("check --procfs", 0),
         ("collect --procfs -o /tmp/locked.ksm", 0),
     ):
-        status, output = system.estimator(arguments, timeout_seconds=SLOW_SECONDS)
+        status, output = system.estimator(arguments)
         assert status == expected, output
         assert (told in output) == (expected == 3)
     system.guest.run(f"umount {securityfs}")
-    status, output = system.estimator("run --live", timeout_seconds=SLOW_SECONDS)
+    status, output = system.estimator("run --live")
     assert status == 3
     assert "/proc/kcore is forbidden, as where the kernel is locked down" in output

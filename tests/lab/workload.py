@@ -96,6 +96,11 @@ class Workload:
         """The memory of its guest, with pages of that size."""
         return self.memory_mib * page_bytes // 4096
 
+    def guest_like(self, series: str) -> str:
+        """Equal for those whose guests boot alike, and of which one can go on from another's."""
+        boots = (self.memory_mib, self.nodes, self.cpu, self.mte, self.modules)
+        return repr((series, *boots, self.numa_balancing))
+
 
 def _in_pages(script: str, huge_page: int) -> str:
     """``script`` with numbers of pages only."""

@@ -1,0 +1,31 @@
+"""Which of Debian's packages are kernels of a series of the lab."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.lab.kernels import _pattern
+
+
+@pytest.mark.parametrize(
+    ("series", "package"),
+    [
+        ("7.3", "linux-image-7.3.4+deb13-cloud-amd64"),
+        ("6.12", "linux-image-6.12.117+deb12-cloud-amd64"),
+        ("6.1", "linux-image-6.1.0-56-cloud-amd64"),
+        ("5.10", "linux-image-5.10.0-43-cloud-amd64"),
+        ("6.12-arm64", "linux-image-6.12.117+deb13-cloud-arm64"),
+        ("6.12-arm64-16k", "linux-image-6.12.117+deb13-arm64-16k"),
+    ],
+)
+def test_the_kernel_of_a_series(series: str, package: str) -> None:
+    assert re.search(f"{_pattern(series, 'linux-image-')}-dbg$", f"{package}-dbg")
+
+
+@pytest.mark.parametrize(
+    "package", ["linux-image-6.12.117+deb12-cloud-amd64", "linux-image-6.1.0-56-rt-amd64"]
+)
+def test_another_kernel(package: str) -> None:
+    assert not re.search(_pattern("6.1", "linux-image-"), package)
