@@ -67,8 +67,8 @@ ARM64_64K = """
 Debian has no package of a kernel with pages of 64 KiB. `./scripts/proof --arch arm64 --series
 6.12-arm64-64k --out FILE` builds one from its source and `tests/lab/configs/arm64-64k.config`, in
 3 GB of the cache's disk; `./scripts/test` does not. Workloads that would need a guest of more than
-4 GiB with such pages are left out (`MOST_MIB` in `tests/lab/workload.py`). The source accepts all of
-the configuration; that the kernel boots, and what ksmd does on it, has not been seen yet.
+4 GiB with such pages are left out (`MOST_MIB` in `tests/lab/workload.py`). The source accepts
+all of the configuration; that the kernel boots, and what ksmd does on it, has not been seen yet.
 """
 
 

@@ -72,7 +72,7 @@ def test_one_moment_is_the_same_however_it_is_read(series: str, tmp_path: Path) 
         with open_qemu(str(system.monitor), [OWN]) as target:
             read = Counted(None)
             monitor = collect(target, seed=0, pace=read)
-        assert read.bytes == len(monitor.frames) * PAGE_BYTES[series]  # which --rate limits
+        assert read.bytes >= len(monitor.frames) * PAGE_BYTES[series]  # what --rate limits
     looks = {
         "vmlinux": collect_core(tmp_path / "core", [kernel.vmlinux], seed=0),
         "own": collect_core(tmp_path / "core", [OWN], seed=0),
