@@ -18,7 +18,7 @@ from tests.lab.guest import Guest
 from tests.lab.kernels import Kernel
 from tests.lab.programs import build
 from tests.lab.running import WITHOUT_AVX2
-from tests.lab.user_space import ESTIMATOR, user_space
+from tests.lab.user_space import ESTIMATOR, PYTHON, user_space
 
 SERVICES = Path(__file__).with_name("services")
 MEMORY_MIB = 3072
@@ -72,7 +72,7 @@ class SystemdGuest:
 def systemd_guest(kernel: Kernel, directory: Path) -> Iterator[SystemdGuest]:
     """Boot one up to the lab's shell; no program runs yet. Sockets go to ``directory``."""
     monitor, overlay = directory / "monitor", directory / "overlay.tar"
-    _write_overlay(overlay, package_zip(directory / "package.zip"))
+    _write_overlay(overlay, package_zip(directory / "package.zip", PYTHON))
     disk = f"file={user_space()},format=raw,if=virtio,snapshot=on"
     with Guest(
         kernel,
