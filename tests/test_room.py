@@ -73,6 +73,6 @@ def test_beyond_the_limit_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     with room_for(COUNTERS, 300 << 20) as allow:
         allow(1000, 1000)
         monkeypatch.setattr(room, "own_bytes", lambda: 301 << 20)
-        with pytest.raises(ResourceError, match="stopped: .* more memory than --max-memory 300M"):
+        with pytest.raises(ResourceError, match=r"stopped: .* more memory than --max-memory 300M"):
             time.sleep(20)
     assert signal.getsignal(signal.SIGUSR1) is before
