@@ -42,7 +42,7 @@ from estimator.cli.options import (
     snapshot_argument,
 )
 from estimator.cli.place import place, sketch
-from estimator.cli.room import COUNTERS, IN_MEMORY, TABLES, max_memory_option, room_for
+from estimator.cli.room import COUNTERS, IN_MEMORY, max_memory_option, room_for
 from estimator.cli.source import Source, source_options, target_options
 from estimator.cli.streams import say, standard_streams
 from estimator.cli.trend import trend
@@ -138,7 +138,7 @@ def predict(
     from estimator.snapshot.store import open_snapshot
 
     others = bool(policy["as_if"])
-    need = IN_MEMORY if others else TABLES if as_json else COUNTERS
+    need = IN_MEMORY if others else COUNTERS
     with room_for(need, max_memory) as allow:
         reading = partial(open_snapshot, others=others, stored=not others, allow=allow)
         second = reading(later) if later else None

@@ -41,10 +41,9 @@ class Need:
 
 
 # ./scripts/bench memory measures them
-COUNTERS = Need(per_mapping=30, per_frame=50)
-TABLES = Need(per_mapping=30, per_frame=50)
-REPORT = Need(per_mapping=120, per_frame=60)
-ADVICE = Need(per_mapping=100, per_frame=60)
+COUNTERS = Need(per_mapping=36, per_frame=56)
+REPORT = Need(per_mapping=70, per_frame=60)
+ADVICE = Need(per_mapping=110, per_frame=80)
 IN_MEMORY = Need(per_mapping=60, per_frame=140)  # as-if: no row stays in its file
 
 
