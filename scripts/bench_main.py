@@ -11,6 +11,7 @@ from scripts.bench_arch import bench_arch
 from scripts.bench_compressed import bench_compressed
 from scripts.bench_dump import bench_crowded, bench_dump
 from scripts.bench_fleet import bench_fleet, bench_summary
+from scripts.bench_memory import bench_memory
 from scripts.bench_place import bench_place
 from scripts.bench_predict import bench_predict
 from scripts.bench_procfs import bench_procfs
@@ -65,6 +66,13 @@ def predict(mappings: tuple[int, ...]) -> None:
 def forecast(mappings: tuple[int, ...]) -> None:
     """`forecast` of 20 full scans with smart_scan on the same snapshots."""
     bench_predict(mappings, "forecast", "--scans", "20", "--smart-scan")
+
+
+@main.command()
+@click.option("--mappings", type=int, multiple=True, default=(1, 10), help="In millions.")
+def memory(mappings: tuple[int, ...]) -> None:
+    """Peaks of `predict`, `report` and `advise`, and what larger hosts would take."""
+    bench_memory(mappings)
 
 
 @main.command()

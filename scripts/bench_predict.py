@@ -23,7 +23,6 @@ from tests.synthetic import KERNELS
 _MILLION = 1_000_000
 _PROCESSES = 100
 _VMAS_PER_PROCESS = 50
-_FRAMES_PER_MAPPING = 0.7
 _CONTENTS_PER_FRAME = 0.5
 
 
@@ -48,12 +47,15 @@ def bench_predict(mappings: tuple[int, ...], *arguments: str) -> None:
     Console(width=100).print(table)
 
 
-def synthetic(mappings: int) -> Snapshot:
-    """A system of 100 processes with ``mappings`` mappings, 3 in 10 shared by fork."""
+def synthetic(mappings: int, frames_per_mapping: float = 0.7) -> Snapshot:
+    """A system of 100 processes with ``mappings`` mappings, 3 in 10 shared by fork.
+
+    ``frames_per_mapping``: 1 where none is shared.
+    """
     random = np.random.default_rng(1)
     vma_count = _PROCESSES * _VMAS_PER_PROCESS
     per_vma = mappings // vma_count
-    frame_count = int(mappings * _FRAMES_PER_MAPPING)
+    frame_count = int(mappings * frames_per_mapping)
     frame_id = np.arange(mappings, dtype=np.uint32) % np.uint32(frame_count)
     contents = random.integers(0, 2**63, int(frame_count * _CONTENTS_PER_FRAME)).astype(np.uint64)
     mapcount = np.bincount(frame_id, minlength=frame_count).astype(np.int32)

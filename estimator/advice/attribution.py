@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from estimator.arrays import pieces
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.names import units_of, vma_labels
 from estimator.snapshot.snapshot import Snapshot
@@ -90,3 +91,12 @@ def visited_rows(prediction: Prediction) -> npt.NDArray[np.bool_]:
     """Which mappings ksmd visits, readable here or not (bool per row of ``mappings``)."""
     visited: npt.NDArray[np.bool_] = prediction.outcome != Outcome.NOT_CANDIDATE
     return visited
+
+
+def scanned_frames(snapshot: Snapshot, prediction: Prediction) -> npt.NDArray[np.bool_]:
+    """Which frames ksmd visits and can read (bool per row of ``snapshot.frames``)."""
+    found = np.zeros(len(snapshot.frames), np.bool_)
+    frame_of_row = snapshot.mappings["frame_id"].to_numpy()
+    for piece in pieces(len(frame_of_row)):
+        found[frame_of_row[piece][prediction.outcome[piece] > Outcome.UNKNOWN]] = True
+    return found

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from estimator.advice.attribution import page_bytes
+from estimator.advice.attribution import page_bytes, scanned_frames
+from estimator.arrays import take
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.snapshot import Snapshot
@@ -30,14 +31,16 @@ class Copies:
 def copies(snapshot: Snapshot, prediction: Prediction) -> Copies:
     """Count the copies among what ksmd visits."""
     size = page_bytes(snapshot)
-    frame = snapshot.mappings["frame_id"].to_numpy()[prediction.scanned]
+    scanned = prediction.scanned
+    mapped = int(np.count_nonzero(scanned))
     zero = (snapshot.frames["flags"].to_numpy() & FrameFlag.ZERO) != 0
-    zeroes = int(np.count_nonzero(zero[frame]))
-    data = np.unique(frame[~zero[frame]])
+    zeroes = int(np.count_nonzero(take(zero, snapshot.mappings["frame_id"].to_numpy()) & scanned))
+    data = scanned_frames(snapshot, prediction) & ~zero
+    frames = int(np.count_nonzero(data))
     contents = np.unique(snapshot.frames["hash"].to_numpy(np.uint64, na_value=0)[data])
     return Copies(
-        mapped=len(frame) * size,
+        mapped=mapped * size,
         zero=max(zeroes - 1, 0) * size,
-        fork=(len(frame) - zeroes - len(data)) * size,
-        real=(len(data) - len(contents)) * size,
+        fork=(mapped - zeroes - frames) * size,
+        real=(frames - len(contents)) * size,
     )

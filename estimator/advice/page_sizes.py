@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.advice.attribution import page_bytes
-from estimator.arrays import Ints, Words
+from estimator.advice.attribution import page_bytes, scanned_frames
+from estimator.arrays import Ints, Words, pieces
 from estimator.ksm.contents import content_keys
-from estimator.ksm.prediction import Prediction
+from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.snapshot import Snapshot
 
@@ -41,31 +41,28 @@ def page_sizes(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
 
 def _groups(snapshot: Snapshot, prediction: Prediction) -> Iterator[tuple[int, int, int, int]]:
     base = page_bytes(snapshot)
-    rows = np.flatnonzero(prediction.scanned)
-    table = snapshot.mappings
-    vma = table["vma_id"].to_numpy()[rows]
-    start = snapshot.vmas["start"].to_numpy() // np.uint64(base)
-    page = start[vma] + table["page_index"].to_numpy()[rows]
-    frame = table["frame_id"].to_numpy()[rows]
-    content = content_keys(snapshot.frames)[frame]
-    zero = _is_zero(snapshot)[frame]
+    keys, zero = content_keys(snapshot.frames), _is_zero(snapshot)
+    frame_of_row = snapshot.mappings["frame_id"].to_numpy()
     for size in PAGE_SIZES:
-        if size < base:
-            continue
         pages = size // base
-        first = _whole_groups(vma, page, pages)
-        _, distinct = np.unique(_together(frame.astype(np.uint64), first, pages), return_index=True)
-        first = first[distinct]
-        zeroes = np.append(0, np.cumsum(zero))
-        empty = zeroes[first + pages] - zeroes[first] == pages
-        yield _row(size, _together(content, first, pages), empty)
+        if pages == 1:
+            frames = scanned_frames(snapshot, prediction)
+            yield _row(size, keys[frames], zero[frames])
+        elif pages:
+            first = _whole_groups(snapshot, prediction, pages)
+            _, distinct = np.unique(_together(frame_of_row, first, pages), return_index=True)
+            first = first[distinct]
+            empty = np.ones(len(first), np.bool_)
+            for number in range(pages):
+                empty &= zero[frame_of_row[first + number]]
+            yield _row(size, _together(frame_of_row, first, pages, keys), empty)
 
 
 def _pieces(snapshot: Snapshot, prediction: Prediction) -> Iterator[tuple[int, int, int, int]]:
     names = [name for name in snapshot.frames if str(name).startswith("piece_hash_")]
     if not names:
         return
-    frame = np.unique(snapshot.mappings["frame_id"].to_numpy()[prediction.scanned])
+    frame = np.flatnonzero(scanned_frames(snapshot, prediction))
     size = int(snapshot.info["piece_bytes"])
     content = np.column_stack(
         [snapshot.frames[name].to_numpy(np.uint64, na_value=0)[frame] for name in names]
@@ -89,22 +86,34 @@ def _is_zero(snapshot: Snapshot) -> npt.NDArray[np.bool_]:
     return zero
 
 
-def _whole_groups(vma: Ints, page: Words, pages: int) -> Ints:
-    """Where the rows of each whole group begin; ``pages`` of them follow one another."""
-    group = page // np.uint64(pages)
-    if not len(group):
-        return np.zeros(0, np.int64)
-    new = np.append(True, (group[1:] != group[:-1]) | (vma[1:] != vma[:-1]))
-    begins = np.flatnonzero(new)
-    lengths = np.diff(np.append(begins, len(group)))
-    whole: Ints = begins[lengths == pages]
-    return whole
+def _whole_groups(snapshot: Snapshot, prediction: Prediction, pages: int) -> Ints:
+    """The rows of ``mappings`` at which each whole group begins: ``pages`` follow one another."""
+    start = snapshot.vmas["start"].to_numpy() // np.uint64(page_bytes(snapshot))
+    vma_of_row = snapshot.mappings["vma_id"].to_numpy()
+    index_of_row = snapshot.mappings["page_index"].to_numpy()
+    found = [np.zeros(0, np.int64)]
+    for piece in pieces(len(vma_of_row)):
+        here = slice(piece.start, piece.stop + pages - 1)  # to the end of the last that begins here
+        rows = np.flatnonzero(prediction.outcome[here] > Outcome.UNKNOWN) + piece.start
+        vma = vma_of_row[rows]
+        group = (start[vma] + index_of_row[rows]) // np.uint64(pages)
+        new = np.append(True, (group[1:] != group[:-1]) | (vma[1:] != vma[:-1]))[: len(rows)]
+        begins = np.flatnonzero(new)
+        whole = rows[begins[np.diff(np.append(begins, len(rows))) == pages]]
+        found.append(whole[whole < piece.stop])
+    return np.concatenate(found)
 
 
-def _together(words: Words, first: Ints, pages: int) -> Words:
-    """One number for the ``pages`` words from each of ``first`` on, in their order (u64)."""
+def _together(
+    words: npt.NDArray[np.unsignedinteger], first: Ints, pages: int, keys: Words | None = None
+) -> Words:
+    """One number for the ``pages`` words from each of ``first`` on, in their order (u64).
+
+    ``keys``: what the words are numbers of, to be taken in their place.
+    """
     found = np.zeros(len(first), np.uint64)
     for number in range(pages):
-        found = (found ^ words[first + number]) * _MIX
+        word = words[first + number]
+        found = (found ^ (word if keys is None else keys[word])) * _MIX
         found ^= found >> np.uint64(29)
     return found

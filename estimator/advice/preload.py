@@ -7,6 +7,7 @@ started is no such family: whoever has lost its parent is a child of init, too.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +15,12 @@ import pandas as pd
 
 from estimator.advice.attribution import page_bytes
 from estimator.advice.domains import by_family
-from estimator.arrays import Ints, Words
+from estimator.arrays import Ints
+from estimator.ksm.content_parts import rows_by_content
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.names import units_of
-from estimator.snapshot.snapshot import Snapshot, mapping_mm
+from estimator.snapshot.snapshot import Snapshot
 
 _INIT = 1
 
@@ -49,21 +51,30 @@ def preload(snapshot: Snapshot, prediction: Prediction) -> Preload:
     written after the fork is copied again.
     """
     size, parents = page_bytes(snapshot), snapshot.processes.get("parent_pid")
-    pairs = _holders(snapshot, prediction)
-    frames = pairs.drop_duplicates("frame")
-    merged = (len(frames) - frames["node"].nunique()) * size
-    empty = pd.DataFrame(columns=["unit", "comm", "parent_pid", "processes", "bytes_saved"])
-    if parents is None:
+    group = None if parents is None else siblings(snapshot)
+    merged, saved = 0, np.zeros(len(snapshot.processes), np.int64)
+    for pairs in _holders(snapshot, prediction):
+        merged += pairs["frame"].nunique() - pairs["node"].nunique()
+        if group is not None:
+            part = _saved(pairs.assign(group=group[pairs["mm"].to_numpy()]))
+            saved[part.index.to_numpy(np.int64)] += part.to_numpy(np.int64)
+    merged *= size
+    if parents is None or group is None:
+        empty = pd.DataFrame(columns=["unit", "comm", "parent_pid", "processes", "bytes_saved"])
         return Preload(empty, None, len(snapshot.processes), merged)
-    group = siblings(snapshot)
-    pairs["group"] = group[pairs["mm"].to_numpy()]
+    of_group = pd.Series(saved)
+    found = _named(snapshot, group, of_group[of_group > 0] * size)
+    return Preload(found, int(found["bytes_saved"].sum()), int(parents.isna().sum()), merged)
+
+
+def _saved(pairs: pd.DataFrame) -> pd.Series[int]:
+    """Frames by group, of ``pairs`` with the group of each process."""
     several = pairs.groupby("frame")["group"].transform("nunique") > 1
     pairs = pairs[~several & (pairs["group"] >= 0)]
     of_node = pairs.groupby(["group", "node"])["frame"].nunique()
     most = pairs.groupby(["group", "node", "mm"]).size().groupby(["group", "node"]).max()
-    saved = (of_node - most).groupby("group").sum()
-    found = _named(snapshot, group, saved[saved > 0] * size)
-    return Preload(found, int(found["bytes_saved"].sum()), int(parents.isna().sum()), merged)
+    saved: pd.Series[int] = (of_node - most).groupby("group").sum()
+    return saved
 
 
 def siblings(snapshot: Snapshot) -> Ints:
@@ -97,19 +108,22 @@ def siblings(snapshot: Snapshot) -> Ints:
     return found
 
 
-def _holders(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
-    """node, frame, mm: who maps the frames with data that end on each stable node."""
-    found, frame = prediction.credits, prediction.freed.frame_of_row
-    node = np.where(found.given_up, found.stable_node, -1)
+def _holders(snapshot: Snapshot, prediction: Prediction) -> Iterator[pd.DataFrame]:
+    """node, frame, mm: who maps the frames with data that end on each stable node, in parts.
+
+    All that end on one node are in one part.
+    """
+    found, frame_of_row = prediction.credits, prediction.freed.frame_of_row
+    node = np.where(found.given_up, found.stable_node, np.int32(-1))
     flags = snapshot.frames["flags"].to_numpy()
     node[: len(flags)][(flags & FrameFlag.ZERO) != 0] = -1
-    rows = np.flatnonzero(node[frame] >= 0)
-    columns: dict[str, Ints | Words] = {
-        "node": node[frame[rows]].astype(np.int64),
-        "frame": frame[rows].astype(np.int64),
-        "mm": mapping_mm(snapshot)[rows].astype(np.int64),
-    }
-    return pd.DataFrame(columns).drop_duplicates()
+    vma_of_row = snapshot.mappings["vma_id"].to_numpy()
+    mm_of_vma = snapshot.vmas["mm_id"].to_numpy()
+    for part in rows_by_content(prediction.freed.content, frame_of_row):
+        rows = part[node[frame_of_row[part]] >= 0]
+        frame = frame_of_row[rows]
+        columns = {"node": node[frame], "frame": frame, "mm": mm_of_vma[vma_of_row[rows]]}
+        yield pd.DataFrame(columns).astype(np.int64).drop_duplicates()
 
 
 def _named(snapshot: Snapshot, group: Ints, saved: pd.Series[int]) -> pd.DataFrame:

@@ -42,6 +42,7 @@ from estimator.cli.options import (
     snapshot_argument,
 )
 from estimator.cli.place import place, sketch
+from estimator.cli.room import COUNTERS, IN_MEMORY, max_memory_option, room_for
 from estimator.cli.source import Source, source_options, target_options
 from estimator.cli.streams import say, standard_streams
 from estimator.cli.trend import trend
@@ -123,17 +124,25 @@ def check(source: Source, as_json: bool, page_cost: bool) -> None:
 @later_option
 @policy_options
 @as_if_option
+@max_memory_option
 @_answer
 def predict(
-    snapshot: Path, later: Path | None, as_json: bool, min_coverage: float, **policy: Any
+    snapshot: Path,
+    later: Path | None,
+    max_memory: int | None,
+    as_json: bool,
+    min_coverage: float,
+    **policy: Any,
 ) -> None:
     """Say what ksmd would do with a snapshot."""
     from estimator.snapshot.store import open_snapshot
 
     others = bool(policy["as_if"])
-    reading = partial(open_snapshot, others=others, stored=not others)
-    second = reading(later) if later else None
-    _answer_with(reading(snapshot), policy, as_json, min_coverage, second)
+    need = IN_MEMORY if others else COUNTERS
+    with room_for(need, max_memory) as allow:
+        reading = partial(open_snapshot, others=others, stored=not others, allow=allow)
+        second = reading(later) if later else None
+        _answer_with(reading(snapshot), policy, as_json, min_coverage, second)
 
 
 @cli.command()

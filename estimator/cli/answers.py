@@ -27,6 +27,7 @@ from estimator.cli.options import (
 )
 from estimator.cli.private_file import require_new, write_private
 from estimator.cli.quantities import Cost
+from estimator.cli.room import ADVICE, COUNTERS, REPORT, max_memory_option, room_for
 from estimator.cli.streams import say
 from estimator.cli.whatif import read_labels, show_why
 from estimator.errors import (
@@ -98,6 +99,7 @@ _advice_options = options(
     help="Sort tables by this column: net, scanned, pid ...",
 )
 @_advice_options
+@max_memory_option
 @min_coverage_option
 @json_option
 @html_option
@@ -118,6 +120,7 @@ def report(
     force: bool,
     top: int | None,
     sort: str | None,
+    max_memory: int | None,
     min_coverage: float,
     **chosen: Any,
 ) -> None:
@@ -133,18 +136,25 @@ def report(
     if html is not None and as_json:
         raise UsageError("--json and --html are two reports", hint="ask for one, then the other")
     require_new(html, force)
-    opened = open_snapshot(snapshot, stored=True)
     advice, policy = _split(chosen)
     if vma is not None and not why:
         raise UsageError("--vma goes with --why")
-    if why:
-        if html is not None:
-            raise UsageError("--why has no page", hint="leave out --html")
-        _refuse_advice_options()
-        show_why(opened, policy, vma, as_json, min_coverage)
-        return
+    if why and html is not None:
+        raise UsageError("--why has no page", hint="leave out --html")
     if html is None:
         _refuse_advice_options()
+    need = ADVICE if html else COUNTERS if as_json and not why else REPORT
+    with room_for(need, max_memory) as allow:
+        opened = open_snapshot(snapshot, stored=True, allow=allow)
+        if why:
+            show_why(opened, policy, vma, as_json, min_coverage)
+            return
+        if html is not None:
+            page, coverage = _page(opened, policy, advice)
+            write_private(html, page, force)
+            note(f"wrote {html}")
+            require_coverage(coverage, min_coverage)
+            return
         if opened.info.get("without_contents"):
             answer_with_bound(opened, Policy(**policy), as_json, min_coverage, top, sort)
             return
@@ -154,22 +164,23 @@ def report(
         else:
             render_story(opened, prediction, make_console(sys.stdout), _tables(top, sort))
         require_coverage(prediction.coverage, min_coverage)
-        return
-    page, coverage = _page(opened, policy, advice)
-    write_private(html, page, force)
-    note(f"wrote {html}")
-    require_coverage(coverage, min_coverage)
 
 
 @click.command()
 @snapshot_argument
 @policy_options
 @_advice_options
+@max_memory_option
 @top_option
 @min_coverage_option
 @json_option
 def advise(
-    snapshot: Path, as_json: bool, top: int | None, min_coverage: float, **chosen: Any
+    snapshot: Path,
+    as_json: bool,
+    top: int | None,
+    max_memory: int | None,
+    min_coverage: float,
+    **chosen: Any,
 ) -> None:
     """Say what to opt in, how to set ksmd, and at what risk."""
     from estimator.report.as_json import plan_json
@@ -177,14 +188,15 @@ def advise(
     from estimator.report.text import render_plan
     from estimator.snapshot.store import open_snapshot
 
-    opened = open_snapshot(snapshot, stored=True)
     advice, policy = _split(chosen)
-    plan, schedule, risk = _advise(opened, policy, advice)
-    if as_json:
-        click.echo(json.dumps(plan_json(plan, schedule, risk)))
-    else:
-        render_plan(opened, plan, schedule, risk, make_console(sys.stdout), _tables(top))
-    require_coverage(plan.everything.coverage, min_coverage)
+    with room_for(ADVICE, max_memory) as allow:
+        opened = open_snapshot(snapshot, stored=True, allow=allow)
+        plan, schedule, risk = _advise(opened, policy, advice)
+        if as_json:
+            click.echo(json.dumps(plan_json(plan, schedule, risk)))
+        else:
+            render_plan(opened, plan, schedule, risk, make_console(sys.stdout), _tables(top))
+        require_coverage(plan.everything.coverage, min_coverage)
 
 
 @click.command()

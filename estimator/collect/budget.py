@@ -25,7 +25,7 @@ def refuse_beyond(max_memory_mib: int | None, mappings: int, *, running: bool) -
     Without it, ResourceError if they may take more than there is.
     """
     needed = needed_bytes(mappings, running=running)
-    needed_mib = _mib(needed)
+    needed_mib = mib(needed)
     mapped = f"{mappings:,} pages are mapped: that may take {needed_mib:,} MiB"
     if max_memory_mib is None:
         require_room(mapped, needed)
@@ -38,22 +38,23 @@ def refuse_beyond(max_memory_mib: int | None, mappings: int, *, running: bool) -
 
 def require_room_to_start() -> None:
     """Raise ResourceError where there is no room for even the smallest system."""
-    require_room(f"reading a system takes {_mib(_FIXED_BYTES):,} MiB", _FIXED_BYTES)
+    require_room(f"reading a system takes {mib(_FIXED_BYTES):,} MiB", _FIXED_BYTES)
 
 
-def require_room(why: str, needed: int) -> None:
+def require_room(why: str, needed: int, *, unit: str = "") -> None:
     """Raise ResourceError, telling ``why``, unless there is room for ``needed`` bytes.
 
-    What we have of them already counts.
+    What we have of them already counts. ``unit``: of MiB, as the command's --max-memory takes it.
     """
     room = memory_room()
     if room is None or needed - own_bytes() <= room.free_bytes:
         return
     raise ResourceError(
         f"{why}, and {room.where} has room for {max(0, room.free_bytes) >> 20:,} MiB more",
-        hint=f"give it more, or to try all the same: --max-memory {_mib(needed)}",
+        hint=f"give it more, or to try all the same: --max-memory {mib(needed)}{unit}",
     )
 
 
-def _mib(size: int) -> int:
+def mib(size: int) -> int:
+    """Bytes as MiB, rounded up."""
     return -(-size // (1 << 20))

@@ -260,19 +260,24 @@ def check_output(path: Path, *, replace: bool = False) -> None:
 
 
 def open_snapshot(
-    path: str | os.PathLike[str], *, others: bool = True, stored: bool = False
+    path: str | os.PathLike[str],
+    *,
+    others: bool = True,
+    stored: bool = False,
+    allow: Callable[[int, int], None] | None = None,
 ) -> Snapshot:
     """Read the snapshot ``path``: a directory, a tar archive of it, or - for one on stdin.
 
     Without ``others`` the tables of other than anonymous memory are passed over, if there are any.
     ``stored``: mappings and frames stay in their files, and are read column by column, each time
-    that they are asked for. Format 1 is read too. Raises TargetError for a missing file, a newer
-    format, a missing column, a wrong type, and for rows whose order or numbers can't be those of a
-    collection (``checks``); CannotAnswerError for more rows than there are numbers for.
+    that they are asked for. Format 1 is read too. ``allow`` is called with the numbers of mappings
+    and frames before any of them is read, and may raise. Raises TargetError for a missing file, a
+    newer format, a missing column, a wrong type, and for rows whose order or numbers can't be those
+    of a collection (``checks``); CannotAnswerError for more rows than there are numbers for.
     """
     from estimator.snapshot.checks import check_snapshot
     from estimator.snapshot.format_1 import from_format_1
-    from estimator.snapshot.read_tables import read_table
+    from estimator.snapshot.read_tables import count_rows, read_table
     from estimator.snapshot.snapshot import Snapshot
 
     place = Path(path)
@@ -290,6 +295,12 @@ def open_snapshot(
     wanted = list(SCHEMAS)
     if others and info.get("contents", CONTENTS[0]) != CONTENTS[0]:
         wanted += OTHERS
+    if allow is not None:
+        mappings, frames = (
+            sum(count_rows(place, files, name) for name in wanted if name.endswith(kind))
+            for kind in ("mappings", "frames")
+        )
+        allow(mappings, frames)
     stored = stored and version == FORMAT_VERSION
     tables: dict[str, Any] = {
         name: read_table(place, files, name, version, stored=stored) for name in wanted
