@@ -273,8 +273,8 @@ def main() -> None:
         _fail(_usage_words(error), error.exit_code)
     except click.Abort:
         _fail("interrupted", EXIT_INTERRUPTED)
-    except KeyboardInterrupt as told:
-        _fail(str(told) or "interrupted", EXIT_INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        _fail(str(interrupt) or "interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of our stdout has gone: not our failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
