@@ -19,7 +19,7 @@ from drgn import Architecture, Platform, Program
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from estimator.arrays import Bytes, Mask, Words
+from estimator.arrays import Bytes, Ints, Mask, Words
 from estimator.collect.hashing import digest_of
 from estimator.errors import TargetError
 from estimator.kernel import memory
@@ -132,6 +132,29 @@ def test_digests_of_an_elf_dump(
     assert not found[~np.array(there)].any()
 
 
+@pytest.mark.parametrize("read", [MappedElf.batches, Memory.batches], ids=["mapped", "by frames"])
+@pytest.mark.parametrize("seed", range(5))
+def test_batches_of_an_elf_dump(
+    seed: int,
+    read: Callable[[Memory, Words, Bytes, int], Iterator[tuple[Ints, Bytes]]],
+    dump: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    elf = opened(dump, monkeypatch)
+    random = np.random.default_rng(seed)
+    pfns, most = random.integers(0, 1700, 900).astype(np.uint64), 1 + 16 * seed
+    if seed:
+        pfns.sort()
+    unknown = np.full(len(pfns), 99, np.uint8)
+    rows: list[int] = []
+    for batch, data in read(elf, pfns, unknown, most):
+        assert len(batch) == len(data) <= most
+        assert [bytes(each) for each in data] == [page(n) for n in pfns[batch].tolist()]
+        rows += batch.tolist()
+    assert (unknown == elf.frames(pfns)[1]).all()
+    assert rows == np.flatnonzero(unknown == Unknown.HASHED).tolist()
+
+
 def test_structs_of_an_elf_dump(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elf = opened(dump, monkeypatch)
     members = {
@@ -194,6 +217,10 @@ def test_a_dump_that_shrinks_while_it_is_read(dump: Path, monkeypatch: pytest.Mo
     assert (unknown == [Unknown.HASHED] * 50 + [Unknown.UNREADABLE] * 50).all()
     assert hashes[:50].all()
     assert not hashes[50:].any()
+    codes = np.empty(100, np.uint8)
+    batches = list(elf.batches(np.arange(1500, 1600, dtype=np.uint64), codes, 64))
+    assert np.concatenate([rows for rows, _ in batches]).tolist() == list(range(50))
+    assert (codes == unknown).all()
 
 
 def open_files() -> list[str]:

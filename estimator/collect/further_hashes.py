@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from estimator.arrays import Bytes, Columns, Ints, Words
+from estimator.arrays import Bytes, Columns, Ints, Mask, Words
 from estimator.collect.hashing import zero_hash
 
 PAGES_AT_ONCE = 64  # 256 KiB: they and what is made of them stay in the cache
@@ -68,7 +68,9 @@ class Areas:
             ((end[beyond] - _ONE) >> _HALF) + _ONE,
         )
         self._upper, self._uppers = upper.astype(np.uint32), (last - upper).astype(np.uint32)
-        self._room, self._copies = np.empty(0, np.uint32), np.empty((0, 0), np.uint64)
+        self._least = np.where(self._bytes > 0, self._low, upper << _HALF)
+        self._end = np.where(self._uppers > 0, last << _HALF, above)
+        self._room, self._copies = np.empty(0, np.uint64), np.empty((0, 0), np.uint64)
 
     def without_addresses(self, words: Words, mm: Ints) -> tuple[Ints, Words]:
         """The rows of ``words`` (u64 (n, m)) that have an address of their mm, and these as zeroes.
@@ -76,19 +78,34 @@ class Areas:
         ``mm``: of each row, -1 for none. The next call uses the memory of these rows again.
         """
         if self._room.size < words.size:
-            self._room = np.empty(words.size, np.uint32)  # fresh memory costs more than work
+            self._room = np.empty(words.size, np.uint64)  # fresh memory costs more than work
             self._copies = np.empty_like(words)
-        upper = self._room[: words.size].reshape(words.shape)
-        np.copyto(upper, words.view(np.uint32)[:, 1::2])
-        upper -= self._upper[mm]
-        inside = upper < self._uppers[mm]
-        low = np.flatnonzero(self._bytes[mm, 0])
-        if len(low):
-            inside[low] |= words[low] - self._low[mm[low]] < self._bytes[mm[low]]
+        if (mm == mm[:1]).all():
+            inside = self._inside(words, mm[:1])
+        else:  # one range for all of them costs less than one for each row
+            least = self._least[mm].min()
+            distance = np.subtract(words, least, out=self._room_for(words))
+            may = np.flatnonzero((distance < self._end[mm].max() - least).any(axis=1))
+            inside = np.zeros(words.shape, np.bool_)
+            inside[may] = self._inside(words[may], mm[may])
         rows = np.flatnonzero(inside.any(axis=1))
         found = np.take(words, rows, axis=0, out=self._copies[: len(rows)], mode="clip")
         found.reshape(-1)[np.flatnonzero(inside[rows])] = 0
         return rows, found
+
+    def _inside(self, words: Words, mm: Ints) -> Mask:
+        """bool (n, m): which of ``words`` are addresses. ``mm``: of each row, or one for all."""
+        upper = self._room.view(np.uint32)[: words.size].reshape(words.shape)
+        np.copyto(upper, words.view(np.uint32)[:, 1::2])
+        upper -= self._upper[mm]
+        inside: Mask = upper < self._uppers[mm]
+        if self._bytes[mm].any():
+            distance = np.subtract(words, self._low[mm], out=self._room_for(words))
+            inside |= distance < self._bytes[mm]
+        return inside
+
+    def _room_for(self, words: Words) -> Words:
+        return self._room[: words.size].reshape(words.shape)
 
 
 def _outermost(

@@ -112,14 +112,12 @@ def _hash(
         columns["hash"][rows], columns["unknown"][rows] = found
         return
     hasher, mm = further
-    for first in range(0, len(rows), PAGES_AT_ONCE):
-        some = rows[first : first + PAGES_AT_ONCE]
-        data, columns["unknown"][some] = memory.frames(pfns[some])
-        known = columns["unknown"][some] == Unknown.HASHED
-        if not known.all():
-            some, data = some[known], data[known]
+    unknown = np.empty(len(rows), np.uint8)
+    for batch, data in memory.batches(pfns[rows], unknown, PAGES_AT_ONCE):
+        some = rows[batch]
         for name, values in hasher.of_all(data, mm[some]).items():
             columns[name][some] = values
+    columns["unknown"][rows] = unknown
 
 
 def _moved(before: PageInfo, after: PageInfo) -> Mask:

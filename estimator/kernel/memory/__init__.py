@@ -5,7 +5,7 @@ Whatever can't be read is reported as such; it never comes back as zeroes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from drgn import Architecture, BadDataError, FaultError, Program
 from drgn.helpers.linux.mm import phys_to_virt
 
-from estimator.arrays import Bytes, Mask, Words
+from estimator.arrays import Bytes, Ints, Mask, Words
 from estimator.collect.limits import is_own_limit
 from estimator.kernel.arch import aarch64
 from estimator.kernel.memory.intervals import runs
@@ -83,6 +83,18 @@ class Memory:
         for start, stop in runs(pfns, RUN_PAGES):
             self._read_run(int(pfns[start]), data[start:stop], unknown[start:stop])
         return data, unknown
+
+    def batches(self, pfns: Words, unknown: Bytes, most: int) -> Iterator[tuple[Ints, Bytes]]:
+        """Those of the frames ``pfns`` that can be read, at most ``most`` at a time.
+
+        Which, i64 (m,), and what is in them, u8 (m, page_bytes), valid until the next batch. The
+        ``Unknown`` codes of all are written to ``unknown``, u8 (n,).
+        """
+        for first in range(0, len(pfns), most):
+            data, codes = self.frames(pfns[first : first + most])
+            unknown[first : first + most] = codes
+            known = np.flatnonzero(codes == Unknown.HASHED)
+            yield first + known, data if len(known) == len(data) else data[known]
 
     def unknown(self, pfns: Words) -> Bytes:
         """Why the frames ``pfns`` can't be read as far as known beforehand, u8 (n,)."""

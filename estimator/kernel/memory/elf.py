@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Program
 
-from estimator.arrays import Bytes, Mask, Words
+from estimator.arrays import Bytes, Ints, Mask, Words
 from estimator.collect.limits import is_own_limit
 from estimator.kernel.dump.file import DumpFile
 from estimator.kernel.dump.page_cache import PageCache
@@ -74,14 +74,34 @@ class MappedElf(Memory):
         found[known[readable]] = values
         return found, unknown
 
+    def batches(self, pfns: Words, unknown: Bytes, most: int) -> Iterator[tuple[Ints, Bytes]]:
+        """See ``Memory.batches``."""
+        offsets, unknown[:] = self._locate(pfns << np.uint64(self.page_shift), self.page_bytes)
+        known = np.flatnonzero(unknown == Unknown.HASHED)
+        pages = np.frombuffer(self._buffer, np.uint8).reshape(-1, self.page_bytes)
+        batch, filled = [known[:0]], 0
+        for start, stop in runs(self._numbers(offsets[known]), most):
+            if filled + stop - start > most:
+                yield np.concatenate(batch), pages[:filled]
+                batch, filled = [], 0
+            got = self._fill(stop - start, int(offsets[known[start]]), filled)
+            batch.append(known[start : start + got])
+            unknown[known[start + got : stop]] = Unknown.UNREADABLE
+            filled += got
+        if filled:
+            yield np.concatenate(batch), pages[:filled]
+
+    def _numbers(self, offsets: Words) -> Words:
+        """Of pages in the file; those of segments that begin within a page adjoin no others."""
+        skew = offsets & np.uint64(self.page_bytes - 1)
+        return (skew << np.uint64(64 - self.page_shift)) | (offsets >> np.uint64(self.page_shift))
+
     def _read(self, offsets: Words, readable: Mask) -> Iterator[list[memoryview]]:
         """The pages at ``offsets``, run by run, each in the place of the one before.
 
         What can't be read is left out, and False in ``readable``.
         """
-        skew = offsets & np.uint64(self.page_bytes - 1)  # of the segment in the file
-        number = (skew << np.uint64(64 - self.page_shift)) | (offsets >> np.uint64(self.page_shift))
-        rows = self._rows
+        number, rows = self._numbers(offsets), self._rows
         for start, stop in runs(number, RUN_PAGES, BRIDGED_PAGES + 1):
             place = number[start:stop] - number[start]
             pages = int(place[-1]) + 1
@@ -96,10 +116,11 @@ class MappedElf(Memory):
         self._opened.close()
         self.__dict__.pop("_file", None)  # unmapped with its last view
 
-    def _fill(self, pages: int, offset: int) -> int:
-        """Read ``pages`` from ``offset`` on into the buffer; how many could be read."""
+    def _fill(self, pages: int, offset: int, first: int = 0) -> int:
+        """Read ``pages`` from ``offset`` on to page ``first`` of the buffer; how many were read."""
+        room = self._buffer[first * self.page_bytes : (first + pages) * self.page_bytes]
         try:
-            got = os.preadv(self._descriptor, [self._buffer[: pages * self.page_bytes]], offset)
+            got = os.preadv(self._descriptor, [room], offset)
         except OSError as error:
             if is_own_limit(error):
                 raise
