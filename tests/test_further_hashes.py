@@ -74,6 +74,22 @@ def test_pages_of_several_processes_in_one_go() -> None:
     assert data[0].view(np.uint64)[1] == 0x1000  # what is read stays as it is
 
 
+WORDS = st.sampled_from(
+    [0, 5, 0xFFF, 0x1000, 0x2FFF, 0x3FFF, 0x5800, 0x8FFF, 0x9000, 1 << 32, 2 << 32, (2 << 32) - 1]
+    + [(5 << 32) - 1, 5 << 32, 6 << 32 | 0x3000, 7 << 32, (1 << 64) - 1]
+)
+
+
+@given(st.lists(st.tuples(st.integers(-1, 4), WORDS, WORDS), min_size=1, max_size=8))
+def test_whose_page_it_is_counts_row_by_row(rows: list[tuple[int, int, int]]) -> None:
+    words = np.array([row[1:] for row in rows], np.uint64)
+    mm = np.array([row[0] for row in rows])
+    expected = [[is_address(word, of) for word in two] for of, *two in rows]
+    found, without = areas().without_addresses(words, mm)
+    assert found.tolist() == [n for n, inside in enumerate(expected) if any(inside)]
+    assert (without == np.where(expected, 0, words)[found]).all()
+
+
 def test_the_ends_are_left_out_and_pieces_are_in_order() -> None:
     data = np.random.default_rng(1).integers(0, 256, (3, PAGE), dtype=np.uint8)
     found = Further(BOTH, SEED, areas()).of_all(data, np.full(3, -1))
