@@ -27,6 +27,7 @@ from estimator.advice.host import machine_names
 from estimator.arrays import Words
 from estimator.errors import CannotAnswerError, TargetError, UsageError
 from estimator.fleet.kinds import kind_of
+from estimator.fleet.storage import first_line
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import ask
 from estimator.snapshot.identity import Identity
@@ -187,9 +188,8 @@ def read_sketches(paths: Sequence[Path]) -> list[Sketch]:
                 raise pa.ArrowInvalid("its columns are others")
             rows = table.cast(_SCHEMA).to_pylist()
         except (OSError, pa.ArrowException) as error:
-            what = str(error).splitlines()[0]
             raise TargetError(
-                f"{path} is no sketch: {what}",
+                f"{path} is no sketch: {first_line(error)}",
                 hint="make one with: ksm-estimator fleet sketch SNAPSHOT -o FILE",
             ) from error
         for row in rows:

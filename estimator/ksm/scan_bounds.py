@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -91,8 +92,11 @@ def scan_bounds(
         return ScanBounds(scans, scans, [])
     early, late = times, times
     if blocked is not None:
-        late = _later(case, fate, prediction, times, blocked)
-        early = _at_once(case, fate, prediction, times, blocked) if blocked.ages else times
+        since, delay = blocked.since, blocked.delay
+        changed = partial(_all_doubtful, case, fate, prediction, times, blocked)
+        late = changed(lambda when: _delayed(case, when, delay))  # until the last it can wait for
+        if blocked.ages:
+            early = changed(lambda when: np.full(len(when), since))
     if seen:
         early = _moved(early, -1)
         late = _moved(times, LATEST) if case.rules.smart_scan else late
@@ -181,7 +185,7 @@ def _blocked(case: Case, solved: Solved, fate: Fate, times: Times) -> _Blocked |
         folios=folios,
         zeroes=waiting > 0,
         until=int(_delayed(case, np.array([last]), delay)[0]),
-        ages=smart_scan_forgets(case) and solved.ordered is not None,
+        ages=_smart_scan_forgets(case) and solved.ordered is not None,
     )
 
 
@@ -217,28 +221,6 @@ def _doubtful(case: Case, solved: Solved, fate: Fate, since: int, row: int) -> M
         doubtful[contents.of_frame[case.frame_of_row[solved.ordered.rows]]] = True
     doubtful[contents.of_frame[facts.zero & facts.known]] = False
     return doubtful
-
-
-def _later(
-    case: Case, fate: Fate, prediction: Prediction, times: Times, blocked: _Blocked
-) -> Times:
-    """``times`` if all that is doubtful waits until the last scan that it can wait for."""
-
-    def wait(when: Scans) -> Ints:
-        return _delayed(case, when, blocked.delay)
-
-    return _all_doubtful(case, fate, prediction, times, blocked, wait)
-
-
-def _at_once(
-    case: Case, fate: Fate, prediction: Prediction, times: Times, blocked: _Blocked
-) -> Times:
-    """``times`` if nothing that is doubtful waits for its turn."""
-
-    def at_once(when: Scans) -> Ints:
-        return np.full(len(when), blocked.since)
-
-    return _all_doubtful(case, fate, prediction, times, blocked, at_once)
 
 
 def _all_doubtful(
@@ -319,7 +301,7 @@ def _unshared_of_blocked(
     return least, most
 
 
-def smart_scan_forgets(case: Case) -> bool:
+def _smart_scan_forgets(case: Case) -> bool:
     """Whether smart_scan takes an item for new after break_cow()."""
     return case.rules.smart_scan and case.rules.break_cow_forgets
 
