@@ -38,7 +38,8 @@ def test_types_symbols_and_features(series: str, lab: RunWorkload) -> None:
 def test_the_page(tmp_path: Path) -> None:
     row = Row("6.18.15", {feature.name: "yes" for feature in FEATURES}, "–")
     old = Row("6.9.1", {"smart_scan": "no\\*"}, "`x` in `struct y`")
-    lines = page([row, old]).splitlines()[-2:]
+    lines = [line for line in page([row, old]).splitlines() if line.startswith(("| 6.9", "| 6.18"))]
+    assert len(lines) == 2
     assert lines[0].startswith("| 6.9.1 | ? |")
     assert "no\\*" in lines[0]
     assert lines[0].endswith("| `x` in `struct y` |")

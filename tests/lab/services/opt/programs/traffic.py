@@ -4,10 +4,13 @@ import socket
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 
 KEYS = 10_000
 AT_ONCE = 500
+PHP_WORKERS = 6
+ANSWERS = 6
 
 
 def requests(port: int, count: int = 20, path: str = "?first=%d") -> None:
@@ -15,6 +18,16 @@ def requests(port: int, count: int = 20, path: str = "?first=%d") -> None:
         url = f"http://127.0.0.1:{port}/{path}" % (number * 100)
         with urllib.request.urlopen(url, timeout=600) as answer:
             assert answer.read()
+
+
+def php(port: int) -> None:
+    """Until every worker has answered so often that it takes no more memory."""
+    answers: Counter[str] = Counter()
+    while len(answers) < PHP_WORKERS or min(answers.values()) < ANSWERS:
+        url = f"http://127.0.0.1:{port}/prices.php?first={answers.total() * 100}"
+        with urllib.request.urlopen(url, timeout=600) as answer:
+            assert answer.read()
+            answers[answer.headers["Worker"]] += 1
 
 
 def store(port: int, command: Callable[[bytes, bytes], bytes], stored: bytes) -> None:
@@ -48,7 +61,7 @@ def wait_for(port: int) -> None:
 TRAFFIC: dict[str, list[tuple[int, Callable[[int], None]]]] = {
     "memcached": [(11211, memcached)],
     "redis": [(port, redis) for port in (6381, 6382, 6383)],
-    "php": [(8000, lambda port: requests(port, 20, "prices.php?first=%d"))],
+    "php": [(8000, php)],
     "flask-each": [(8001, requests)],
     "flask-preload": [(8002, requests)],
     "node": [(8003, requests)],

@@ -1,4 +1,5 @@
 <?php
+header("Worker: " . getmypid());
 $prices = [];
 for ($number = 0; $number < 20000; $number++) {
     $prices["article $number"] = $number * 7919 % 10007 / 100;
