@@ -34,7 +34,7 @@ def test_every_frame_is_counted_once(
 
 
 @given(worn(), st.booleans())
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_parts_of_all_processes_are_the_whole(snapshot: Snapshot, zero_pages: bool) -> None:
     """Whoever a page is shared with: nobody gets more of it for coming first."""
     policy = Policy(scope="enabled", use_zero_pages=zero_pages)

@@ -119,7 +119,7 @@ def played(case: Case, kind: type[Ksmd] = Ksmd, within_scans: int = 0) -> pd.Dat
     return pd.DataFrame(table)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=70, deadline=None, suppress_health_check=list(HealthCheck))
 @given(systems())
 def test_every_scan_equals_ksmd_played_item_by_item(system: System) -> None:
     assert_as_played(system)

@@ -75,7 +75,7 @@ def played(case: Case) -> Iterator[tuple[int, int, dict[str, int]]]:
         waiting = new if scan > 1 else set()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(systems())
 def test_every_counter_after_every_page(made: System) -> None:
     snapshot = made.snapshot()

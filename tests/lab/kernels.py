@@ -28,7 +28,7 @@ SERIES = ("7.3", "7.2", "6.12", "6.1", "5.10")
 RECENT = SERIES[:3]
 """Those with PR_SET_MEMORY_MERGE, smart_scan and folios of any size."""
 IN_FULL = ("7.3", "6.12", "6.1")
-"""Those on which all tests run; a third of the workloads runs on the others too."""
+"""Those on which all tests of the reader run."""
 IMAGE_ONLY = ("7.1", "7.0", "6.19")
 """Of these there are no modules either."""
 WITHOUT_SYMBOLS = (*IMAGE_ONLY, "6.18", "6.17", "6.16")
