@@ -13,7 +13,10 @@ MAPPINGS = 8_000_000
 def test_a_running_system_takes_more_than_a_dump() -> None:
     """Measured on 8 M mappings of a running system: 128 bytes each while two walks are compared."""
     assert needed_bytes(MAPPINGS, running=True) - needed_bytes(0, running=True) > 128 * MAPPINGS
-    limit_mib = needed_bytes(MAPPINGS, running=False) // (1 << 20) + 1
-    refuse_beyond(limit_mib, MAPPINGS, running=False)
-    with pytest.raises(UsageError, match=f"--max-memory {limit_mib:,}"):
-        refuse_beyond(limit_mib, MAPPINGS, running=True)
+    limit = needed_bytes(MAPPINGS, running=False)
+    refuse_beyond(limit, MAPPINGS, running=False)
+    with pytest.raises(UsageError, match=f"more than --max-memory {-(-limit >> 20)}M") as refused:
+        refuse_beyond(limit, MAPPINGS, running=True)
+    assert refused.value.hint
+    enough = int(refused.value.hint.partition("--max-memory ")[2].partition("M")[0]) << 20
+    refuse_beyond(enough, MAPPINGS, running=True)

@@ -269,7 +269,7 @@ def test_a_memory_cgroup_that_is_nearly_full_is_told_before_it_kills(
     assert status == 1, text
     assert len(text.splitlines()) == 1
     assert f"the memory cgroup {cgroup} has room for" in text
-    assert "--max-memory 200" in text
+    assert "--max-memory 200M" in text
     assert not list(tmp_path.iterdir())
     status, text = shell(f"{enter} && exec {ESTIMATOR} check --procfs")
     assert status == 1, text

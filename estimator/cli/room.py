@@ -84,7 +84,7 @@ def _require(need: Need, mappings: int, frames: int, max_bytes: int | None) -> N
     needed = need.bytes_for(mappings, frames)
     about = f"{mappings:,} mappings of {frames:,} frames may take {mib(needed):,} MiB"
     if max_bytes is None:
-        require_room(about, needed, unit="M")
+        require_room(about, needed)
     elif needed > max_bytes:
         raise UsageError(
             f"{about}, more than --max-memory {mib(max_bytes)}M",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from estimator.cli.options import Command, options
+from estimator.cli.quantities import Size
 from estimator.collect.budget import require_room_to_start
 from estimator.collect.limits import own_limits
 from estimator.collect.load import Pace, lower_priority
@@ -105,7 +106,7 @@ class Source:
                     seed=seed,
                     wanted=self.wanted,
                     progress=progress,
-                    max_memory_mib=self.max_memory,
+                    max_memory_bytes=self.max_memory,
                 )
         if self.max_memory is None:
             require_room_to_start()
@@ -142,7 +143,7 @@ class Source:
                 wanted=self.wanted,
                 progress=progress,
                 pace=pace,
-                max_memory_mib=self.max_memory,
+                max_memory_bytes=self.max_memory,
             )
         from estimator.kernel.collect import gather
         from estimator.kernel.running import open_live, open_qemu
@@ -157,7 +158,7 @@ class Source:
             wanted=self.wanted,
             progress=progress,
             pace=pace,
-            max_memory_mib=self.max_memory,
+            max_memory_bytes=self.max_memory,
         )
 
     def findings(self) -> Findings:
@@ -276,9 +277,9 @@ _reading_options = options(
     ),
     click.option(
         "--max-memory",
-        type=click.IntRange(min=1),
-        metavar="MIB",
-        help="Refuse to start if more memory may be needed.",
+        type=Size(),
+        metavar="SIZE",
+        help="Refuse to start if more memory may be needed (8G, 512M).",
     ),
 )
 

@@ -19,20 +19,19 @@ def needed_bytes(mappings: int, *, running: bool) -> int:
     return _FIXED_BYTES + each * mappings
 
 
-def refuse_beyond(max_memory_mib: int | None, mappings: int, *, running: bool) -> None:
-    """Raise UsageError if ``mappings`` may take more memory than ``max_memory_mib`` allows.
+def refuse_beyond(max_memory_bytes: int | None, mappings: int, *, running: bool) -> None:
+    """Raise UsageError if ``mappings`` may take more memory than ``max_memory_bytes`` allows.
 
     Without it, ResourceError if they may take more than there is.
     """
     needed = needed_bytes(mappings, running=running)
-    needed_mib = mib(needed)
-    mapped = f"{mappings:,} pages are mapped: that may take {needed_mib:,} MiB"
-    if max_memory_mib is None:
+    mapped = f"{mappings:,} pages are mapped: that may take {mib(needed):,} MiB"
+    if max_memory_bytes is None:
         require_room(mapped, needed)
-    elif needed_mib > max_memory_mib:
+    elif needed > max_memory_bytes:
         raise UsageError(
-            f"{mapped}, more than --max-memory {max_memory_mib:,}",
-            hint="raise the limit, or take a dump and read it elsewhere",
+            f"{mapped}, more than --max-memory {mib(max_memory_bytes)}M",
+            hint=f"--max-memory {mib(needed)}M, or take a dump and read it elsewhere",
         )
 
 
@@ -41,17 +40,17 @@ def require_room_to_start() -> None:
     require_room(f"reading a system takes {mib(_FIXED_BYTES):,} MiB", _FIXED_BYTES)
 
 
-def require_room(why: str, needed: int, *, unit: str = "") -> None:
+def require_room(why: str, needed: int) -> None:
     """Raise ResourceError, telling ``why``, unless there is room for ``needed`` bytes.
 
-    What we have of them already counts. ``unit``: of MiB, as the command's --max-memory takes it.
+    What we have of them already counts.
     """
     room = memory_room()
     if room is None or needed - own_bytes() <= room.free_bytes:
         return
     raise ResourceError(
         f"{why}, and {room.where} has room for {max(0, room.free_bytes) >> 20:,} MiB more",
-        hint=f"give it more, or to try all the same: --max-memory {mib(needed)}{unit}",
+        hint=f"give it more, or to try all the same: --max-memory {mib(needed)}M",
     )
 
 

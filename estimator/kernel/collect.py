@@ -108,7 +108,7 @@ def collect(
     wanted: Wanted | None = None,
     progress: Progress = silent,
     pace: Pace | None = None,
-    max_memory_mib: int | None = None,
+    max_memory_bytes: int | None = None,
 ) -> Snapshot:
     """What ``gather`` finds, with its arguments and errors, as DataFrames."""
     return gather(
@@ -119,7 +119,7 @@ def collect(
         wanted=wanted,
         progress=progress,
         pace=pace,
-        max_memory_mib=max_memory_mib,
+        max_memory_bytes=max_memory_bytes,
     ).snapshot()
 
 
@@ -132,7 +132,7 @@ def gather(
     wanted: Wanted | None = None,
     progress: Progress = silent,
     pace: Pace | None = None,
-    max_memory_mib: int | None = None,
+    max_memory_bytes: int | None = None,
 ) -> Gathered:
     """Everything a prediction needs from the open ``target``; ``seed`` is the hash's.
 
@@ -144,7 +144,7 @@ def gather(
 
     Raises CannotAnswerError if that kernel has no KSM or is not supported, or if a dump has no user
     pages and contents are asked for; TargetError if it can't be read, UsageError if more than
-    ``max_memory_mib`` may be needed, ResourceError if this machine lacks memory, processes or
+    ``max_memory_bytes`` may be needed, ResourceError if this machine lacks memory, processes or
     files.
     """
     from estimator.kernel.failures import reading
@@ -162,7 +162,7 @@ def gather(
             progress,
             pace or Pace(None),
         )
-        return collector.gather(max_memory_mib)
+        return collector.gather(max_memory_bytes)
 
 
 class _Collector:
@@ -189,7 +189,7 @@ class _Collector:
         self._pace = pace
         self._started = datetime.datetime.now(datetime.UTC)
 
-    def gather(self, max_memory_mib: int | None) -> Gathered:
+    def gather(self, max_memory_bytes: int | None) -> Gathered:
         from estimator.kernel.address_spaces import AddressSpaces
         from estimator.kernel.clock import uptime_seconds, wall_clock
         from estimator.kernel.cmdlines import read_cmdlines
@@ -214,10 +214,10 @@ class _Collector:
                 raise TargetError(f"{self._target.warnings[0]} (no process can be read)")
             raise CannotAnswerError("no process with user memory was found in this kernel")
         running = self._target.running  # in a damaged dump the counters may be anything
-        if running or max_memory_mib is not None:
+        if running or max_memory_bytes is not None:
             mapped_pages = anonymous_pages(self._prog, self._memory, mms.addresses)
             mapped_pages += other_pages(self._prog, self._memory, mms.addresses, self._contents)
-            refuse_beyond(max_memory_mib, mapped_pages, running=running)
+            refuse_beyond(max_memory_bytes, mapped_pages, running=running)
         vmas = read_vmas(self._prog, self._memory, mms)
         pages = PageArray(self._prog, self._memory)
         spaces = AddressSpaces(self._prog, self._memory, mms, vmas, self._contents)

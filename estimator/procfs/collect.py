@@ -89,7 +89,7 @@ def collect_procfs(
     wanted: Wanted | None = None,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],
-    max_memory_mib: int | None = None,
+    max_memory_bytes: int | None = None,
 ) -> Snapshot:
     """What ``gather_procfs`` finds, with its arguments and errors, as DataFrames."""
     return gather_procfs(
@@ -99,7 +99,7 @@ def collect_procfs(
         wanted=wanted,
         progress=progress,
         pace=pace,
-        max_memory_mib=max_memory_mib,
+        max_memory_bytes=max_memory_bytes,
     ).snapshot()
 
 
@@ -111,7 +111,7 @@ def gather_procfs(
     wanted: Wanted | None = None,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],
-    max_memory_mib: int | None = None,
+    max_memory_bytes: int | None = None,
 ) -> Gathered:
     """Everything /proc says of this machine; what it doesn't is listed in ``info["not_known"]``.
 
@@ -138,7 +138,7 @@ def gather_procfs(
     processes = [processes[number] for number in order]
     listed, said, known = listed[order], said[order], known[order]
     others, other_pages = with_others(vmas, smaps, contents)
-    refuse_beyond(max_memory_mib, int(smaps["Anonymous"].sum()) + other_pages, running=True)
+    refuse_beyond(max_memory_bytes, int(smaps["Anonymous"].sum()) + other_pages, running=True)
     areas = Areas(vmas["mm_id"], vmas["start"], vmas["end"])
     further = Further(wanted, seed, areas) if wanted != Wanted() else None
     maps = PageMaps(processes, vmas, smaps["AnonHugePages"], others)

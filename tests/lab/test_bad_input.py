@@ -143,10 +143,11 @@ def test_truncated(tmp_path: Path, of_each: LabResult, share: float) -> None:
 
 def test_more_memory_than_allowed(tmp_path: Path, dumped: LabResult) -> None:
     core = ("--core", dumped.vmcore, "--symbols", dumped.vmlinux)
-    refused = run("collect", *core, "--max-memory", "10", "-o", "out.ksm", cwd=tmp_path)
-    fails(refused, 2, "pages are mapped", "--max-memory 10")
+    refused = run("collect", *core, "--max-memory", "10M", "-o", "out.ksm", cwd=tmp_path)
+    fails(refused, 2, "pages are mapped", "--max-memory 10M")
     assert list(tmp_path.iterdir()) == []
-    assert run("collect", *core, "--max-memory", "300", "-o", "o.ksm", cwd=tmp_path).returncode == 0
+    enough = run("collect", *core, "--max-memory", "300M", "-o", "o.ksm", cwd=tmp_path)
+    assert enough.returncode == 0
 
 
 def test_no_target_is_ever_guessed(tmp_path: Path) -> None:
