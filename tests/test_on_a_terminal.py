@@ -49,7 +49,7 @@ def _read(terminal: int) -> bytes:
 def test_failures_break_between_words_and_commands_stay_whole(columns: int, tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     lines = on_a_terminal(columns, "predict", missing).splitlines()
-    command = "ksm-estimator collect --core VMCORE -o NAME.ksm"
+    command = "ksm-estimator collect --core VMCORE|--procfs -o NAME.ksm"
     assert lines[-1].endswith(command)
     assert len(lines) > 1
     folded = [line for line in lines if str(missing) not in line]  # a word that is too long

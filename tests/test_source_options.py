@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import struct
 from pathlib import Path
@@ -54,16 +55,19 @@ def test_what_may_not_be_read_can_not_be_opened(tmp_path: Path) -> None:
     core = tmp_path / "vmcore"
     core.write_bytes(b"\x7fELF")
     core.chmod(0)
+    (tmp_path / "web1.ksm").mkdir(0o700)
     tmp_path.chmod(0o711)
     for parent in tmp_path.parents[:3]:
         parent.chmod(parent.stat().st_mode | 0o011)
+    importlib.import_module("estimator.snapshot.read_tables")  # whoever may read it
     os.seteuid(NOBODY)
     try:
         for command, *path in (("run", "--core", str(core)), ("predict", str(core))):
             cli.commands[command].make_context(command, list(path))  # not refused as wrong use
         with pytest.raises(TargetError):
             open_core(core)
-        with pytest.raises(TargetError):
-            open_snapshot(core)
+        for snapshot in (core, tmp_path / "web1.ksm"):
+            with pytest.raises(TargetError, match=r"can't be read: .*; ask as its owner, .*root"):
+                open_snapshot(snapshot)
     finally:
         os.seteuid(0)

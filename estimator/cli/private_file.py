@@ -21,8 +21,13 @@ def new_file(path: Path, *, replace: bool) -> Iterator[Path]:
     """An empty file (0600) for the body to fill, at ``path``; ``replace``: where one may be.
 
     It lies beside ``path`` then, and takes its name at the end: whoever reads finds one of the two,
-    whole. Raises TargetError where that or the body's writing fails, and leaves nothing behind.
+    whole; where ``path`` is a symbolic link, beside the file that it leads to. Raises TargetError
+    for a device, a pipe or a directory, which nothing takes the place of, and where that or the
+    body's writing fails, and leaves nothing behind.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise TargetError(f"{path} can't be written: it is there, and no regular file")
     place = path.with_name(f".{path.name}.{os.urandom(8).hex()}") if replace else path
     try:
         os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))

@@ -20,8 +20,9 @@ _MOST_SCANS = 40
 def over_time_figure(forecast: Forecast, pace: Pace, *, narrow: bool = False) -> Figure:
     """Memory saved and CPU used against time, and pages visited and skipped in each full scan.
 
-    Bands where a page may cost more or less. Green: 50, 90 and 99 % of the saving, in the least
-    favourable case. ``narrow``: as wide as a phone, with letters of the same size.
+    Bands where a page may cost more or less, and where numbers have bounds: the line is what is
+    told of the end of each scan then, else the least. Green: 50, 90 and 99 % of the saving, if a
+    page costs the most. ``narrow``: as wide as a phone, with letters of the same size.
     """
     width = NARROW_INCHES if narrow else WIDE_INCHES
     figure = Figure(figsize=(width, 5.6), layout="constrained")
@@ -43,7 +44,11 @@ def _against_time(forecast: Forecast, pace: Pace, saved: Axes, cpu: Axes, *, nar
         np.array([found.counters["bytes_saved"][end] for found in there]) / _MIB for end in (0, 1)
     )
     saved.fill_between(times, low, high, color=BLUE, alpha=0.25, linewidth=0)
-    saved.plot(times, low, color=BLUE)
+    if forecast.bounds.reasons:
+        ends = pace.scans[["seconds", "bytes_saved"]].to_numpy() / (1, _MIB)
+        saved.step(*np.vstack([(0.0, 0.0), ends]).T, where="post", color=BLUE)
+    else:
+        saved.plot(times, low, color=BLUE)
     saved.set_ylabel("saved (MiB)")
     whole = forecast.at_rest.physical["bytes_saved"] / _MIB
     reached = marks(forecast, pace)

@@ -14,7 +14,7 @@ from estimator.units import count, human_seconds, percent, plural, words_between
 
 
 def settings_words(schedule: Schedule) -> list[str]:
-    """What a page costs, how long a scan takes now, what reaches the target."""
+    """What a page costs, how long a scan takes now, what reaches the target, what may delay it."""
     target = human_seconds(schedule.target_seconds)
     found = schedule.forecast
     sentences = [
@@ -39,7 +39,7 @@ def settings_words(schedule: Schedule) -> list[str]:
             f"{ADVISOR_MIN_CPU}% of a CPU or more. Asked for {target}, it comes to scans of about "
             f"{_seconds(schedule.advised)}, {cpu_words(schedule.advised)}."
         )
-    return sentences
+    return [*sentences, *found.bounds.reasons]
 
 
 def course_words(forecast: Forecast, pace: Pace) -> str:

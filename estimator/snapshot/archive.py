@@ -39,7 +39,8 @@ def read_members(path: Path, wanted: Set[str]) -> dict[str, bytes]:
     """The content of the files ``wanted`` in the archive ``path``, by their names.
 
     It may be compressed (gzip, bzip2, xz), and may come through a pipe. What else is in it is left
-    alone. Raises TargetError for what is no archive, is cut off, or has a file twice.
+    alone. Raises TargetError for what is no archive, is cut off, or has a file twice, and
+    PermissionError.
     """
     found: dict[str, bytes] = {}
     try:
@@ -52,6 +53,8 @@ def read_members(path: Path, wanted: Set[str]) -> dict[str, bytes]:
                     raise TargetError(f"{path} has two files {name}: is it of two snapshots?")
                 if name in wanted:
                     found[name] = content
+    except PermissionError:
+        raise
     except (OSError, EOFError, tarfile.TarError) as error:
         what = "stdin" if path == STREAM else path
         raise TargetError(

@@ -319,21 +319,42 @@ def read_info(path: Path) -> Any:
 
 def _open_files(place: Path, wanted: Set[str]) -> Mapping[str, Path | bytes]:
     """Where each of the files is: in the directory ``place``, or in memory."""
-    if place.is_dir():
-        if not (place / _INFO).exists():
-            raise TargetError(f"{place} is a directory, but no snapshot: it has no {_INFO}")
+    try:
+        there, is_directory = place == STREAM or place.exists(), place.is_dir()
+        has_info = is_directory and (place / _INFO).exists()
+        if there and not is_directory:
+            return read_members(place, wanted)
+    except OSError as error:
+        raise _unreadable(place, error) from error
+    if is_directory:
+        if not has_info:
+            raise TargetError(
+                f"{place} is a directory, but no snapshot: it has no {_INFO}",
+                hint="name the snapshot itself, a directory (or .tar) that collect wrote",
+            )
         return {name: place / name for name in wanted}
-    if place != STREAM and not place.exists():
-        raise TargetError(
-            f"{place} does not exist",
-            hint="make a snapshot with: ksm-estimator collect --core VMCORE -o NAME.ksm",
-        )
-    return read_members(place, wanted)
+    raise TargetError(
+        f"{place} does not exist",
+        hint="make a snapshot with: ksm-estimator collect --core VMCORE|--procfs -o NAME.ksm",
+    )
+
+
+def _unreadable(place: Path, error: OSError) -> TargetError:
+    """With its owner, where only that one may read it."""
+    hint = None
+    if isinstance(error, PermissionError):
+        hint = "ask as its owner"
+        with contextlib.suppress(OSError, KeyError, ImportError, RuntimeError):
+            hint += f", {place.owner()}"
+        hint += ": a snapshot is private (with sudo, it is root's)"
+    return TargetError(f"{place} can't be read: {error.strerror or error}", hint=hint)
 
 
 def _read_info(place: Path, files: Mapping[str, Path | bytes]) -> Any:
     try:
         source = files[_INFO]
         return json.loads(source if isinstance(source, bytes) else source.read_text())
+    except PermissionError as error:
+        raise _unreadable(place, error) from error
     except (OSError, ValueError, KeyError) as error:
         raise TargetError(f"{place}: no readable {_INFO} ({error})") from error
