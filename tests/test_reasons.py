@@ -14,12 +14,15 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.report.prediction_sections import prediction_sections
 from estimator.report.words import verdict
-from estimator.snapshot.flags import MappingFlag
+from estimator.snapshot.flags import FrameFlag, MappingFlag
 from estimator.snapshot.snapshot import Snapshot
+from tests.synthetic import System, small
 from tests.systems import Area, Process, fork_server, system
 from tests.test_model_predict import merged
 
 OWN = list(range(1000, 1400))
+ANON = FrameFlag.LRU | FrameFlag.ANON_EXCLUSIVE
+PASSING = ANON | FrameFlag.LOCKED
 
 
 def why(snapshot: Snapshot, policy: Policy | None = None) -> list[str]:
@@ -117,6 +120,19 @@ def test_pages_that_keep_changing() -> None:
     reason, *others = why(replace(snapshot, mappings=changing, info=info))
     assert reason == "400 of the pages that ksmd would visit keep changing: they never merge."
     assert others == []
+
+
+@pytest.mark.parametrize(("pins", "flags"), [(1, ANON), (0, ANON), (1, PASSING)])
+def test_what_is_pinned(pins: int, flags: FrameFlag) -> None:
+    """As a guest's memory with a device of the host; a lock that somebody holds passes."""
+    made = System("6.12")
+    made.process(*small(*[5] * 512, pins=pins, flags=flags))
+    made.process(*small(*OWN))
+    found = why(made.snapshot())
+    words = "2.0 MiB is equal to other memory, but pinned, as by VFIO, RDMA or io_uring: it merges"
+    assert [reason.startswith(words) for reason in found] == (
+        [True, False] if pins and flags == ANON else []
+    )
 
 
 def test_a_scan_of_days_is_named() -> None:
