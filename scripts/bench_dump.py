@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from scripts.bench_measure import Run, best, peak_bytes, run, warm
+from scripts.bench_measure import Run, best, median_ratio, peak_bytes, run, warm
 from tests.lab.guest import Guest
 from tests.lab.kernels import Kernel, cache_directory, ensure_tools, fetch_kernel
 from tests.lab.programs import build
@@ -36,7 +36,7 @@ class _Measured:
     mappings: int
     run_seconds: float
     separate_seconds: float  # collect, then predict
-    near_ratio: float  # collect --near / collect
+    near_ratio: str  # collect --near / collect: seconds, CPU seconds
     start_up_seconds: float
     hashing_seconds: float
     hashing_again_seconds: float
@@ -57,7 +57,7 @@ class _Measured:
             f"{self.run_seconds:.2f}",
             f"{self.separate_seconds:.2f}",
             f"{self.separate_seconds / (self.run_seconds + self.start_up_seconds):.2f}",
-            f"{self.near_ratio:.2f}",
+            self.near_ratio,
             f"{self.start_up_seconds:.2f}",
             f"{self.hashing_seconds:.2f}",
             f"{self.beyond_seconds / self.hashing_seconds:.2f}",
@@ -73,7 +73,7 @@ class _Measured:
 
 _HEADINGS = (
     *("frames", "mappings", "run s", "collect, predict s", "those / (run + start-up)"),
-    *("collect --near / collect", "start-up s", "hashing s", "beyond start-up / hashing"),
+    *("collect --near / collect: s, CPU s", "start-up s", "hashing s", "beyond start-up / hashing"),
     *("hashing mapped pages s", "beyond / that"),
     *("plain s", "plain / run", "GB/s", "anonymous MiB", "limit MiB"),
 )
@@ -110,10 +110,10 @@ def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> _Measured:
         ours.append(run([PROGRAM, "run", *core, "--json"]))
         with tempfile.TemporaryDirectory() as scratch:
             snapshots = [str(Path(scratch) / name) for name in ("usual.ksm", "near.ksm")]
-            collects.append(run([PROGRAM, "collect", *core, "-o", snapshots[0]]).seconds)
-            nears.append(run([PROGRAM, "collect", *core, "--near", "-o", snapshots[1]]).seconds)
+            collects.append(run([PROGRAM, "collect", *core, "-o", snapshots[0]]))
+            nears.append(run([PROGRAM, "collect", *core, "--near", "-o", snapshots[1]]))
             predict = run([PROGRAM, "predict", snapshots[0], "--json"]).seconds
-            separate.append(collects[-1] + predict)
+            separate.append(collects[-1].seconds + predict)
         starts.append(run([sys.executable, "-c", START_UP, str(vmcore), str(kernel.vmlinux)]))
         hashing.append(_hash_alone(vmcore, kernel))
     for _ in range(min(rounds, 2)):
@@ -126,7 +126,7 @@ def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> _Measured:
         mappings=int(facts["mappings"]),
         run_seconds=best(ours).seconds,
         separate_seconds=min(separate),
-        near_ratio=min(nears) / min(collects),
+        near_ratio=median_ratio(nears, collects),
         start_up_seconds=best(starts).seconds,
         hashing_seconds=min(h["seconds"] for h in hashing),
         hashing_again_seconds=min(h["again_seconds"] for h in hashing),

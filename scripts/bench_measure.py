@@ -10,6 +10,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 _POLL_SECONDS = 0.02
 
@@ -52,6 +53,13 @@ def warm(path: Path) -> None:
 def best(runs: list[Run]) -> Run:
     """The fastest."""
     return min(runs, key=lambda r: r.seconds)
+
+
+def median_ratio(ours: list[Run], others: list[Run]) -> str:
+    """Of the seconds and of the CPU seconds of runs that took turns: medians, "1.20, 1.17"."""
+    seconds = median(a.seconds / b.seconds for a, b in zip(ours, others, strict=True))
+    cpu = median(a.cpu_seconds / b.cpu_seconds for a, b in zip(ours, others, strict=True))
+    return f"{seconds:.2f}, {cpu:.2f}"
 
 
 def peak_bytes(command: list[str]) -> int:

@@ -20,7 +20,7 @@ from rich.table import Table
 from xxhash import xxh3_64_intdigest
 
 from estimator.snapshot.store import open_snapshot
-from scripts.bench_measure import best, peak_bytes, run
+from scripts.bench_measure import best, median_ratio, peak_bytes, run
 
 _BIN = Path(sys.executable).parent
 _PAGE_SIZE = 4096
@@ -30,7 +30,7 @@ _HEADINGS = (
     *(
         "GB",
         "collect s",
-        "collect --near / that",
+        "collect --near / that: s, CPU s",
         "CPU s",
         "start-up s",
         "GB/s",
@@ -76,7 +76,7 @@ def _measure(pids: list[int], rounds: int) -> list[str]:
     return [
         f"{giga:.2f}",
         f"{fastest.seconds:.2f}",
-        f"{best(nears).seconds / fastest.seconds:.2f}",
+        median_ratio(nears, ours),
         f"{fastest.cpu_seconds:.2f}",
         f"{start_up:.2f}",
         f"{giga / fastest.seconds:.1f}",

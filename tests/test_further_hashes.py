@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
+from estimator.arrays import Bytes, Columns
 from estimator.collect.further_hashes import Areas, Further, Wanted, piece_bytes
 
 SEED, PAGE = 7, 4096
@@ -36,16 +37,22 @@ def areas() -> Areas:
     return Areas(mm.astype(np.uint32), start, end)
 
 
-def page(*words: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+def page(*words: int) -> Bytes:
     """One page that begins with these words."""
     whole = np.zeros((1, PAGE // 8), np.uint64)
     whole[0, : len(words)] = words
     return whole.view(np.uint8)
 
 
-def no_address(data: np.ndarray[tuple[int, int], np.dtype[np.uint8]], mm: int) -> int:
-    found = Further(BOTH, SEED, areas()).of_all(data, np.array([mm]))
-    return int(found["no_address_hash"][0])
+def hashes(data: Bytes, mm: list[int], of: Areas | None = None) -> Columns:
+    further = Further(BOTH, SEED, of or areas(), PAGE)
+    further.room.data[:] = 0xA5  # of what was there before
+    further.room.data[: len(data)] = data
+    return further.hashes(np.array(mm))
+
+
+def no_address(data: Bytes, mm: int) -> int:
+    return int(hashes(data, [mm])["no_address_hash"][0])
 
 
 def digest(content: bytes) -> int:
@@ -67,11 +74,22 @@ def test_a_word_in_an_area_of_the_mm_is_an_address(words: list[int], mm: int) ->
 
 def test_pages_of_several_processes_in_one_go() -> None:
     data = np.concatenate([page(5, 0x1000), page(5, 0x3FFF), page(5, 0x1000), page(5)])
-    found = Further(BOTH, SEED, areas()).of_all(data, np.array([0, 1, 1, 0]))
+    found = hashes(data, [0, 1, 1, 0])
     without = found["no_address_hash"].tolist()
     assert without[0] == without[1] == without[3] == digest(page(5).tobytes())
     assert without[2] == found["hash"][2] == digest(page(5, 0x1000).tobytes())
-    assert data[0].view(np.uint64)[1] == 0x1000  # what is read stays as it is
+
+
+def test_what_is_read_stays_as_it_is_and_room_is_filled_again() -> None:
+    further = Further(BOTH, SEED, areas(), PAGE)
+    for of in (0, 1, -1, 0):
+        further.room.data[:3] = np.concatenate([page(5, 0x1000), page(6), page(7, 0x3000)])
+        kept = further.room.data.copy()
+        found = further.hashes(np.array([of] * 3))
+        assert (further.room.data == kept).all()
+        first, _, third = found["no_address_hash"].tolist()
+        assert (first == digest(page(5).tobytes())) == (of == 0)
+        assert (third == digest(page(7).tobytes())) == (of >= 0)
 
 
 WORDS = st.sampled_from(
@@ -85,14 +103,15 @@ def test_whose_page_it_is_counts_row_by_row(rows: list[tuple[int, int, int]]) ->
     words = np.array([row[1:] for row in rows], np.uint64)
     mm = np.array([row[0] for row in rows])
     expected = [[is_address(word, of) for word in two] for of, *two in rows]
-    found, without = areas().without_addresses(words, mm)
+    without = np.empty_like(words)
+    found = areas().without_addresses(words, mm, without)
     assert found.tolist() == [n for n, inside in enumerate(expected) if any(inside)]
-    assert (without == np.where(expected, 0, words)[found]).all()
+    assert (without[: len(found)] == np.where(expected, 0, words)[found]).all()
 
 
 def test_the_ends_are_left_out_and_pieces_are_in_order() -> None:
     data = np.random.default_rng(1).integers(0, 256, (3, PAGE), dtype=np.uint8)
-    found = Further(BOTH, SEED, areas()).of_all(data, np.full(3, -1))
+    found = hashes(data, [-1] * 3)
     assert set(found) == {"hash", *BOTH.columns(PAGE)}
     for row, content in enumerate(map(bytes, data)):
         assert found["hash"][row] == digest(content)
@@ -113,6 +132,5 @@ def test_how_many_pieces_a_page_has(bytes_: int, pieces: int, size: int) -> None
 
 def test_no_vma_at_all() -> None:
     none = np.zeros(0, np.uint64)
-    further = Further(BOTH, SEED, Areas(none.astype(np.uint32), none, none))
-    found = further.of_all(page(1, 2), np.array([-1]))
+    found = hashes(page(1, 2), [-1], Areas(none.astype(np.uint32), none, none))
     assert found["no_address_hash"][0] == found["hash"][0]

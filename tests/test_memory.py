@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from estimator.arrays import Bytes, Ints, Mask, Words
 from estimator.collect.hashing import digest_of
+from estimator.collect.page_room import PageRoom
 from estimator.errors import TargetError
 from estimator.kernel import memory
 from estimator.kernel.dump import page_cache
@@ -136,7 +137,7 @@ def test_digests_of_an_elf_dump(
 @pytest.mark.parametrize("seed", range(5))
 def test_batches_of_an_elf_dump(
     seed: int,
-    read: Callable[[Memory, Words, Bytes, int], Iterator[tuple[Ints, Bytes]]],
+    read: Callable[[Memory, Words, Bytes, PageRoom], Iterator[Ints]],
     dump: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -147,9 +148,11 @@ def test_batches_of_an_elf_dump(
         pfns.sort()
     unknown = np.full(len(pfns), 99, np.uint8)
     rows: list[int] = []
-    for batch, data in read(elf, pfns, unknown, most):
-        assert len(batch) == len(data) <= most
-        assert [bytes(each) for each in data] == [page(n) for n in pfns[batch].tolist()]
+    room = PageRoom(most, PAGE_SIZE)
+    for batch in read(elf, pfns, unknown, room):
+        assert len(batch) <= most
+        pages = [bytes(each) for each in room.whole[: len(batch)]]
+        assert pages == [page(n) for n in pfns[batch].tolist()]
         rows += batch.tolist()
     assert (unknown == elf.frames(pfns)[1]).all()
     assert rows == np.flatnonzero(unknown == Unknown.HASHED).tolist()
@@ -218,8 +221,10 @@ def test_a_dump_that_shrinks_while_it_is_read(dump: Path, monkeypatch: pytest.Mo
     assert hashes[:50].all()
     assert not hashes[50:].any()
     codes = np.empty(100, np.uint8)
-    batches = list(elf.batches(np.arange(1500, 1600, dtype=np.uint64), codes, 64))
-    assert np.concatenate([rows for rows, _ in batches]).tolist() == list(range(50))
+    batches = list(
+        elf.batches(np.arange(1500, 1600, dtype=np.uint64), codes, PageRoom(64, PAGE_SIZE))
+    )
+    assert np.concatenate(batches).tolist() == list(range(50))
     assert (codes == unknown).all()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,11 +14,15 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.report.prediction_sections import prediction_sections
 from estimator.report.words import verdict
+from estimator.snapshot.flags import FrameFlag, MappingFlag
 from estimator.snapshot.snapshot import Snapshot
+from tests.synthetic import System, small
 from tests.systems import Area, Process, fork_server, system
 from tests.test_model_predict import merged
 
 OWN = list(range(1000, 1400))
+ANON = FrameFlag.LRU | FrameFlag.ANON_EXCLUSIVE
+PASSING = ANON | FrameFlag.LOCKED
 
 
 def why(snapshot: Snapshot, policy: Policy | None = None) -> list[str]:
@@ -90,6 +95,44 @@ def test_swapped_out_and_guests_in_shared_memory() -> None:
     guest, *_, swap = why(replace(snapshot, vmas=vmas))
     assert guest.startswith("4.0 GiB mapped by 1 virtual machine is shared memory (memfd")
     assert "2.3 MiB is swapped out" in " ".join([guest, *_, swap])
+
+
+def test_guests_in_hugetlb_memory() -> None:
+    guests = [Process("qemu-kvm", [Area([], excluded_by="VM_HUGETLB")]) for _ in range(3)]
+    snapshot = system([*guests, Process("a", [Area(OWN)])])
+    vmas = snapshot.vmas.copy()
+    huge = vmas["excluded_by"] == "VM_HUGETLB"
+    vmas.loc[huge, "end"] = vmas.loc[huge, "start"] + (1 << 30)
+    first, second = why(replace(snapshot, vmas=vmas))
+    assert first == (
+        "3.0 GiB mapped by 3 virtual machines is hugetlb memory; without it, it could merge."
+    )
+    assert second == "All pages have a content that no other page has."
+
+
+def test_pages_that_keep_changing() -> None:
+    snapshot = system([Process("a", [Area([7] * 400, mergeable=True)])])
+    flags = snapshot.mappings["flags"].to_numpy() | np.uint8(MappingFlag.COMPARED)
+    still = snapshot.mappings.assign(flags=flags)
+    assert why(replace(snapshot, mappings=still)) == []  # all but one page becomes free
+    changing = snapshot.mappings.assign(flags=flags | np.uint8(MappingFlag.CHANGED))
+    info = snapshot.info | {"passes": {"count": 2, "interval_seconds": 30.0}}
+    reason, *others = why(replace(snapshot, mappings=changing, info=info))
+    assert reason == "400 of the pages that ksmd would visit keep changing: they never merge."
+    assert others == []
+
+
+@pytest.mark.parametrize(("pins", "flags"), [(1, ANON), (0, ANON), (1, PASSING)])
+def test_what_is_pinned(pins: int, flags: FrameFlag) -> None:
+    """As a guest's memory with a device of the host; a lock that somebody holds passes."""
+    made = System("6.12")
+    made.process(*small(*[5] * 512, pins=pins, flags=flags))
+    made.process(*small(*OWN))
+    found = why(made.snapshot())
+    words = "2.0 MiB is equal to other memory, but pinned, as by VFIO, RDMA or io_uring: it merges"
+    assert [reason.startswith(words) for reason in found] == (
+        [True, False] if pins and flags == ANON else []
+    )
 
 
 def test_a_scan_of_days_is_named() -> None:

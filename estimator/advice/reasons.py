@@ -11,6 +11,7 @@ from estimator.advice.host import is_virtual_machine
 from estimator.advice.schedule import scan_time_now
 from estimator.advice.verdict import Savings
 from estimator.ksm.candidates import NOT_MERGEABLE, NOT_ON_LIST
+from estimator.ksm.mergeable import pinned_frames
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.flags import FrameKind
 from estimator.snapshot.snapshot import Snapshot
@@ -51,6 +52,7 @@ def reasons(snapshot: Snapshot, prediction: Prediction, saved: Savings) -> list[
         *_all_different(prediction, size),
         *_forked(snapshot, prediction, size),
         *_changing(prediction, size),
+        *_pinned(snapshot, prediction, size),
     ]
     least = max(1, LEAST_SHARE * saved.anonymous_bytes)
     found = sorted((r for r in found if r.bytes >= least), key=lambda r: -r.bytes)[:MOST_REASONS]
@@ -131,6 +133,23 @@ def _changing(prediction: Prediction, size: int) -> list[Reason]:
         Reason(
             f"{count(pages)} of the pages that ksmd would visit keep changing: they never merge.",
             pages * size,
+        )
+    ]
+
+
+def _pinned(snapshot: Snapshot, prediction: Prediction, size: int) -> list[Reason]:
+    """Frames that have equals and stay, for somebody holds them."""
+    staying = prediction.scanned & ~prediction.converted
+    frames = np.unique(snapshot.mappings["frame_id"].to_numpy()[staying])
+    content = prediction.content
+    copies = np.append(np.bincount(content[content >= 0]), 0)  # the last: of what is unknown
+    held = pinned_frames(snapshot.frames, snapshot.info.get("damon_awake", 0))
+    amount = int(np.count_nonzero(held[frames] & (copies[content[frames]] > 1))) * size
+    return [
+        Reason(
+            f"{human_bytes(amount)} is equal to other memory, but pinned, as by VFIO, RDMA or "
+            "io_uring: it merges only once it is released.",
+            amount,
         )
     ]
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from xxhash import xxh3_64_intdigest
 
-from estimator.arrays import Bytes, Columns, Ints, Mask, Words
-from estimator.collect.hashing import zero_hash
+from estimator.arrays import Columns, Ints, Mask, Words
+from estimator.collect.hashing import digest_of, zero_hash
+from estimator.collect.page_room import PageRoom
 
 PAGES_AT_ONCE = 256  # 1 MiB: they and what is made of them stay in the cache
 END_BYTES = 64
-_HALF, _4_GIB, _ONE = np.uint64(32), np.uint64(1 << 32), np.uint64(1)
+_4_GIB, _ONE, _MOST = np.uint64(1 << 32), np.uint64(1), np.uint64((1 << 64) - 1)
+_UPPER_HALF = _MOST - _4_GIB + _ONE
 _SMALLEST_PIECE_BYTES = 1024
 _PIECE_BYTES = 4096  # of larger pages
 
@@ -52,108 +52,111 @@ class Areas:
     """Where the memory of each mm lies, to tell addresses from other words.
 
     ``mm``: u32, its number, ``start`` and ``end``: u64, of VMAs by mm and address. All between the
-    lowest and the highest VMA beyond the first 4 GiB counts, by upper halves: half the work; and,
-    to the byte, for there are small numbers as well, all between those within them.
+    lowest and the highest VMA beyond the first 4 GiB counts, by upper halves; and, to the byte, for
+    there are small numbers as well, all between those within them.
     """
 
     def __init__(self, mm: npt.NDArray[np.uint32], start: Words, end: Words) -> None:
         mms = int(mm.max(initial=0)) + 1
         near, beyond = start < _4_GIB, end > _4_GIB
-        self._low, above = _outermost(mms, mm[near], start[near], np.minimum(end[near], _4_GIB))
-        self._bytes = above - self._low
-        upper, last = _outermost(
+        low, low_end = _outermost(mms, mm[near], start[near], np.minimum(end[near], _4_GIB))
+        high, high_end = _outermost(
             mms,
             mm[beyond],
-            np.maximum(start[beyond], _4_GIB) >> _HALF,
-            ((end[beyond] - _ONE) >> _HALF) + _ONE,
+            np.maximum(start[beyond], _4_GIB) & _UPPER_HALF,
+            ((end[beyond] - _ONE) & _UPPER_HALF) + _4_GIB,
         )
-        self._upper, self._uppers = upper.astype(np.uint32), (last - upper).astype(np.uint32)
-        self._least = np.where(self._bytes > 0, self._low, upper << _HALF)
-        self._end = np.where(self._uppers > 0, last << _HALF, above)
-        self._room, self._copies = np.empty(0, np.uint64), np.empty((0, 0), np.uint64)
+        self._least, self._end = np.minimum(low, high), np.maximum(low_end, high_end)
+        self._bytes = np.where(self._end > 0, self._end - self._least, 0)
+        both = (low_end > 0) & (high_end > 0)
+        self._gap, self._gap_bytes = low_end, np.where(both, high - low_end, 0)
+        self._room = np.empty(0, np.uint64)
 
-    def without_addresses(self, words: Words, mm: Ints) -> tuple[Ints, Words]:
-        """The rows of ``words`` (u64 (n, m)) that have an address of their mm, and these as zeroes.
+    def without_addresses(self, words: Words, mm: Ints, out: Words) -> Ints:
+        """The rows of ``words`` (u64 (n, m)) that have an address of their mm.
 
-        ``mm``: of each row, -1 for none. The next call uses the memory of these rows again.
+        ``mm``: of each row, -1 for none. ``out``: u64 (n, m), gets these rows in this order, with
+        the addresses as zeroes.
         """
+        if (mm == mm[:1]).all():
+            mm = mm[:1]
+        least, end = self._least[mm].min(), self._end[mm].max()
+        if least >= end:
+            return np.zeros(0, np.int64)
+        outside = self._outside(words, least, end - least)  # half the work of a range for each row
+        rows = np.flatnonzero(~outside.all(axis=1))
+        some = words
+        if len(rows) < len(words):
+            some = np.take(words, rows, axis=0, out=out[: len(rows)], mode="clip")
+            outside = outside[rows]
+        if len(mm) > 1:
+            mm = mm[rows]
+            outside = self._outside(some, self._least[mm], self._bytes[mm])
+        if self._gap_bytes[mm].any():
+            outside |= ~self._outside(some, self._gap[mm], self._gap_bytes[mm])
+        has = ~outside.all(axis=1)
+        if not has.all():
+            rows, some, outside = rows[has], some[has], outside[has]
+        np.multiply(some, outside, out=out[: len(rows)])
+        return rows
+
+    def _outside(self, words: Words, start: npt.ArrayLike, size: npt.ArrayLike) -> Mask:
+        """bool (n, m): which of ``words`` are not in the ``size`` bytes from ``start`` on."""
         if self._room.size < words.size:
             self._room = np.empty(words.size, np.uint64)  # fresh memory costs more than work
-            self._copies = np.empty_like(words)
-        if (mm == mm[:1]).all():
-            inside = self._inside(words, mm[:1])
-        else:  # one range for all of them costs less than one for each row
-            least = self._least[mm].min()
-            distance = np.subtract(words, least, out=self._room_for(words))
-            may = np.flatnonzero((distance < self._end[mm].max() - least).any(axis=1))
-            inside = np.zeros(words.shape, np.bool_)
-            inside[may] = self._inside(words[may], mm[may])
-        rows = np.flatnonzero(inside.any(axis=1))
-        found = np.take(words, rows, axis=0, out=self._copies[: len(rows)], mode="clip")
-        found.reshape(-1)[np.flatnonzero(inside[rows])] = 0
-        return rows, found
-
-    def _inside(self, words: Words, mm: Ints) -> Mask:
-        """bool (n, m): which of ``words`` are addresses. ``mm``: of each row, or one for all."""
-        upper = self._room.view(np.uint32)[: words.size].reshape(words.shape)
-        np.copyto(upper, words.view(np.uint32)[:, 1::2])
-        upper -= self._upper[mm]
-        inside: Mask = upper < self._uppers[mm]
-        if self._bytes[mm].any():
-            distance = np.subtract(words, self._low[mm], out=self._room_for(words))
-            inside |= distance < self._bytes[mm]
-        return inside
-
-    def _room_for(self, words: Words) -> Words:
-        return self._room[: words.size].reshape(words.shape)
+        distance = self._room[: words.size].reshape(words.shape)
+        outside: Mask = np.subtract(words, start, out=distance) >= size
+        return outside
 
 
 def _outermost(
     mms: int, mm: npt.NDArray[np.uint32], start: Words, end: Words
 ) -> tuple[Words, Words]:
-    """The least ``start`` and the most ``end`` of each mm, u64 (mms + 1, 1); 0 of one without."""
-    found = np.zeros((2, mms + 1, 1), np.uint64)
-    found[0, :, 0] = np.iinfo(np.uint64).max
-    np.minimum.at(found[0, :, 0], mm, start)
-    np.maximum.at(found[1, :, 0], mm, end)
-    found[0][found[1] == 0] = 0
-    return found[0], found[1]
+    """The least ``start`` and the most ``end`` of each mm, u64 (mms + 1, 1).
+
+    Of one without, and in the last row: the greatest number, and 0.
+    """
+    least, most = np.full((mms + 1, 1), _MOST), np.zeros((mms + 1, 1), np.uint64)
+    np.minimum.at(least[:, 0], mm, start)
+    np.maximum.at(most[:, 0], mm, end)
+    return least, most
 
 
-@dataclass(frozen=True)
 class Further:
-    """What makes the hashes that are ``wanted``, with the seed of all hashes.
+    """Makes the hashes that are ``wanted``, with the ``seed`` of all hashes.
 
-    ``areas``: of the system's mms as they are now.
+    ``areas``: of the system's mms as they are now. ``room``: for the pages, to be filled.
     """
 
-    wanted: Wanted
-    seed: int
-    areas: Areas
+    def __init__(self, wanted: Wanted, seed: int, areas: Areas, page_bytes: int) -> None:
+        self.wanted, self.room = wanted, PageRoom(PAGES_AT_ONCE, page_bytes)
+        self._areas, self._digest = areas, digest_of(seed)
+        self._parts: dict[str, list[memoryview]] = {}
+        if wanted.near:
+            self._parts["near_hash"] = self.room.parts(END_BYTES, page_bytes - END_BYTES)
+            self._without = PageRoom(PAGES_AT_ONCE, page_bytes)
+        if wanted.pieces:
+            size = piece_bytes(page_bytes)
+            for number in range(page_bytes // size):
+                piece = self.room.parts(number * size, (number + 1) * size)
+                self._parts[f"piece_hash_{number}"] = piece
 
-    def hashes(self, data: Bytes, whole: Words, mm: Ints) -> Columns:
-        """The columns of ``Wanted.columns``, u64 (n,), of the pages ``data``, u8 (n, page_bytes).
+    def hashes(self, mm: Ints) -> Columns:
+        """``hash`` and the columns of ``Wanted.columns``, u64 (n,), of the first pages of ``room``.
 
-        ``whole``: their hashes. ``mm``: whose addresses are none of the content: the first that
-        maps the page, -1 for none.
+        ``mm``: (n,) whose addresses are none of the content: the first that maps the page, -1 for
+        none.
         """
-        found: Columns = {}
+        whole = self._of(self.room.whole[: len(mm)])
+        found: Columns = {"hash": whole}
+        for name, parts in self._parts.items():
+            found[name] = self._of(parts[: len(mm)])
         if self.wanted.near:
-            found["near_hash"] = self._of_rows(data[:, END_BYTES:-END_BYTES])
             found["no_address_hash"] = without = whole.copy()
-            rows, words = self.areas.without_addresses(data.view(np.uint64), mm)
-            without[rows] = self._of_rows(words)
-        if self.wanted.pieces:
-            size = piece_bytes(data.shape[1])
-            for number in range(data.shape[1] // size):
-                piece = data[:, number * size : (number + 1) * size]
-                found[f"piece_hash_{number}"] = self._of_rows(piece)
+            words, room = (each.data.view(np.uint64) for each in (self.room, self._without))
+            rows = self._areas.without_addresses(words[: len(mm)], mm, room)
+            without[rows] = self._of(self._without.whole[: len(rows)])
         return found
 
-    def of_all(self, data: Bytes, mm: Ints) -> Columns:
-        """``hash`` of the pages ``data`` and, beside it, ``hashes``."""
-        whole = self._of_rows(data)
-        return {"hash": whole} | self.hashes(data, whole, mm)
-
-    def _of_rows(self, rows: npt.NDArray[Any]) -> Words:
-        return np.fromiter(map(xxh3_64_intdigest, rows, repeat(self.seed)), np.uint64, len(rows))
+    def _of(self, contents: list[memoryview]) -> Words:
+        return np.fromiter(self._digest(contents), np.uint64, len(contents))

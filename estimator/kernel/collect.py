@@ -225,7 +225,8 @@ class _Collector:
         pfns = distinct(mapped.pfn)
         if self._wanted != Wanted():
             areas = Areas(vmas.mm, vmas.start, vmas.end)
-            self._further = Further(self._wanted, self._seed, areas)
+            size = self._memory.page_bytes
+            self._further = Further(self._wanted, self._seed, areas, size)
         require_mappings(self._target, pfns, vmas.unreadable)
         if not self._without_contents:
             require_user_pages(self._target, pages, pfns)

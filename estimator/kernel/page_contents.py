@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from estimator.arrays import Bytes, Columns, Ints, Mask, Words
-from estimator.collect.further_hashes import PAGES_AT_ONCE, Further
+from estimator.collect.further_hashes import Further
 from estimator.collect.hashing import digest_of
 from estimator.collect.mappings import FRAME_FACTS
 from estimator.kernel.memory import Memory
@@ -113,9 +113,9 @@ def _hash(
         return
     hasher, mm = further
     unknown = np.empty(len(rows), np.uint8)
-    for batch, data in memory.batches(pfns[rows], unknown, PAGES_AT_ONCE):
+    for batch in memory.batches(pfns[rows], unknown, hasher.room):
         some = rows[batch]
-        for name, values in hasher.of_all(data, mm[some]).items():
+        for name, values in hasher.hashes(mm[some]).items():
             columns[name][some] = values
     columns["unknown"][rows] = unknown
 

@@ -140,7 +140,7 @@ def gather_procfs(
     others, other_pages = with_others(vmas, smaps, contents)
     refuse_beyond(max_memory_bytes, int(smaps["Anonymous"].sum()) + other_pages, running=True)
     areas = Areas(vmas["mm_id"], vmas["start"], vmas["end"])
-    further = Further(wanted, seed, areas) if wanted != Wanted() else None
+    further = Further(wanted, seed, areas, PAGE_BYTES) if wanted != Wanted() else None
     maps = PageMaps(processes, vmas, smaps["AnonHugePages"], others)
     latest: list[Mapped] = []
 

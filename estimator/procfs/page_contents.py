@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise, repeat
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from xxhash import xxh3_64_intdigest
 
 from estimator.arrays import Columns, Words, find
-from estimator.collect.further_hashes import Further
+from estimator.collect.further_hashes import PAGES_AT_ONCE, Further
+from estimator.collect.hashing import digest_of
 from estimator.collect.mappings import FRAME_FACTS, Mapped, first_mappings
+from estimator.collect.page_room import PageRoom
 from estimator.collect.workers import Pieces, forked, shared_columns
 from estimator.procfs.nodes import nodes_of
 from estimator.procfs.page_flags import frame_facts
@@ -23,7 +23,6 @@ from estimator.snapshot.flags import Unknown
 
 _WORKERS = 2  # a server has other work to do
 _FACTS_AT_ONCE = 1 << 15
-_PIECE_PAGES = 256  # 1 MiB stays in the cache between copying and hashing
 _NOWHERE = np.iinfo(np.uint64).max
 
 
@@ -77,7 +76,7 @@ def look_at(
     mappings[facts["kind"] == 0] = -1
     places = _Places(mappings, mapped, vmas, processes)
     total = len(places.rows)
-    pieces = Pieces(-(-total // _PIECE_PAGES))
+    pieces = Pieces(-(-total // PAGES_AT_ONCE))
 
     def read_contents(progress: Callable[[str, int, int], None]) -> None:
         done = 0
@@ -151,39 +150,35 @@ def _hash_frames(
     And the columns of ``further``. ``read_at``: the ``Mapped.key`` of the mapping through which the
     frame was read. Yields how many frames a piece had when it is done.
     """
-    with _Reader() as reader:
+    room = PageRoom(PAGES_AT_ONCE, PAGE_BYTES) if further is None else further.room
+    digest = digest_of(seed)
+    with _Reader(room.memory) as reader:
         for piece in pieces:
-            start, stop = piece * _PIECE_PAGES, min((piece + 1) * _PIECE_PAGES, len(places.rows))
+            start, stop = piece * PAGES_AT_ONCE, min((piece + 1) * PAGES_AT_ONCE, len(places.rows))
             unknown = np.concatenate(
                 [
                     reader.copy(begin - start, end - begin, pid, page)
                     for begin, end, pid, page in places.runs(start, stop)
                 ]
             )
-            digests = map(xxh3_64_intdigest, reader.pages[: stop - start], repeat(seed))
-            hashes = np.fromiter(digests, np.uint64, stop - start)
-            hashes[unknown != Unknown.HASHED] = 0
+            if further is None:
+                digests = digest(room.whole[: stop - start])
+                hashes: Columns = {"hash": np.fromiter(digests, np.uint64, stop - start)}
+            else:
+                hashes = further.hashes(places.mm[start:stop])
             rows = places.rows[start:stop]
-            facts["hash"][rows] = hashes
+            for name, values in hashes.items():
+                facts[name][rows] = np.where(unknown == Unknown.HASHED, values, 0)
             facts["unknown"][rows] = unknown
             facts["read_at"][rows] = places.key[start:stop]
-            if further is not None:
-                mm = places.mm[start:stop]
-                for name, values in further.hashes(reader.data[: stop - start], hashes, mm).items():
-                    facts[name][rows] = values
             yield stop - start
 
 
 class _Reader:
-    """Copies pages of processes into a buffer of its own, a process at a time."""
+    """Copies pages of processes to ``memory``, a process at a time."""
 
-    def __init__(self) -> None:
-        memory = mmap.mmap(-1, _PIECE_PAGES * PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._memory = memoryview(memory)
-        self.pages = [
-            self._memory[place : place + PAGE_BYTES] for place in range(0, len(memory), PAGE_BYTES)
-        ]
-        self.data = np.frombuffer(memory, np.uint8).reshape(-1, PAGE_BYTES)
+    def __init__(self, memory: memoryview) -> None:
+        self._memory = memory
         self._pid, self._file = -1, -1
 
     def __enter__(self) -> _Reader:
@@ -193,7 +188,7 @@ class _Reader:
         self._close()
 
     def copy(self, place: int, pages: int, pid: int, page: int) -> npt.NDArray[np.uint8]:
-        """Copy pages from ``page`` of a process on to ``self.pages[place:]``; ``Unknown`` codes.
+        """Copy pages from ``page`` of a process on to page ``place`` of it; ``Unknown`` codes.
 
         Not by process_vm_readv(2), which is faster: it pins pages, and pinning one that fork shares
         gives the process a copy of its own (gup_must_unshare()): looking would cost memory.

@@ -7,6 +7,8 @@
  *                                           counters per stop ("-": this kernel has no such file),
  *                                           ksmd is off in the end
  *     probe scan COUNT                      let ksmd make (at least) COUNT full scans
+ *     probe unmerge                         write 2 to "run"; memory before (twice: looking takes
+ *                                           some itself, once) and after, as a JSON list
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -335,6 +337,36 @@ static int settle(int min_scans, int stable, int max_scans)
 	}
 }
 
+/* ---- unmerging ---- */
+
+static void report_memory(void)
+{
+	write_file("/proc/sys/vm/stat_refresh", "1");
+	printf("{");
+	report_free();
+	printf(",\"vmstat\":");
+	report_numbers("/proc/vmstat", "nr_");
+	printf("}");
+}
+
+/* Nothing else happens in between, and what is printed has its memory before. */
+static int unmerge(void)
+{
+	static char out[1 << 16];
+
+	memset(out, ' ', sizeof(out));
+	setvbuf(stdout, out, _IOFBF, sizeof(out));
+	printf("[");
+	report_memory();
+	printf(",");
+	report_memory();
+	write_run("2");
+	printf(",");
+	report_memory();
+	printf("]\n");
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 2 && !strcmp(argv[1], "report")) {
@@ -357,6 +389,9 @@ int main(int argc, char **argv)
 			one_scan();
 		return 0;
 	}
-	fprintf(stderr, "usage: probe report | probe settle MIN STABLE MAX | probe scan COUNT\n");
+	if (argc == 2 && !strcmp(argv[1], "unmerge"))
+		return unmerge();
+	fprintf(stderr, "usage: probe report | probe settle MIN STABLE MAX | probe scan COUNT | "
+			"probe unmerge\n");
 	return 2;
 }

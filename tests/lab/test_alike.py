@@ -23,7 +23,7 @@ from tests.lab.workload import Workload
 
 pytestmark = pytest.mark.lab
 
-SERIES = "6.12"
+SERIES, OLDEST = "6.12", "5.10"
 PAGE, KIB = 4096, 1024
 FIRST, LAST = 0x1000_0000_0000, 0x2000_0000_0000  # where regions lie
 PAIR = """
@@ -76,6 +76,35 @@ def snapshot(
     status, output = system.estimator(f"collect {how} --pieces --near -o {path}")
     assert status == 0, output
     return open_snapshot(system.fetch_snapshot(path, directory))
+
+
+def test_the_oldest_kernel_read_while_it_runs(tmp_path: Path) -> None:
+    """Inside through /proc/kcore and outside through QEMU's monitor: the dump's hashes."""
+    kernel, near = lab_kernel(OLDEST), Wanted(near=True)
+    with running(WORKLOAD, kernel, tmp_path, debian=True) as system:
+        command = "collect --live --near --symbols /symbols/vmlinux -o /tmp/live.ksm"
+        status, output = system.estimator(command)
+        assert status == 0, output
+        (tmp_path / "live.ksm").mkdir(mode=0o700)
+        live = open_snapshot(system.fetch_snapshot("/tmp/live.ksm", tmp_path / "live.ksm"))
+        seed = live.info["hash"]["seed"]
+        with open_qemu(str(system.monitor), [kernel.vmlinux]) as target:
+            monitor = collect(target, seed=seed, wanted=near)
+        system.guest.dump(tmp_path / "core")
+    dump = collect_core(tmp_path / "core", [kernel.vmlinux], seed=seed, wanted=near)
+    expected = hashes_of_regions(dump)
+    assert (expected["no_address_hash"] != expected["hash"]).sum() >= 2 * 16
+    for found in (live, monitor):
+        pd.testing.assert_frame_equal(hashes_of_regions(found), expected)
+
+
+def hashes_of_regions(snapshot: Snapshot) -> pd.DataFrame:
+    """All three hashes of what is mapped there, by pid and address."""
+    rows = snapshot.mappings.join(snapshot.vmas[["mm_id", "start"]], on="vma_id")
+    rows = rows[rows["start"].between(FIRST, LAST)].join(snapshot.processes["pid"], on="mm_id")
+    columns = ["hash", "near_hash", "no_address_hash"]
+    rows = rows.join(snapshot.frames[columns], on="frame_id")
+    return rows.set_index(["pid", "start", "page_index"])[columns].sort_index()
 
 
 def of_regions(snapshot: Snapshot) -> Alike:

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import pytest
 
+from estimator.collect.further_hashes import Wanted
 from estimator.collect.load import Pace
 from estimator.kernel.collect import collect, collect_core
 from estimator.kernel.running import open_qemu
@@ -63,32 +67,47 @@ def test_one_moment_is_the_same_however_it_is_read(series: str, tmp_path: Path) 
     """A dump with debug symbols, with the kernel's own, QEMU's monitor, and /proc in the guest."""
     kernel = lab_kernel(series)
     with running(WORKLOAD, kernel, tmp_path, debian=True) as system:
-        status, output = system.estimator("collect --procfs -o /tmp/procfs.ksm")
+        status, output = system.estimator("collect --procfs --near -o /tmp/procfs.ksm")
         assert status == 0, output
-        inside = tmp_path / "procfs.ksm"
-        inside.mkdir(mode=0o700)
-        system.fetch_snapshot("/tmp/procfs.ksm", inside)
+        (tmp_path / "procfs.ksm").mkdir(mode=0o700)
+        inside = open_snapshot(system.fetch_snapshot("/tmp/procfs.ksm", tmp_path / "procfs.ksm"))
         system.guest.dump(tmp_path / "core")
+        seed, near = inside.info["hash"]["seed"], Wanted(near=True)
         with open_qemu(str(system.monitor), [OWN]) as target:
             read = Counted(None)
-            monitor = collect(target, seed=0, pace=read)
+            monitor = collect(target, seed=seed, wanted=near, pace=read)
         assert read.bytes >= len(monitor.frames) * PAGE_BYTES[series]  # what --rate limits
     looks = {
-        "vmlinux": collect_core(tmp_path / "core", [kernel.vmlinux], seed=0),
-        "own": collect_core(tmp_path / "core", [OWN], seed=0),
+        "vmlinux": collect_core(tmp_path / "core", [kernel.vmlinux], seed=seed, wanted=near),
+        "own": collect_core(tmp_path / "core", [OWN], seed=seed),
         "monitor": monitor,
-        "procfs": open_snapshot(inside),
+        "procfs": inside,
     }
     assert {look.info["kernel"]["page_size"] for look in looks.values()} == {PAGE_BYTES[series]}
     found = {name: _of_actors(look).counters for name, look in looks.items()}
     first = found["vmlinux"]
     assert first["pages_sharing"] > 6000
     assert found == dict.fromkeys(looks, first)
+    hashes = _hashes_of_actors(looks["vmlinux"])
+    assert (hashes["no_address_hash"] != hashes["hash"]).any()
+    for name in ("monitor", "procfs"):
+        pd.testing.assert_frame_equal(_hashes_of_actors(looks[name]), hashes)
+
+
+def _is_actor(snapshot: Snapshot) -> npt.NDArray[np.bool_]:
+    """Which rows of ``processes`` are the workload's: others came and went between the looks."""
+    comms = snapshot.processes["comm"].isin(["plain", "keeper", "worker"])
+    return comms.to_numpy(np.bool_)
+
+
+def _hashes_of_actors(snapshot: Snapshot) -> pd.DataFrame:
+    """All three hashes of their frames, by PFN."""
+    mm = snapshot.vmas["mm_id"].to_numpy()[snapshot.mappings["vma_id"].to_numpy()]
+    frames = snapshot.mappings["frame_id"][_is_actor(snapshot)[mm]].unique()
+    columns = ["pfn", "hash", "near_hash", "no_address_hash"]
+    return snapshot.frames[columns].iloc[frames].set_index("pfn").sort_index()
 
 
 def _of_actors(snapshot: Snapshot) -> Prediction:
-    """Of the processes of the workload alone: others came and went between the looks."""
-    processes = snapshot.processes
-    ours = processes["comm"].isin(["plain", "keeper", "worker"])
-    pids = tuple(int(pid) for pid in processes["pid"][ours])
+    pids = tuple(snapshot.processes["pid"][_is_actor(snapshot)].tolist())
     return predict(snapshot, Policy(scope="all", pids=pids))

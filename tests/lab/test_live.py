@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from estimator.collect.further_hashes import Wanted
 from estimator.kernel.collect import collect, collect_core
 from estimator.kernel.running import open_qemu
 from estimator.ksm.policy import Policy
@@ -40,6 +41,7 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 KPF_ANON, KPF_KSM, KPF_LARGE = 1 << 12, 1 << 21, 3 << 15
 PAGE_KB = 4
 EXISTS = "exists already; choose another name or remove it (collect, run: --force)"
+HASHES = ["hash", "near_hash", "no_address_hash"]
 SAME_FLAGS = int(FrameFlag.ZERO | FrameFlag.LARGE | FrameFlag.SWAPBACKED)
 
 
@@ -50,6 +52,9 @@ map own 60
 fill own same 2
 map list 200
 fill list list 1
+map near 12
+fill near[:6] end 3
+fill near[6:] address 4
 fork 2
     fill list[:50] own 7
 end
@@ -71,7 +76,7 @@ def system(
 
 @pytest.fixture(scope="module")
 def live(system: Running, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
-    command = "collect --live --symbols /symbols/vmlinux -o /tmp/live.ksm"
+    command = "collect --live --near --symbols /symbols/vmlinux -o /tmp/live.ksm"
     status, output = system.estimator(command)
     assert status == 0, output
     return open_snapshot(
@@ -149,7 +154,8 @@ def test_every_vma_agrees_with_smaps(live: Snapshot, proc: dict[int, Any]) -> No
 
 
 def test_proc_alone_gives_the_same_frames(system: Running, live: Snapshot, tmp_path: Path) -> None:
-    status, output = system.estimator("collect --procfs --like /tmp/live.ksm -o /tmp/procfs.ksm")
+    command = "collect --procfs --near --like /tmp/live.ksm -o /tmp/procfs.ksm"
+    status, output = system.estimator(command)
     assert status == 0, output
     procfs = open_snapshot(system.fetch_snapshot("/tmp/procfs.ksm", tmp_path))
     pids = frozen_pids(system)
@@ -161,8 +167,8 @@ def test_proc_alone_gives_the_same_frames(system: Running, live: Snapshot, tmp_p
     unread = ours["unknown"] == Unknown.UNREADABLE
     closed = (ours["flags"] & int(MappingFlag.PROT_NONE)) != 0
     assert unread.equals(closed if unread.any() else unread)
-    theirs.loc[unread, "hash"] = pd.NA
-    columns = ["pid", "address", "pfn", "hash", "frame_flags", "huge", "order", "head_pfn", "node"]
+    theirs.loc[unread, HASHES] = pd.NA
+    columns = ["pid", "address", "pfn", "frame_flags", "huge", "order", "head_pfn", "node", *HASHES]
     pd.testing.assert_frame_equal(ours[columns], theirs[columns])
     assert procfs.info["unknown"]["perhaps_ksm_frames"] == 0
     assert ours["kind"].equals(theirs["kind"])
@@ -260,11 +266,12 @@ def looks(
     status, output = system.estimator("collect --procfs -o /tmp/four.ksm")
     assert status == 0, output
     procfs = open_snapshot(system.fetch_snapshot("/tmp/four.ksm", tmp_path_factory.mktemp("four")))
+    alike = {"seed": live.info["hash"]["seed"], "wanted": Wanted(near=True)}
     system.guest.qmp("stop")
-    qemu = collect(open_qemu(str(system.monitor)))
+    qemu = collect(open_qemu(str(system.monitor)), **alike)
     system.guest.dump(directory / "vmcore")
     system.guest.qmp("cont")
-    core = collect_core(directory / "vmcore")
+    core = collect_core(directory / "vmcore", **alike)
     (directory / "vmcore").unlink()
     return {"live": live, "procfs": procfs, "qemu": qemu, "core": core}
 
@@ -287,6 +294,17 @@ def test_four_ways_of_reading_one_answer(
     found, dump = (answer(predict(looks[name], policy), pids) for name in (way, "core"))
     assert found == dump
     assert dump["counters"]["pages_sharing"] > 500
+
+
+@pytest.mark.parametrize("way", ["live", "qemu"])
+def test_further_hashes_are_those_of_the_dump(
+    system: Running, looks: Mapping[str, Snapshot], way: str
+) -> None:
+    columns, pids = ["pid", "address", *HASHES], frozen_pids(system)
+    found, dump = (pages(looks[name], pids)[columns] for name in (way, "core"))
+    assert dump["near_hash"].nunique() < dump["hash"].nunique()
+    assert (dump["hash"] != dump["no_address_hash"]).sum() > 30
+    pd.testing.assert_frame_equal(found, dump)
 
 
 def answer(prediction: Prediction, pids: Collection[int]) -> dict[str, Any]:

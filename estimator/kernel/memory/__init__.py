@@ -15,6 +15,7 @@ from drgn.helpers.linux.mm import phys_to_virt
 
 from estimator.arrays import Bytes, Ints, Mask, Words
 from estimator.collect.limits import is_own_limit
+from estimator.collect.page_room import PageRoom
 from estimator.kernel.arch import aarch64
 from estimator.kernel.memory.intervals import runs
 from estimator.kernel.vmcoreinfo import page_shift
@@ -84,17 +85,18 @@ class Memory:
             self._read_run(int(pfns[start]), data[start:stop], unknown[start:stop])
         return data, unknown
 
-    def batches(self, pfns: Words, unknown: Bytes, most: int) -> Iterator[tuple[Ints, Bytes]]:
-        """Those of the frames ``pfns`` that can be read, at most ``most`` at a time.
+    def batches(self, pfns: Words, unknown: Bytes, room: PageRoom) -> Iterator[Ints]:
+        """Fill the first pages of ``room`` with those of the frames ``pfns`` that can be read.
 
-        Which, i64 (m,), and what is in them, u8 (m, page_bytes), valid until the next batch. The
-        ``Unknown`` codes of all are written to ``unknown``, u8 (n,).
+        Yields which they are, i64 (m,), and fills it anew. The ``Unknown`` codes of all are written
+        to ``unknown``, u8 (n,).
         """
-        for first in range(0, len(pfns), most):
-            data, codes = self.frames(pfns[first : first + most])
-            unknown[first : first + most] = codes
+        for first in range(0, len(pfns), len(room)):
+            data, codes = self.frames(pfns[first : first + len(room)])
+            unknown[first : first + len(room)] = codes
             known = np.flatnonzero(codes == Unknown.HASHED)
-            yield first + known, data if len(known) == len(data) else data[known]
+            np.take(data, known, axis=0, out=room.data[: len(known)], mode="clip")
+            yield first + known
 
     def unknown(self, pfns: Words) -> Bytes:
         """Why the frames ``pfns`` can't be read as far as known beforehand, u8 (n,)."""

@@ -14,6 +14,7 @@ from drgn import FaultError, Program
 
 from estimator.arrays import Bytes, Ints, Mask, Words
 from estimator.collect.limits import is_own_limit
+from estimator.collect.page_room import PageRoom
 from estimator.kernel.dump.file import DumpFile
 from estimator.kernel.dump.page_cache import PageCache
 from estimator.kernel.memory import (
@@ -45,11 +46,7 @@ class MappedElf(Memory):
         self._descriptor = self._opened.fileno()
         self._cache = PageCache(self._descriptor)
         self._file = _map(self._descriptor)
-        self._buffer = memoryview(_aligned(RUN_PAGES * self.page_bytes))
-        self._rows = [
-            self._buffer[start : start + self.page_bytes]
-            for start in range(0, len(self._buffer), self.page_bytes)
-        ]
+        self._room = PageRoom(RUN_PAGES, self.page_bytes)
         start, length, offset = (
             dump.loads[field].astype(np.uint64) for field in ("paddr", "filesz", "offset")
         )
@@ -74,22 +71,21 @@ class MappedElf(Memory):
         found[known[readable]] = values
         return found, unknown
 
-    def batches(self, pfns: Words, unknown: Bytes, most: int) -> Iterator[tuple[Ints, Bytes]]:
+    def batches(self, pfns: Words, unknown: Bytes, room: PageRoom) -> Iterator[Ints]:
         """See ``Memory.batches``."""
         offsets, unknown[:] = self._locate(pfns << np.uint64(self.page_shift), self.page_bytes)
         known = np.flatnonzero(unknown == Unknown.HASHED)
-        pages = np.frombuffer(self._buffer, np.uint8).reshape(-1, self.page_bytes)
         batch, filled = [known[:0]], 0
-        for start, stop in runs(self._numbers(offsets[known]), most):
-            if filled + stop - start > most:
-                yield np.concatenate(batch), pages[:filled]
+        for start, stop in runs(self._numbers(offsets[known]), len(room)):
+            if filled + stop - start > len(room):
+                yield np.concatenate(batch)
                 batch, filled = [], 0
-            got = self._fill(stop - start, int(offsets[known[start]]), filled)
+            got = self._fill(room, filled, stop - start, int(offsets[known[start]]))
             batch.append(known[start : start + got])
             unknown[known[start + got : stop]] = Unknown.UNREADABLE
             filled += got
         if filled:
-            yield np.concatenate(batch), pages[:filled]
+            yield np.concatenate(batch)
 
     def _numbers(self, offsets: Words) -> Words:
         """Of pages in the file; those of segments that begin within a page adjoin no others."""
@@ -101,11 +97,11 @@ class MappedElf(Memory):
 
         What can't be read is left out, and False in ``readable``.
         """
-        number, rows = self._numbers(offsets), self._rows
+        number, rows = self._numbers(offsets), self._room.whole
         for start, stop in runs(number, RUN_PAGES, BRIDGED_PAGES + 1):
             place = number[start:stop] - number[start]
             pages = int(place[-1]) + 1
-            got = self._fill(pages, int(offsets[start]))
+            got = self._fill(self._room, 0, pages, int(offsets[start]))
             if got < pages:
                 readable[start:stop] = place < got
                 place = place[place < got]
@@ -116,11 +112,11 @@ class MappedElf(Memory):
         self._opened.close()
         self.__dict__.pop("_file", None)  # unmapped with its last view
 
-    def _fill(self, pages: int, offset: int, first: int = 0) -> int:
-        """Read ``pages`` from ``offset`` on to page ``first`` of the buffer; how many were read."""
-        room = self._buffer[first * self.page_bytes : (first + pages) * self.page_bytes]
+    def _fill(self, room: PageRoom, first: int, pages: int, offset: int) -> int:
+        """Read ``pages`` from ``offset`` on to page ``first`` of ``room``; how many were read."""
+        into = room.memory[first * self.page_bytes : (first + pages) * self.page_bytes]
         try:
-            got = os.preadv(self._descriptor, [room], offset)
+            got = os.preadv(self._descriptor, [into], offset)
         except OSError as error:
             if is_own_limit(error):
                 raise
@@ -228,8 +224,3 @@ def _near_members(
 
 def _map(descriptor: int) -> Bytes:
     return np.frombuffer(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ), np.uint8)
-
-
-def _aligned(size: int) -> mmap.mmap:
-    """``size`` bytes of our own from a page boundary on: copies to other places are slower."""
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
