@@ -70,6 +70,15 @@ class Apt:
         sandbox = ("-o", "APT::Sandbox::User=root")
         run(["apt-get", *self.options, *sandbox, "download", *packages], cwd=into)
 
+    def download_with_all(self, *packages: str, into: Path) -> None:
+        """Put packages and all that they depend on into a directory; for ``architecture`` alone."""
+        (into / "partial").mkdir(parents=True, exist_ok=True)
+        options = (f"Dir::Cache::archives={into}", "APT::Sandbox::User=root")
+        options += ("APT::Install-Recommends=false",)
+        words = [word for option in options for word in ("-o", option)]
+        command = ["apt-get", *self.options, *words, "install", "--download-only", "-y", "-qq"]
+        run([*command, *packages])
+
 
 def compare_versions(left: str, right: str) -> int:
     """As for functools.cmp_to_key()."""

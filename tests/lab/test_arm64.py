@@ -63,11 +63,11 @@ def test_one_moment_is_the_same_however_it_is_read(series: str, tmp_path: Path) 
     """A dump with debug symbols, with the kernel's own, QEMU's monitor, and /proc in the guest."""
     kernel = lab_kernel(series)
     with running(WORKLOAD, kernel, tmp_path, debian=True) as system:
-        status, output = system.estimator("collect --procfs -o /tmp/procfs.ksm")
-        assert status == 0, output
-        inside = tmp_path / "procfs.ksm"
-        inside.mkdir(mode=0o700)
-        system.fetch_snapshot("/tmp/procfs.ksm", inside)
+        for way in ("procfs", "live"):
+            status, output = system.estimator(f"collect --{way} -o /tmp/{way}.ksm")
+            assert status == 0, output
+            (tmp_path / way).mkdir(mode=0o700)
+            system.fetch_snapshot(f"/tmp/{way}.ksm", tmp_path / way)
         system.guest.dump(tmp_path / "core")
         with open_qemu(str(system.monitor), [OWN]) as target:
             read = Counted(None)
@@ -77,8 +77,10 @@ def test_one_moment_is_the_same_however_it_is_read(series: str, tmp_path: Path) 
         "vmlinux": collect_core(tmp_path / "core", [kernel.vmlinux], seed=0),
         "own": collect_core(tmp_path / "core", [OWN], seed=0),
         "monitor": monitor,
-        "procfs": open_snapshot(inside),
+        "procfs": open_snapshot(tmp_path / "procfs"),
+        "live": open_snapshot(tmp_path / "live"),
     }
+    assert looks["live"].info["symbols"] == "BTF"
     assert {look.info["kernel"]["page_size"] for look in looks.values()} == {PAGE_BYTES[series]}
     found = {name: _of_actors(look).counters for name, look in looks.items()}
     first = found["vmlinux"]
