@@ -73,11 +73,9 @@ class Apt:
     def download_with_all(self, *packages: str, into: Path) -> None:
         """Put packages and all that they depend on into a directory; for ``architecture`` alone."""
         (into / "partial").mkdir(parents=True, exist_ok=True)
-        options = (f"Dir::Cache::archives={into}", "APT::Sandbox::User=root")
-        options += ("APT::Install-Recommends=false",)
-        words = [word for option in options for word in ("-o", option)]
-        command = ["apt-get", *self.options, *words, "install", "--download-only", "-y", "-qq"]
-        run([*command, *packages])
+        options = ("-o", "APT::Sandbox::User=root", "-o", f"Dir::Cache::archives={into}")
+        install = ("install", "--no-install-recommends", "--download-only", "-y", "-qq")
+        run(["apt-get", *self.options, *options, *install, *packages])
 
 
 def compare_versions(left: str, right: str) -> int:

@@ -41,11 +41,12 @@ def debian_image(machine: str = "x86_64") -> Path:
 
     ``machine``: as in ``uname -m``.
     """
-    needed, packages, of = requirements(), PACKAGES, ()
+    needed = requirements()
+    of: tuple[object, ...] = (PACKAGES, needed, "compiled")
     if machine == "aarch64":
         needed = [name for name in needed if not name.startswith("drgn")]
-        packages, of = PACKAGES_ARM64, (machine, PYTHON[machine])
-    key = hashlib.sha256(repr((packages, needed, "compiled", *of)).encode()).hexdigest()[:16]
+        of = (PACKAGES_ARM64, needed, "compiled", machine, PYTHON[machine])
+    key = hashlib.sha256(repr(of).encode()).hexdigest()[:16]
     image = cache_directory() / f"debian-{key}.ext4"
     with locked(cache_directory() / "debian.lock"):
         if not image.exists():

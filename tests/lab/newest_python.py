@@ -1,6 +1,6 @@
-"""Python of Debian's sid, which is newer than this machine's: what arm64 guests have, runs here too.
+"""Python of Debian's sid, as guests of arm64 have it, for this machine.
 
-A guest's modules are compiled by the same Python, for x86-64: emulated it takes minutes.
+It compiles their modules: emulated that takes minutes.
 """
 
 from __future__ import annotations
