@@ -11,9 +11,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from drgn import Program
 
-from estimator.arrays import Bytes
 from estimator.kernel.dump.file import inspect
 
 _HEADER, _VERSION = "<8si", 6
@@ -52,7 +52,7 @@ def as_kdump(core: Path, destination: Path, machine: str, page_bytes: int) -> No
         file.write(start + b"".join(descriptors))
 
 
-def _pages(core: Path, load: np.void, page_bytes: int) -> np.ndarray:
+def _pages(core: Path, load: np.void, page_bytes: int) -> npt.NDArray[np.void]:
     """Of one segment: pfn, place in ``core``, and whether there is more than zeroes in it."""
     count = int(load["filesz"]) // page_bytes
     shape = (count, page_bytes // 8)

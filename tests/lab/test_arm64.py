@@ -1,4 +1,4 @@
-"""arm64, emulated: what ksmd does there is predicted, from a dump, over QMP and from /proc inside.
+"""arm64, emulated: what ksmd does there is predicted, from dumps, over QMP, --live and --procfs.
 
 A few workloads, on pages of 4, 16 and 64 KiB; all on all kernels: ``./scripts/proof --arch arm64``.
 """
@@ -18,9 +18,12 @@ from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot
+from tests.lab.as_kdump import as_kdump
+from tests.lab.compare import counter_numbers, process_numbers, unequal
 from tests.lab.conftest import RunWorkload, lab_kernel
 from tests.lab.dumps import WORKLOAD
 from tests.lab.running import running
+from tests.lab.truth import report, settle
 from tests.lab.verdict import judge
 from tests.lab.workloads import find
 
@@ -60,11 +63,13 @@ class Counted(Pace):
 
 @pytest.mark.parametrize("series", KERNELS)
 def test_one_moment_is_the_same_however_it_is_read(series: str, tmp_path: Path) -> None:
-    """A dump with debug symbols, with the kernel's own, QEMU's monitor, and /proc in the guest."""
+    """A dump with debug symbols and with the kernel's own, as ELF and in the format of kdump, QEMU's
+    monitor, and in the guest /proc and /proc/kcore; of this one ksmd then says whether it is so.
+    """
     kernel = lab_kernel(series)
     with running(WORKLOAD, kernel, tmp_path, debian=True) as system:
         for way in ("procfs", "live"):
-            status, output = system.estimator(f"collect --{way} -o /tmp/{way}.ksm")
+            status, output = system.estimator(f"run --{way} -o /tmp/{way}.ksm")
             assert status == 0, output
             (tmp_path / way).mkdir(mode=0o700)
             system.fetch_snapshot(f"/tmp/{way}.ksm", tmp_path / way)
@@ -73,19 +78,29 @@ def test_one_moment_is_the_same_however_it_is_read(series: str, tmp_path: Path) 
             read = Counted(None)
             monitor = collect(target, seed=0, pace=read)
         assert read.bytes >= len(monitor.frames) * PAGE_BYTES[series]  # what --rate limits
+        settle(system.guest, min_scans=4)
+        truth = report(system.guest)
+    as_kdump(tmp_path / "core", tmp_path / "kdump", kernel.machine, PAGE_BYTES[series])
     looks = {
         "vmlinux": collect_core(tmp_path / "core", [kernel.vmlinux], seed=0),
         "own": collect_core(tmp_path / "core", [OWN], seed=0),
+        "kdump": collect_core(tmp_path / "kdump", [OWN], seed=0),
         "monitor": monitor,
         "procfs": open_snapshot(tmp_path / "procfs"),
         "live": open_snapshot(tmp_path / "live"),
     }
+    for table in ("mappings", "frames"):
+        assert getattr(looks["kdump"], table).equals(getattr(looks["own"], table))
     assert looks["live"].info["symbols"] == "BTF"
     assert {look.info["kernel"]["page_size"] for look in looks.values()} == {PAGE_BYTES[series]}
     found = {name: _of_actors(look).counters for name, look in looks.items()}
     first = found["vmlinux"]
     assert first["pages_sharing"] > 6000
     assert found == dict.fromkeys(looks, first)
+    live = looks["live"]
+    prediction = predict(live, Policy(scope="enabled"))
+    numbers = counter_numbers(prediction, truth) | process_numbers(prediction, truth, live, {})
+    assert unequal(numbers) == {}
 
 
 def _of_actors(snapshot: Snapshot) -> Prediction:
