@@ -16,7 +16,8 @@ from drgn import Program
 
 from estimator.kernel.dump.file import inspect
 
-_HEADER, _VERSION = "<8si", 6
+_VERSION = 6
+_NAME = b"VMCOREINFO\0"
 _ZLIB, _LEVEL = 1, 1
 _DESCRIPTOR = struct.Struct("<QIIQ")
 
@@ -68,10 +69,14 @@ def _headers(core: Path, machine: str, page_bytes: int, frames: int, bitmap_bloc
     """disk_dump_header and kdump_sub_header, one block each, and a block with VMCOREINFO."""
     prog = Program()
     prog.set_core_dump(core)
-    note: bytes = prog["VMCOREINFO"].string_()
-    header = struct.pack(_HEADER, b"KDUMP   ", _VERSION) + bytes(4 * 65)
+    text: bytes = prog["VMCOREINFO"].string_()
+    note = struct.pack("<III12s", len(_NAME), len(text), 0, _NAME) + text.ljust(
+        -(-len(text) // 4) * 4
+    )
+    header = struct.pack("<8si", b"KDUMP   ", _VERSION) + bytes(4 * 65)
     header = (header + machine.encode()).ljust(424, b"\0")
-    header += struct.pack("<IiiII", _ZLIB, page_bytes, 2, bitmap_blocks, min(frames, (1 << 32) - 1))
-    sub = struct.pack("<Qii16xQQ", 0, 0, 0, 2 * page_bytes, len(note))
-    sub += struct.pack("<32xQQQ", 0, 0, frames)
+    header += struct.pack("<IiiII", _ZLIB, page_bytes, 2, bitmap_blocks, frames)
+    at = 2 * page_bytes
+    sub = struct.pack("<32xQQQQ", at + 24, len(text), at, len(note))
+    sub += struct.pack("<16xQQQ", 0, 0, frames)
     return b"".join(part.ljust(page_bytes, b"\0") for part in (header, sub, note))
