@@ -63,8 +63,8 @@ class Counted(Pace):
 
 @pytest.mark.parametrize("series", KERNELS)
 def test_one_moment_is_the_same_however_it_is_read(series: str, tmp_path: Path) -> None:
-    """A dump with debug symbols and with the kernel's own, that as a kdump file, QEMU's monitor, and
-    /proc and /proc/kcore in the guest. What is said of the last one is what ksmd then does.
+    """A dump with debug symbols and with the kernel's own, that as a kdump file, QEMU's monitor,
+    /proc and /proc/kcore in the guest; what is said of the last one is what ksmd then does.
     """
     kernel = lab_kernel(series)
     with running(WORKLOAD, kernel, tmp_path, debian=True) as system:
