@@ -80,8 +80,9 @@ A dump in the format of kdump of these kernels, which are built for addresses of
 - Its git (b7587f1) knows the levels, and fails with "Can't get the address of system_utsname": it
   takes bits 12 to 15 of an entry for the highest of a physical address. That is so with pages of
   64 KiB alone; otherwise they are bits 8 and 9 (`__pte_to_phys()` in its `arch/arm64.c`).
-- With that put right, `-l -d 23` on QEMU's dump of a guest of 6.12 with pages of 4 KiB wrote a file
-  of which all tables of the snapshot are equal to those of the dump.
+- With that put right (bits 12 or 14 to 49, and 8 and 9 as 50 and 51, where TCR_EL1_T1SZ says 52),
+  `-l -d 23` on QEMU's dumps of guests of 6.12 with pages of 4 and 16 KiB wrote files of which all
+  tables of the snapshot are equal to those of the dumps.
 - QEMU's own (`dump-guest-memory -z`) have blocks of 64 KiB: with smaller pages, refused by name.
 
 Until a release of makedumpfile can, such a dump is taken as ELF: `cp /proc/vmcore` in the crash
