@@ -85,9 +85,9 @@ A dump in the format of kdump of these kernels, which are built for addresses of
   tables of the snapshot are equal to those of the dumps.
 - QEMU's own (`dump-guest-memory -z`) have blocks of 64 KiB: with smaller pages, refused by name.
 
-Until a release of makedumpfile can, such a dump is taken as ELF: `cp /proc/vmcore` in the crash
-kernel, or `dump-guest-memory` without a format. The kdump file that the test reads is written by
-`tests/lab/as_kdump.py`.
+Until a release of makedumpfile can, such a dump is taken as ELF: by QEMU's `dump-guest-memory`
+without a format, as the tests do. A copy of `/proc/vmcore` in a crash kernel was not tried. The
+kdump file that the test reads is written by `tests/lab/as_kdump.py`.
 """
 ARM64_64K = """
 Debian has no package of a kernel with pages of 64 KiB. `./scripts/proof --arch arm64 --series
