@@ -35,28 +35,29 @@ def kdump(
     split: tuple[int, int] | None = None,
     notes: bytes = b"CRASHTIME=1",
     machine: bytes = b"x86_64",
+    block: int = BLOCK,
 ) -> bytes:
-    """A kdump file with the pages ``DUMPED``, each 100 bytes of zlib in the file.
+    """A kdump file with the pages ``DUMPED``, each ``block`` bytes, 100 of zlib in the file.
 
     ``split``: only the pages from one PFN until before another, as in a file of a split dump.
     """
     start_pfn, end_pfn = split or (0, 0)
     own = [pfn for pfn in DUMPED if not split or start_pfn <= pfn < end_pfn]
-    valid, dumped = np.zeros((2, 8 * BLOCK), np.uint8)
+    valid, dumped = np.zeros((2, 8 * block), np.uint8)
     valid[50:950] = 1
     dumped[list(DUMPED)] = 1
     bitmaps = [np.packbits(bits, bitorder="little").tobytes() for bits in (valid, dumped)]
     header = struct.pack("<8si", b"KDUMP   ", 6) + bytes(4 * 65) + machine.ljust(65, b"\0")
-    header = header.ljust(424, b"\0") + struct.pack("<IiiII", 1, BLOCK, 1, 2, 0)
-    sub = struct.pack("<Qii32xQQ16x", 0, level, bool(split), BLOCK + 104, len(notes))
+    header = header.ljust(424, b"\0") + struct.pack("<IiiII", 1, block, 1, 2, 0)
+    sub = struct.pack("<Qii32xQQ16x", 0, level, bool(split), block + 104, len(notes))
     sub += struct.pack("<QQQ", start_pfn, end_pfn, PFNS) + notes
-    table = 4 * BLOCK
+    table = 4 * block
     data = table + 24 * len(DUMPED)
     descriptors = b"".join(
         struct.pack("<QIIQ", data + 100 * number, 100, 1, 0) for number in range(len(own))
     ).ljust(data - table, b"\0")
-    blocks = b"".join(part.ljust(BLOCK, b"\0") for part in (header, sub, *bitmaps))
-    page = zlib.compress(bytes(BLOCK)).ljust(100, b"\0")
+    blocks = b"".join(part.ljust(block, b"\0") for part in (header, sub, *bitmaps))
+    page = zlib.compress(bytes(block)).ljust(100, b"\0")
     return blocks + descriptors + page * len(own)
 
 

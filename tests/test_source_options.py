@@ -14,6 +14,7 @@ from estimator.errors import TargetError
 from estimator.kernel.core import open_core
 from estimator.snapshot.store import open_snapshot
 from tests.commands import estimator
+from tests.test_dumpfile import kdump
 
 NOBODY = 65534
 
@@ -71,3 +72,28 @@ def test_what_may_not_be_read_can_not_be_opened(tmp_path: Path) -> None:
                 open_snapshot(snapshot)
     finally:
         os.seteuid(0)
+
+
+@pytest.mark.parametrize(("block", "likely"), [(4096, "x86_64"), (65536, "aarch64")])
+def test_a_kdump_file_that_does_not_say_its_architecture(
+    block: int, likely: str, tmp_path: Path
+) -> None:
+    """QEMU writes blocks of 64 KiB of arm64, without its name."""
+    core = tmp_path / "vmcore"
+    core.write_bytes(kdump(machine=b"Unknown", block=block))
+    done = estimator("run", "--core", core)
+    assert (done.returncode, done.stdout) == (3, "")
+    said = f"{core} does not say of what architecture it is; try: --architecture {likely}\n"
+    assert done.stderr == f"ksm-estimator: {said}"
+
+
+def test_blocks_of_a_kdump_file_that_are_not_the_pages_of_its_kernel(tmp_path: Path) -> None:
+    text = b"OSRELEASE=6.12.0\nPAGESIZE=4096\nSYMBOL(swapper_pg_dir)=ffff800082000000\n"
+    text += b"NUMBER(VA_BITS)=52\nNUMBER(TCR_EL1_T1SZ)=0xc\nKERNELOFFSET=0\n"
+    note = struct.pack("<III12s", 11, len(text), 0, b"VMCOREINFO") + text + bytes(-len(text) % 4)
+    core = tmp_path / "vmcore"
+    core.write_bytes(kdump(machine=b"Unknown", block=65536, notes=note))
+    done = estimator("run", "--core", core, "--architecture", "aarch64")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "consists of blocks of 65,536 bytes, but pages of its kernel have 4,096" in done.stderr
+    assert "what can be read is an ELF dump" in done.stderr

@@ -29,6 +29,7 @@ from estimator.kernel.target import Target
 from estimator.kernel.vmcoreinfo import kernel_release, page_shift
 
 _LACKS_NOTE = "linux.vmcoreinfo.raw is not set"  # libkdumpfile
+_X86_PAGE_BYTES = 4096
 ARCHITECTURES = {"x86_64": Architecture.X86_64, "aarch64": Architecture.AARCH64}
 
 
@@ -67,6 +68,8 @@ def open_program(dump: DumpFile, architecture: str | None = None) -> tuple[Progr
     except Exception as error:  # drgn has no narrower class for what libkdumpfile says
         if dump.cut or not (dump.format == "elf" or _LACKS_NOTE in str(error)):
             raise _why_not_opened(dump, platform, error) from error
+        if (unsaid := _no_architecture(dump, platform)) is not None:
+            raise unsaid from error
         prog = None  # so for QEMU's dumps without a VMCOREINFO note
     has_note = prog is not None and bool(prog.flags & ProgramFlags.IS_LINUX_KERNEL)
     if prog is not None and has_note:
@@ -199,12 +202,20 @@ def _elf_machine(dump: DumpFile) -> str:
 def _why_not_opened(dump: DumpFile, platform: Platform | None, error: Exception) -> TargetError:
     if dump.cut:
         return TargetError(dump.cut)
-    if platform is None and dump.kdump is not None and not dump.kdump.machine:
-        return TargetError(
-            f"{dump.name} does not say of what architecture it is",
-            hint="try: --architecture x86_64",
-        )
-    return TargetError(f"{dump.name} can't be opened: {one_line(error)}")
+    return _no_architecture(dump, platform) or TargetError(
+        f"{dump.name} can't be opened: {one_line(error)}"
+    )
+
+
+def _no_architecture(dump: DumpFile, platform: Platform | None) -> TargetError | None:
+    """What to say if neither a kdump file nor the user names it, which libkdumpfile needs."""
+    if platform is not None or dump.kdump is None or dump.kdump.machine:
+        return None
+    likely = "x86_64" if dump.kdump.block_bytes == _X86_PAGE_BYTES else "aarch64"
+    return TargetError(
+        f"{dump.name} does not say of what architecture it is",
+        hint=f"try: --architecture {likely}",
+    )
 
 
 def one_line(error: Exception) -> str:

@@ -70,6 +70,13 @@ class Apt:
         sandbox = ("-o", "APT::Sandbox::User=root")
         run(["apt-get", *self.options, *sandbox, "download", *packages], cwd=into)
 
+    def download_with_all(self, *packages: str, into: Path) -> None:
+        """Put packages and all that they depend on into a directory; for ``architecture`` alone."""
+        (into / "partial").mkdir(parents=True, exist_ok=True)
+        options = ("-o", "APT::Sandbox::User=root", "-o", f"Dir::Cache::archives={into}")
+        install = ("install", "--no-install-recommends", "--download-only", "-y", "-qq")
+        run(["apt-get", *self.options, *options, *install, *packages])
+
 
 def compare_versions(left: str, right: str) -> int:
     """As for functools.cmp_to_key()."""

@@ -2,7 +2,8 @@
 
 Nothing is installed here: packages are unpacked, wheels are put beside them. The package itself
 goes into the guest as a zip file, so that it is the one of this clone. Modules are compiled here: a
-guest would do it at every start of Python, emulated, for most of a minute.
+guest would do it at every start of Python, emulated, for most of a minute. drgn has no wheels for
+arm64: for guests of that, it is Debian's package, in the one suite that has a release new enough.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from pathlib import Path
 
 from tests.lab.apt import Apt, LabError, run, unpack
 from tests.lab.kernels import Kernel, cache_directory, locked, say
+from tests.lab.newest_python import interpreter_of, newest_python
 
 REPOSITORY = Path(__file__).parents[2]
-PYTHON = "3.11"
-SUITE = "bookworm"
+PYTHON = {"x86_64": "3.11", "aarch64": "3.14"}
+"""Of the guests' Debian, by what they run on."""
 PACKAGES = (
-    *(f"python{PYTHON}-minimal", f"libpython{PYTHON}-minimal", f"libpython{PYTHON}-stdlib"),
+    *("python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib"),
     *("libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libexpat1", "libffi8", "liblzma5"),
     *("libbz2-1.0", "libssl3", "libuuid1", "libsqlite3-0", "libcrypt1"),
     *("libreadline8", "libtinfo6", "libncursesw6"),
 )
+PACKAGES_ARM64 = ("python3-drgn", "python3-minimal", "libpython3-stdlib")  # with what they need
 SITE_PACKAGES = "usr/lib/python3/dist-packages"
 MEGABYTES_FREE = 64
 
@@ -39,11 +42,11 @@ def debian_image(machine: str = "x86_64") -> Path:
     ``machine``: as in ``uname -m``.
     """
     needed = requirements()
-    of: tuple[str, ...] = ()
-    if machine != "x86_64":
-        of = (machine,)
-        needed = [name for name in needed if not name.startswith("drgn")]  # has no such wheels
-    key = hashlib.sha256(repr((PACKAGES, needed, "compiled", *of)).encode()).hexdigest()[:16]
+    of: tuple[object, ...] = (PACKAGES, needed, "compiled")
+    if machine == "aarch64":
+        needed = [name for name in needed if not name.startswith("drgn")]
+        of = (PACKAGES_ARM64, needed, "compiled", machine, PYTHON[machine])
+    key = hashlib.sha256(repr(of).encode()).hexdigest()[:16]
     image = cache_directory() / f"debian-{key}.ext4"
     with locked(cache_directory() / "debian.lock"):
         if not image.exists():
@@ -64,7 +67,7 @@ def symbols_image(kernel: Kernel) -> Path:
     return image
 
 
-def package_zip(destination: Path, python: str = PYTHON) -> Path:
+def package_zip(destination: Path, python: str = PYTHON["x86_64"]) -> Path:
     """The package of this clone as a zip file that ``python`` ("3.11") imports from, entry points
     included."""
     installed = importlib.metadata.distribution("ksm-estimator")
@@ -88,14 +91,13 @@ def package_zip(destination: Path, python: str = PYTHON) -> Path:
 
 
 def compile_modules(directory: Path, python: str, *options: str) -> None:
-    """Compile what is below ``directory`` for ``python`` ("3.11"), if this machine has that.
+    """Compile what is below ``directory`` for ``python`` ("3.11"), if that can be had here.
 
     ``options``: of compileall. Without it guests are slower and do the same.
     """
-    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
-    interpreter = sys.executable if python == ours else shutil.which(f"python{python}")
-    if interpreter is not None:
-        command = [interpreter, "-m", "compileall", "-qq", *options, str(directory)]
+    interpreter = interpreter_of(python)
+    if interpreter:
+        command = [*interpreter, "-m", "compileall", "-qq", *options, str(directory)]
         subprocess.run(command, capture_output=True, check=False)  # some is no Python: templates
 
 
@@ -111,15 +113,18 @@ def _unpack_debian(directory: Path, needed: list[str], machine: str) -> None:
     root = directory / "root"
     for name in ("debs", "root/proc", "root/sys", "root/dev", "root/tmp", "root/symbols"):
         (directory / name).mkdir(parents=True)
-    apt = Apt()
     if machine == "aarch64":
-        apt = Apt.of_suite("debian", SUITE, directory / "apt", architecture="arm64")
-        apt.update()
-    apt.download(*PACKAGES, into=directory / "debs")
+        (root / "usr/lib").mkdir(parents=True)
+        (root / "lib").symlink_to("usr/lib")
+        newest_python(directory / "apt", "arm64").download_with_all(
+            *PACKAGES_ARM64, into=directory / "debs"
+        )
+    else:
+        Apt().download(*PACKAGES, into=directory / "debs")
     for package in sorted((directory / "debs").glob("*.deb")):
         unpack(package, root)
-    pip_install(needed, root / SITE_PACKAGES, PYTHON, machine)
-    compile_modules(root / "usr/lib", PYTHON)
+    pip_install(needed, root / SITE_PACKAGES, PYTHON[machine], machine)
+    compile_modules(root / "usr/lib", PYTHON[machine])
 
 
 def pip_install(needed: list[str], target: Path, python: str, machine: str = "x86_64") -> None:

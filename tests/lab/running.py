@@ -41,7 +41,7 @@ class Running:
         """What the guest's shell has to execute for that."""
         environment = "PYTHONPATH=/tmp/package.zip PYTHONDONTWRITEBYTECODE=1 HOME=/tmp"
         command = f"env -i {environment} /bin/busybox chroot {DEBIAN}"
-        return f"{command} /usr/bin/python{PYTHON} {arguments}"
+        return f"{command} /usr/bin/python{PYTHON[self.guest.kernel.machine]} {arguments}"
 
     def fetch_snapshot(self, path: str, destination: Path) -> Path:
         """Copy the snapshot ``path`` of the guest to the directory ``destination``."""
@@ -82,7 +82,7 @@ def running(
     files = {f"/bin/{name}": build(name, kernel) for name in ("actor", "probe", *programs)}
     disks: list[str] = []
     if debian:
-        files["/package.zip"] = package_zip(directory / "package.zip")
+        files["/package.zip"] = package_zip(directory / "package.zip", PYTHON[kernel.machine])
         for image in (debian_image(kernel.machine), symbols_image(kernel)):
             disks += ["-drive", f"file={image},format=raw,if=virtio,readonly=on"]
     monitor = directory / "monitor"

@@ -1,4 +1,4 @@
-"""arm64, emulated: what ksmd does there is predicted, from a dump, over QMP and from /proc inside.
+"""arm64, emulated: what ksmd does there is predicted, from dumps, over QMP, --live and --procfs.
 
 A few workloads, on pages of 4, 16 and 64 KiB; all on all kernels: ``./scripts/proof --arch arm64``.
 """
@@ -22,9 +22,12 @@ from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot
+from tests.lab.as_kdump import as_kdump
+from tests.lab.compare import counter_numbers, process_numbers, unequal
 from tests.lab.conftest import RunWorkload, lab_kernel
 from tests.lab.dumps import WORKLOAD
 from tests.lab.running import running
+from tests.lab.truth import report, settle
 from tests.lab.verdict import judge
 from tests.lab.workloads import find
 
@@ -64,25 +67,36 @@ class Counted(Pace):
 
 @pytest.mark.parametrize("series", KERNELS)
 def test_one_moment_is_the_same_however_it_is_read(series: str, tmp_path: Path) -> None:
-    """A dump with debug symbols, with the kernel's own, QEMU's monitor, and /proc in the guest."""
+    """A dump with debug symbols and with the kernel's own, that as a kdump file, QEMU's monitor,
+    /proc and /proc/kcore in the guest; what is said of the last one is what ksmd then does.
+    """
     kernel = lab_kernel(series)
     with running(WORKLOAD, kernel, tmp_path, debian=True) as system:
-        status, output = system.estimator("collect --procfs --near -o /tmp/procfs.ksm")
-        assert status == 0, output
-        (tmp_path / "procfs.ksm").mkdir(mode=0o700)
-        inside = open_snapshot(system.fetch_snapshot("/tmp/procfs.ksm", tmp_path / "procfs.ksm"))
+        for way, more in (("procfs", ""), ("live", "--like /tmp/procfs.ksm")):
+            status, output = system.estimator(f"collect --{way} --near {more} -o /tmp/{way}.ksm")
+            assert status == 0, output
+            (tmp_path / way).mkdir(mode=0o700)
+            system.fetch_snapshot(f"/tmp/{way}.ksm", tmp_path / way)
+        inside = {way: open_snapshot(tmp_path / way) for way in ("procfs", "live")}
         system.guest.dump(tmp_path / "core")
-        seed, near = inside.info["hash"]["seed"], Wanted(near=True)
+        seed, near = inside["procfs"].info["hash"]["seed"], Wanted(near=True)
         with open_qemu(str(system.monitor), [OWN]) as target:
             read = Counted(None)
             monitor = collect(target, seed=seed, wanted=near, pace=read)
         assert read.bytes >= len(monitor.frames) * PAGE_BYTES[series]  # what --rate limits
+        settle(system.guest, min_scans=4)
+        truth = report(system.guest)
+    as_kdump(tmp_path / "core", tmp_path / "kdump", kernel.machine, PAGE_BYTES[series])
     looks = {
         "vmlinux": collect_core(tmp_path / "core", [kernel.vmlinux], seed=seed, wanted=near),
         "own": collect_core(tmp_path / "core", [OWN], seed=seed),
+        "kdump": collect_core(tmp_path / "kdump", [OWN], seed=seed),
         "monitor": monitor,
-        "procfs": inside,
+        **inside,
     }
+    for table in ("mappings", "frames"):
+        assert getattr(looks["kdump"], table).equals(getattr(looks["own"], table))
+    assert looks["live"].info["symbols"] == "BTF"
     assert {look.info["kernel"]["page_size"] for look in looks.values()} == {PAGE_BYTES[series]}
     found = {name: _of_actors(look).counters for name, look in looks.items()}
     first = found["vmlinux"]
@@ -90,8 +104,12 @@ def test_one_moment_is_the_same_however_it_is_read(series: str, tmp_path: Path) 
     assert found == dict.fromkeys(looks, first)
     hashes = _hashes_of_actors(looks["vmlinux"])
     assert (hashes["no_address_hash"] != hashes["hash"]).any()
-    for name in ("monitor", "procfs"):
+    for name in ("monitor", *inside):
         pd.testing.assert_frame_equal(_hashes_of_actors(looks[name]), hashes)
+    live = looks["live"]
+    prediction = predict(live, Policy(scope="enabled"))
+    numbers = counter_numbers(prediction, truth) | process_numbers(prediction, truth, live, {})
+    assert unequal(numbers) == {}
 
 
 def _is_actor(snapshot: Snapshot) -> npt.NDArray[np.bool_]:

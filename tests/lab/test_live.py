@@ -89,7 +89,7 @@ def proc(system: Running) -> dict[int, Any]:
     system.guest.run("mkdir -p /tmp/probe")
     system.guest.write_file("/tmp/probe/probe.py", PROBE.read_text())
     pids = " ".join(map(str, frozen_pids(system)))
-    python = f"/bin/busybox chroot {DEBIAN} /usr/bin/python{PYTHON}"
+    python = f"/bin/busybox chroot {DEBIAN} /usr/bin/python{PYTHON[system.guest.kernel.machine]}"
     text = system.guest.run(f"{python} /tmp/probe/probe.py {pids}")
     return {int(pid): found for pid, found in json.loads(text).items()}
 
