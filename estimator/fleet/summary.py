@@ -6,6 +6,7 @@ part.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ _TO_SIGMA = 1.4826
 """Of the median absolute deviation, where values are normally distributed."""
 
 DUPLICATE = "twice: "
+_EXAMPLES = 3
+_WHICH = re.compile(r"( than| as|, the other is) \S.*$")
+"""In a problem of a duplicate: the other one."""
+_DIRECTORIES = re.compile(r"\S*/(?=[^/\s])")
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,25 @@ def _why_twice(one: dict[Any, Any], other: dict[Any, Any], what: str) -> str:
     if one["host"] != other["host"]:
         return f"one system under two names, the other is {other['host']} at {other['place']}"
     return f"an older picture of the same host than {other['place']}"
+
+
+def reasons(left_out: pd.DataFrame) -> pd.DataFrame:
+    """Why the snapshots of ``Summary.left_out`` are not counted, most frequent first.
+
+    Columns: reason (the whole problem where one snapshot has it, else what these have in common),
+    snapshots (how many), examples (list of up to 3 places). Hosts that nothing stands for come
+    before duplicates.
+    """
+    twice = left_out["problem"].str.startswith(DUPLICATE)
+    bare = left_out["problem"].str.replace(_DIRECTORIES, "", regex=True)
+    alike = bare.where(~twice, left_out["problem"].str.replace(_WHICH, "", regex=True))
+    rows = []
+    for (is_twice, reason), group in left_out.groupby([twice, alike], sort=False):
+        told = group["problem"].iloc[0] if len(group) == 1 else reason
+        rows.append((is_twice, told, len(group), group["place"].head(_EXAMPLES).tolist()))
+    table = pd.DataFrame(rows, columns=["twice", "reason", "snapshots", "examples"])
+    order = table.sort_values(["twice", "snapshots"], ascending=[True, False], kind="stable")
+    return order.drop(columns="twice").reset_index(drop=True)
 
 
 def _added_up(results: Results, hosts: pd.Series[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
