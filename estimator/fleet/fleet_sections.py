@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from estimator.fleet.overcommit import Overcommit
-from estimator.fleet.overcommit_section import overcommit_json, overcommit_section
+from estimator.fleet.overcommit_section import host_words, overcommit_json, overcommit_section
 from estimator.fleet.summary import Summary, reasons
 from estimator.report.asked import policy_words
 from estimator.report.prediction_sections import Section
@@ -141,7 +141,7 @@ def _odd(summary: Summary) -> Section:
         "Hosts that differ from their kind",
         summary.odd,
         [
-            Column("host", "host"),
+            Column("host", "host", host_words),
             Column("snapshot", "place", wide=True),
             Column("role", "role"),
             Column("saves", "share", share_words, number=True),
