@@ -106,7 +106,15 @@ def measure(directory: Path, output: Path, workers: int, kill: bool) -> Measured
         summary = summarise(results, question.policy, Roles(), places)
         summary_cpu = time.process_time() - start_summary
         peaks[0] = max(peaks[0], ours.memory_info().rss / _MIB)
-    return Measured(seconds, cpu, ours_read - ours_before, summary_cpu, *peaks, len(summary.hosts))
+    return Measured(
+        seconds=seconds,
+        worker_cpu_seconds=cpu,
+        client_cpu_seconds=ours_read - ours_before,
+        summary_cpu_seconds=summary_cpu,
+        client_mib=peaks[0],
+        worker_mib=peaks[1],
+        counted=len(summary.hosts),
+    )
 
 
 def bench_fleet(hosts: Sequence[int], workers: int, snapshots: Sequence[Path], kill: bool) -> None:
