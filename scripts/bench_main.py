@@ -94,9 +94,10 @@ def fleet_summary(hosts: tuple[int, ...]) -> None:
 
 @main.command()
 @click.option("--rounds", type=int, default=10, help="Data centres of each shape (default 10).")
-def place(rounds: int) -> None:
+@click.option("--seconds", type=float, default=30, help="For HiGHS, each shape (default 30).")
+def place(rounds: int, seconds: float) -> None:
     """How many more machines fit where alike ones stand together."""
-    bench_place(rounds)
+    bench_place(rounds, seconds)
 
 
 @main.command()

@@ -29,7 +29,7 @@ from estimator.fleet.one_host import Question, study
 from estimator.fleet.results import Results
 from estimator.fleet.run import cluster, read_fleet
 from estimator.fleet.storage import find_places, local_copy
-from estimator.fleet.summary import Summary, summarise
+from estimator.fleet.summary import Summary, reasons, summarise
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot.store import write_snapshot
@@ -154,6 +154,22 @@ def test_what_can_not_be_counted_is_named(client: Client, fleet: Path, tmp_path:
     assert len(summary.hosts) == 5  # 0 or its alias, 1, 2, 5, and the old one
     assert summary.failed == 5
     assert summary.hosts_share == 0.5
+
+
+def test_many_of_one_reason_are_one_line() -> None:
+    older = "twice: an older picture of the same host than /b/h{}.ksm"
+    told = [(f"/a/h{n}.ksm", older.format(n)) for n in range(9)]
+    told += [(f"/a/bad{n}.ksm", f"/tmp/x{n}/frames.parquet can't be read") for n in range(5)]
+    told += [("/a/new.ksm", "has snapshot format 9 in /a/new.ksm/snapshot.json")]
+    table = reasons(pd.DataFrame(told, columns=["place", "problem"]).assign(host=None))
+    assert table["reason"].tolist() == [
+        "frames.parquet can't be read",
+        "has snapshot format 9 in /a/new.ksm/snapshot.json",
+        "twice: an older picture of the same host",
+    ]
+    assert table["snapshots"].tolist() == [5, 1, 9]
+    assert table["examples"].iloc[2] == ["/a/h0.ksm", "/a/h1.ksm", "/a/h2.ksm"]
+    assert reasons(pd.DataFrame(columns=["place", "host", "problem"], dtype=str)).empty
 
 
 def test_a_run_goes_on_where_it_was(client: Client, fleet: Path, tmp_path: Path) -> None:

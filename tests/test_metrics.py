@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
@@ -19,18 +18,10 @@ from estimator.report.openmetrics import open_metrics
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
 from tests.commands import estimator
+from tests.metrics import parsed
 from tests.systems import Area, Process, fork_server, system
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-
-
-def parsed(text: str) -> dict[tuple[str, str], float]:
-    """Value by name and service ("" without one)."""
-    return {
-        (sample.name.removeprefix("ksm_estimator_"), sample.labels.get("service", "")): sample.value
-        for family in text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
-        for sample in family.samples
-    }
 
 
 def metrics_of(snapshot: Snapshot, most: int = 20) -> dict[tuple[str, str], float]:
@@ -127,6 +118,15 @@ def test_the_policy_says_0_and_1_as_the_kernel_does() -> None:
         text = open_metrics(snapshot, predict(snapshot, policy), 20)
         assert f'use_zero_pages="{label}"' in text
         assert 'merge_across_nodes="1"' in text
+
+
+def test_the_units_commands_are_ones_that_exist() -> None:
+    text = (SCRIPTS / "systemd/ksm-estimator-metrics.service").read_text()
+    commands = re.findall(r"^ExecStart=/usr/local/bin/ksm-estimator (.*)$", text, re.M)
+    assert [line.split()[0] for line in commands] == ["collect", "metrics"]
+    for line in commands:
+        done = estimator(*line.split(), "--help")  # options before it are parsed
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_unit_limits_what_it_takes() -> None:

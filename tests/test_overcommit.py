@@ -12,7 +12,7 @@ import pytest
 from estimator.advice.break_ups import BreakUps
 from estimator.fleet.one_host import WRITTEN_PERCENT, Question, study, written_in_a_minute
 from estimator.fleet.overcommit import SAFE, UNKNOWN, UNSAFE, needed_bytes, overcommit
-from estimator.fleet.overcommit_section import overcommit_section
+from estimator.fleet.overcommit_section import host_words, overcommit_section
 from estimator.ksm.policy import Policy
 from tests.fleets import write_fleet
 from tests.schemas import check
@@ -93,6 +93,12 @@ def test_a_minute_from_another_time(seconds: float, expected: float) -> None:
     writes = BreakUps(seconds, 1000, 100, 1.5, pd.DataFrame())
     assert written_in_a_minute(writes) == pytest.approx(expected)
     assert written_in_a_minute(BreakUps(seconds, 0, 0, 1.5, pd.DataFrame())) is None
+
+
+def test_a_host_without_a_name_is_said_to_have_none() -> None:
+    hosts = pd.DataFrame([a_host("web1", 300, 0.1), a_host("", 300, 0.1) | {"host": None}])
+    rows = overcommit(hosts, 0, 1.25, None).hosts["host"]
+    assert sorted(map(host_words, rows)) == ["(unnamed)", "web1"]
 
 
 def test_the_command(tmp_path: Path) -> None:

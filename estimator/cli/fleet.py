@@ -154,7 +154,7 @@ def fleet_report(
 
     A snapshot that can't be read, or is of a host that has another one, is named and not counted.
     """
-    require_extra("distributed", "dask.dataframe", "fsspec", "cryptography")
+    require_extra("distributed", "fsspec", "cryptography")
     if scheduler is not None and workers is not None:
         raise UsageError("--workers is for processes here", hint="leave out --scheduler")
     if written is not None and overcommit is None:

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from estimator.fleet.overcommit import Overcommit
-from estimator.fleet.overcommit_section import overcommit_json, overcommit_section
-from estimator.fleet.summary import Summary
+from estimator.fleet.overcommit_section import host_words, overcommit_json, overcommit_section
+from estimator.fleet.summary import Summary, reasons
 from estimator.report.asked import policy_words
 from estimator.report.prediction_sections import Section
 from estimator.report.tables import Column, memory, pages
@@ -141,7 +141,7 @@ def _odd(summary: Summary) -> Section:
         "Hosts that differ from their kind",
         summary.odd,
         [
-            Column("host", "host"),
+            Column("host", "host", host_words),
             Column("snapshot", "place", wide=True),
             Column("role", "role"),
             Column("saves", "share", share_words, number=True),
@@ -194,11 +194,19 @@ def _overcommit(summary: Summary) -> Section:
 
 
 def _left_out(summary: Summary) -> Section:
+    table = reasons(summary.left_out)
     return Section(
         "Not counted, because",
-        summary.left_out.assign(problem=summary.left_out["problem"].map(printable)),
-        [Column("snapshot", "place"), Column("because", "problem")],
-        note="" if len(summary.left_out) else "Every snapshot is counted.",
+        table.assign(
+            reason=table["reason"].map(printable),
+            examples=[", ".join(map(printable, places)) for places in table["examples"]],
+        ),
+        [
+            Column("because", "reason"),
+            pages("snapshots", "snapshots"),
+            Column("for example", "examples"),
+        ],
+        note="--json names each of them." if len(table) else "Every snapshot is counted.",
     )
 
 
@@ -233,6 +241,7 @@ def fleet_json(summary: Summary, asked: Overcommit | None = None) -> dict[str, A
             "measured_hosts": summary.measured_hosts,
             "asked": overcommit_json(asked) if asked else None,
         },
+        "left_out_because": records(reasons(summary.left_out)),
         "left_out": records(summary.left_out),
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 from estimator.fleet.overcommit import SAFE, UNKNOWN, UNSAFE, Overcommit
 from estimator.report.prediction_sections import Section
 from estimator.report.tables import Column
-from estimator.units import count, human_bytes, percent, plural
+from estimator.units import count, human_bytes, percent, plural, printable
 
 _WORST = 10
 
@@ -43,7 +43,7 @@ def overcommit_section(asked: Overcommit) -> Section:
         title,
         asked.hosts,
         [
-            Column("host", "host"),
+            Column("host", "host", host_words),
             Column("it is", "verdict"),
             Column("left at rest", "left_bytes", _bytes, number=True),
             Column("written", "written_share", _share, number=True),
@@ -53,6 +53,11 @@ def overcommit_section(asked: Overcommit) -> Section:
         limit=_WORST,
         note=note.strip(),
     )
+
+
+def host_words(host: object) -> str:
+    """The name of a host of a table; unnamed where there is none (None, NaN)."""
+    return printable(host) if isinstance(host, str) and host else "(unnamed)"
 
 
 def _bytes(value: float) -> str:

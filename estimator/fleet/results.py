@@ -65,31 +65,35 @@ class Part:
     """Rows that are not on the disk yet."""
 
     hosts: list[dict[str, Any]] = field(default_factory=list)
-    services: list[pd.DataFrame] = field(default_factory=list)
-    families: list[pd.DataFrame] = field(default_factory=list)
+    services: list[pa.RecordBatch] = field(default_factory=list)
+    families: list[pa.RecordBatch] = field(default_factory=list)
 
     def add(self, host: dict[str, Any], rows: HostRows | None) -> None:
         """A snapshot: where it was found, and what was found in it, or None."""
         self.hosts.append(host | (rows.host if rows else {}))
         if rows:
-            key = host["key"]
-            self.services.append(rows.services.assign(key=key, host=host["host"]))
-            self.families.append(rows.families.assign(key=key))
+            self.services.append(_batch(rows.services, SERVICES, host))
+            self.families.append(_batch(rows.families, FAMILIES, host))
 
     def tables(self) -> dict[str, pa.Table]:
         """As Arrow tables, by name."""
         return {
             "hosts": pa.Table.from_pylist(self.hosts, HOSTS),
-            "services": _table(self.services, SERVICES),
-            "families": _table(self.families, FAMILIES),
+            "services": pa.Table.from_batches(self.services, SERVICES),
+            "families": pa.Table.from_batches(self.families, FAMILIES),
         }
 
 
-def _table(frames: list[pd.DataFrame], schema: pa.Schema) -> pa.Table:
-    if not frames:
-        return schema.empty_table()
-    whole = pd.concat(frames, ignore_index=True)
-    return pa.Table.from_pandas(whole[schema.names], schema, preserve_index=False)
+def _batch(rows: pd.DataFrame, schema: pa.Schema, host: dict[str, Any]) -> pa.RecordBatch:
+    """``rows``, with what is known of their ``host``."""
+    columns = [
+        pa.array(
+            rows[column.name] if column.name in rows else [host[column.name]] * len(rows),
+            column.type,
+        )
+        for column in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 class Results:

@@ -60,6 +60,9 @@ def cluster(scheduler: str | None, workers: int | None) -> Iterator[Client]:
             "distributed.comm.timeouts.connect": "120s",
             "distributed.scheduler.http.routes": [],  # nothing is shown to who asks
             "distributed.worker.http.routes": [],
+            "distributed.worker.profile.enabled": False,  # nobody looks at what Dask measures
+            "distributed.admin.tick.interval": "500ms",
+            "distributed.admin.system-monitor.interval": "10s",
             "distributed.nanny.pre-spawn-environ.DASK_LOGGING": str(_QUIET),
         }
         with (

@@ -1,11 +1,12 @@
 """The answer for a fleet, from the rows of its hosts.
 
-One row per host is in memory here, some 300 bytes each; what there is per service is added up part
-by part by Dask.
+One row per host is in memory here, some 1 KB each; what there is per service is added up part by
+part.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from estimator.errors import CannotAnswerError
 from estimator.fleet.families import fleet_frontier
 from estimator.fleet.kinds import Roles
 from estimator.fleet.one_host import WRITTEN_PERCENT
-from estimator.fleet.results import SERVICES, Results
+from estimator.fleet.results import FAMILIES, SERVICES, Results
 from estimator.ksm.policy import Policy
 
 QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9}
@@ -28,6 +31,10 @@ _TO_SIGMA = 1.4826
 """Of the median absolute deviation, where values are normally distributed."""
 
 DUPLICATE = "twice: "
+_EXAMPLES = 3
+_WHICH = re.compile(r"( than| as|, the other is) \S.*$")
+"""In a problem of a duplicate: the other one."""
+_DIRECTORIES = re.compile(r"\S*/(?=[^/\s])")
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ def summarise(results: Results, policy: Policy, roles: Roles, places: list[str])
     hosts["role"] = [roles.of(host) for host in hosts["host"]]
     anonymous = hosts["anonymous_bytes"].where(hosts["anonymous_bytes"] > 0)
     hosts["share"] = (hosts["net_bytes"] / anonymous).astype(np.float64)
-    services, families = _added_up(results, set(hosts["key"]))
+    services, families = _added_up(results, hosts["key"])
     return Summary(
         policy=policy,
         hosts=hosts,
@@ -148,25 +155,56 @@ def _why_twice(one: dict[Any, Any], other: dict[Any, Any], what: str) -> str:
     return f"an older picture of the same host than {other['place']}"
 
 
-def _added_up(results: Results, keys: set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The services and the families of the hosts ``keys``, added up part by part."""
-    import dask.dataframe as dd
+def reasons(left_out: pd.DataFrame) -> pd.DataFrame:
+    """Why the snapshots of ``Summary.left_out`` are not counted, most frequent first.
 
-    def read(name: str) -> Any:
-        files = [str(part / f"{name}.parquet") for part in results.parts()]
-        return dd.read_parquet(files, split_row_groups=False)
+    Columns: reason (the whole problem where one snapshot has it, else what these have in common),
+    snapshots (how many), examples (list of up to 3 places). Hosts that nothing stands for come
+    before duplicates.
+    """
+    twice = left_out["problem"].str.startswith(DUPLICATE)
+    bare = left_out["problem"].str.replace(_DIRECTORIES, "", regex=True)
+    alike = bare.where(~twice, left_out["problem"].str.replace(_WHICH, "", regex=True))
+    rows = []
+    for (is_twice, reason), group in left_out.groupby([twice, alike], sort=False):
+        told = group["problem"].iloc[0] if len(group) == 1 else reason
+        rows.append((is_twice, told, len(group), group["place"].head(_EXAMPLES).tolist()))
+    table = pd.DataFrame(rows, columns=["twice", "reason", "snapshots", "examples"])
+    order = table.sort_values(["twice", "snapshots"], ascending=[True, False], kind="stable")
+    return order.drop(columns="twice").reset_index(drop=True)
 
-    def chosen(part: pd.DataFrame) -> pd.DataFrame:
-        return part[[key in keys for key in part["key"]]]  # isin() hashes all keys for each part
 
+def _added_up(results: Results, hosts: pd.Series[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The services and the families of the hosts with these keys, added up part by part.
+
+    Here and not on the workers: those of a cluster don't see this machine's files.
+    """
+    keys = pd.Index(hosts)
     sums = [name for name in SERVICES.names if name not in ("key", "host", "service")]
-    parts = read("services").map_partitions(chosen)
-    parts["hosts"] = 1
-    services = parts.groupby("service")[[*sums, "hosts"]].sum().compute()
+    by_service = [
+        _chosen(part / "services.parquet", SERVICES, keys)
+        .group_by("service", use_threads=False)
+        .aggregate([*((name, "sum") for name in sums), ("key", "count")])
+        .rename_columns(["service", *sums, "hosts"])
+        for part in results.parts()
+    ]
+    by_family = [
+        _chosen(part / "families.parquet", FAMILIES, keys)
+        .group_by(["kept", "family"], use_threads=False)
+        .aggregate([("bytes", "sum")])
+        .rename_columns(["kept", "family", "bytes"])
+        for part in results.parts()
+    ]
+    services = pa.concat_tables(by_service).to_pandas().groupby("service").sum()
     services = services.sort_values("net_bytes", ascending=False, kind="stable").reset_index()
-    families = read("families").map_partitions(chosen)
-    added = families.groupby(["kept", "family"])["bytes"].sum().compute().reset_index()
-    return services, added.sort_values(["kept", "family"], ignore_index=True)
+    families = pa.concat_tables(by_family).to_pandas().groupby(["kept", "family"]).sum()
+    return services, families.reset_index()
+
+
+def _chosen(path: Path, schema: pa.Schema, keys: pd.Index[str]) -> pa.Table:
+    """The rows of a part's table that are of the hosts ``keys``."""
+    table = pq.read_table(path, schema=schema)
+    return table.filter(keys.get_indexer(table["key"].to_pandas()) >= 0)
 
 
 def _by_role(hosts: pd.DataFrame) -> pd.DataFrame:
@@ -246,9 +284,6 @@ def write_services(results: Results, summary: Summary, path: Path) -> int:
     The columns of ``results.SERVICES`` but key, and role, anonymous_bytes of the host, release,
     collected_at. Part by part: nobody has to hold them all.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     about = ["role", "release", "collected_at"]
     added = pa.schema([*((name, pa.string()) for name in about), ("anonymous_bytes", pa.int64())])
     owners = summary.hosts.set_index("key")[added.names]

@@ -39,6 +39,7 @@ ARGUMENTS = (
     *("systemd.default_timeout_start_sec=600", "systemd.show_status=no"),
 )
 PACKAGE = "/opt/package.zip"
+ENVIRONMENT = f"PYTHONPATH={PACKAGE}:/{ESTIMATOR} PYTHONDONTWRITEBYTECODE=1"
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ class SystemdGuest:
 
     def estimator(self, *commands: str) -> str:
         """Run ``ksm-estimator`` with each of these arguments, all at once; what they print."""
-        environment = f"PYTHONPATH={PACKAGE}:/{ESTIMATOR} PYTHONDONTWRITEBYTECODE=1 HOME=/root"
-        program = f"env -i PATH=/usr/bin:/bin {environment} python3 -m estimator"
+        program = f"env -i PATH=/usr/bin:/bin {ENVIRONMENT} HOME=/root python3 -m estimator"
         started = " ".join(f'{program} {command} & all="$all $!";' for command in commands)
         return self.run(f"(all=; {started} for pid in $all; do wait $pid || exit; done)")
 

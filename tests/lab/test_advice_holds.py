@@ -1,7 +1,7 @@
 """What `advise` prints is done in a guest as printed: those opt in, the saving comes.
 
 Drop-ins of services; a program that is started by the launcher or by systemd-run; madvise() in a
-program's own code.
+program's own code. The metrics' service says the same saving, started in one of these guests.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from estimator.snapshot.store import write_snapshot
 from tests.lab.compare import counter_numbers, process_numbers, unequal
 from tests.lab.conftest import lab_kernel
 from tests.lab.real_programs import PROGRAMS, SLICE, freeze, start, work
-from tests.lab.systemd_guest import SystemdGuest, systemd_guest
+from tests.lab.systemd_guest import ENVIRONMENT, SystemdGuest, systemd_guest
 from tests.lab.truth import KSM, STABLE_SCANS, report
+from tests.metrics import parsed
 
 pytestmark = pytest.mark.lab
 
@@ -113,6 +114,45 @@ def test_the_advice_for_a_vma_holds(plain: SystemdGuest, tmp_path: Path) -> None
     _stop_holders(plain)
     _start_holders(plain, f"python3 {ARGUMENTS} madvise")
     _saves(plain, advice, line, _look(plain))
+
+
+UNITS = Path(__file__).parents[2] / "scripts/systemd"
+CAPABILITIES = 1 << 2 | 1 << 19 | 1 << 21  # DAC_READ_SEARCH, SYS_PTRACE, SYS_ADMIN
+TEXTFILES = "/var/lib/prometheus/node-exporter"
+PROBE = f"""[Service]
+TimeoutStartSec=infinity
+ExecStartPost=/bin/sh -c '! touch /etc/probe && ! touch /var/lib/probe && ! touch /root/probe'
+ExecStartPost=/bin/sh -c 'cd /sys/fs/cgroup/system.slice/ksm-estimator-metrics.service && \\
+  cat cpu.max memory.max > {TEXTFILES}/probe && grep CapEff: /proc/self/status >> {TEXTFILES}/probe'
+"""
+
+
+def test_the_service_writes_the_metrics(plain: SystemdGuest, tmp_path: Path) -> None:
+    """Installed as docs/metrics.md says, in directories as Debian's node_exporter has them."""
+    name = "ksm-estimator-metrics"
+    for unit in UNITS.iterdir():
+        plain.guest.write_file(f"/etc/systemd/system/{unit.name}", unit.read_text())
+    plain.run(f"mkdir -p {TEXTFILES} && chown redis:redis /var/lib/prometheus")
+    plain.run(f"mkdir -p /run/systemd/system/{name}.service.d")
+    plain.guest.write_file(f"/run/systemd/system/{name}.service.d/probe.conf", PROBE)
+    program = f"#!/bin/sh\nexec env {ENVIRONMENT} python3 -m estimator"
+    plain.run(f"printf '{program} \"$@\"\\n' > /usr/local/bin/ksm-estimator")
+    plain.run("chmod 755 /usr/local/bin/ksm-estimator && systemctl daemon-reload")
+    plain.run(f"systemctl enable --now {name}.timer")
+    _, next_run = plain.run(f"systemctl show -p NextElapseUSecRealtime {name}.timer").split("=", 1)
+    assert next_run.strip()
+    log = f"journalctl -u {name} --no-pager; systemctl status {name} --no-pager -l; false"
+    plain.run(f"systemctl start {name}.service || {{ {log}; }}")
+    found = parsed(plain.run(f"cat {TEXTFILES}/ksm-estimator.prom"))
+    assert plain.run(f"stat -c '%a %U' {TEXTFILES}/ksm-estimator.prom").split() == ["644", "root"]
+    assert found["coverage_ratio", ""] > 1 - NEAR
+    now = predict(_look(plain)).physical["bytes_saved"]
+    assert now > (HOLDERS - 1) * CACHE_MIB * 2**20
+    assert found["frames_freed_bytes", ""] == pytest.approx(now, rel=NEAR)
+    plain.run("! test -e /run/ksm-estimator")  # the hashes are gone
+    limits = plain.run(f"cat {TEXTFILES}/probe").split()
+    assert limits == ["50000", "100000", str(2 * 2**30), "CapEff:", f"{CAPABILITIES:016x}"]
+    plain.run(f"systemctl disable --now {name}.timer")
 
 
 def _start_holders(system: SystemdGuest, command: str, *, wait: bool = True) -> None:
