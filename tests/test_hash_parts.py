@@ -57,7 +57,7 @@ def _seen_through(system: System) -> Snapshot:
     return system.snapshot()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(systems(), st.sampled_from(["all", "enabled"]), st.sampled_from([0, 5, 40]), st.data())
 def test_in_parts_it_is_the_same(
     system: System, scope: str, most: int, data: st.DataObject
@@ -82,11 +82,16 @@ def test_in_parts_it_is_the_same(
 
 
 def test_a_real_system_has_many_parts() -> None:
-    snapshot, rooms = fork_server(), Rooms(500)
-    rooms_before = len(snapshot.mappings) // 500
-    found = predict(snapshot, room=rooms.room())
-    _same(found, predict(snapshot))
-    assert rooms_before > 10
+    snapshot = fork_server()
+    fewest, sizes = len(snapshot.mappings) // 3, []
+
+    def fits(mappings: int, frames: int) -> bool:
+        sizes.append(mappings)
+        return mappings <= fewest
+
+    room = replace(Rooms(0).room(), fits=fits)
+    _same(predict(snapshot, room=room), predict(snapshot))
+    assert sum(size > fewest for size in sizes) >= 2  # so often a part was full
 
 
 def _forked_and_crowded() -> System:

@@ -119,9 +119,7 @@ def _about(mappings: int, frames: int, size: int) -> str:
 
 
 @contextmanager
-def room_for(
-    need: Need, max_bytes: int | None, *, in_parts: bool = False
-) -> Iterator[Allowance]:
+def room_for(need: Need, max_bytes: int | None, *, in_parts: bool = False) -> Iterator[Allowance]:
     """Hold to ``max_bytes``; None: what there is room for, asked once.
 
     ``in_parts``: the answer can be worked out in parts where the whole needs more. With

@@ -256,10 +256,7 @@ class _Whole:
                 }
             ),
             frames=pd.DataFrame(
-                {
-                    name: snapshot.frames[name].array.take(frames)
-                    for name in SCHEMAS["frames"].names
-                }
+                {name: snapshot.frames[name].array.take(frames) for name in SCHEMAS["frames"].names}
             ),
             stable_nodes=nodes[here].assign(
                 frame_id=pd.array(number[node_frame[here]], dtype="UInt32")

@@ -34,8 +34,9 @@ def read_table(
     """The table ``name`` of the snapshot ``place``, whose ``files`` lie there or are in memory.
 
     ``stored``: one of integers alone stays in its file, once all of it could be read; ``empty``:
-    see ``StoredTable``. That of stable nodes has ``stable_items`` in its ``attrs["items"]``. Raises TargetError for a file that
-    is missing or not as ``columns_of`` has it, CannotAnswerError for too many rows.
+    see ``StoredTable``. That of stable nodes has ``stable_items`` in its ``attrs["items"]``. Raises
+    TargetError for a file that is missing or not as ``columns_of`` has it, CannotAnswerError for
+    too many rows.
     """
     path = place / f"{name}.parquet"
     source = files.get(path.name, path)

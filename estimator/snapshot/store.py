@@ -305,8 +305,7 @@ def open_snapshot(
         empty = allow(mappings, frames)
     stored = stored and version == FORMAT_VERSION
     tables: dict[str, Any] = {
-        name: read_table(place, files, name, version, stored=stored, empty=empty)
-        for name in wanted
+        name: read_table(place, files, name, version, stored=stored, empty=empty) for name in wanted
     }
     snapshot = Snapshot(info=info, stable_items=tables["stable_nodes"].attrs.pop("items"), **tables)
     if version == 1:
