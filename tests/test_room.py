@@ -64,7 +64,7 @@ def test_two_snapshots_count_together() -> None:
             allow(1000, 1000)
 
 
-def test_with_less_than_the_whole_needs_it_goes_in_parts(tmp_path: Path) -> None:
+def test_with_less_than_the_whole_needs_it_goes_in_parts() -> None:
     rows = 10_000_000
     with room_for(COUNTERS, 600 << 20) as allow, pytest.raises(UsageError, match="; --max-memory"):
         allow(rows, rows)
@@ -81,11 +81,11 @@ def test_with_less_than_the_whole_needs_it_goes_in_parts(tmp_path: Path) -> None
             allow.parts.require(2_000_000, 2_000_000, "equal pages")
 
 
-def test_what_is_told_to_be_enough_for_parts_is(tmp_path: Path) -> None:
+def test_what_is_told_to_be_enough_for_parts_is() -> None:
     rows = 10_000_000
-    with room_for(COUNTERS, 1 << 20, in_parts=True) as allow:
-        with pytest.raises(UsageError) as refused:
-            allow(rows, rows)
+    limit, told = 1 << 20, pytest.raises(UsageError)
+    with room_for(COUNTERS, limit, in_parts=True) as allow, told as refused:
+        allow(rows, rows)
     enough = int(str(refused.value).partition("; --max-memory ")[2].partition("M,")[0])
     with room_for(COUNTERS, enough << 20, in_parts=True) as allow:
         assert allow(rows, rows) is not None
