@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from estimator.arrays import Empty
-from estimator.cli.on_disk import arrays_on_disk
 from estimator.cli.quantities import Size
 from estimator.collect.budget import mib, require_room
 from estimator.collect.memory_room import own_bytes
 from estimator.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
+    from estimator.arrays import Empty
     from estimator.ksm.hash_parts import Workroom
 
 max_memory_option = click.option(
@@ -109,6 +108,7 @@ class Allowance:
                     hint=f"--max-memory {mib(min(size, needed))}M, or ask on a machine that has it",
                 )
 
+        from estimator.cli.on_disk import arrays_on_disk
         from estimator.ksm.hash_parts import Workroom
 
         self.parts = Workroom(arrays_on_disk(), fits, require)
