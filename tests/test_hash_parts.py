@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def _seen_through(system: System) -> Snapshot:
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(systems(), st.sampled_from(["all", "enabled"]), st.sampled_from([0, 5, 40]), st.data())
 def test_in_parts_it_is_the_same(
-    system: System, scope: str, most: int, data: st.DataObject
+    system: System, scope: Literal["all", "enabled"], most: int, data: st.DataObject
 ) -> None:
     snapshot = _seen_through(system)
     if data.draw(st.booleans()):  # several passes: some pages changed

@@ -83,7 +83,7 @@ class Allowance:
         elif needed > self._max:
             self._work_in_parts(needed, about, self._max)
         self._begin.set()
-        return self.parts and self.parts.empty
+        return self.parts.empty if self.parts else None
 
     def _work_in_parts(self, needed: int, about: str, max_bytes: int) -> None:
         kept = IN_PARTS.bytes_for(self._mappings, self._frames)
