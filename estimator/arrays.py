@@ -6,7 +6,7 @@ time can cost more than the work on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ Ints = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int32]  # rows, frames, contents: 2^31 pages are 8 TiB
 Bytes = npt.NDArray[np.uint8]
 Columns = dict[str, npt.NDArray[Any]]  # of a table, by name
+Empty = Callable[[int, npt.DTypeLike], npt.NDArray[Any]]
+"""Makes an array of so many elements of a type, as ``np.empty`` does, in memory or elsewhere."""
 
 _PIECE_ROWS = 65_536
 

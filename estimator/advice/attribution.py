@@ -31,8 +31,12 @@ def contributions(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
     """
     vmas = prediction.vmas[prediction.vmas["excluded_by"].isna()]
     vma = snapshot.mappings["vma_id"].to_numpy()
-    credit = np.bincount(vma, prediction.credits.of_row, len(snapshot.vmas))
-    visited = np.bincount(vma[visited_rows(prediction)], minlength=len(snapshot.vmas))
+    credit = np.zeros(len(snapshot.vmas))
+    visited = np.zeros(len(snapshot.vmas), np.int64)
+    of_row = prediction.credits.of_row
+    for piece in pieces(len(vma)):
+        np.add.at(credit, vma[piece], of_row[piece])
+        np.add.at(visited, vma[piece], prediction.outcome[piece] != Outcome.NOT_CANDIDATE)
     owners = snapshot.processes[["mm_id", "comm", "cgroup", "uid"]]
     table = vmas.drop(columns="excluded_by").merge(owners, on="mm_id", how="left")
     table["unit"] = units_of(table["cgroup"])

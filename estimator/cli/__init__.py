@@ -51,6 +51,7 @@ from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError, Usag
 from estimator.units import printable_lines
 
 if TYPE_CHECKING:
+    from estimator.ksm.hash_parts import Workroom
     from estimator.snapshot.gathered import Gathered
     from estimator.snapshot.snapshot import Snapshot
 
@@ -139,10 +140,11 @@ def predict(
 
     others = bool(policy["as_if"])
     need = IN_MEMORY if others else COUNTERS
-    with room_for(need, max_memory) as allow:
+    with room_for(need, max_memory, in_parts=not (others or later)) as allow:
         reading = partial(open_snapshot, others=others, stored=not others, allow=allow)
         second = reading(later) if later else None
-        _answer_with(reading(snapshot), policy, as_json, min_coverage, second)
+        first = reading(snapshot)
+        _answer_with(first, policy, as_json, min_coverage, second, allow.parts)
 
 
 @cli.command()
@@ -222,6 +224,7 @@ def _answer_with(
     as_json: bool,
     min_coverage: float,
     later: Snapshot | None = None,
+    room: Workroom | None = None,
 ) -> None:
     from estimator.ksm.as_if import as_if
     from estimator.ksm.policy import Policy
@@ -233,7 +236,7 @@ def _answer_with(
     if snapshot.info.get("without_contents") and later is None:
         answer_with_bound(snapshot, Policy(**policy), as_json, min_coverage)
         return
-    prediction = predict(snapshot, Policy(**policy), later=later)
+    prediction = predict(snapshot, Policy(**policy), later=later, room=room)
     show_prediction(snapshot, prediction, as_json, later)
     require_coverage(prediction.coverage, min_coverage)
 

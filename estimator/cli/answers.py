@@ -40,6 +40,7 @@ from estimator.errors import (
 if TYPE_CHECKING:
     from estimator.advice.page_cost import PageCost
     from estimator.ksm.coverage import Coverage
+    from estimator.ksm.hash_parts import Workroom
     from estimator.ksm.policy import Policy
     from estimator.ksm.prediction import Prediction
     from estimator.report.text import Tables
@@ -144,7 +145,7 @@ def report(
     if html is None:
         _refuse_advice_options()
     need = ADVICE if html else COUNTERS if as_json and not why else REPORT
-    with room_for(need, max_memory) as allow:
+    with room_for(need, max_memory, in_parts=need is COUNTERS) as allow:
         opened = open_snapshot(snapshot, stored=True, allow=allow)
         if why:
             show_why(opened, policy, vma, as_json, min_coverage)
@@ -158,7 +159,7 @@ def report(
         if opened.info.get("without_contents"):
             answer_with_bound(opened, Policy(**policy), as_json, min_coverage, top, sort)
             return
-        prediction = _predict(opened, policy)
+        prediction = _predict(opened, policy, allow.parts)
         if as_json:
             write_json(prediction)
         else:
@@ -370,11 +371,13 @@ def _tables(top: int | None, sort: str | None = None) -> Tables:
     return Tables(top, sort, ": --top 0 shows all")
 
 
-def _predict(snapshot: Snapshot, policy: dict[str, Any]) -> Prediction:
+def _predict(
+    snapshot: Snapshot, policy: dict[str, Any], room: Workroom | None = None
+) -> Prediction:
     from estimator.ksm.policy import Policy
     from estimator.ksm.predict import predict
 
-    return predict(snapshot, Policy(**policy))
+    return predict(snapshot, Policy(**policy), room=room)
 
 
 def show_prediction(

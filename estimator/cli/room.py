@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -16,12 +16,17 @@ from estimator.collect.budget import mib, require_room
 from estimator.collect.memory_room import own_bytes
 from estimator.errors import ResourceError, UsageError
 
+if TYPE_CHECKING:
+    from estimator.arrays import Empty
+    from estimator.ksm.hash_parts import Workroom
+
 max_memory_option = click.option(
     "--max-memory",
     type=Size(),
     metavar="SIZE",
-    help="Refuse to start if more memory may be needed (8G, 512M), and end beyond it; "
-    "else what this machine and the memory cgroup have room for.",
+    help="Take no more memory (8G, 512M): refuse to start if more may be needed, and end beyond "
+    "it; predict and report --json then work in parts, slower, with files in TMPDIR or /var/tmp. "
+    "Else what this machine and the memory cgroup have room for.",
 )
 
 _WATCH_SECONDS = 0.05
@@ -37,7 +42,11 @@ class Need:
 
     def bytes_for(self, mappings: int, frames: int) -> int:
         """Not backed by files; what is simulated item by item comes on top."""
-        return _FIXED_BYTES + self.per_mapping * mappings + self.per_frame * frames
+        return _FIXED_BYTES + self.more_bytes(mappings, frames)
+
+    def more_bytes(self, mappings: int, frames: int) -> int:
+        """The same without ``_FIXED_BYTES``."""
+        return self.per_mapping * mappings + self.per_frame * frames
 
 
 # ./scripts/bench memory measures them
@@ -45,25 +54,79 @@ COUNTERS = Need(per_mapping=36, per_frame=56)
 REPORT = Need(per_mapping=70, per_frame=60)
 ADVICE = Need(per_mapping=110, per_frame=80)
 IN_MEMORY = Need(per_mapping=60, per_frame=140)  # as-if: no row stays in its file
+IN_PARTS = Need(per_mapping=20, per_frame=20)  # what there is of all, whatever the parts
+PART = IN_MEMORY
+_MOST_PARTS = 64  # each looks at all mappings once
+
+
+class Allowance:
+    """What ``room_for`` allows. ``parts``: how to work with less than the whole needs, if at all.
+
+    Called with the numbers of mappings and frames of each snapshot before they are read; gives what
+    makes the arrays of its columns where these have to lie on a disk.
+    """
+
+    def __init__(self, need: Need, max_bytes: int | None, in_parts: bool, begin: threading.Event):
+        self._need, self._max, self._in_parts, self._begin = need, max_bytes, in_parts, begin
+        self._mappings = self._frames = 0
+        self.parts: Workroom | None = None
+
+    def __call__(self, mappings: int, frames: int) -> Empty | None:
+        """Raises UsageError where all so far may take more than the limit, ResourceError where
+        they may take more than there is.
+        """
+        self._mappings, self._frames = self._mappings + mappings, self._frames + frames
+        needed = self._need.bytes_for(self._mappings, self._frames)
+        about = _about(self._mappings, self._frames, needed)
+        if self._max is None:
+            require_room(about, needed)
+        elif needed > self._max:
+            self._work_in_parts(needed, about, self._max)
+        self._begin.set()
+        return self.parts.empty if self.parts else None
+
+    def _work_in_parts(self, needed: int, about: str, max_bytes: int) -> None:
+        kept = IN_PARTS.bytes_for(self._mappings, self._frames)
+        left = max_bytes - kept
+        smallest = PART.more_bytes(self._mappings, self._frames) // _MOST_PARTS
+        least = kept + smallest if self._in_parts else needed
+        if left < smallest or not self._in_parts:
+            raise UsageError(
+                f"{about}, more than --max-memory {mib(max_bytes)}M",
+                hint=f"--max-memory {mib(min(least, needed))}M, or ask on a machine that has it",
+            )
+
+        def fits(mappings: int, frames: int) -> bool:
+            return PART.more_bytes(mappings, frames) <= left
+
+        def require(mappings: int, frames: int, why: str) -> None:
+            if not fits(mappings, frames):
+                size = kept + PART.more_bytes(mappings, frames)
+                raise UsageError(
+                    f"{why}: {_about(mappings, frames, size)}, more than --max-memory "
+                    f"{mib(max_bytes)}M",
+                    hint=f"--max-memory {mib(min(size, needed))}M, or ask on a machine that has it",
+                )
+
+        from estimator.cli.on_disk import arrays_on_disk
+        from estimator.ksm.hash_parts import Workroom
+
+        self.parts = Workroom(arrays_on_disk(), fits, require)
+
+
+def _about(mappings: int, frames: int, size: int) -> str:
+    return f"{mappings:,} mappings of {frames:,} frames may take {mib(size):,} MiB"
 
 
 @contextmanager
-def room_for(need: Need, max_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
+def room_for(need: Need, max_bytes: int | None, *, in_parts: bool = False) -> Iterator[Allowance]:
     """Hold to ``max_bytes``; None: what there is room for, asked once.
 
-    Gives what has to be called with the numbers of mappings and frames of each snapshot before they
-    are read: it raises UsageError where all so far may take more than ``max_bytes``, ResourceError
-    where they may take more than there is. With ``max_bytes`` ResourceError is also raised soon
-    after we have more.
+    ``in_parts``: the answer can be worked out in parts where the whole needs more. With
+    ``max_bytes`` ResourceError is raised soon after we have more.
     """
-    asked = [0, 0]
     allowed, ended = threading.Event(), threading.Event()
-
-    def allow(mappings: int, frames: int) -> None:
-        asked[:] = asked[0] + mappings, asked[1] + frames
-        _require(need, asked[0], asked[1], max_bytes)
-        allowed.set()
-
+    allow = Allowance(need, max_bytes, in_parts, allowed)
     if max_bytes is None or not own_bytes():  # where nothing tells, nothing can be watched
         yield allow
         return
@@ -78,18 +141,6 @@ def room_for(need: Need, max_bytes: int | None) -> Iterator[Callable[[int, int],
         allowed.set()
         watcher.join()
         signal.signal(signal.SIGUSR1, before)
-
-
-def _require(need: Need, mappings: int, frames: int, max_bytes: int | None) -> None:
-    needed = need.bytes_for(mappings, frames)
-    about = f"{mappings:,} mappings of {frames:,} frames may take {mib(needed):,} MiB"
-    if max_bytes is None:
-        require_room(about, needed)
-    elif needed > max_bytes:
-        raise UsageError(
-            f"{about}, more than --max-memory {mib(max_bytes)}M",
-            hint=f"--max-memory {mib(needed)}M, or ask on a machine that has it",
-        )
 
 
 def _watch(max_bytes: int, main: int, allowed: threading.Event, ended: threading.Event) -> None:

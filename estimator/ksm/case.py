@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from estimator.ksm.candidates import Candidates
-from estimator.ksm.contents import Contents
-from estimator.ksm.frames import FrameFacts
+from estimator.arrays import Mask
+from estimator.ksm.candidates import Candidates, find_candidates
+from estimator.ksm.contents import Contents, group_by_content
+from estimator.ksm.frames import FrameFacts, frame_facts
+from estimator.ksm.policy import Policy
 from estimator.ksm.rules import Rules
 from estimator.snapshot.snapshot import Snapshot
 
@@ -33,3 +35,12 @@ class Case:
     def mapping_flags(self) -> npt.NDArray[np.uint8]:
         """``MappingFlag`` per row of ``mappings``."""
         return self.snapshot.mappings["flags"].to_numpy()
+
+
+def case_of(snapshot: Snapshot, policy: Policy, rules: Rules, changed: Mask | None) -> Case:
+    """Gather all that the rules look at. ``changed``: see ``find_candidates``."""
+    candidates = find_candidates(snapshot, policy, rules, changed)
+    facts = frame_facts(snapshot, candidates, rules)
+    frame = snapshot.mappings["frame_id"].to_numpy()
+    contents = group_by_content(snapshot.frames, facts, frame, rules)
+    return Case(snapshot, rules, candidates, contents, facts)

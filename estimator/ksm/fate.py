@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,19 @@ def solve(case: Case, through: int | None = None) -> Solved:
     ``through``: the parts have to say what each full scan shows too, up to this one (``scans.py``).
     None: only what is at rest.
     """
+    solved, in_order, closed_trees = before_simulation(case, in_time=through is not None)
+    if not (in_order.any() or len(solved.few.rows)):
+        return solved
+    rows, split = solved.few.rows, solved.closed.split
+    ordered = simulate_in_order(case, in_order, rows, closed_trees, split, through or 0)
+    return replace(solved, ordered=ordered)
+
+
+def before_simulation(case: Case, *, in_time: bool = False) -> tuple[Solved, Mask, Mask]:
+    """What needs no simulation; the frames (bool) that do; ``closed_trees`` of ``hidden_roots``.
+
+    ``in_time``: see ``closed_forms``.
+    """
     contents, facts, rules = case.contents, case.facts, case.rules
     root, closed_trees = hidden_roots(case)
     apart = zero_contents_apart(contents, facts, rules)
@@ -101,15 +114,10 @@ def solve(case: Case, through: int | None = None) -> Solved:
 
     with_node = np.zeros(len(contents), dtype=bool)
     with_node[contents.of_frame[facts.known & facts.node]] = True
-    in_time = through is not None
     closed = closed_forms(case, apart | (closed_trees & ~with_node), split, in_time=in_time)
     in_order = few.frames | (per_frame(closed.open, contents) & (facts.items > 0))
-    ordered = None
-    if in_order.any() or len(few.rows):
-        ordered = simulate_in_order(
-            case, in_order, few.rows, closed_trees, closed.split, through or 0
-        )
-    return Solved(root, zero_frames, locked_frames, few, zero_pages, closed, ordered)
+    solved = Solved(root, zero_frames, locked_frames, few, zero_pages, closed, None)
+    return solved, in_order, closed_trees
 
 
 def hidden_roots(case: Case) -> tuple[Ints, Mask]:

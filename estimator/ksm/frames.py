@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from estimator import arrays as bulk
 from estimator.arrays import Ints, Mask, Numbers
@@ -76,12 +77,6 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         on_node = np.bincount(merged, minlength=count).astype(np.int32)
 
     large = (flags & FrameFlag.LARGE) != 0
-    folio = np.broadcast_to(np.int32(-1), count)
-    if large.any():
-        folio = np.full(count, -1, dtype=np.int32)
-        head = frames["head_pfn"].to_numpy()[large]
-        folio[large] = np.cumsum(np.append(True, head[1:] != head[:-1]), dtype=np.int32) - 1
-
     pinned = pinned_frames(frames, snapshot.info.get("damon_awake", 0))
     orphan = ksm & ~node
     exclusive = (flags & FrameFlag.ANON_EXCLUSIVE) != 0
@@ -102,7 +97,7 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         items=items,
         first=first,
         mapcount=frames["mapcount"].to_numpy(),
-        folio=folio,
+        folio=large_folios(frames),
         pinned=pinned,
         blocked=blocked,
         maybe_blocked=maybe_blocked,
@@ -113,6 +108,17 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         on_node=on_node,
         opaque=opaque,
     )
+
+
+def large_folios(frames: pd.DataFrame) -> Numbers:
+    """i32 per frame: the number of its large folio, else -1; to be read alone."""
+    large = (frames["flags"].to_numpy() & FrameFlag.LARGE) != 0
+    if not large.any():
+        return np.broadcast_to(np.int32(-1), len(frames))
+    folio = np.full(len(frames), -1, dtype=np.int32)
+    head = frames["head_pfn"].to_numpy()[large]
+    folio[large] = np.cumsum(np.append(True, head[1:] != head[:-1]), dtype=np.int32) - 1
+    return folio
 
 
 def live_node_frames(snapshot: Snapshot) -> Ints:

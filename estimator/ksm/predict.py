@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,10 @@ from estimator.arrays import Mask
 from estimator.errors import CannotAnswerError
 from estimator.ksm.accounting import freed_frames, unmapped_pieces
 from estimator.ksm.as_if import read_as
-from estimator.ksm.candidates import find_candidates
-from estimator.ksm.case import Case
+from estimator.ksm.case import Case, case_of
 from estimator.ksm.caveats import OtherLooks, Told
-from estimator.ksm.contents import group_by_content
 from estimator.ksm.fate import Fate, settle
-from estimator.ksm.frames import frame_facts
+from estimator.ksm.hash_parts import Workroom, settle_in_parts, why_not_in_parts
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.rules import Rules, tunables
@@ -31,13 +30,18 @@ from estimator.snapshot.snapshot import Snapshot
 
 
 def predict(
-    snapshot: Snapshot, policy: Policy | None = None, *, later: Snapshot | None = None
+    snapshot: Snapshot,
+    policy: Policy | None = None,
+    *,
+    later: Snapshot | None = None,
+    room: Workroom | None = None,
 ) -> Prediction:
     """What ksmd's counters will be when memory holds still until it is at rest.
 
     ``later``: a snapshot of the same system some seconds on; pages that changed in between are
-    taken to keep changing and never merge; what it does not have is not taken to be steady. Pure:
-    the same input gives the same answer.
+    taken to keep changing and never merge; what it does not have is not taken to be steady.
+    ``room``: where the whole does not fit, it is worked out part by part of the range of hashes.
+    Pure: the same input gives the same answer, in parts too.
 
     Returns a ``Prediction``: ``counters`` (what /sys/kernel/mm/ksm will show, pages), ``physical``
     (what the machine gets back, frames and bytes), ``coverage`` (how much of the candidates was
@@ -59,8 +63,8 @@ def predict(
     0  web               3                  2
     1  web               3                  2
     """
-    question = ask(snapshot, policy, later=later)
-    return question.answer(settle(question.case))
+    question = ask(snapshot, policy, later=later, room=room)
+    return question.answer(question.at_rest())
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,14 @@ class Question:
     """A snapshot and a policy, with what has to be known to answer.
 
     ``policy`` has its tunables filled in. ``as_found``: the snapshot before anything was unmerged.
+    ``at_rest``: works out the fate of every mapping.
     """
 
     case: Case
     policy: Policy
     told: Told
     as_found: Snapshot
+    at_rest: Callable[[], Fate]
 
     def answer(self, fate: Fate) -> Prediction:
         """What is told of the state at rest."""
@@ -83,7 +89,11 @@ class Question:
 
 
 def ask(
-    snapshot: Snapshot, policy: Policy | None = None, *, later: Snapshot | None = None
+    snapshot: Snapshot,
+    policy: Policy | None = None,
+    *,
+    later: Snapshot | None = None,
+    room: Workroom | None = None,
 ) -> Question:
     """Gather all that a prediction looks at; arguments and errors as for ``predict``."""
     if snapshot.info.get("without_contents"):
@@ -94,6 +104,8 @@ def ask(
         )
     ksm = tunables(snapshot.info)
     policy = read_as(snapshot, policy or Policy()).with_tunables(ksm)
+    if room is not None and (why := why_not_in_parts(snapshot, policy, ksm, later)):
+        room.require(len(snapshot.mappings), len(snapshot.frames), why)
     snapshot = with_seen_nodes(snapshot, merge_across_nodes=bool(ksm["merge_across_nodes"]))
     rules = Rules.of(snapshot.info, policy)
     if not rules.merge_across_nodes:
@@ -103,33 +115,42 @@ def ask(
     starts_over = has_to_start_over(snapshot, policy, ksm)
     if starts_over:
         snapshot = unmerged(snapshot)
-    case = _case(snapshot, policy, rules, changes.changed if changes else None)
+    asked = _Asked(snapshot, policy, rules, room)
+    case, at_rest = asked.case(changes.changed if changes else None)
     candidates = case.candidates
     if len(candidates.frame) and not case.facts.known.any():
         raise CannotAnswerError(
             "no page of any process could be read: there is nothing to compare",
             hint="take a dump that includes user pages (makedumpfile -d 1, 3, 17 or 19)",
         )
-    looks = _other_looks(case, policy, changes) if changes else None
-    return Question(case, policy, Told(looks, starts_over), as_found)
+    looks = _other_looks(asked, case, changes) if changes else None
+    return Question(case, policy, Told(looks, starts_over), as_found, at_rest)
 
 
-def _case(snapshot: Snapshot, policy: Policy, rules: Rules, changed: Mask | None) -> Case:
-    candidates = find_candidates(snapshot, policy, rules, changed)
-    facts = frame_facts(snapshot, candidates, rules)
-    frame = snapshot.mappings["frame_id"].to_numpy()
-    contents = group_by_content(snapshot.frames, facts, frame, rules)
-    return Case(snapshot, rules, candidates, contents, facts)
+@dataclass(frozen=True)
+class _Asked:
+    snapshot: Snapshot
+    policy: Policy
+    rules: Rules
+    room: Workroom | None
+
+    def case(self, changed: Mask | None) -> tuple[Case, Callable[[], Fate]]:
+        """The case where ``changed`` (bool per mapping) keep changing, and what settles it."""
+        if self.room is None:
+            case = case_of(self.snapshot, self.policy, self.rules, changed)
+            return case, partial(settle, case)
+        case, fate = settle_in_parts(self.snapshot, self.policy, self.rules, changed, self.room)
+        return case, lambda: fate
 
 
-def _other_looks(case: Case, policy: Policy, changes: Changes) -> OtherLooks:
+def _other_looks(asked: _Asked, case: Case, changes: Changes) -> OtherLooks:
     def pages(mask: Mask) -> int:
         rows = (case.candidates.row_numbers(), case.candidates.changing)
         return sum(int(np.count_nonzero(mask[part])) for part in rows)
 
     def freed(changed: Mask | None) -> int:
-        other = _case(case.snapshot, policy, case.rules, changed)
-        return freed_frames(other, settle(other), unmapped_pieces(other)).frames
+        other, at_rest = asked.case(changed)
+        return freed_frames(other, at_rest(), unmapped_pieces(other)).frames
 
     ever = changes.changed | changes.changed_before
     return OtherLooks(

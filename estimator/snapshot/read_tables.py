@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from estimator.arrays import Empty
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.snapshot.format import FORMAT_VERSION
 from estimator.snapshot.format_1 import FORMAT_1_SCHEMAS
@@ -22,13 +23,20 @@ _KEPT = frozenset({"frame_id"})  # asked for throughout
 
 
 def read_table(
-    place: Path, files: Mapping[str, Path | bytes], name: str, version: int, *, stored: bool
+    place: Path,
+    files: Mapping[str, Path | bytes],
+    name: str,
+    version: int,
+    *,
+    stored: bool,
+    empty: Empty | None = None,
 ) -> pd.DataFrame | StoredTable:
     """The table ``name`` of the snapshot ``place``, whose ``files`` lie there or are in memory.
 
-    ``stored``: one of integers alone stays in its file, once all of it could be read. That of
-    stable nodes has ``stable_items`` in its ``attrs["items"]``. Raises TargetError for a file that
-    is missing or not as ``columns_of`` has it, CannotAnswerError for too many rows.
+    ``stored``: one of integers alone stays in its file, once all of it could be read; ``empty``:
+    see ``StoredTable``. That of stable nodes has ``stable_items`` in its ``attrs["items"]``. Raises
+    TargetError for a file that is missing or not as ``columns_of`` has it, CannotAnswerError for
+    too many rows.
     """
     path = place / f"{name}.parquet"
     source = files.get(path.name, path)
@@ -49,7 +57,7 @@ def read_table(
             schema = columns_of(name, there.names) if current else FORMAT_1_SCHEMAS[name]
             _require_columns(path, schema, there)
             if all(pa.types.is_integer(column.type) for column in schema):
-                numbers = StoredTable(path, file, schema, _KEPT)
+                numbers = StoredTable(path, file, schema, _KEPT, empty)
                 if not stored:
                     return numbers.whole()
                 numbers.require_readable()

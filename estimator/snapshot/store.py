@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from estimator.arrays import Columns
+from estimator.arrays import Columns, Empty
 from estimator.errors import TargetError
 from estimator.snapshot.archive import STREAM, is_archive, read_members, write_members
 from estimator.snapshot.as_arrow import to_arrow
@@ -264,14 +264,15 @@ def open_snapshot(
     *,
     others: bool = True,
     stored: bool = False,
-    allow: Callable[[int, int], None] | None = None,
+    allow: Callable[[int, int], Empty | None] | None = None,
 ) -> Snapshot:
     """Read the snapshot ``path``: a directory, a tar archive of it, or - for one on stdin.
 
     Without ``others`` the tables of other than anonymous memory are passed over, if there are any.
     ``stored``: mappings and frames stay in their files, and are read column by column, each time
     that they are asked for. Format 1 is read too. ``allow`` is called with the numbers of mappings
-    and frames before any of them is read, and may raise. Raises TargetError for a missing file, a
+    and frames before any of them is read, and may raise; what it gives makes the arrays of
+    ``stored`` columns, each of which is read once then. Raises TargetError for a missing file, a
     newer format, a missing column, a wrong type, and for rows whose order or numbers can't be those
     of a collection (``checks``); CannotAnswerError for more rows than there are numbers for.
     """
@@ -295,15 +296,16 @@ def open_snapshot(
     wanted = list(SCHEMAS)
     if others and info.get("contents", CONTENTS[0]) != CONTENTS[0]:
         wanted += OTHERS
+    empty = None
     if allow is not None:
         mappings, frames = (
             sum(count_rows(place, files, name) for name in wanted if name.endswith(kind))
             for kind in ("mappings", "frames")
         )
-        allow(mappings, frames)
+        empty = allow(mappings, frames)
     stored = stored and version == FORMAT_VERSION
     tables: dict[str, Any] = {
-        name: read_table(place, files, name, version, stored=stored) for name in wanted
+        name: read_table(place, files, name, version, stored=stored, empty=empty) for name in wanted
     }
     snapshot = Snapshot(info=info, stable_items=tables["stable_nodes"].attrs.pop("items"), **tables)
     if version == 1:

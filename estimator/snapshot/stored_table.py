@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from estimator.arrays import Empty
 from estimator.errors import TargetError
 
 if TYPE_CHECKING:
@@ -25,12 +26,22 @@ class StoredTable:
     """The rows of an open Parquet file, used as a DataFrame is.
 
     ``table["pfn"]`` and ``len(table)`` need one column and none; whatever else a DataFrame can do
-    is asked of all columns in memory. A column in ``kept`` is held once it was read. The file stays
-    open: what is read is what was checked, whatever becomes of its name.
+    is asked of all columns in memory. A column in ``kept`` is held once it was read, and with
+    ``empty``, which makes the arrays, every column is. The file stays open: what is read is what
+    was checked, whatever becomes of its name.
     """
 
-    def __init__(self, path: Path, file: pq.ParquetFile, schema: pa.Schema, kept: frozenset[str]):
-        self._path, self._file, self._schema, self._kept = path, file, schema, kept
+    def __init__(
+        self,
+        path: Path,
+        file: pq.ParquetFile,
+        schema: pa.Schema,
+        kept: frozenset[str],
+        empty: Empty | None = None,
+    ):
+        self._path, self._file, self._schema = path, file, schema
+        self._kept = frozenset(schema.names) if empty else kept
+        self._empty = empty or np.empty
         self._held: dict[str, pd.Series[Any]] = {}
 
     def __len__(self) -> int:
@@ -70,8 +81,8 @@ class StoredTable:
         """Some columns, a piece at a time; TargetError if they are damaged."""
         rows, at = len(self), 0
         fields = [self._schema.field(name) for name in names]
-        columns = {f.name: np.empty(rows, f.type.to_pandas_dtype()) for f in fields}
-        masks = {f.name: np.empty(rows, np.bool_) for f in fields if f.nullable}
+        columns = {f.name: self._empty(rows, f.type.to_pandas_dtype()) for f in fields}
+        masks = {f.name: self._empty(rows, np.bool_) for f in fields if f.nullable}
         for batch in self._batches(names):
             piece = slice(at, at + batch.num_rows)
             for field in fields:
