@@ -7,6 +7,9 @@ EXIT_LOW_COVERAGE = 6
 EXIT_DIFFERS = 7
 EXIT_INTERRUPTED = 130
 
+AS_ROOT = 'try: sudo "$(command -v ksm-estimator)" ...'
+"""A hint: sudo does not look into a virtual environment."""
+
 
 class EstimatorError(Exception):
     """What failed, why (found by looking), and the command to try next.

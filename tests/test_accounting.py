@@ -230,7 +230,7 @@ def test_the_saving_is_part_of_the_memory_it_is_compared_with() -> None:
     found = savings(snapshot, prediction)
     assert found.anonymous_bytes == prediction.physical["frames_before"] * 4096 == 40 * 512 * 4096
     sentence = verdict(prediction.policy, found, prediction.coverage)
-    assert "99.98% of 80.0 MiB" in sentence
+    assert "99.99% of 80.0 MiB" in sentence  # its mm slot is there already
 
 
 @pytest.mark.parametrize("flag", [FrameFlag.SWAPCACHE])
@@ -249,7 +249,7 @@ def test_slab_pages_are_rounded_up(objects: int, object_bytes: int, pages: int) 
     assert slab_bytes(objects, object_bytes, 4096) == pages * 4096
 
 
-def test_every_selected_mm_has_a_slot() -> None:
+def test_every_selected_mm_on_the_list_has_a_slot() -> None:
     """85 of 48 bytes fit into a page."""
     system = System()
     for content in range(200):
@@ -260,6 +260,11 @@ def test_every_selected_mm_has_a_slot() -> None:
     assert physical["overhead_bytes"] == sum(physical[part] for part in parts)
     one = predict(system.snapshot(), Policy(scope="enabled", pids=(100,))).physical
     assert one["mm_slots_bytes"] == 4096
+    snapshot = system.snapshot()
+    snapshot.processes["scan_order"] = -1
+    nobody = predict(snapshot, ENABLED).physical
+    assert nobody["overhead_bytes"] == nobody["net_bytes_saved"] == 0
+    assert predict(snapshot, Policy(scope="all")).physical["mm_slots_bytes"] == 3 * 4096
 
 
 def test_records_that_are_there_already_are_not_charged_again() -> None:
@@ -271,8 +276,8 @@ def test_records_that_are_there_already_are_not_charged_again() -> None:
     snapshot.processes["ksm_rmap_items"] = 1
     physical = predict(snapshot, ENABLED).physical
     net = physical["net_bytes_saved"] - physical["bytes_saved"]
-    there = physical["rmap_items_bytes"] + physical["stable_nodes_bytes"]
-    assert net == there - physical["overhead_bytes"] == -physical["mm_slots_bytes"]
+    assert min(physical[f"{name}_bytes"] for name in ("rmap_items", "stable_nodes", "mm_slots")) > 0
+    assert net == 0
 
 
 def test_chains_that_are_there_already_are_not_charged_again() -> None:
@@ -288,8 +293,7 @@ def test_chains_that_are_there_already_are_not_charged_again() -> None:
     snapshot.processes["ksm_rmap_items"] = [120, 200]
     physical = predict(snapshot, Policy(scope="enabled", pids=(100,))).physical
     assert physical["stable_nodes_bytes"] == physical["rmap_items_bytes"] == 2 * 4096
-    net = physical["net_bytes_saved"] - physical["bytes_saved"]
-    assert net == -physical["mm_slots_bytes"]
+    assert physical["net_bytes_saved"] == physical["bytes_saved"]
 
 
 def test_an_mm_off_the_list_takes_no_part_in_what_is_enabled() -> None:

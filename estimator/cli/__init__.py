@@ -290,7 +290,8 @@ def _usage_words(error: click.UsageError) -> str:
     """What is wrong with the command line, and where it is explained: one line."""
     message = " ".join(error.format_message().split()).rstrip(".")
     path = error.ctx.command_path if error.ctx else "ksm-estimator"
-    return f"{message[:1].lower()}{message[1:]}; see: {path} --help"
+    told = message.removesuffix("?").replace("?)", ")")
+    return f"{told[:1].lower()}{told[1:]}; see: {path} --help"
 
 
 def _complete(instruction: str) -> int:

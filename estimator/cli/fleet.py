@@ -29,6 +29,7 @@ from estimator.cli.private_file import new_file, require_new, write_private
 from estimator.cli.quantities import Duration, Share
 from estimator.cli.streams import say
 from estimator.errors import EXIT_LOW_COVERAGE, TargetError, UsageError
+from estimator.units import plural
 
 if TYPE_CHECKING:
     from estimator.fleet.overcommit import Overcommit
@@ -216,7 +217,7 @@ def write_table(path: Path, write: Callable[[Path], int]) -> None:
     """``write`` to a new file that takes the name ``path``; it says how many rows it wrote."""
     with new_file(path, replace=True) as place:
         rows = write(place)
-    note(f"wrote {path}: {rows:,} rows")
+    note(f"wrote {path}: {plural(rows, 'row')}")
 
 
 def _show(

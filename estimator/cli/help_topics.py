@@ -26,20 +26,20 @@ def show_help(topic: str | None) -> None:
         return
     text = files("estimator.report").joinpath(_TOPICS[topic]).read_text(encoding="utf-8")
     if sys.stdout.isatty():
-        click.echo_via_pager(_for_a_terminal(text))
+        click.echo_via_pager(_in_lines(text, with_letters=True))
     else:
-        click.echo(text, nl=False)
+        click.echo(_in_lines(text, with_letters=False), nl=False)
 
 
-def _for_a_terminal(text: str) -> str:
-    """Markdown ``text`` in the lines of a terminal, with its bold and italic letters."""
+def _in_lines(text: str, *, with_letters: bool) -> str:
+    """Markdown ``text`` in the lines of a terminal, with its bold and italic letters or without."""
     from rich.console import Console
     from rich.markdown import Markdown
     from rich.theme import Theme
 
     width = min(shutil.get_terminal_size().columns, _MOST_COLUMNS)
     theme = Theme({"markdown.code": "bold"})
-    shown = Console(file=io.StringIO(), force_terminal=True, width=width, theme=theme)
+    shown = Console(file=io.StringIO(), force_terminal=with_letters, width=width, theme=theme)
     with shown.capture() as captured:
         shown.print(Markdown(_LINK.sub(r"\1", text), code_theme="bw", hyperlinks=False))
     return _LAST.sub(lambda end: end[0].replace(" ", ""), captured.get())

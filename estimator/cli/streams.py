@@ -15,7 +15,9 @@ from estimator.errors import TargetError
 from estimator.units import printable
 
 _FEWEST_COLUMNS, _USUAL_COLUMNS = 40, 80
-_COMMAND = re.compile(r"\b(?:ksm-estimator|sudo|echo|apt-get|dnf|pip|mkdir|export) [^;,)]+")
+_COMMAND = re.compile(
+    r"\b(?:ksm-estimator|sudo|echo|apt-get|dnf|pip|mkdir|export) (?:\$\([^)]*\)|[^;,)])+"
+)
 _TOGETHER = "\N{NO-BREAK SPACE}"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from estimator.collect.findings import Findings
-from estimator.errors import TargetError
+from estimator.errors import AS_ROOT, TargetError
 from estimator.kernel.check_core import ask_memory
 from estimator.kernel.requirements import require_ksm
 from estimator.kernel.running import kcore_refused, lockdown, open_live, open_qemu
@@ -56,7 +56,7 @@ def _guest(address: str, symbols: Sequence[Path], findings: Findings) -> Target:
 
 def _rights(findings: Findings) -> bool:
     if os.geteuid() != 0:
-        raise TargetError("reading the running kernel needs root", hint="try: sudo")
+        raise TargetError("reading the running kernel needs root", hint=AS_ROOT)
     refused = kcore_refused()
     if refused:
         raise TargetError(refused)

@@ -15,7 +15,13 @@ from drgn import FaultError, Program, ProgramFlags
 
 from estimator.collect.capabilities import SYS_RAWIO, capabilities
 from estimator.collect.limits import own_limits
-from estimator.errors import CannotAnswerError, NoDebugInfoError, ResourceError, TargetError
+from estimator.errors import (
+    AS_ROOT,
+    CannotAnswerError,
+    NoDebugInfoError,
+    ResourceError,
+    TargetError,
+)
 from estimator.kernel.arch import require_architecture
 from estimator.kernel.memory.running import RunningMemory
 from estimator.kernel.symbol_hints import hint_here
@@ -34,7 +40,7 @@ def open_live(symbols: Sequence[Path] = ()) -> Target:
     Raises TargetError (not root, no kcore, locked down), NoDebugInfoError, CannotAnswerError.
     """
     if os.geteuid() != 0:
-        raise TargetError("reading the running kernel needs root", hint="try: sudo")
+        raise TargetError("reading the running kernel needs root", hint=AS_ROOT)
     prog = Program()
     try:
         with own_limits():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from estimator.arrays import Ints, Mask
+from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.case import Case
 from estimator.ksm.credits import Freed
 from estimator.ksm.fate import Fate
@@ -119,15 +120,15 @@ def physical(
     ``rmap_items``, ``stable_nodes``: how many there are at rest, chains among the nodes.
 
     Overhead is what KSM allocates: one rmap_item per candidate, a stable node per KSM page and per
-    chain, an mm slot per process, in whole slab pages. What KSM had allocated already is not
-    counted against it again.
+    chain, an mm slot per process on ksmd's list, in whole slab pages. What KSM had allocated
+    already is not counted against it again.
     """
     rules = case.rules
     overhead = {
         "rmap_items_bytes": slab_bytes(rmap_items, rules.rmap_item_bytes, rules.page_bytes),
         "stable_nodes_bytes": slab_bytes(stable_nodes, rules.stable_node_bytes, rules.page_bytes),
         "mm_slots_bytes": slab_bytes(
-            int(np.count_nonzero(case.candidates.mms)), rules.mm_slot_bytes, rules.page_bytes
+            int(np.count_nonzero(case.candidates.slots)), rules.mm_slot_bytes, rules.page_bytes
         ),
     }
     overhead_bytes = sum(overhead.values())
@@ -156,6 +157,12 @@ def _overhead_now_bytes(case: Case) -> int:
         rmap_items = sum(int(counters.get(name) or 0) for name in OF_ALL_ITEMS)
     chain_ids = snapshot.stable_nodes["chain_id"].to_numpy()
     nodes = len(chain_ids) + len(np.unique(chain_ids[chain_ids >= 0]))
-    return slab_bytes(rmap_items, rules.rmap_item_bytes, rules.page_bytes) + slab_bytes(
-        nodes, rules.stable_node_bytes, rules.page_bytes
+    slots = int(np.count_nonzero(on_ksmds_list(snapshot) & case.candidates.mms))
+    return sum(
+        slab_bytes(objects, object_bytes, rules.page_bytes)
+        for objects, object_bytes in (
+            (rmap_items, rules.rmap_item_bytes),
+            (nodes, rules.stable_node_bytes),
+            (slots, rules.mm_slot_bytes),
+        )
     )

@@ -29,6 +29,7 @@ class Candidates:
     """Who takes part.
 
     ``mms``, ``vmas``: bool per row of the snapshot's tables: selected mms, candidate VMAs.
+    ``slots``: which of ``mms`` have an mm slot, being on ksmd's list (or would be, if opted in).
     ``excluded_by``: object per VMA, why it is no candidate; None for candidates and for VMAs of
     processes that were not selected. ``vma_starts``: i64, first row of ``mappings`` of every VMA,
     and one past the end. ``rows``: i32, the rows of ``mappings`` that are candidates, in scan
@@ -37,6 +38,7 @@ class Candidates:
     """
 
     mms: Mask
+    slots: Mask
     vmas: Mask
     excluded_by: npt.NDArray[np.object_]
     vma_starts: Ints
@@ -107,7 +109,10 @@ def find_candidates(
         written = np.flatnonzero(changed)
     if rows is not None:
         frame = frame[rows]
-    return Candidates(mms, taking_part, excluded_by, vma_starts, rows, frame, changing, written)
+    slots = mms if policy.scope == "all" else mms & listed
+    return Candidates(
+        mms, slots, taking_part, excluded_by, vma_starts, rows, frame, changing, written
+    )
 
 
 def _candidate_rows(

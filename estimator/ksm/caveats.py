@@ -196,7 +196,9 @@ def _starts_over(told: Told) -> str | None:
     )
 
 
-def _changing(case: Case, coverage: Coverage, told: Told) -> str:
+def _changing(case: Case, coverage: Coverage, told: Told) -> str | None:
+    if not coverage.candidate_pages:
+        return None
     looks, compared, total = told.looks, coverage.compared_pages, coverage.candidate_pages
     if not looks or not compared:
         why = "One snapshot" if compared is None else "Another look that has none of these pages"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from estimator.collect.capabilities import SYS_ADMIN, SYS_PTRACE, capabilities
-from estimator.errors import CannotAnswerError, TargetError
+from estimator.errors import AS_ROOT, CannotAnswerError, TargetError
 from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.pagemap import own_page
 from estimator.procfs.processes import PROC, Process
@@ -148,4 +148,4 @@ def _require_page_file(path: Path) -> None:
             "--security-opt systempaths=unconfined",
         )
     if not os.access(path, os.R_OK):
-        raise TargetError(f"{path} can't be read: PFNs need root (CAP_SYS_ADMIN)", hint="try: sudo")
+        raise TargetError(f"{path} can't be read: PFNs need root (CAP_SYS_ADMIN)", hint=AS_ROOT)

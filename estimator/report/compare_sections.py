@@ -123,6 +123,9 @@ def _origins(comparison: Comparison) -> Section:
         note = "Whether A and B are of one boot of one machine is not known."
     elif same:
         note = "A and B are of one boot of one machine."
+        ups: list[Any] = [known.loc["uptime_seconds", side] for side in "ab"]
+        if all(isinstance(up, int | float) for up in ups) and ups[1] < ups[0]:
+            note += " B shows the earlier moment: what changed is told backwards."
     else:
         machines = identities[0].other_machine(identities[1])
         note = f"A and B are of two {'machines' if machines else 'boots'}."

@@ -198,8 +198,8 @@ def _lines(title: str, lines: pd.DataFrame, size: int) -> Section:
         pages("processes", "processes", wide=True),
         memory("scans", "scanned_pages", size),
         memory("merges", "merged_pages", size, wide=True),
-        memory("frees", "saved_pages", size),
-        memory("net", "profit_bytes", wide=True),
+        memory("frees", "saved_pages", size, wide=True),
+        memory("net", "profit_bytes"),
         memory("lost without", "loss_bytes"),
     ]
     sums = ("scanned_pages", "merged_pages", "saved_pages", "profit_bytes")

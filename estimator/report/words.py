@@ -91,6 +91,11 @@ def coverage_words(coverage: Coverage, page_bytes: int) -> str:
         return "There is no page to read."
     if not coverage.not_read_pages:
         return "Every page that ksmd would visit was read."
+    if coverage.pages == coverage.lost_pages:
+        return (
+            "They count as nothing saved and could add "
+            f"{human_bytes(coverage.could_add_frames * page_bytes)} at the very most."
+        )
     return (
         f"{percent(coverage.hashed_pages, coverage.pages)} of the pages that ksmd would "
         f"visit were read; the others count as nothing saved and could add "
@@ -101,7 +106,7 @@ def coverage_words(coverage: Coverage, page_bytes: int) -> str:
 def smart_scan_words(prediction: Prediction) -> str:
     """What smart_scan does to the two counters of pages that did not merge; empty if it is off."""
     readings = prediction.unmerged_readings()
-    if len(readings) == 1:
+    if len(readings) == 1 or not sum(readings[0].values()):
         return ""
     unshared = [count(reading["pages_unshared"]) for reading in readings]
     return (

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from estimator.collect.limits import own_limits
-from estimator.errors import TargetError
+from estimator.errors import AS_ROOT, TargetError
 from estimator.kernel.dump import avml, lime
 from estimator.kernel.dump.foreign import refuse_foreign
 from estimator.kernel.dump.kdump_headers import (
@@ -113,7 +113,7 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     except IsADirectoryError as error:
         raise TargetError(f"{path} is a directory", hint="name the dump file in it") from error
     except PermissionError as error:
-        raise TargetError(f"{path} may not be read by you", hint="try: sudo") from error
+        raise TargetError(f"{path} may not be read by you", hint=AS_ROOT) from error
     except OSError as error:
         raise TargetError(f"{path} can't be read: {error.strerror}") from error
 
