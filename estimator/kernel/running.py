@@ -138,7 +138,10 @@ def _connect(address: str) -> socket.socket:
             f"{address} does not exist", hint="start QEMU with -qmp unix:PATH,server=on,wait=off"
         ) from error
     except OSError as error:
-        raise TargetError(f"{address} can't be connected to: {error}") from error
+        raise TargetError(
+            f"{address} can't be connected to: {error.strerror or error}",
+            hint="name the socket of a QEMU started with -qmp unix:PATH,server=on,wait=off",
+        ) from error
     if not select.select([monitor], [], [], _GREETING_SECONDS)[0]:
         monitor.close()
         raise TargetError(
