@@ -41,7 +41,7 @@ def test_pages_that_change_are_volatile_to_ksmd(series: str, tmp_path: Path) -> 
     assert predict(once, POLICY).counters["pages_volatile"] < volatile // 2
 
 
-@pytest.mark.parametrize("series", IN_FULL)
+@pytest.mark.parametrize("series", [IN_FULL[0], IN_FULL[-1]])
 def test_so_they_are_to_who_looks_from_inside(series: str, tmp_path: Path) -> None:
     with running(WRITERS, lab_kernel(series), tmp_path, debian=True) as guest:
         command = "collect --live --symbols /symbols/vmlinux --passes 3 --interval 1"
