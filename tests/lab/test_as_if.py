@@ -30,7 +30,7 @@ from tests.lab.workload import LabResult, Workload, run_workload
 
 pytestmark = pytest.mark.lab
 
-SERIES, OLDEST = ("7.3", "6.12", "6.1"), "5.10"
+SERIES, OLDEST = ("7.3", "6.1"), "5.10"
 SETTINGS = {"/proc/sys/kernel/randomize_va_space": "0", "/proc/sys/vm/nr_hugepages": "24"}
 
 REGIONS = (0x1000_0000_0000, 0x2000_0000_0000)  # from regions.c
