@@ -80,8 +80,7 @@ def held(kinds: int, alike: int, seed: int, seconds: float) -> Held:
 
 def _site(units: list[Sketch]) -> Site:
     capacity, tenant = np.full(_HOSTS, float(_HOST_PAGES)), np.full(len(units), -1)
-    site = site_of(units, ["h"], capacity, tenant, after_sharing=True)
-    return site
+    return site_of(units, ["h"], capacity, tenant, after_sharing=True)
 
 
 def bench_place(rounds: int, seconds: float) -> None:

@@ -124,13 +124,7 @@ def physical(
     already is not counted against it again.
     """
     rules = case.rules
-    overhead = {
-        "rmap_items_bytes": slab_bytes(rmap_items, rules.rmap_item_bytes, rules.page_bytes),
-        "stable_nodes_bytes": slab_bytes(stable_nodes, rules.stable_node_bytes, rules.page_bytes),
-        "mm_slots_bytes": slab_bytes(
-            int(np.count_nonzero(case.candidates.slots)), rules.mm_slot_bytes, rules.page_bytes
-        ),
-    }
+    overhead = _records(rules, rmap_items, stable_nodes, case.candidates.slots)
     overhead_bytes = sum(overhead.values())
     before = int(np.count_nonzero(still_there(case))) + unmapped
     saved = freed * rules.page_bytes
@@ -149,7 +143,7 @@ def physical(
 
 def _overhead_now_bytes(case: Case) -> int:
     """What is there of it already; before 6.1 rmap_items are counted for the whole system alone."""
-    rules, snapshot = case.rules, case.snapshot
+    snapshot = case.snapshot
     counted = snapshot.processes["ksm_rmap_items"]
     rmap_items = int(counted.to_numpy(np.int64, na_value=0)[case.candidates.mms].sum())
     if counted.isna().all() and case.candidates.mms.all():
@@ -157,12 +151,15 @@ def _overhead_now_bytes(case: Case) -> int:
         rmap_items = sum(int(counters.get(name) or 0) for name in OF_ALL_ITEMS)
     chain_ids = snapshot.stable_nodes["chain_id"].to_numpy()
     nodes = len(chain_ids) + len(np.unique(chain_ids[chain_ids >= 0]))
-    slots = int(np.count_nonzero(on_ksmds_list(snapshot) & case.candidates.mms))
-    return sum(
-        slab_bytes(objects, object_bytes, rules.page_bytes)
-        for objects, object_bytes in (
-            (rmap_items, rules.rmap_item_bytes),
-            (nodes, rules.stable_node_bytes),
-            (slots, rules.mm_slot_bytes),
-        )
-    )
+    slots = on_ksmds_list(snapshot) & case.candidates.mms
+    return sum(_records(case.rules, rmap_items, nodes, slots).values())
+
+
+def _records(rules: Rules, rmap_items: int, stable_nodes: int, slots: Mask) -> dict[str, int]:
+    """Bytes of so many records, chains among the nodes; ``slots``: bool per mm that has one."""
+    mm_slots = int(np.count_nonzero(slots))
+    return {
+        "rmap_items_bytes": slab_bytes(rmap_items, rules.rmap_item_bytes, rules.page_bytes),
+        "stable_nodes_bytes": slab_bytes(stable_nodes, rules.stable_node_bytes, rules.page_bytes),
+        "mm_slots_bytes": slab_bytes(mm_slots, rules.mm_slot_bytes, rules.page_bytes),
+    }

@@ -122,7 +122,7 @@ TEXTFILES = "/var/lib/prometheus/node-exporter"
 PROBE = f"""[Service]
 TimeoutStartSec=infinity
 CPUQuota=400%
-ExecStartPost=/bin/sh -c '! touch /etc/probe && ! touch /var/lib/probe && ! touch /root/probe'
+ExecStartPost=/bin/sh -c '! touch /etc/probe && ! touch /var/lib/probe && ! touch ~root/probe'
 ExecStartPost=/bin/sh -c 'cd /sys/fs/cgroup/system.slice/ksm-estimator-metrics.service && \\
   cat cpu.max memory.max > {TEXTFILES}/probe && grep CapEff: /proc/self/status >> {TEXTFILES}/probe'
 """
