@@ -208,6 +208,10 @@ def test_what_the_two_rest_on_is_said() -> None:
     both, one = predict(first, later=later), predict(first)
     text = shown(compare(as_file(both), prediction_json(one)))
     assert "A and B are of one boot of one machine." in text
+    for ups in ((20.0, 10.0), (10.0, 20.0), (None, 10.0)):
+        a, b = (as_file(predict(first)) for _ in ups)
+        a["kernel"]["uptime_seconds"], b["kernel"]["uptime_seconds"] = ups
+        assert ("B shows the earlier moment" in shown(compare(a, b))) is (ups == (20.0, 10.0))
     assert "A knows which pages changed" in text
     assert "upper bounds" in text
     facts = compare(as_file(both), as_file(one)).origins.set_index("fact")[["a", "b"]].T

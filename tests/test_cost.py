@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,8 +23,10 @@ from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
 from estimator.report.as_json import plan_json
 from estimator.report.commands import settings_commands
+from estimator.report.forecast_plots import over_time_figure
 from estimator.report.settings_words import settings_words
 from estimator.snapshot.snapshot import Snapshot
+from tests.synthetic import System, folio, small
 from tests.systems import fork_server
 
 SNAPSHOT = fork_server()
@@ -152,3 +155,19 @@ def test_where_ksmd_never_sleeps_it_is_told_to() -> None:
     assert times.proposed == schedule(SNAPSHOT, PREDICTION, 100.0).proposed
     assert "echo 20 > /sys/kernel/mm/ksm/sleep_millisecs" in settings_commands(times)
     assert "sleep_millisecs" not in settings_commands(schedule(SNAPSHOT, PREDICTION, 100.0))
+
+
+def test_what_may_delay_the_plan_is_told_with_it() -> None:
+    """As in test_scans: a zero-filled piece keeps others out of the tree, as bytes have it."""
+    system = System("6.12", use_zero_pages=1, smart_scan=0)
+    system.process(*folio([0, 0, *system.unique(2)]))
+    system.processes_with(small(0, pins=1), small(*system.unique(3), pins=1))
+    snapshot = system.snapshot()
+    snapshot.info["ksm"] = SNAPSHOT.info["ksm"] | snapshot.info["ksm"]
+    times = schedule(snapshot, predict(snapshot, Policy(scope="enabled")))
+    reasons = times.forecast.bounds.reasons
+    assert reasons
+    assert settings_words(times)[-len(reasons) :] == list(reasons)
+    line = over_time_figure(times.forecast, times.as_proposed).axes[0].lines[0]
+    told = times.as_proposed.scans["bytes_saved"] / 2**20
+    assert np.asarray(line.get_ydata()).tolist() == [0, *told]  # and not the lower bound

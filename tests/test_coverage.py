@@ -11,7 +11,7 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.report.as_json import prediction_json
 from estimator.report.prediction_sections import prediction_sections
-from estimator.report.words import coverage_words
+from estimator.report.words import coverage_words, smart_scan_words
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
 from tests.commands import estimator
@@ -81,9 +81,15 @@ def test_a_saving_that_could_not_be_read_is_not_called_none() -> None:
 
 def test_where_nobody_takes_part_pages_of_nobody_are_named() -> None:
     snapshot = with_gaps(lost=24)
-    title = prediction_sections(snapshot, predict(snapshot, Policy(scope="enabled")))[0].title
+    prediction = predict(snapshot, Policy(scope="enabled"))
+    verdict = prediction_sections(snapshot, prediction)[0]
+    title = verdict.title
     assert "nothing to scan: none of the 32.0 KiB of anonymous memory that was found" in title
     assert "24 more pages were found in no process" in title
+    assert verdict.note == "They count as nothing saved and could add 96.0 KiB at the very most."
+    assert not any("keep changing" in warning for warning in prediction.warnings)
+    assert smart_scan_words(prediction) == ""
+    assert any("keep changing" in warning for warning in predict(snapshot, Policy()).warnings)
 
 
 @pytest.mark.parametrize("command", ["predict", "report", "advise", "report --html"])

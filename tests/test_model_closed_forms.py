@@ -6,12 +6,11 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from estimator.ksm.candidates import find_candidates
+from estimator.ksm import case as cases
 from estimator.ksm.case import Case
 from estimator.ksm.caveats import Told
-from estimator.ksm.contents import group_by_content
 from estimator.ksm.fate import Fate, hidden_roots, settle
-from estimator.ksm.frames import NEVER, frame_facts
+from estimator.ksm.frames import NEVER
 from estimator.ksm.ksmd import Ksmd
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
@@ -78,11 +77,7 @@ def systems(draw: st.DrawFn) -> System:
 def case_of(snapshot: Snapshot) -> tuple[Case, Policy]:
     policy = Policy(scope="enabled").with_tunables(tunables(snapshot.info))
     rules = Rules.of(snapshot.info, policy)
-    candidates = find_candidates(snapshot, policy, rules)
-    facts = frame_facts(snapshot, candidates, rules)
-    frame_of_row = snapshot.mappings["frame_id"].to_numpy()
-    contents = group_by_content(snapshot.frames, facts, frame_of_row, rules)
-    return Case(snapshot, rules, candidates, contents, facts), policy
+    return cases.case_of(snapshot, policy, rules, None), policy
 
 
 def scan_everything(case: Case) -> tuple[Fate, Simulation]:

@@ -356,6 +356,7 @@ static int unmerge(void)
 
 	memset(out, ' ', sizeof(out));
 	setvbuf(stdout, out, _IOFBF, sizeof(out));
+	sleep(1); /* processes that have ended give back tables and stacks a little later (RCU) */
 	printf("[");
 	report_memory();
 	printf(",");
