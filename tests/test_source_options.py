@@ -57,6 +57,9 @@ def test_what_may_not_be_read_can_not_be_opened(tmp_path: Path) -> None:
     core.write_bytes(b"\x7fELF")
     core.chmod(0)
     (tmp_path / "web1.ksm").mkdir(0o700)
+    (tmp_path / "open.ksm").mkdir(0o755)
+    (tmp_path / "open.ksm/snapshot.json").write_text("{}")
+    (tmp_path / "open.ksm/snapshot.json").chmod(0o600)
     tmp_path.chmod(0o711)
     for parent in tmp_path.parents[:3]:
         parent.chmod(parent.stat().st_mode | 0o011)
@@ -67,7 +70,7 @@ def test_what_may_not_be_read_can_not_be_opened(tmp_path: Path) -> None:
             cli.commands[command].make_context(command, list(path))  # not refused as wrong use
         with pytest.raises(TargetError):
             open_core(core)
-        for snapshot in (core, tmp_path / "web1.ksm"):
+        for snapshot in (core, tmp_path / "web1.ksm", tmp_path / "open.ksm"):
             with pytest.raises(TargetError, match=r"can't be read: .*; ask as its owner, .*root"):
                 open_snapshot(snapshot)
     finally:
