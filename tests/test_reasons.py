@@ -10,7 +10,7 @@ import pytest
 
 from estimator.advice.reasons import reasons
 from estimator.advice.verdict import savings
-from estimator.ksm.policy import Policy
+from estimator.ksm.policy import Policy, Scope
 from estimator.ksm.predict import predict
 from estimator.report.prediction_sections import prediction_sections
 from estimator.report.words import verdict
@@ -44,6 +44,35 @@ def test_few_opted_in(opted_in: int, words: str) -> None:
     few = [Process("a", [Area([n], mergeable=True)]) for n in range(opted_in)]
     snapshot = system([*few, Process("b", [Area([7] * 100)])])
     assert why(snapshot, Policy(scope="enabled"))[0].startswith(f"Only {words} opted in: 400 KiB")
+
+
+@pytest.mark.parametrize(("run", "words"), [(0, "run is 0"), (2, "run is 2: it has unmerged all")])
+def test_ksmd_is_off(run: int, words: str) -> None:
+    snapshot = system([Process("a", [Area([7] * 100, mergeable=True)])])
+    snapshot.info["ksm"]["run"] = run
+    prediction = predict(snapshot, Policy(scope="enabled"))
+    _, first, *_ = prediction_sections(snapshot, prediction)
+    assert first.title == "Why nothing is merged yet"
+    assert first.bullets == [
+        f"ksmd is off ({words}): nothing of the 400 KiB that is opted in is merged now. "
+        "What starts it: echo 1 > /sys/kernel/mm/ksm/run"
+    ]
+
+
+def test_ksmd_is_off_and_there_is_little() -> None:
+    snapshot = system([Process("a", [Area(OWN, mergeable=True)])])
+    _, first, *_ = prediction_sections(snapshot, predict(snapshot, Policy(scope="enabled")))
+    assert first.title == "Why so little"
+    assert [line.partition(" ")[0] for line in first.bullets] == ["ksmd", "All"]
+
+
+@pytest.mark.parametrize(("run", "scope"), [(1, "enabled"), (None, "enabled"), (0, "all")])
+def test_ksmd_is_not_what_holds_it_back(run: int | None, scope: Scope) -> None:
+    snapshot = system([Process("a", [Area([7] * 100, mergeable=True)])])
+    snapshot.info["ksm"]["run"] = run
+    prediction = predict(snapshot, Policy(scope=scope))
+    titles = [section.title for section in prediction_sections(snapshot, prediction)]
+    assert "Why nothing is merged yet" not in titles
 
 
 def test_where_much_is_saved_there_is_no_reason() -> None:
@@ -95,6 +124,23 @@ def test_swapped_out_and_guests_in_shared_memory() -> None:
     guest, *_, swap = why(replace(snapshot, vmas=vmas))
     assert guest.startswith("4.0 GiB mapped by 1 virtual machine is shared memory (memfd")
     assert "2.3 MiB is swapped out" in " ".join([guest, *_, swap])
+
+
+def test_shared_memory_that_was_opted_in() -> None:
+    """Two map the same, of which a part counts once; a file's pages are no such memory."""
+    areas = [Area([], name="/memfd:pool (deleted)", excluded_by="VM_SHARED")]
+    workers = [Process("w", [Area([n], mergeable=True), *areas]) for n in range(2)]
+    logger = Process("l", [Area([3], mergeable=True), Area([], "/log", excluded_by="VM_SHARED")])
+    snapshot = system([*workers, logger, Process("a", [Area(OWN)])])
+    vmas = snapshot.vmas.copy()
+    shared = vmas["excluded_by"] == "VM_SHARED"
+    vmas.loc[shared, "end"] = vmas.loc[shared, "start"] + (2 << 30)
+    first, *others = why(replace(snapshot, vmas=vmas), Policy(scope="enabled"))
+    assert first == (
+        "Up to 2.0 GiB of each of 2 processes that opted in is shared memory (MAP_SHARED); "
+        "private memory could merge. Opting in reported no error all the same."
+    )
+    assert not [line for line in others if "shared memory" in line]
 
 
 def test_guests_in_hugetlb_memory() -> None:

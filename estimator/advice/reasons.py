@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from estimator.advice.attribution import page_bytes
 from estimator.advice.host import is_virtual_machine
 from estimator.advice.schedule import scan_time_now
 from estimator.advice.verdict import Savings
+from estimator.arrays import Numbers
 from estimator.ksm.candidates import NOT_MERGEABLE, NOT_ON_LIST
 from estimator.ksm.mergeable import pinned_frames
 from estimator.ksm.prediction import Prediction
@@ -21,9 +24,11 @@ MOST_REASONS = 5
 LEAST_SHARE = 0.01
 """Of the anonymous memory; what is less is no reason."""
 _DAY_SECONDS = 86_400
-_SHARED_BY = {
-    "VM_SHARED": "is shared memory (memfd, share=on: virtio-fs and vhost-user need it); private "
-    "memory could merge",
+_LARGE_BYTES = 64 << 20
+_FILE = r"/(?!memfd:|SYSV|dev/shm/|dev/zero|dev/hugepages/|anon_hugepage)"  # fs/proc: show_map_vma
+_OFF = {0: "run is 0", 2: "run is 2: it has unmerged all"}  # mm/ksm.c, run_store
+_NEVER_MERGES = {
+    "VM_SHARED": "is shared memory ({shared}); private memory could merge",
     "VM_HUGETLB": "is hugetlb memory; without it, it could merge",
 }
 
@@ -34,6 +39,19 @@ class Reason:
 
     sentence: str
     bytes: int
+
+
+def off_now(snapshot: Snapshot, prediction: Prediction, saved: Savings) -> list[str]:
+    """A sentence where somebody has opted in and nothing is merged since ksmd does not run."""
+    run = snapshot.info["ksm"].get("run")
+    asked_of_today = prediction.policy.scope == "enabled" and saved.scanned_pages > 0
+    if run not in _OFF or not asked_of_today or saved.merged_now_bytes:
+        return []
+    opted_in = human_bytes(saved.scanned_pages * page_bytes(snapshot))
+    return [
+        f"ksmd is off ({_OFF[run]}): nothing of the {opted_in} that is opted in is merged now. "
+        "What starts it: echo 1 > /sys/kernel/mm/ksm/run"
+    ]
 
 
 def reasons(snapshot: Snapshot, prediction: Prediction, saved: Savings) -> list[str]:
@@ -47,6 +65,7 @@ def reasons(snapshot: Snapshot, prediction: Prediction, saved: Savings) -> list[
     found = [
         *_not_opted_in(prediction, size),
         *_machines(snapshot),
+        *_opted_in_for_nothing(snapshot),
         *_excluded(prediction, size),
         *_swapped(snapshot, prediction, size),
         *_all_different(prediction, size),
@@ -80,18 +99,50 @@ def _not_opted_in(prediction: Prediction, size: int) -> list[Reason]:
 
 def _machines(snapshot: Snapshot) -> list[Reason]:
     """Memory of virtual machines of a kind that never merges; as much as is mapped."""
-    vmas = snapshot.vmas
-    of_machine = is_virtual_machine(snapshot.processes)[vmas["mm_id"].to_numpy()]
-    lengths = (vmas["end"] - vmas["start"]).to_numpy()
-    large = lengths >= np.uint64(64 << 20)
+    mm_id, lengths, flags = _large_excluded(snapshot)
+    of_machine = is_virtual_machine(snapshot.processes)[mm_id]
     found = []
-    for flag, what in _SHARED_BY.items():
-        rows = of_machine & large & (vmas["excluded_by"] == flag).fillna(False).to_numpy(np.bool_)
+    for flag, what in _NEVER_MERGES.items():
+        rows = of_machine & (flags == flag)
         if rows.any():
             amount = int(lengths[rows].sum())
-            machines = plural(vmas["mm_id"][rows].nunique(), "virtual machine")
-            found.append(Reason(f"{human_bytes(amount)} mapped by {machines} {what}.", amount))
+            machines = plural(len(np.unique(mm_id[rows])), "virtual machine")
+            how = what.format(shared="memfd, share=on: virtio-fs and vhost-user need it")
+            found.append(Reason(f"{human_bytes(amount)} mapped by {machines} {how}.", amount))
     return found
+
+
+def _opted_in_for_nothing(snapshot: Snapshot) -> list[Reason]:
+    """The same of other processes that opted in; they may map the same memory, so of the largest.
+
+    madvise(MADV_MERGEABLE) returns 0 on such memory and leaves no trace (mm/ksm.c, ksm_madvise):
+    who opted in with nothing else is not seen.
+    """
+    processes, vmas = snapshot.processes, snapshot.vmas
+    opted_in = (processes["scan_order"].fillna(-1) >= 0) | processes["merge_any"].fillna(False)
+    mms = opted_in.to_numpy(np.bool_) & ~is_virtual_machine(processes)
+    mm_id, lengths, flags = _large_excluded(snapshot)
+    no_file = ~vmas["name"].str.match(_FILE).to_numpy(np.bool_)
+    found = []
+    for flag, what in _NEVER_MERGES.items():
+        rows = mms[mm_id] & no_file & (flags == flag)
+        if rows.any():
+            amount = int(np.bincount(mm_id[rows], lengths[rows]).max())
+            each = plural(len(np.unique(mm_id[rows])), "process")
+            sentence = (
+                f"Up to {human_bytes(amount)} of each of {each} that opted in "
+                f"{what.format(shared='MAP_SHARED')}. Opting in reported no error all the same."
+            )
+            found.append(Reason(sentence, amount))
+    return found
+
+
+def _large_excluded(snapshot: Snapshot) -> tuple[Numbers, npt.NDArray[np.uint64], npt.NDArray[Any]]:
+    """Of each VMA its mm, its bytes, and the flag that excludes it if it is large, else ""."""
+    vmas = snapshot.vmas
+    lengths = (vmas["end"] - vmas["start"]).to_numpy()
+    flags = vmas["excluded_by"].fillna("").to_numpy(np.str_)
+    return vmas["mm_id"].to_numpy(), lengths, np.where(lengths >= _LARGE_BYTES, flags, "")
 
 
 def _excluded(prediction: Prediction, size: int) -> list[Reason]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from estimator.advice.attribution import page_bytes
-from estimator.advice.reasons import reasons
+from estimator.advice.reasons import off_now, reasons
 from estimator.advice.verdict import Savings, savings
 from estimator.ksm.coverage import Coverage
 from estimator.ksm.prediction import Outcome, Prediction
@@ -77,10 +77,11 @@ def _head(snapshot: Snapshot, prediction: Prediction, saved: Savings) -> list[Se
         words.verdict(prediction.policy, saved, prediction.coverage),
         note=words.coverage_words(prediction.coverage, size),
     )
-    why = reasons(snapshot, prediction, saved)
+    off, little = off_now(snapshot, prediction, saved), reasons(snapshot, prediction, saved)
+    title = "Why so little" if little else "Why nothing is merged yet"
     return [
         verdict,
-        *([Section("Why so little", bullets=why)] if why else []),
+        *([Section(title, bullets=off + little)] if off or little else []),
         *doubts(prediction.warnings, snapshot),
     ]
 
