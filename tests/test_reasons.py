@@ -143,6 +143,36 @@ def test_shared_memory_that_was_opted_in() -> None:
     assert not [line for line in others if "shared memory" in line]
 
 
+@pytest.mark.parametrize(
+    ("flag", "line", "words"),
+    [
+        (
+            "VM_SHARED",
+            "qemu\0-object\0memory-backend-memfd,id=m,size=4G,share=on\0-device\0vhost-user-fs-pci,tag=a",
+            "memory (memory-backend-memfd, share=on, vhost-user-fs);",
+        ),
+        (
+            "VM_SHARED",
+            'qemu\0-object\0{"qom-type":"memory-backend-file","share":true}',
+            'memory ("share":true, memory-backend-file);',
+        ),
+        ("VM_SHARED", "cloud-hypervisor --memory size=4G,shared=on --fs tag=a", "(shared=on);"),
+        ("VM_HUGETLB", "qemu\0-mem-path\0/dev/hugepages\0-m\x004G", "(mem-path /dev/hugepages);"),
+        ("VM_HUGETLB", "cloud-hypervisor --memory size=4G,hugepages=on", "(hugepages=on);"),
+        ("VM_HUGETLB", "qemu -m 4G", "(mem-path on hugetlbfs, hugetlb=on);"),
+    ],
+)
+def test_what_makes_the_memory_of_a_guest_so(flag: str, line: str, words: str) -> None:
+    snapshot = system(
+        [Process("qemu-kvm", [Area([], excluded_by=flag)]), Process("a", [Area(OWN)])]
+    )
+    vmas, processes = snapshot.vmas.copy(), snapshot.processes.copy()
+    large = vmas["excluded_by"] == flag
+    vmas.loc[large, "end"] = vmas.loc[large, "start"] + (4 << 30)
+    processes.loc[0, "cmdline"] = line
+    assert words in why(replace(snapshot, vmas=vmas, processes=processes))[0]
+
+
 def test_guests_in_hugetlb_memory() -> None:
     guests = [Process("qemu-kvm", [Area([], excluded_by="VM_HUGETLB")]) for _ in range(3)]
     snapshot = system([*guests, Process("a", [Area(OWN)])])
@@ -151,7 +181,8 @@ def test_guests_in_hugetlb_memory() -> None:
     vmas.loc[huge, "end"] = vmas.loc[huge, "start"] + (1 << 30)
     first, second = why(replace(snapshot, vmas=vmas))
     assert first == (
-        "3.0 GiB mapped by 3 virtual machines is hugetlb memory; without it, it could merge."
+        "3.0 GiB mapped by 3 virtual machines is hugetlb memory (mem-path on hugetlbfs, "
+        "hugetlb=on); without it, it could merge."
     )
     assert second == "All pages have a content that no other page has."
 

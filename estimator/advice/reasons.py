@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,13 @@ from estimator.advice.attribution import page_bytes
 from estimator.advice.host import is_virtual_machine
 from estimator.advice.schedule import scan_time_now
 from estimator.advice.verdict import Savings
-from estimator.arrays import Numbers
+from estimator.arrays import Ints, Numbers
 from estimator.ksm.candidates import NOT_MERGEABLE, NOT_ON_LIST
 from estimator.ksm.mergeable import pinned_frames
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.flags import FrameKind
 from estimator.snapshot.snapshot import Snapshot
-from estimator.units import count, human_bytes, human_seconds, plural
+from estimator.units import count, human_bytes, human_seconds, plural, printable
 
 MOST_REASONS = 5
 LEAST_SHARE = 0.01
@@ -28,8 +29,21 @@ _LARGE_BYTES = 64 << 20
 _FILE = r"/(?!memfd:|SYSV|dev/shm/|dev/zero|dev/hugepages/|anon_hugepage)"  # fs/proc: show_map_vma
 _OFF = {0: "run is 0", 2: "run is 2: it has unmerged all"}  # mm/ksm.c, run_store
 _NEVER_MERGES = {
-    "VM_SHARED": "is shared memory ({shared}); private memory could merge",
-    "VM_HUGETLB": "is hugetlb memory; without it, it could merge",
+    "VM_SHARED": "is shared memory ({by}); private memory could merge",
+    "VM_HUGETLB": "is hugetlb memory ({by}); without it, it could merge",
+}
+_MADE_SO_BY = {  # in the command lines of QEMU, also in JSON, and cloud-hypervisor
+    "VM_SHARED": re.compile(
+        r'share=on|"share": ?true|shared=on|memory-backend-(?:memfd|shm|file)|vhost-user-[a-z]+'
+    ),
+    "VM_HUGETLB": re.compile(
+        r'hugetlb=on|"hugetlb": ?true|hugepages=on|mem-path(?:=|": ?"| |\0)[^,"\0 ]+'
+    ),
+}
+_AS_MAPPED = {"VM_SHARED": "MAP_SHARED", "VM_HUGETLB": "MAP_HUGETLB"}
+_USUALLY_BY = {
+    "VM_SHARED": "memfd, share=on: virtio-fs and vhost-user need it",
+    "VM_HUGETLB": "mem-path on hugetlbfs, hugetlb=on",
 }
 
 
@@ -107,9 +121,17 @@ def _machines(snapshot: Snapshot) -> list[Reason]:
         if rows.any():
             amount = int(lengths[rows].sum())
             machines = plural(len(np.unique(mm_id[rows])), "virtual machine")
-            how = what.format(shared="memfd, share=on: virtio-fs and vhost-user need it")
+            how = what.format(by=_made_so_by(snapshot, np.unique(mm_id[rows]), flag))
             found.append(Reason(f"{human_bytes(amount)} mapped by {machines} {how}.", amount))
     return found
+
+
+def _made_so_by(snapshot: Snapshot, mms: Ints, flag: str) -> str:
+    """The options in the command lines of ``mms`` that make their memory so; else the usual."""
+    lines = snapshot.processes["cmdline"].iloc[mms].fillna("")
+    options = {found for line in lines for found in _MADE_SO_BY[flag].findall(line)}
+    named = ", ".join(sorted(printable(option.replace("\0", " ")) for option in options))
+    return named or _USUALLY_BY[flag]
 
 
 def _opted_in_for_nothing(snapshot: Snapshot) -> list[Reason]:
@@ -131,7 +153,7 @@ def _opted_in_for_nothing(snapshot: Snapshot) -> list[Reason]:
             each = plural(len(np.unique(mm_id[rows])), "process")
             sentence = (
                 f"Up to {human_bytes(amount)} of each of {each} that opted in "
-                f"{what.format(shared='MAP_SHARED')}. Opting in reported no error all the same."
+                f"{what.format(by=_AS_MAPPED[flag])}. Opting in reported no error all the same."
             )
             found.append(Reason(sentence, amount))
     return found
