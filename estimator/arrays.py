@@ -77,12 +77,47 @@ def find(ordered: Words, wanted: Words) -> tuple[Ints, Mask]:
     return rows[:at], found
 
 
-def count(numbers: npt.NDArray[Any], size: int) -> npt.NDArray[np.int32]:
-    """How often each number from 0 to ``size`` - 1 is there."""
-    counts = np.zeros(size, np.int32)
+def count(
+    numbers: npt.NDArray[Any], size: int, *, empty: Empty = np.empty, ignore: int | None = None
+) -> npt.NDArray[np.int32]:
+    """How often each number from 0 to ``size`` - 1 is there; ``ignore`` is no such number."""
+    counts = empty(size, np.int32)
+    counts[:] = 0
     for piece in pieces(len(numbers)):
-        np.add.at(counts, numbers[piece], np.int32(1))
+        here = numbers[piece]
+        np.add.at(counts, here if ignore is None else here[here != ignore], np.int32(1))
     return counts
+
+
+def made(
+    rows: int, dtype: npt.DTypeLike, of: Callable[[slice], npt.NDArray[Any]], empty: Empty
+) -> npt.NDArray[Any]:
+    """An array of so many ``rows``; ``of`` gives a piece of it."""
+    values = empty(rows, dtype)
+    for piece in pieces(rows):
+        values[piece] = of(piece)
+    return values
+
+
+def rows_where(rows: int, of: Callable[[slice], Mask]) -> Ints:
+    """``np.flatnonzero`` of so many ``rows``; ``of`` gives a piece of them."""
+    found = [np.zeros(0, np.int64)]
+    found += [np.flatnonzero(of(piece)) + piece.start for piece in pieces(rows)]
+    return np.concatenate(found)
+
+
+def count_where(rows: int, of: Callable[[slice], Mask]) -> int:
+    """``np.count_nonzero`` of so many ``rows``; ``of`` gives a piece of them."""
+    return sum(int(np.count_nonzero(of(piece))) for piece in pieces(rows))
+
+
+def distinct(words: Words) -> int:
+    """How many different ones there are; sorts ``words`` in place."""
+    words.sort()
+    size = len(words)
+    return min(size, 1) + count_where(
+        max(size - 1, 0), lambda piece: words[1:][piece] != words[:-1][piece]
+    )
 
 
 def move_up(values: npt.NDArray[Any], keep: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:

@@ -5,24 +5,35 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import fields, replace
+from io import StringIO
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from estimator import arrays
 from estimator.errors import UsageError
+from estimator.ksm import content_parts
 from estimator.ksm.hash_parts import Workroom
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
 from estimator.report.as_json import prediction_json
+from estimator.report.text import Tables, render_story
 from estimator.snapshot.flags import FrameFlag, MappingFlag
 from estimator.snapshot.snapshot import Snapshot
 from tests.synthetic import Frame, System, folio, small
 from tests.systems import fork_server
 from tests.test_model_closed_forms import systems
+
+
+def _used_before(count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """As ``np.empty``, where nothing happens to be 0."""
+    return np.frombuffer(bytearray(b"\x5a") * (count * np.dtype(dtype).itemsize), dtype)
 
 
 class Rooms:
@@ -33,13 +44,20 @@ class Rooms:
         self.asked: list[tuple[int, str]] = []
 
     def room(self) -> Workroom:
-        return Workroom(np.empty, lambda mappings, _: mappings <= self.most, self._require)
+        return Workroom(_used_before, lambda mappings, _: mappings <= self.most, self._require)
 
     def _require(self, mappings: int, frames: int, why: str) -> None:
         self.asked.append((mappings, why))
         if why.startswith(("equal pages", "contents in huge")):
             return
         raise UsageError(why)
+
+
+def _story(prediction: Prediction) -> str:
+    """What ``report`` prints."""
+    written = StringIO()
+    render_story(prediction.snapshot, prediction, Console(file=written, width=200), Tables(top=0))
+    return written.getvalue()
 
 
 def _same(one: Prediction, other: Prediction) -> None:
@@ -78,7 +96,14 @@ def test_in_parts_it_is_the_same(
     if data.draw(st.booleans()):
         pids = tuple(snapshot.processes["pid"].iloc[:2].tolist())
         policy = replace(policy, pids=pids)
-    _same(predict(snapshot, policy, room=Rooms(most).room()), predict(snapshot, policy))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(content_parts, "_ROWS_OF_A_PART", 20)
+        whole = predict(snapshot, policy)
+        story = _story(whole)
+        patch.setattr(arrays, "_PIECE_ROWS", 16)
+        parts = predict(snapshot, policy, room=Rooms(most).room())
+        assert _story(parts) == story
+    _same(parts, whole)
 
 
 def test_a_real_system_has_many_parts() -> None:
@@ -90,7 +115,9 @@ def test_a_real_system_has_many_parts() -> None:
         return mappings <= fewest
 
     room = replace(Rooms(0).room(), fits=fits)
-    _same(predict(snapshot, room=room), predict(snapshot))
+    parts, whole = predict(snapshot, room=room), predict(snapshot)
+    _same(parts, whole)
+    assert _story(parts) == _story(whole)
     assert sum(size > fewest for size in sizes) >= 2  # so often a part was full
 
 

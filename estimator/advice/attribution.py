@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import pieces
+from estimator.arrays import count_where, pieces
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.names import units_of, vma_labels
 from estimator.snapshot.snapshot import Snapshot
@@ -88,18 +88,14 @@ def page_bytes(snapshot: Snapshot) -> int:
 
 def scanned_pages(prediction: Prediction) -> int:
     """How many pages ksmd visits in a full scan before anything has merged."""
-    return int(np.count_nonzero(visited_rows(prediction)))
-
-
-def visited_rows(prediction: Prediction) -> npt.NDArray[np.bool_]:
-    """Which mappings ksmd visits, readable here or not (bool per row of ``mappings``)."""
-    visited: npt.NDArray[np.bool_] = prediction.outcome != Outcome.NOT_CANDIDATE
-    return visited
+    outcome = prediction.outcome
+    return count_where(len(outcome), lambda piece: outcome[piece] != Outcome.NOT_CANDIDATE)
 
 
 def scanned_frames(snapshot: Snapshot, prediction: Prediction) -> npt.NDArray[np.bool_]:
     """Which frames ksmd visits and can read (bool per row of ``snapshot.frames``)."""
-    found = np.zeros(len(snapshot.frames), np.bool_)
+    found = prediction.empty(len(snapshot.frames), np.bool_)
+    found[:] = False
     frame_of_row = snapshot.mappings["frame_id"].to_numpy()
     for piece in pieces(len(frame_of_row)):
         found[frame_of_row[piece][prediction.outcome[piece] > Outcome.UNKNOWN]] = True

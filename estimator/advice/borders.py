@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import take
-from estimator.ksm.content_parts import rows_by_content
+from estimator.arrays import Empty
+from estimator.ksm.content_parts import rows_by_number
+from estimator.ksm.credits import ends_of
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot, mapping_mm
 
@@ -37,33 +38,44 @@ def borders(
     """
     found = prediction.credits
     signature = domain_signature(snapshot, prediction, domain_of_mm)
-    onto_node = found.given_up & (found.stable_node >= 0)
+    node, across = ends_of(found.given_up, found.stable_node, prediction.empty), 0
+    for frames in rows_by_number(node, prediction.empty):
+        frames = frames[node[frames] >= 0]
+        pairs = pd.DataFrame({"node": node[frames], "domain": signature[frames]})
+        across += len(pairs.drop_duplicates()) - pairs["node"].nunique()
     total = float(prediction.freed.frames)
-    pairs = pd.DataFrame({"node": found.stable_node[onto_node], "domain": signature[onto_node]})
-    distinct = len(pairs.drop_duplicates())
-    across = float(distinct - pairs["node"].nunique())
-    return Borders(within=total - across, across=across)
+    return Borders(within=total - across, across=float(across))
 
 
 def domain_signature(
     snapshot: Snapshot, prediction: Prediction, domain_of_mm: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.uint64]:
     """A number per frame of ``prediction.freed``, equal where the set of domains is (u64)."""
-    domain = take(domain_of_mm, mapping_mm(snapshot))
-    return set_signatures(prediction.freed.frame_of_row, domain, len(prediction.freed.gone))
+    return set_signatures(
+        prediction.freed.frame_of_row,
+        snapshot.mappings["vma_id"].to_numpy(),
+        domain_of_mm[snapshot.vmas["mm_id"].to_numpy()],
+        len(prediction.freed.gone),
+        prediction.empty,
+    )
 
 
 def set_signatures(
-    frame_of_row: npt.NDArray[np.integer], domain_of_row: npt.NDArray[np.int64], frames: int
+    frame_of_row: npt.NDArray[np.integer],
+    vma_of_row: npt.NDArray[np.integer],
+    domain_of_vma: npt.NDArray[np.int64],
+    frames: int,
+    empty: Empty = np.empty,
 ) -> npt.NDArray[np.uint64]:
     """A number for each of ``frames``, equal where the set of domains of its rows is (u64)."""
     names = np.random.default_rng(0).integers(
-        1, 2**64, size=int(domain_of_row.max(initial=-1)) + 1, dtype=np.uint64
+        1, 2**64, size=int(domain_of_vma.max(initial=-1)) + 1, dtype=np.uint64
     )
-    signature = np.zeros(frames, np.uint64)
-    for rows in rows_by_content(np.arange(frames, dtype=np.int32), frame_of_row):
-        pairs = pd.DataFrame({"frame": frame_of_row[rows], "domain": domain_of_row[rows]})
-        pairs = pairs.drop_duplicates()
+    signature = empty(frames, np.uint64)
+    signature[:] = 0
+    for rows in rows_by_number(frame_of_row, empty):
+        domain = domain_of_vma[vma_of_row[rows]]
+        pairs = pd.DataFrame({"frame": frame_of_row[rows], "domain": domain}).drop_duplicates()
         np.add.at(signature, pairs["frame"].to_numpy(), names[pairs["domain"].to_numpy()])
     return signature
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from estimator.advice.attribution import page_bytes, scanned_frames
-from estimator.arrays import take
-from estimator.ksm.prediction import Prediction
+from estimator.arrays import distinct, pieces
+from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.snapshot import Snapshot
 
@@ -31,16 +31,24 @@ class Copies:
 def copies(snapshot: Snapshot, prediction: Prediction) -> Copies:
     """Count the copies among what ksmd visits."""
     size = page_bytes(snapshot)
-    scanned = prediction.scanned
-    mapped = int(np.count_nonzero(scanned))
-    zero = (snapshot.frames["flags"].to_numpy() & FrameFlag.ZERO) != 0
-    zeroes = int(np.count_nonzero(take(zero, snapshot.mappings["frame_id"].to_numpy()) & scanned))
-    data = scanned_frames(snapshot, prediction) & ~zero
-    frames = int(np.count_nonzero(data))
-    contents = np.unique(snapshot.frames["hash"].to_numpy(np.uint64, na_value=0)[data])
+    flags, hashes = snapshot.frames["flags"].to_numpy(), snapshot.frames["hash"]
+    frame_of_row = snapshot.mappings["frame_id"].to_numpy()
+    mapped = zeroes = 0
+    for piece in pieces(len(frame_of_row)):
+        frame = frame_of_row[piece][prediction.outcome[piece] > Outcome.UNKNOWN]
+        mapped += len(frame)
+        zeroes += int(np.count_nonzero(flags[frame] & FrameFlag.ZERO))
+    scanned = scanned_frames(snapshot, prediction)
+    words, frames = prediction.empty(len(flags), np.uint64), 0
+    for piece in pieces(len(flags)):
+        data = scanned[piece] & ((flags[piece] & FrameFlag.ZERO) == 0)
+        here = hashes.iloc[piece].to_numpy(np.uint64, na_value=0)[data]
+        words[frames : frames + len(here)] = here
+        frames += len(here)
+    contents = distinct(words[:frames])
     return Copies(
         mapped=mapped * size,
         zero=max(zeroes - 1, 0) * size,
         fork=(mapped - zeroes - frames) * size,
-        real=(frames - len(contents)) * size,
+        real=(frames - contents) * size,
     )

@@ -9,32 +9,37 @@ import numpy as np
 import pandas as pd
 
 from estimator.advice.borders import set_signatures
-from estimator.arrays import Ints
+from estimator.arrays import Empty, Ints
 from estimator.errors import UsageError
+from estimator.ksm.content_parts import rows_by_number
 from estimator.snapshot.flags import FrameFlag, FrameKind
 from estimator.snapshot.names import is_below
-from estimator.snapshot.snapshot import Snapshot, mapping_mm
+from estimator.snapshot.snapshot import Snapshot
 from estimator.units import printable
 
 _MIX = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 
-def by_family(snapshot: Snapshot) -> Ints:
+def by_family(snapshot: Snapshot, empty: Empty = np.empty) -> Ints:
     """i64 per row of ``snapshot.processes``: which share anonymous pages by fork.
 
     exec ends that. A parent and a child that have no page in common any more are not seen to be of
-    one family, nor is a child of which all pages were merged by ksmd.
+    one family, nor is a child of which all pages were merged by ksmd. ``empty``: makes arrays of
+    all mappings.
     """
     owner = np.arange(len(snapshot.processes))
-    frames = snapshot.frames
-    forked = (frames["kind"].to_numpy() != FrameKind.KSM) & (frames["mapcount"].to_numpy() > 1)
-    frame = snapshot.mappings["frame_id"].to_numpy()
-    rows = np.flatnonzero(forked[frame])
-    pairs = pd.DataFrame({"frame": frame[rows], "mm": mapping_mm(snapshot)[rows]})
-    pairs = pairs.drop_duplicates().sort_values(["frame", "mm"])
-    same = pairs["frame"].to_numpy()[1:] == pairs["frame"].to_numpy()[:-1]
-    mm = pairs["mm"].to_numpy()
-    links = pd.DataFrame({"a": mm[:-1][same], "b": mm[1:][same]}).drop_duplicates()
+    kind, mapcount = (snapshot.frames[name].to_numpy() for name in ("kind", "mapcount"))
+    frame, vma = (snapshot.mappings[name].to_numpy() for name in ("frame_id", "vma_id"))
+    mm_of_vma = snapshot.vmas["mm_id"].to_numpy()
+    links = pd.DataFrame({"a": mm_of_vma[:0], "b": mm_of_vma[:0]})
+    for rows in rows_by_number(frame, empty):
+        rows = rows[(kind[frame[rows]] != FrameKind.KSM) & (mapcount[frame[rows]] > 1)]
+        pairs = pd.DataFrame({"frame": frame[rows], "mm": mm_of_vma[vma[rows]]})
+        pairs = pairs.drop_duplicates().sort_values(["frame", "mm"])
+        same = pairs["frame"].to_numpy()[1:] == pairs["frame"].to_numpy()[:-1]
+        mm = pairs["mm"].to_numpy()
+        more = pd.DataFrame({"a": mm[:-1][same], "b": mm[1:][same]})
+        links = pd.concat([links, more.drop_duplicates()]).drop_duplicates()
 
     def first(mm: int) -> int:
         while owner[mm] != mm:
@@ -115,7 +120,8 @@ def separated(snapshot: Snapshot, domain_of_mm: Ints | None, *, keep_zero: bool)
         word = np.arange(1, len(frames) + 1, dtype=np.uint64) * _MIX
     else:
         frame = snapshot.mappings["frame_id"].to_numpy()
-        word = set_signatures(frame, domain_of_mm[mapping_mm(snapshot)], len(frames))
+        vma, domain_of_vma = snapshot.mappings["vma_id"], domain_of_mm[snapshot.vmas["mm_id"]]
+        word = set_signatures(frame, vma.to_numpy(), domain_of_vma, len(frames))
     if keep_zero:
         zero = (frames["flags"].to_numpy() & FrameFlag.ZERO) != 0
         word = np.where(zero, np.uint64(0), word)

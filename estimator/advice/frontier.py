@@ -172,7 +172,8 @@ def _rows_of(
             parts.append((items[first], place[page]))
     number += len(kept_outside)
     if folios.any():
-        more, folio = folio_rows(freed, prediction.scanned, folios)
+        found = folio_rows(freed, prediction.scanned, folios)
+        more, folio = (np.concatenate(part) for part in zip(*found, strict=True))
         parts.append((more, number + (np.cumsum(folios) - 1)[folio]))
     number += int(np.count_nonzero(folios))
     parts.append((freed.copied, number + np.arange(len(freed.copied))))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from estimator.advice.attribution import page_bytes
-from estimator.ksm.prediction import Prediction
+from estimator.advice.attribution import page_bytes, scanned_frames
+from estimator.arrays import Empty, Mask, Words, made, pieces
+from estimator.ksm.content_parts import rows_by_number
+from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.names import vma_labels
 from estimator.snapshot.snapshot import Snapshot
 
 KINDS = {"near_hash": "ends_bytes", "no_address_hash": "address_bytes"}
 """Columns of ``frames``, and what is said of them."""
+_DIGITS = 3  # of sums of fractions
 
 
 def nearly_equal(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame | None:
@@ -25,18 +29,56 @@ def nearly_equal(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame | N
     """
     if not set(KINDS) <= set(snapshot.frames):
         return None
-    rows = np.flatnonzero(prediction.scanned)
-    frame, row = np.unique(snapshot.mappings["frame_id"].to_numpy()[rows], return_index=True)
-    whole = snapshot.frames["hash"].to_numpy(np.uint64, na_value=0)[frame]
-    _, one = np.unique(whole, return_index=True)
-    frame, vma = frame[one], snapshot.mappings["vma_id"].to_numpy()[rows[row[one]]]
-    comm = snapshot.processes["comm"].to_numpy()[snapshot.vmas["mm_id"].to_numpy()[vma]]
-    table = pd.DataFrame({"label": vma_labels(snapshot.vmas)[vma], "comm": comm})
+    vmas, empty = snapshot.vmas, prediction.empty
+    comm = snapshot.processes["comm"].to_numpy()[vmas["mm_id"].to_numpy()]
+    of_vma = pd.DataFrame({"label": vma_labels(vmas), "comm": comm})
+    group_of_vma, names = (
+        of_vma.groupby(list(of_vma), sort=False).ngroup(),
+        of_vma.drop_duplicates(),
+    )
+    contents, vma_of_frame = _first_frames(snapshot, prediction), _first_vmas(snapshot, prediction)
+    sums = names.reset_index(drop=True)
     for column, kind in KINDS.items():
-        near = pd.Series(snapshot.frames[column].to_numpy(np.uint64, na_value=0)[frame])
-        contents = near.groupby(near).transform("size")
-        table[kind] = (1 - 1 / contents) * page_bytes(snapshot)
-    sums = table.groupby(["label", "comm"], sort=False, as_index=False).sum()
+        near, saved = _words(snapshot, column, empty), np.zeros(len(names))
+        for part in rows_by_number(near, empty):
+            frames = part[contents[part]]
+            _, place, alike = np.unique(near[frames], return_inverse=True, return_counts=True)
+            group = group_of_vma.to_numpy()[vma_of_frame[frames]]
+            np.add.at(saved, group, (1 - 1 / alike[place]) * page_bytes(snapshot))
+        sums[kind] = saved
     sums = sums[(sums[list(KINDS.values())] > 0).any(axis=1)]
-    most = sums[list(KINDS.values())].max(axis=1).sort_values(ascending=False, kind="stable")
-    return sums.loc[most.index].round(3).reset_index(drop=True)
+    most = sums[list(KINDS.values())].max(axis=1).round(_DIGITS)
+    order = most.sort_values(ascending=False, kind="stable").index
+    return sums.loc[order].round(_DIGITS).reset_index(drop=True)
+
+
+def _first_frames(snapshot: Snapshot, prediction: Prediction) -> Mask:
+    """Bool per frame: the first one of its content that ksmd visits."""
+    scanned, empty = scanned_frames(snapshot, prediction), prediction.empty
+    whole, chosen = _words(snapshot, "hash", empty), empty(len(scanned), np.bool_)
+    chosen[:] = False
+    for part in rows_by_number(whole, empty):
+        frames = part[scanned[part]]
+        _, one = np.unique(whole[frames], return_index=True)
+        chosen[frames[one]] = True
+    return chosen
+
+
+def _first_vmas(snapshot: Snapshot, prediction: Prediction) -> npt.NDArray[np.uint32]:
+    """u32 per frame: the VMA of its first mapping that ksmd visits; anything where none is."""
+    frame, vma = (snapshot.mappings[name].to_numpy() for name in ("frame_id", "vma_id"))
+    found = prediction.empty(len(snapshot.frames), np.uint32)
+    for piece in reversed(list(pieces(len(frame)))):
+        rows = np.flatnonzero(prediction.outcome[piece] > Outcome.UNKNOWN)[::-1]
+        found[frame[piece][rows]] = vma[piece][rows]
+    return found
+
+
+def _words(snapshot: Snapshot, column: str, empty: Empty) -> Words:
+    words = snapshot.frames[column]
+    return made(
+        len(words),
+        np.uint64,
+        lambda piece: words.iloc[piece].to_numpy(np.uint64, na_value=0),
+        empty,
+    )

@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.advice.attribution import page_bytes, scanned_frames
-from estimator.arrays import Ints, Words, pieces
-from estimator.ksm.contents import content_keys
+from estimator.arrays import Ints, Mask, Words, distinct, pieces
+from estimator.ksm.content_parts import rows_by_number
+from estimator.ksm.contents import content_keys_in
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.snapshot import Snapshot
@@ -40,58 +41,105 @@ def page_sizes(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
 
 
 def _groups(snapshot: Snapshot, prediction: Prediction) -> Iterator[tuple[int, int, int, int]]:
-    base = page_bytes(snapshot)
-    keys, zero = content_keys(snapshot.frames), _is_zero(snapshot)
-    frame_of_row = snapshot.mappings["frame_id"].to_numpy()
+    base, keys = page_bytes(snapshot), content_keys_in(snapshot.frames, prediction.empty)
     for size in PAGE_SIZES:
         pages = size // base
         if pages == 1:
-            frames = scanned_frames(snapshot, prediction)
-            yield _row(size, keys[frames], zero[frames])
+            yield _single(snapshot, prediction, keys)
         elif pages:
-            first = _whole_groups(snapshot, prediction, pages)
-            _, distinct = np.unique(_together(frame_of_row, first, pages), return_index=True)
-            first = first[distinct]
-            empty = np.ones(len(first), np.bool_)
-            for number in range(pages):
-                empty &= zero[frame_of_row[first + number]]
-            yield _row(size, _together(frame_of_row, first, pages, keys), empty)
+            yield _grouped(snapshot, prediction, keys, pages)
+
+
+def _single(snapshot: Snapshot, prediction: Prediction, keys: Words) -> tuple[int, int, int, int]:
+    flags, frames = snapshot.frames["flags"].to_numpy(), scanned_frames(snapshot, prediction)
+    contents = _Contents(prediction.empty(len(keys), np.uint64))
+    for piece in pieces(len(keys)):
+        here = frames[piece]
+        contents.add(keys[piece][here], _is_zero(flags[piece][here]))
+    return contents.row(page_bytes(snapshot))
+
+
+def _grouped(
+    snapshot: Snapshot, prediction: Prediction, keys: Words, pages: int
+) -> tuple[int, int, int, int]:
+    """Each group of ``pages`` that lie on other frames than those before, in parts."""
+    flags, frame_of_row = (
+        column.to_numpy() for column in (snapshot.frames["flags"], snapshot.mappings["frame_id"])
+    )
+    most, whole = len(frame_of_row) // pages, 0
+    first, frames = (prediction.empty(most, dtype) for dtype in (np.uint32, np.uint64))
+    for rows in _whole_groups(snapshot, prediction, pages):
+        here = slice(whole, whole + len(rows))
+        first[here], frames[here] = rows, _together(frame_of_row, rows, pages)
+        whole = here.stop
+    contents = _Contents(prediction.empty(whole, np.uint64))
+    for part in rows_by_number(frames[:whole], prediction.empty):
+        _, new = np.unique(frames[part], return_index=True)
+        rows = first[part[new]].astype(np.int64)
+        zero = np.ones(len(rows), np.bool_)
+        for number in range(pages):
+            zero &= _is_zero(flags[frame_of_row[rows + number]])
+        contents.add(_together(frame_of_row, rows, pages, keys), zero)
+    return contents.row(pages * page_bytes(snapshot))
 
 
 def _pieces(snapshot: Snapshot, prediction: Prediction) -> Iterator[tuple[int, int, int, int]]:
     names = [name for name in snapshot.frames if str(name).startswith("piece_hash_")]
     if not names:
         return
-    frame = np.flatnonzero(scanned_frames(snapshot, prediction))
-    size = int(snapshot.info["piece_bytes"])
-    content = np.column_stack(
-        [snapshot.frames[name].to_numpy(np.uint64, na_value=0)[frame] for name in names]
-    ).reshape(-1)
-    empty = content == np.uint64(snapshot.info["zero_piece_hash"])
-    while size < page_bytes(snapshot):
-        yield _row(size, content, empty)
-        first = np.arange(0, len(content), 2)
-        content, empty = _together(content, first, 2), empty[0::2] & empty[1::2]
-        size *= 2
+    frames, hashes = scanned_frames(snapshot, prediction), [snapshot.frames[n] for n in names]
+    size, smallest = page_bytes(snapshot), int(snapshot.info["piece_bytes"])
+    while smallest < size:
+        contents = _Contents(prediction.empty(len(frames) * len(names), np.uint64))
+        for piece in pieces(len(frames)):
+            here = frames[piece]
+            content = np.column_stack(
+                [words.iloc[piece].to_numpy(np.uint64, na_value=0)[here] for words in hashes]
+            ).reshape(-1)
+            zero = content == np.uint64(snapshot.info["zero_piece_hash"])
+            pairs = smallest // int(snapshot.info["piece_bytes"])
+            while pairs > 1:
+                content = _together(content, np.arange(0, len(content), 2), 2)
+                zero, pairs = zero[0::2] & zero[1::2], pairs // 2
+            contents.add(content, zero)
+        yield contents.row(smallest)
+        smallest *= 2
 
 
-def _row(size: int, content: Words, zero: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """As ``page_sizes`` has it, of pages of ``size`` with these contents."""
-    saved = len(content) - len(np.unique(content))
-    return size, len(content) * size, saved * size, max(int(zero.sum()) - 1, 0) * size
+class _Contents:
+    """The contents of pages of one size, and how many of them are zero-filled.
+
+    ``words``: room for all of them.
+    """
+
+    def __init__(self, words: Words) -> None:
+        self._words, self._pages, self._zero = words, 0, 0
+
+    def add(self, contents: Words, zero: Mask) -> None:
+        """Take in more pages."""
+        self._words[self._pages : self._pages + len(contents)] = contents
+        self._pages += len(contents)
+        self._zero += int(np.count_nonzero(zero))
+
+    def row(self, size: int) -> tuple[int, int, int, int]:
+        """As ``page_sizes`` has it, of pages of ``size``."""
+        saved = self._pages - distinct(self._words[: self._pages])
+        return size, self._pages * size, saved * size, max(self._zero - 1, 0) * size
 
 
-def _is_zero(snapshot: Snapshot) -> npt.NDArray[np.bool_]:
-    zero: npt.NDArray[np.bool_] = (snapshot.frames["flags"].to_numpy() & FrameFlag.ZERO) != 0
+def _is_zero(flags: npt.NDArray[np.unsignedinteger]) -> Mask:
+    zero: Mask = (flags & FrameFlag.ZERO) != 0
     return zero
 
 
-def _whole_groups(snapshot: Snapshot, prediction: Prediction, pages: int) -> Ints:
-    """The rows of ``mappings`` at which each whole group begins: ``pages`` follow one another."""
+def _whole_groups(snapshot: Snapshot, prediction: Prediction, pages: int) -> Iterator[Ints]:
+    """The rows of ``mappings`` at which each whole group begins: ``pages`` follow one another.
+
+    Piece by piece.
+    """
     start = snapshot.vmas["start"].to_numpy() // np.uint64(page_bytes(snapshot))
     vma_of_row = snapshot.mappings["vma_id"].to_numpy()
     index_of_row = snapshot.mappings["page_index"].to_numpy()
-    found = [np.zeros(0, np.int64)]
     for piece in pieces(len(vma_of_row)):
         here = slice(piece.start, piece.stop + pages - 1)  # to the end of the last that begins here
         rows = np.flatnonzero(prediction.outcome[here] > Outcome.UNKNOWN) + piece.start
@@ -100,8 +148,7 @@ def _whole_groups(snapshot: Snapshot, prediction: Prediction, pages: int) -> Int
         new = np.append(True, (group[1:] != group[:-1]) | (vma[1:] != vma[:-1]))[: len(rows)]
         begins = np.flatnonzero(new)
         whole = rows[begins[np.diff(np.append(begins, len(rows))) == pages]]
-        found.append(whole[whole < piece.stop])
-    return np.concatenate(found)
+        yield whole[whole < piece.stop]
 
 
 def _together(

@@ -15,8 +15,9 @@ import pandas as pd
 
 from estimator.advice.attribution import page_bytes
 from estimator.advice.domains import by_family
-from estimator.arrays import Ints
+from estimator.arrays import Empty, Ints, pieces
 from estimator.ksm.content_parts import rows_by_content
+from estimator.ksm.credits import ends_of
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.names import units_of
@@ -51,7 +52,7 @@ def preload(snapshot: Snapshot, prediction: Prediction) -> Preload:
     written after the fork is copied again.
     """
     size, parents = page_bytes(snapshot), snapshot.processes.get("parent_pid")
-    group = None if parents is None else siblings(snapshot)
+    group = None if parents is None else siblings(snapshot, prediction.empty)
     merged, saved = 0, np.zeros(len(snapshot.processes), np.int64)
     for pairs in _holders(snapshot, prediction):
         merged += pairs["frame"].nunique() - pairs["node"].nunique()
@@ -77,8 +78,11 @@ def _saved(pairs: pd.DataFrame) -> pd.Series[int]:
     return saved
 
 
-def siblings(snapshot: Snapshot) -> Ints:
-    """The group of siblings of each process (i64 per row of ``processes``); -1: has none."""
+def siblings(snapshot: Snapshot, empty: Empty = np.empty) -> Ints:
+    """The group of siblings of each process (i64 per row of ``processes``); -1: has none.
+
+    ``empty``: makes arrays of all mappings.
+    """
     table = snapshot.processes
     parents = table["parent_pid"].to_numpy(np.int64, na_value=-1)
     row_of = {pid: row for row, pid in enumerate(table["pid"].tolist()) if pid > 0}
@@ -94,7 +98,7 @@ def siblings(snapshot: Snapshot) -> Ints:
         return row
 
     like: dict[tuple[int, str, str], int] = {}
-    family = by_family(snapshot)
+    family = by_family(snapshot, empty)
     for row, parent in enumerate(parents.tolist()):
         if parent <= _INIT:
             continue
@@ -114,12 +118,13 @@ def _holders(snapshot: Snapshot, prediction: Prediction) -> Iterator[pd.DataFram
     All that end on one node are in one part.
     """
     found, frame_of_row = prediction.credits, prediction.freed.frame_of_row
-    node = np.where(found.given_up, found.stable_node, np.int32(-1))
+    node = ends_of(found.given_up, found.stable_node, prediction.empty)
     flags = snapshot.frames["flags"].to_numpy()
-    node[: len(flags)][(flags & FrameFlag.ZERO) != 0] = -1
+    for piece in pieces(len(flags)):
+        node[piece][(flags[piece] & FrameFlag.ZERO) != 0] = -1
     vma_of_row = snapshot.mappings["vma_id"].to_numpy()
     mm_of_vma = snapshot.vmas["mm_id"].to_numpy()
-    for part in rows_by_content(prediction.freed.content, frame_of_row):
+    for part in rows_by_content(prediction.freed.content, frame_of_row, prediction.empty):
         rows = part[node[frame_of_row[part]] >= 0]
         frame = frame_of_row[rows]
         columns = {"node": node[frame], "frame": frame, "mm": mm_of_vma[vma_of_row[rows]]}

@@ -13,10 +13,11 @@ from estimator.advice.attribution import page_bytes
 from estimator.advice.host import is_virtual_machine
 from estimator.advice.schedule import scan_time_now
 from estimator.advice.verdict import Savings
-from estimator.arrays import Ints, Numbers
+from estimator.arrays import Ints, Mask, Numbers, count_where, pieces
+from estimator.arrays import count as count_each
 from estimator.ksm.candidates import NOT_MERGEABLE, NOT_ON_LIST
 from estimator.ksm.mergeable import pinned_frames
-from estimator.ksm.prediction import Prediction
+from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.flags import FrameKind
 from estimator.snapshot.snapshot import Snapshot
 from estimator.units import count, human_bytes, human_seconds, plural, printable
@@ -186,17 +187,33 @@ def _swapped(snapshot: Snapshot, prediction: Prediction, size: int) -> list[Reas
 
 def _all_different(prediction: Prediction, size: int) -> list[Reason]:
     content = prediction.content
-    known = content[content >= 0]
-    single = int(np.count_nonzero(np.bincount(known) == 1)) if len(known) else 0
-    share = "All" if single == len(known) else f"{human_bytes(single * size)} of the"
+    copies = _copies(prediction)
+    single = count_where(len(copies), lambda piece: copies[piece] == 1)
+    known = count_where(len(content), lambda piece: content[piece] >= 0)
+    share = "All" if single == known else f"{human_bytes(single * size)} of the"
     return [Reason(f"{share} pages have a content that no other page has.", single * size)]
 
 
+def _copies(prediction: Prediction) -> Numbers:
+    """On how many frames each content is (i32 per content); 0 at the end, for what is unknown."""
+    content = prediction.content
+    contents = int(content.max(initial=-1)) + 1
+    return count_each(content, contents + 1, empty=prediction.empty, ignore=-1)
+
+
 def _forked(snapshot: Snapshot, prediction: Prediction, size: int) -> list[Reason]:
-    frame = snapshot.mappings["frame_id"].to_numpy()[prediction.scanned]
-    merged = (snapshot.frames["kind"] == FrameKind.KSM).to_numpy()
-    visited = np.bincount(frame[~merged[frame]])
-    amount = int((visited - (visited > 0)).sum()) * size
+    frame_of_row = snapshot.mappings["frame_id"].to_numpy()
+    kind, outcome = snapshot.frames["kind"].to_numpy(), prediction.outcome
+    visited = prediction.empty(len(kind), np.bool_)
+    visited[:] = False
+    again = 0
+    for piece in pieces(len(frame_of_row)):
+        frame = frame_of_row[piece][outcome[piece] > Outcome.UNKNOWN]
+        frame = frame[kind[frame] != FrameKind.KSM]
+        new = np.unique(frame)
+        again += len(frame) - int(np.count_nonzero(~visited[new]))
+        visited[new] = True
+    amount = again * size
     return [Reason(f"{human_bytes(amount)} is shared by fork already, without KSM.", amount)]
 
 
@@ -212,12 +229,21 @@ def _changing(prediction: Prediction, size: int) -> list[Reason]:
 
 def _pinned(snapshot: Snapshot, prediction: Prediction, size: int) -> list[Reason]:
     """Frames that have equals and stay, for somebody holds them."""
-    staying = prediction.scanned & ~prediction.converted
-    frames = np.unique(snapshot.mappings["frame_id"].to_numpy()[staying])
-    content = prediction.content
-    copies = np.append(np.bincount(content[content >= 0]), 0)  # the last: of what is unknown
-    held = pinned_frames(snapshot.frames, snapshot.info.get("damon_awake", 0))
-    amount = int(np.count_nonzero(held[frames] & (copies[content[frames]] > 1))) * size
+    frame_of_row, outcome = snapshot.mappings["frame_id"].to_numpy(), prediction.outcome
+    converted = prediction.converted
+    staying = prediction.empty(len(snapshot.frames), np.bool_)
+    staying[:] = False
+    for piece in pieces(len(frame_of_row)):
+        rows = (outcome[piece] > Outcome.UNKNOWN) & ~converted[piece]
+        staying[frame_of_row[piece][rows]] = True
+    content, copies = prediction.content, _copies(prediction)
+    awake = snapshot.info.get("damon_awake", 0)
+    held = pinned_frames(snapshot.frames, awake, prediction.empty)
+
+    def would_merge(piece: slice) -> Mask:
+        return staying[piece] & held[piece] & (copies[content[piece]] > 1)
+
+    amount = count_where(len(content), would_merge) * size
     return [
         Reason(
             f"{human_bytes(amount)} is equal to other memory, but pinned, as by VFIO, RDMA or "

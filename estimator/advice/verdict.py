@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from estimator.advice.attribution import page_bytes, scanned_pages
+from estimator.arrays import count_where, pieces, rows_where
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.flags import FrameKind
 from estimator.snapshot.snapshot import Snapshot
@@ -54,12 +55,17 @@ def savings(snapshot: Snapshot, prediction: Prediction) -> Savings:
     """Both savings of ``prediction`` and what lies between them."""
     fate = prediction.credits
     counters, physical = prediction.counters, prediction.physical
-    merged_now = np.zeros(len(fate.given_up), np.bool_)  # pages of their own come after the frames
-    merged_now[: len(snapshot.frames)] = snapshot.frames["kind"] == FrameKind.KSM
-    forked = fate.given_up & ~merged_now
-    kept = ~fate.given_up & ~merged_now
     starts_over = len(prediction.freed.gone) > len(snapshot.frames)  # see unmerge.py
-    references_now = int(np.maximum(fate.converted[merged_now] - 1, 0).sum())
+    kind = snapshot.frames["kind"].to_numpy()
+    references_now = forked = kept = 0
+    for piece in pieces(len(fate.given_up)):  # pages of their own come after the frames
+        merged_now = np.zeros(piece.stop - piece.start, np.bool_)
+        merged_now[: max(len(kind) - piece.start, 0)] = kind[piece] == FrameKind.KSM
+        given_up, converted = fate.given_up[piece], fate.converted[piece]
+        more = np.maximum(converted - 1, 0)
+        references_now += int(more[merged_now].sum())
+        forked += int(more[given_up & ~merged_now].sum())
+        kept += int(converted[~given_up & ~merged_now].sum())
     return Savings(
         general_profit_bytes=counters["general_profit"],
         freed_bytes=physical["bytes_saved"],
@@ -67,9 +73,12 @@ def savings(snapshot: Snapshot, prediction: Prediction) -> Savings:
         net_bytes=physical["net_bytes_saved"],
         merged_now_pages=references_now,
         merged_now_bytes=0 if starts_over else _merged_now_bytes(snapshot),
-        fork_shared_pages=int((fate.converted[forked] - 1).clip(0).sum()),
-        kept_pages=int(fate.converted[kept].sum()),
-        split_away_pages=int(np.count_nonzero(prediction.outcome == Outcome.SPLIT_AWAY)),
+        fork_shared_pages=forked,
+        kept_pages=kept,
+        split_away_pages=count_where(
+            len(prediction.outcome),
+            lambda piece: prediction.outcome[piece] == Outcome.SPLIT_AWAY,
+        ),
         anonymous_bytes=physical["frames_before"] * page_bytes(snapshot),
         scanned_pages=scanned_pages(prediction),
     )
@@ -83,6 +92,7 @@ def _merged_now_bytes(snapshot: Snapshot) -> int:
     counters = snapshot.info["ksm"].get("counters", {})
     sharing = counters.get("pages_sharing")
     if sharing is None:
-        ksm = (snapshot.frames["kind"] == FrameKind.KSM).to_numpy()
-        sharing = int((snapshot.frames["mapcount"].to_numpy()[ksm] - 1).clip(0).sum())
+        kind, mapcount = (snapshot.frames[name].to_numpy() for name in ("kind", "mapcount"))
+        ksm = rows_where(len(kind), lambda piece: kind[piece] == FrameKind.KSM)
+        sharing = int((mapcount[ksm] - 1).clip(0).sum())
     return (int(sharing) + int(counters.get("ksm_zero_pages") or 0)) * page_bytes(snapshot)

@@ -145,7 +145,7 @@ def report(
     if html is None:
         _refuse_advice_options()
     need = ADVICE if html else COUNTERS if as_json and not why else REPORT
-    with room_for(need, max_memory, in_parts=need is COUNTERS) as allow:
+    with room_for(need, max_memory, in_parts=html is None and not why) as allow:
         opened = open_snapshot(snapshot, stored=True, allow=allow)
         if why:
             show_why(opened, policy, vma, as_json, min_coverage)

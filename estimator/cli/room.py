@@ -25,7 +25,7 @@ max_memory_option = click.option(
     type=Size(),
     metavar="SIZE",
     help="Take no more memory (8G, 512M): refuse to start if more may be needed, and end beyond "
-    "it; predict and report --json then work in parts, slower, with files in TMPDIR or /var/tmp. "
+    "it; predict and report then work in parts, slower, with files in TMPDIR or /var/tmp. "
     "Else what this machine and the memory cgroup have room for.",
 )
 
@@ -51,10 +51,10 @@ class Need:
 
 # ./scripts/bench memory measures them
 COUNTERS = Need(per_mapping=36, per_frame=56)
-REPORT = Need(per_mapping=70, per_frame=60)
+REPORT = Need(per_mapping=70, per_frame=60)  # where half of all has one content
 ADVICE = Need(per_mapping=110, per_frame=80)
 IN_MEMORY = Need(per_mapping=60, per_frame=140)  # as-if: no row stays in its file
-IN_PARTS = Need(per_mapping=20, per_frame=20)  # what there is of all, whatever the parts
+IN_PARTS = Need(per_mapping=4, per_frame=12)  # what there is of all, whatever the parts
 PART = IN_MEMORY
 _MOST_PARTS = 64  # each looks at all mappings once
 

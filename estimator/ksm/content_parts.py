@@ -6,35 +6,62 @@ same wherever they are made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Ints, pieces, take
+from estimator.arrays import Empty, Ints, made, pieces, take
 
-_ROWS_OF_A_PART = 1 << 19
-_MOST_PARTS = 16  # each looks at all mappings once
+_ROWS_OF_A_PART = 1 << 18
 
 
 def rows_by_content(
-    content: npt.NDArray[np.int32], frame_of_row: npt.NDArray[np.integer]
+    content: npt.NDArray[np.int32],
+    frame_of_row: npt.NDArray[np.integer],
+    empty: Empty = np.empty,
 ) -> Iterator[Ints]:
     """The rows of ``mappings`` (i64, ascending) part by part, each row once.
 
-    ``content``: per frame, -1 where it is not known. ``frame_of_row``: per row.
+    ``content``: per frame, -1 where it is not known. ``frame_of_row``: per row. ``empty``: makes
+    arrays of all frames and rows.
     """
-    parts = min(len(frame_of_row) // _ROWS_OF_A_PART + 1, _MOST_PARTS)
-    part_of_frame = np.empty(len(content), np.uint8)
-    for piece in pieces(len(content)):
-        part_of_frame[piece] = content[piece] % np.int32(parts)
-    for part in range(parts):
-        yield np.concatenate(
-            [
-                np.zeros(0, np.int64),
-                *(
-                    np.flatnonzero(take(part_of_frame, frame_of_row[piece]) == part) + piece.start
-                    for piece in pieces(len(frame_of_row))
-                ),
-            ]
-        )
+    parts = _parts_of(len(frame_of_row))
+    part_of_frame = made(
+        len(content), np.uint16, lambda piece: content[piece] % np.int32(parts), empty
+    )
+    yield from _rows_by_part(
+        len(frame_of_row), parts, lambda piece: take(part_of_frame, frame_of_row[piece]), empty
+    )
+
+
+def rows_by_number(number: npt.NDArray[np.integer], empty: Empty = np.empty) -> Iterator[Ints]:
+    """The rows of ``number`` (i64, ascending) part by part, those of equal numbers together."""
+    parts = _parts_of(len(number))
+    yield from _rows_by_part(
+        len(number), parts, lambda piece: (number[piece] % parts).astype(np.uint16), empty
+    )
+
+
+def _parts_of(rows: int) -> int:
+    return min(rows // _ROWS_OF_A_PART + 1, 1 << 16)
+
+
+def _rows_by_part(
+    rows: int, parts: int, part_of: Callable[[slice], npt.NDArray[np.uint16]], empty: Empty
+) -> Iterator[Ints]:
+    """The ``rows`` (i64, ascending) part by part, each once. ``part_of``: the parts of a piece."""
+    sizes = np.zeros(parts, np.int64)
+    for piece in pieces(rows):
+        sizes += np.bincount(part_of(piece), minlength=parts)
+    ends = np.cumsum(sizes)
+    in_order, next_place = empty(rows, np.uint32), ends - sizes
+    for piece in pieces(rows):
+        part = part_of(piece)
+        here = np.argsort(part, kind="stable")
+        sizes_here = np.bincount(part, minlength=parts)
+        skipped = next_place - (np.cumsum(sizes_here) - sizes_here)
+        in_order[np.arange(len(part)) + np.repeat(skipped, sizes_here)] = here + piece.start
+        next_place += sizes_here
+    for begin, end in zip((ends - sizes).tolist(), ends.tolist(), strict=True):
+        yield in_order[begin:end].astype(np.int64)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Ints, Mask, Numbers, Words, take
+from estimator.arrays import Empty, Ints, Mask, Numbers, Words, made, take
 from estimator.ksm.frames import NEVER, FrameFacts
 from estimator.ksm.rules import Rules
 from estimator.snapshot.flags import FrameFlag
@@ -75,6 +75,16 @@ def content_keys(frames: pd.DataFrame) -> Words:
         keys = keys.copy()
         keys[tagged] = (pfns + np.uint64(1)) * _ODD  # distinct for distinct PFNs
     return keys
+
+
+def content_keys_in(frames: pd.DataFrame, empty: Empty) -> Words:
+    """``content_keys`` in an array that ``empty`` makes."""
+    columns = {name: frames[name] for name in ("hash", "flags", "pfn")}
+
+    def keys(piece: slice) -> Words:
+        return content_keys(pd.DataFrame({name: c.iloc[piece] for name, c in columns.items()}))
+
+    return made(len(frames), np.uint64, keys, empty)
 
 
 def group_by_content(

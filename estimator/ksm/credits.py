@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Ints, Mask, Numbers, count, pieces, take
+from estimator.arrays import Empty, Ints, Mask, Numbers, count, made, pieces
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ class Credits:
     of_row: npt.NDArray[np.float64]
 
 
-def credits_of(freed: Freed, stable_node: Numbers, converted: Mask, scanned: Mask) -> Credits:
+def credits_of(
+    freed: Freed, stable_node: Numbers, converted: Mask, scanned: Mask, empty: Empty
+) -> Credits:
     """Credit every freed frame to the mappings that gave it up, as PSS splits a shared page.
 
     Of ``d`` frames that end as one, each is credited ``(d - 1) / d``. A frame of which one mapping
@@ -69,51 +72,82 @@ def credits_of(freed: Freed, stable_node: Numbers, converted: Mask, scanned: Mas
     The split of a huge page takes a zero-filled piece away from all who map it.
 
     Per row of ``mappings``: ``stable_node`` as in ``Prediction``; ``converted``: it stops mapping
-    the frame it maps now; ``scanned``: ksmd scans it.
+    the frame it maps now; ``scanned``: ksmd scans it. ``empty``: makes the arrays of ``Credits``.
     """
     frame_of_row, frame_count = freed.frame_of_row, len(freed.gone)
-    leave = np.zeros(frame_count, np.int32)
-    node = np.full(frame_count, -1, np.int32)
+    leave, node = (empty(frame_count, np.int32) for _ in range(2))
+    leave[:], node[:] = 0, -1
     for piece in pieces(len(frame_of_row)):
         np.add.at(leave, frame_of_row[piece][converted[piece]], np.int32(1))
         merged = stable_node[piece] >= 0
         node[frame_of_row[piece][merged]] = stable_node[piece][merged]
 
-    stays = (
-        (node == np.arange(frame_count, dtype=np.int32)) & (leave >= freed.mapcount) & ~freed.gone
-    )
-    given_up = (freed.gone & (leave > 0)) | stays
-    of_frame = frame_credits(given_up, node, stays)
-    of_frame /= np.maximum(leave, 1)
-    of_row = take(of_frame, frame_of_row)
-    of_row[~converted] = 0.0
-    del of_frame
-    np.subtract.at(of_row, freed.copied, 1.0)
+    stays, given_up = (empty(frame_count, np.bool_) for _ in range(2))
     of_folio = freed.unmapped.copy()
-    np.add.at(of_folio, freed.folio[freed.gone & (leave == 0)], 1)
+    for piece in pieces(frame_count):
+        gone, all_leave = freed.gone[piece], leave[piece] >= freed.mapcount[piece]
+        stays[piece] = (node[piece] == _numbers(piece)) & all_leave & ~gone
+        given_up[piece] = (gone & (leave[piece] > 0)) | stays[piece]
+        np.add.at(of_folio, freed.folio[piece][gone & (leave[piece] == 0)], 1)
+    of_frame = frame_credits(given_up, node, stays, empty)
+    for piece in pieces(frame_count):
+        of_frame[piece] /= np.maximum(leave[piece], 1)
+    of_row = made(
+        len(frame_of_row),
+        np.float64,
+        lambda piece: np.where(converted[piece], of_frame[frame_of_row[piece]], 0.0),
+        empty,
+    )
+    np.subtract.at(of_row, freed.copied, 1.0)
     if of_folio.any():
-        rows, folio = folio_rows(freed, scanned, of_folio > 0)
-        sharers = np.bincount(folio, minlength=len(of_folio))
-        of_row[rows] += (of_folio / np.maximum(sharers, 1))[folio]
+        sharers = np.zeros(len(of_folio), np.int64)
+        for _, folio in folio_rows(freed, scanned, of_folio > 0):
+            np.add.at(sharers, folio, 1)
+        each = of_folio / np.maximum(sharers, 1)
+        for rows, folio in folio_rows(freed, scanned, of_folio > 0):
+            of_row[rows] += each[folio]
     if not math.isclose(float(of_row.sum()), freed.frames, rel_tol=1e-9, abs_tol=1e-6):
         raise AssertionError(f"credits of {of_row.sum()} frames for {freed.frames} freed ones")
     return Credits(leave, given_up, stays, node, of_folio, of_row)
 
 
-def frame_credits(given_up: Mask, node: Numbers, stays: Mask) -> npt.NDArray[np.float64]:
+def frame_credits(
+    given_up: Mask, node: Numbers, stays: Mask, empty: Empty = np.empty
+) -> npt.NDArray[np.float64]:
     """What each frame is credited with (f64 per frame), see ``Credits``: of ``d``, (d - 1) / d."""
-    of_frame = given_up.astype(np.float64)
-    onto_node = given_up & (node >= 0)
-    frames = count(node[onto_node], len(given_up))
-    for piece in pieces(len(node)):
-        onto = onto_node[piece]
-        end = node[piece][onto]
-        of_frame[piece][onto] -= stays[end] / np.maximum(frames[end], 1)
-    return of_frame
+    frames = count(ends_of(given_up, node, empty), len(node), empty=empty, ignore=-1)
+
+    def credits_in(piece: slice) -> npt.NDArray[np.float64]:
+        of_frame, end = given_up[piece].astype(np.float64), node[piece]
+        onto = given_up[piece] & (end >= 0)
+        end = end[onto]
+        of_frame[onto] -= stays[end] / np.maximum(frames[end], 1)
+        return of_frame
+
+    return made(len(node), np.float64, credits_in, empty)
 
 
-def folio_rows(freed: Freed, scanned: Mask, folios: Mask) -> tuple[Ints, Ints]:
-    """The mappings of ``folios`` (bool per large folio) that ksmd scans: rows, and their folio."""
-    of_frame = np.append(folios, False)[freed.folio]
-    rows = np.flatnonzero(scanned & of_frame[freed.frame_of_row])
-    return rows, freed.folio[freed.frame_of_row[rows]].astype(np.int64)
+def ends_of(given_up: Mask, node: Numbers, empty: Empty) -> Numbers:
+    """The stable node on which a frame that is given up ends, i32 per frame; else -1."""
+    return made(
+        len(node),
+        np.int32,
+        lambda piece: np.where(given_up[piece], node[piece], np.int32(-1)),
+        empty,
+    )
+
+
+def folio_rows(freed: Freed, scanned: Mask, folios: Mask) -> Iterator[tuple[Ints, Ints]]:
+    """The mappings of ``folios`` (bool per large folio) that ksmd scans: rows, and their folio.
+
+    Piece by piece.
+    """
+    chosen = np.append(folios, False)
+    for piece in pieces(len(freed.frame_of_row)):
+        folio = freed.folio[freed.frame_of_row[piece]]
+        rows = np.flatnonzero(scanned[piece] & chosen[folio])
+        yield rows + piece.start, folio[rows].astype(np.int64)
+
+
+def _numbers(piece: slice) -> Numbers:
+    return np.arange(piece.start, piece.stop, dtype=np.int32)

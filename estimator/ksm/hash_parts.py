@@ -22,7 +22,7 @@ import pandas as pd
 from estimator.arrays import Empty, Ints, Mask, Numbers, pieces, take
 from estimator.ksm.candidates import find_candidates
 from estimator.ksm.case import Case, case_of
-from estimator.ksm.contents import Contents, content_keys, per_frame
+from estimator.ksm.contents import Contents, content_keys_in, per_frame
 from estimator.ksm.fate import Fate, before_simulation, fate_of, settle
 from estimator.ksm.frames import NEVER, FrameFacts, large_folios
 from estimator.ksm.mergeable import pinned_frames
@@ -34,7 +34,6 @@ from estimator.snapshot.schema import SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
 
 _BUCKET_BITS = 16
-_FRAMES_AT_ONCE = 1 << 20
 _PER_FRAME = ("left", "vanished", "ksm", "node")  # of ``Fate``
 
 
@@ -152,15 +151,12 @@ def _ranges(mappings: Ints, frames: Ints, room: Workroom) -> Iterator[slice]:
 
 def _buckets(frames: pd.DataFrame, empty: Empty) -> npt.NDArray[np.uint16]:
     """The upper bits of ``content_keys`` per frame; what is not known is spread over all."""
-    columns = {name: frames[name] for name in ("hash", "flags", "pfn")}
-    unknown = frames["unknown"].to_numpy()
+    unknown, keys = frames["unknown"].to_numpy(), content_keys_in(frames, empty)
     bucket = empty(len(frames), np.uint16)
-    for begin in range(0, len(frames), _FRAMES_AT_ONCE):
-        piece = slice(begin, min(begin + _FRAMES_AT_ONCE, len(frames)))
-        some = pd.DataFrame({name: column.iloc[piece] for name, column in columns.items()})
-        bucket[piece] = content_keys(some) >> np.uint64(64 - _BUCKET_BITS)
+    for piece in pieces(len(frames)):
+        bucket[piece] = keys[piece] >> np.uint64(64 - _BUCKET_BITS)
         nobody_knows = np.flatnonzero(unknown[piece])
-        bucket[piece][nobody_knows] = (nobody_knows + begin) % (1 << _BUCKET_BITS)
+        bucket[piece][nobody_knows] = (nobody_knows + piece.start) % (1 << _BUCKET_BITS)
     return bucket
 
 

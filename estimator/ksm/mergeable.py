@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Mask
+from estimator.arrays import Empty, Mask, pieces
 from estimator.snapshot.flags import FrameFlag, MappingFlag
 
 _REFERENCES_OF_KDAMOND = 2
+_COLUMNS = ("flags", "mapcount", "folio_mapcount", "refcount", "order", "batch_references")
 
 
-def pinned_frames(frames: pd.DataFrame, damon_awake: int) -> Mask:
+def pinned_frames(frames: pd.DataFrame, damon_awake: int, empty: Empty = np.empty) -> Mask:
     """Bool per frame: it, or its folio, has references besides its mappings and the swap cache.
 
     ``damon_awake``: how many threads of DAMON were not asleep.
@@ -26,6 +29,23 @@ def pinned_frames(frames: pd.DataFrame, damon_awake: int) -> Mask:
     held so without one. Sources: write_protect_page() in mm/ksm.c, can_split_folio() in
     mm/huge_memory.c.
     """
+    names = (*_COLUMNS, "head_pfn") if damon_awake else _COLUMNS
+    columns = {name: frames[name] for name in names}
+    pinned = empty(len(frames), np.bool_)
+    seen, heads = [np.zeros(0, np.int64)], np.zeros(0, np.uint64)
+    for piece in pieces(len(frames)):
+        some = {name: column.iloc[piece] for name, column in columns.items()}
+        pinned[piece], maybe_seen = _pinned(some)
+        if damon_awake and len(heads) <= damon_awake:
+            seen.append(np.flatnonzero(maybe_seen) + piece.start)
+            heads = np.union1d(heads, some["head_pfn"].to_numpy()[maybe_seen])
+    if damon_awake and len(heads) <= damon_awake:
+        pinned[np.concatenate(seen)] = False
+    return pinned
+
+
+def _pinned(frames: dict[str, pd.Series[Any]]) -> tuple[Mask, Mask]:
+    """Which of ``frames`` (by column) are pinned, and which of these kdamond may look at."""
     flags = frames["flags"].to_numpy()
     large = (flags & FrameFlag.LARGE) != 0
     mapcount = np.where(large, frames["folio_mapcount"].to_numpy(), frames["mapcount"].to_numpy())
@@ -42,12 +62,8 @@ def pinned_frames(frames: pd.DataFrame, damon_awake: int) -> Mask:
     in_somebodys_hands = (flags & FrameFlag.LOCKED) != 0
     one_or_two = (extra >= 1) & (extra <= _REFERENCES_OF_KDAMOND)
     passing = ((extra == 1) & in_lru_batch) | (one_or_two & in_somebodys_hands)
-    if damon_awake:
-        seen = one_or_two & ~passing & ((flags & FrameFlag.PINNED) == 0)
-        if len(np.unique(frames["head_pfn"].to_numpy()[seen])) <= damon_awake:
-            passing |= seen
-    pinned: Mask = (extra != 0) & ~passing
-    return pinned
+    pinned = (extra != 0) & ~passing
+    return pinned, pinned & one_or_two & ((flags & FrameFlag.PINNED) == 0)
 
 
 def clean_read_only(flags: npt.NDArray[np.uint8]) -> Mask:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator.arrays import Mask
+from estimator.arrays import Empty, Mask
 from estimator.errors import CannotAnswerError
 from estimator.ksm.accounting import freed_frames, unmapped_pieces
 from estimator.ksm.as_if import read_as
@@ -72,7 +72,7 @@ class Question:
     """A snapshot and a policy, with what has to be known to answer.
 
     ``policy`` has its tunables filled in. ``as_found``: the snapshot before anything was unmerged.
-    ``at_rest``: works out the fate of every mapping.
+    ``at_rest``: works out the fate of every mapping. ``empty``: makes the arrays of all of them.
     """
 
     case: Case
@@ -80,12 +80,13 @@ class Question:
     told: Told
     as_found: Snapshot
     at_rest: Callable[[], Fate]
+    empty: Empty
 
     def answer(self, fate: Fate) -> Prediction:
         """What is told of the state at rest."""
         prediction = summarise(self.case, self.policy, fate, self.told)
         content = prediction.content[: len(self.as_found.frames)]
-        return replace(prediction, snapshot=self.as_found, content=content)
+        return replace(prediction, snapshot=self.as_found, content=content, empty=self.empty)
 
 
 def ask(
@@ -124,7 +125,8 @@ def ask(
             hint="take a dump that includes user pages (makedumpfile -d 1, 3, 17 or 19)",
         )
     looks = _other_looks(asked, case, changes) if changes else None
-    return Question(case, policy, Told(looks, starts_over), as_found, at_rest)
+    empty = room.empty if room else np.empty
+    return Question(case, policy, Told(looks, starts_over), as_found, at_rest, empty)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Mask
+from estimator.arrays import Empty, Mask, made
 from estimator.ksm.credits import Credits, Freed, credits_of
 from estimator.ksm.policy import Policy
 from estimator.ksm.sharing import By
@@ -62,7 +63,8 @@ class Prediction:
     ``snapshot.mappings``, the frame_id of the KSM page that it maps in the end, -1 unless MERGED
     (beyond the last frame_id: a page that exists only after unmerging, see ``unmerge.py``).
     ``content``: i32 per row of ``snapshot.frames``, equal for frames with the same bytes (and the
-    same node where trees are per node), -1 where unknown.
+    same node where trees are per node), -1 where unknown. ``empty``: makes the arrays of all
+    mappings and frames, also for what is worked out from this.
     """
 
     snapshot: Snapshot = field(repr=False)
@@ -84,22 +86,27 @@ class Prediction:
     stable_node: npt.NDArray[np.int32] = field(repr=False)
     content: npt.NDArray[np.int32] = field(repr=False)
     freed: Freed = field(repr=False)
+    empty: Empty = field(default=np.empty, repr=False)
 
     @property
     def scanned(self) -> Mask:
         """Which mappings ksmd visits and can read (bool per row of ``mappings``)."""
-        return self.outcome > Outcome.UNKNOWN
+        return self._per_row(lambda piece: self.outcome[piece] > Outcome.UNKNOWN)
 
     @property
     def converted(self) -> Mask:
         """Which mappings stop mapping the frame they map now (bool per row of ``mappings``)."""
-        leaving = [Outcome.MERGED, Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY]
-        return np.isin(self.outcome, leaving, kind="table")
+        leaving = np.zeros(len(Outcome), np.bool_)
+        leaving[[Outcome.MERGED, Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY]] = True
+        return self._per_row(lambda piece: leaving[self.outcome[piece]])
+
+    def _per_row(self, of: Callable[[slice], Mask]) -> Mask:
+        return made(len(self.outcome), np.bool_, of, self.empty)
 
     @cached_property
     def credits(self) -> Credits:
         """Who is credited with the frames that become free; worked out when first asked for."""
-        return credits_of(self.freed, self.stable_node, self.converted, self.scanned)
+        return credits_of(self.freed, self.stable_node, self.converted, self.scanned, self.empty)
 
     def contents(self, limit: int = 100) -> pd.DataFrame:
         """The ``limit`` most duplicated contents: those that free the most frames, biggest first.
@@ -127,8 +134,9 @@ class Prediction:
         return sharing_pairs(self, by)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields alone: a copy or a pickle works the rest out again."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        """The fields alone: a copy or a pickle works the rest out again, in memory."""
+        kept = (each.name for each in fields(self) if each.name != "empty")
+        return {name: getattr(self, name) for name in kept}
 
     def unmerged_readings(self) -> list[dict[str, int]]:
         """What pages_unshared and pages_volatile can show at rest; their sum never differs.

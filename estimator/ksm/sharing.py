@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Ints, Numbers, count
+from estimator.arrays import Ints, Numbers, count, pieces
 from estimator.ksm.content_parts import rows_by_content
+from estimator.ksm.credits import ends_of
 from estimator.snapshot.names import units_of
-from estimator.snapshot.snapshot import mapping_mm
 
 if TYPE_CHECKING:
     from estimator.ksm.prediction import Prediction
@@ -64,14 +64,17 @@ def saved_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tup
     freed, found = prediction.freed, prediction.credits
     group_of_vma = group_of_mm[prediction.snapshot.vmas["mm_id"].to_numpy()]
     vma_of_row = prediction.snapshot.mappings["vma_id"].to_numpy()
-    node = np.where(found.given_up, found.stable_node, np.int32(-1))
-    node[node[node >= 0]] = node[node >= 0]
-    frames = count(node[node >= 0], len(node))
+    node = ends_of(found.given_up, found.stable_node, prediction.empty)
+    is_end = count(node, len(node), empty=prediction.empty, ignore=-1)
+    for piece in pieces(len(node)):
+        ends = np.flatnonzero(is_end[piece])
+        node[piece][ends] = ends + piece.start
+    frames = count(node, len(node), empty=prediction.empty, ignore=-1)
     converted = prediction.converted
 
     matrix: Floats = np.zeros((groups, groups))
     alone: Floats = np.zeros(groups)
-    for rows in rows_by_content(freed.content, freed.frame_of_row):
+    for rows in rows_by_content(freed.content, freed.frame_of_row, prediction.empty):
         group, credit = group_of_vma[vma_of_row[rows]], found.of_row[rows]
         frame = freed.frame_of_row[rows].astype(np.int64)
         merging = (node[frame] >= 0) & (converted[rows] | ~found.given_up[frame])
@@ -118,7 +121,12 @@ def _groups(prediction: Prediction, by: By) -> tuple[pd.DataFrame, Ints]:
     if len(names) <= _MOST:
         return names, group
     snapshot = prediction.snapshot
-    weight = np.bincount(group[mapping_mm(snapshot)], prediction.converted, len(names))
+    mm_of_vma, vma_of_row = (
+        table.to_numpy() for table in (snapshot.vmas["mm_id"], snapshot.mappings["vma_id"])
+    )
+    weight, converted = np.zeros(len(names), np.int64), prediction.converted
+    for piece in pieces(len(converted)):
+        np.add.at(weight, group[mm_of_vma[vma_of_row[piece]]], converted[piece])
     kept = np.sort(np.argsort(-weight, kind="stable")[: _MOST - 1])
     place: Ints = np.full(len(names), len(kept), np.int64)
     place[kept] = np.arange(len(kept))

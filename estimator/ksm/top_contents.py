@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Ints, Numbers, Words, pieces
+from estimator.arrays import Empty, Ints, Numbers, Words, rows_where
 from estimator.ksm.content_parts import rows_by_content
 from estimator.ksm.sharing import TIE_DIGITS
 from estimator.snapshot.flags import FrameFlag
@@ -31,7 +31,7 @@ def contents(prediction: Prediction, limit: int) -> pd.DataFrame:
     converted = prediction.converted
     parts = [
         _patterns(prediction, rows[converted[rows]], number[place_of_vma])
-        for rows in rows_by_content(content, frame_id)
+        for rows in rows_by_content(content, frame_id, prediction.empty)
     ]
     patterns = _alike(pd.concat(parts).sort_values("row"))
     saved = patterns["saved_pages"].round(TIE_DIGITS)
@@ -39,7 +39,7 @@ def contents(prediction: Prediction, limit: int) -> pd.DataFrame:
     patterns = patterns.take(order).reset_index()
     example = patterns["row"].to_numpy()
     chosen = content[frame_id[example]]
-    rows = _rows_of(content, frame_id, chosen)
+    rows = _rows_of(content, frame_id, chosen, prediction.empty)
     rows = rows[converted[rows]]
     place = place_of_vma[snapshot.mappings["vma_id"].to_numpy()[rows]]
     holders = _holders(places, place, content[frame_id[rows]], chosen)
@@ -84,13 +84,14 @@ def _alike(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _rows_of(content: Numbers, frame_id: npt.NDArray[np.uint32], chosen: Numbers) -> Ints:
+def _rows_of(
+    content: Numbers, frame_id: npt.NDArray[np.uint32], chosen: Numbers, empty: Empty
+) -> Ints:
     """The rows of ``mappings`` with one of the ``chosen`` contents."""
-    is_chosen = np.isin(content, chosen)
-    found = [
-        np.flatnonzero(is_chosen[frame_id[piece]]) + piece.start for piece in pieces(len(frame_id))
-    ]
-    return np.concatenate([np.zeros(0, np.int64), *found])
+    is_chosen = empty(int(content.max(initial=-1)) + 2, np.bool_)  # the last: of what is unknown
+    is_chosen[:] = False
+    is_chosen[chosen] = True
+    return rows_where(len(frame_id), lambda piece: is_chosen[content[frame_id[piece]]])
 
 
 def _first_of(group: Ints, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
