@@ -8,8 +8,10 @@ import pandas as pd
 
 from estimator.arrays import Mask
 from estimator.snapshot.flags import FrameFlag, MappingFlag
+from estimator.snapshot.stored_table import in_pieces
 
 _REFERENCES_OF_KDAMOND = 2
+_LOOKED_AT = ("flags", "mapcount", "folio_mapcount", "refcount", "order", "batch_references")
 
 
 def pinned_frames(frames: pd.DataFrame, damon_awake: int) -> Mask:
@@ -26,6 +28,16 @@ def pinned_frames(frames: pd.DataFrame, damon_awake: int) -> Mask:
     held so without one. Sources: write_protect_page() in mm/ksm.c, can_split_folio() in
     mm/huge_memory.c.
     """
+    if damon_awake:
+        return _pinned(frames, damon_awake)
+    pinned = np.empty(len(frames), np.bool_)
+    for piece, some in in_pieces(frames, _LOOKED_AT):
+        pinned[piece] = _pinned(some, damon_awake)
+    return pinned
+
+
+def _pinned(frames: pd.DataFrame, damon_awake: int) -> Mask:
+    """See ``pinned_frames``."""
     flags = frames["flags"].to_numpy()
     large = (flags & FrameFlag.LARGE) != 0
     mapcount = np.where(large, frames["folio_mapcount"].to_numpy(), frames["mapcount"].to_numpy())
