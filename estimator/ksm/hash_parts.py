@@ -217,7 +217,7 @@ class _Whole:
         self._facts: dict[str, npt.NDArray[Any]] = {}
         self._of_frame = room.empty(self._frames, np.int32)
         self._order = room.empty(self._frames, np.int32)
-        self._starts = room.empty(self._frames + 1, np.int64)
+        self._starts = room.empty(self._frames + 1, np.int32)
         self._starts[0] = self._contents = self._known = 0
         self._outcome = room.empty(self._rows, np.uint8)
         self._stable_frame = room.empty(self._rows, np.int32)
