@@ -52,7 +52,7 @@ class Contents:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def frames_of(self, chosen: Ints) -> tuple[Numbers, Ints, Ints]:
+    def frames_of(self, chosen: Ints | Numbers) -> tuple[Numbers, Ints, Ints]:
         """The frames of the ``chosen`` contents, one content after the other.
 
         Returns the frames, where each content starts among them, and for every frame which of the
@@ -181,9 +181,9 @@ def _stable_order(frames: Numbers, hashes: Words) -> tuple[Numbers, Mask]:
 
 
 def per_frame(per_content: Mask, contents: Contents) -> Mask:
-    """Bool per content -> bool per frame; False where the content is unknown."""
+    """Bool per content -> bool per frame, to be read alone; False where the content is unknown."""
     if not per_content.any():
-        return np.zeros(len(contents.of_frame), dtype=bool)
+        return np.broadcast_to(np.False_, len(contents.of_frame))
     return take(np.append(per_content, False), contents.of_frame)
 
 
