@@ -14,7 +14,6 @@ from estimator.ksm.case import Case
 from estimator.ksm.contents import first_split_of_folio
 from estimator.ksm.frames import NEVER, distinct
 
-_CHUNK = 1 << 20
 _OVERTAKING_SCAN = 8
 
 
@@ -375,8 +374,7 @@ def _stragglers(case: Case, m: _Meeting, waiting: Numbers) -> Iterator[Numbers]:
         return
     until = np.full(len(facts.items), -1, dtype=np.int32)
     until[_first_frame(case, waiting)] = m.second[waiting]
-    for begin in range(0, len(candidates.frame), _CHUNK):
-        chunk = slice(begin, begin + _CHUNK)
-        frame, row = candidates.frame[chunk], candidates.row_numbers(chunk)
+    for piece in pieces(len(candidates.frame)):
+        frame, row = candidates.frame[piece], candidates.row_numbers(piece)
         early = np.flatnonzero(row < until.take(frame))
         yield row[early[facts.first.take(frame[early]) < row[early]]]

@@ -94,7 +94,7 @@ def settle_in_parts(
         apart = _in_huge_pages(case)
         aside = per_frame(apart, case.contents)
         if (aside & case.facts.zero).any():  # one rule holds for all of them, on each NUMA node
-            aside |= case.facts.zero & case.facts.known
+            aside = aside | (case.facts.zero & case.facts.known)
         alone = replace(case, facts=_without(case.facts, aside))
         solved, waiting, _ = before_simulation(alone)
         apart[case.contents.of_frame[waiting | aside]] = True
