@@ -52,6 +52,13 @@ def pieces(rows: int) -> Iterator[slice]:
         yield slice(begin, min(begin + _PIECE_ROWS, rows))
 
 
+def alike(mask: Mask) -> Mask:
+    """``mask``, as a single truth in memory where all are the same: to be read alone then."""
+    if mask.any() and not mask.all():
+        return mask
+    return np.broadcast_to(np.bool_(mask.any()), len(mask))
+
+
 def take(values: npt.NDArray[Any], index: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """``values[index]``; negative numbers count from the end."""
     taken = np.empty(len(index), values.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from estimator.arrays import Ints, Mask
+from estimator.arrays import Ints, Mask, count
 from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.case import Case
 from estimator.ksm.credits import Freed
@@ -37,7 +37,7 @@ def stable_nodes(case: Case, fate: Fate) -> tuple[int, int, int]:
     frames = fate.node.copy()
     frames[live_node_frames(case.snapshot)] = True
     content = case.contents.of_frame[frames]
-    per_content = np.bincount(content[content >= 0])
+    per_content = count(content[content >= 0], len(case.contents))
     chained = per_content[per_content > 1]
     return int(np.count_nonzero(frames)), len(chained), int(chained.sum())
 

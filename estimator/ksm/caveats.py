@@ -19,6 +19,7 @@ from estimator.ksm.khugepaged import Bounds
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
 from estimator.snapshot.flags import FrameFlag, MappingFlag
+from estimator.snapshot.stored_table import in_pieces
 from estimator.units import plural
 
 _TAKES_IN_LATER_CHANGES = re.compile(r"\.el\d|-default$")  # RHEL and its kin, SUSE
@@ -242,10 +243,12 @@ def _tagged(case: Case) -> str | None:
     and so can a tagged page that fork shares pass by itself: it is unshared then, not volatile.
     """
     frames, taken = case.snapshot.frames, case.facts.items > 0
-    has_tags = (frames["flags"].to_numpy() & FrameFlag.MTE) != 0
-    tagged, plain = taken & has_tags, taken & ~has_tags
+    tagged = np.zeros(len(taken), np.bool_)
+    for piece, some in in_pieces(frames, ("flags",)):
+        tagged[piece] = taken[piece] & ((some["flags"].to_numpy() & FrameFlag.MTE) != 0)
     if not tagged.any():
         return None
+    plain = taken & ~tagged
     text = (
         f"{plural(int(np.count_nonzero(tagged)), 'candidate frame')} of memory with tags (MTE): "
         "they merge with none, not even with one of the same bytes."

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Ints, Mask, Numbers, pieces, take
+from estimator.arrays import Ints, Mask, Numbers, alike, pieces
 from estimator.ksm.case import Case
 from estimator.ksm.contents import first_split_of_folio
 from estimator.ksm.frames import NEVER, distinct
 
-_CHUNK = 1 << 20
 _OVERTAKING_SCAN = 8
 
 
@@ -40,17 +39,17 @@ class ClosedForms:
 
 @dataclass(frozen=True)
 class _Meeting:
-    """Per content: its ``items``; ``first`` and ``second``, see ``closed_forms``, as rows.
+    """Per content: its ``items``; ``second``: the row of q, see ``closed_forms``.
 
-    ``first_frame``: the frame of the first item. ``first_blocked``: it can't be merged.
+    ``first_blocked``: the first item can't be merged.
     ``nodes``: live stable nodes; ``on_nodes``: items on them; ``node_frame``: a node's frame.
     ``undecided``: items that can't be told apart frame by frame.
+
+    To be read alone: one that is the same of all contents may be a single number in memory.
     """
 
     items: Numbers
-    first: Numbers
     second: Numbers
-    first_frame: Numbers
     first_blocked: Mask
     nodes: Numbers
     on_nodes: Numbers
@@ -100,7 +99,7 @@ def closed_forms(
     facts, contents = case.facts, case.contents
     m = _meetings(case)
     kind = _kinds(case, m, elsewhere)
-    crowded = np.flatnonzero(kind == _Kind.CROWDED)
+    crowded = _of_kind(kind, _Kind.CROWDED)
     kind[crowded] = _Kind.OPEN
     alone = _all_distinct(case, crowded)
     kind[alone] = _Kind.CROWDED
@@ -111,17 +110,18 @@ def closed_forms(
         kind[overtaken] = _Kind.OPEN
         overtaken, meeting_frame = overtaken[:0], meeting_frame[:0]
 
-    if (facts.folio >= 0).any():
+    if facts.folio.max(initial=-1) >= 0:
         _note_splits(case, m, kind, split)
     stable_frame = np.full(len(facts.items), -1, dtype=np.int32)
     left_over = _fill_nodes(case, alone, stable_frame, split)
-    pairs = _meet_in_one_folio(case, m, np.flatnonzero(kind == _Kind.FITS), split)
+    pairs = _meet_in_one_folio(case, m, _of_kind(kind, _Kind.FITS), split)
     waits = len(pairs) > 0
     kind[pairs if in_time else _with_other_mappings(case, pairs)] = _Kind.OPEN
 
     ksm_frame = np.full(len(contents) + 1, -1, dtype=np.int32)
-    met, joined = np.flatnonzero(kind == _Kind.FITS), np.flatnonzero(kind == _Kind.ONE_NODE)
-    ksm_frame[met] = case.frame_of_row[m.second[met]]
+    met, joined = _of_kind(kind, _Kind.FITS), _of_kind(kind, _Kind.ONE_NODE)
+    for piece in pieces(len(met)):
+        ksm_frame[met[piece]] = case.frame_of_row[m.second[met[piece]]]
     ksm_frame[joined] = m.node_frame[joined]
     ksm_frame[overtaken] = meeting_frame
     for piece in pieces(len(stable_frame)):
@@ -132,15 +132,16 @@ def closed_forms(
     on_node = on_node[kind[contents.of_frame[on_node]] == _Kind.AT_REST]
     stable_frame[on_node] = on_node
 
-    first_blocked = np.flatnonzero(kind == _Kind.FIRST_BLOCKED)
-    lonely = kind == _Kind.LONELY
+    first_blocked, lonely = (_of_kind(kind, k) for k in (_Kind.FIRST_BLOCKED, _Kind.LONELY))
     stragglers = _stragglers(case, m, met)
-    late = np.concatenate([m.first[:0], *stragglers]) if in_time else m.first[:0]
+    late = np.concatenate([left_over[:0], *stragglers]) if in_time else left_over[:0]
     scans = 3 if waits or len(late) or any(map(len, stragglers)) else 2
     return ClosedForms(
         stable_frame=stable_frame,
-        unshared=np.concatenate([m.first[lonely], m.first[first_blocked], left_over]),
-        copied=_repaired(case, m, first_blocked),
+        unshared=np.concatenate(
+            [*(_first_rows(case, some) for some in (lonely, first_blocked)), left_over]
+        ),
+        copied=_repaired(case, first_blocked),
         split=split,
         open=kind == _Kind.OPEN,
         scans=_OVERTAKING_SCAN if len(overtaken) else scans,
@@ -164,56 +165,82 @@ class _Kind(enum.IntEnum):
 
 def _kinds(case: Case, m: _Meeting, elsewhere: Mask) -> npt.NDArray[np.uint8]:
     """The ``_Kind`` of each content: the first that fits. A crowded one may still be open."""
-    fresh, room = m.nodes == 0, m.items <= case.rules.max_page_sharing
-    conditions = {
-        _Kind.ELSEWHERE: elsewhere | (m.items == 0),
-        _Kind.LONELY: fresh & (m.second == NEVER),
-        _Kind.AT_REST: ~fresh & (m.on_nodes == m.items),
-        _Kind.OPEN: m.undecided,
-        _Kind.FIRST_BLOCKED: fresh & m.first_blocked,
-        _Kind.FITS: fresh & room,
-        _Kind.CROWDED: fresh,
-        _Kind.ONE_NODE: (m.nodes == 1) & (m.on_nodes > 0) & room,
-    }
-    kinds = [np.uint8(kind) for kind in conditions]
-    return np.select(list(conditions.values()), kinds, default=np.uint8(_Kind.OPEN))
+    found = np.empty(len(m.items), np.uint8)
+    for piece in pieces(len(found)):
+        items, nodes, on_nodes = m.items[piece], m.nodes[piece], m.on_nodes[piece]
+        fresh, room = nodes == 0, items <= case.rules.max_page_sharing
+        conditions = {
+            _Kind.ELSEWHERE: elsewhere[piece] | (items == 0),
+            _Kind.LONELY: fresh & (m.second[piece] == NEVER),
+            _Kind.AT_REST: ~fresh & (on_nodes == items),
+            _Kind.OPEN: m.undecided[piece],
+            _Kind.FIRST_BLOCKED: fresh & m.first_blocked[piece],
+            _Kind.FITS: fresh & room,
+            _Kind.CROWDED: fresh,
+            _Kind.ONE_NODE: (nodes == 1) & (on_nodes > 0) & room,
+        }
+        kinds = [np.uint8(kind) for kind in conditions]
+        found[piece] = np.select(list(conditions.values()), kinds, default=np.uint8(_Kind.OPEN))
+    return found
+
+
+def _of_kind(kind: npt.NDArray[np.uint8], wanted: _Kind) -> Numbers:
+    """The contents (i32) that are of the ``wanted`` kind."""
+    found = [np.flatnonzero(kind[piece] == wanted) + piece.start for piece in pieces(len(kind))]
+    return np.concatenate([np.zeros(0, np.int32), *(some.astype(np.int32) for some in found)])
+
+
+def _first_frame(case: Case, chosen: Ints | Numbers) -> Numbers:
+    """The frame of the first item of each of the contents."""
+    return case.contents.order.take(case.contents.starts[chosen])
+
+
+def _first_rows(case: Case, chosen: Numbers) -> Numbers:
+    """The row of the first item of each of the contents."""
+    return case.facts.first.take(_first_frame(case, chosen))
 
 
 def _meetings(case: Case) -> _Meeting:
-    """Ints ``first`` and ``second`` are those of the first two frames, but for odd frames."""
+    """Rows ``second`` are those of the second frames, but for odd frames."""
     facts, contents = case.facts, case.contents
     starts, order = contents.starts, contents.order
     count = len(contents)
-    items = facts.items[:0]
-    if count:
-        items = np.add.reduceat(take(facts.items, order), starts[:-1], dtype=np.int32)
-    first_frame = order.take(starts[:-1])
-    first = facts.first.take(first_frame)
-    second = np.full(count, NEVER, dtype=np.int32)
-    several = np.flatnonzero(np.diff(starts) > 1)
-    second[several] = facts.first.take(order.take(starts[several] + 1))
-    first_blocked = facts.blocked.take(first_frame)
-    nodes, on_nodes = np.zeros(count, dtype=np.int32), np.zeros(count, dtype=np.int32)
-    node_frame = np.full(count, -1, dtype=np.int32)
-    undecided = np.zeros(count, dtype=bool)
-
+    items, second = np.empty(count, np.int32), np.full(count, NEVER, dtype=np.int32)
+    first_blocked = np.empty(count, np.bool_)
+    for piece in pieces(count):
+        begins, end = starts[piece], starts[piece.stop]
+        of_frame = facts.items.take(order[begins[0] : end])
+        items[piece] = np.add.reduceat(of_frame, begins - begins[0], dtype=np.int32)
+        first_blocked[piece] = facts.blocked[order[begins]]
+        several = np.diff(starts[piece.start : piece.stop + 1]) > 1
+        second[piece][several] = facts.first.take(order[begins[several] + 1])
+    m = _Meeting(
+        items=items,
+        second=second,
+        first_blocked=alike(first_blocked),
+        nodes=np.broadcast_to(np.int32(0), count),
+        on_nodes=np.broadcast_to(np.int32(0), count),
+        node_frame=np.broadcast_to(np.int32(-1), count),
+        undecided=np.broadcast_to(np.False_, count),
+    )
     odd = facts.known & (facts.blocked | facts.node | facts.maybe_blocked | facts.opaque)
     chosen = distinct(contents.of_frame[odd])
-    if len(chosen):
-        frame, begin, of = contents.frames_of(chosen)
-        skip = facts.blocked[frame] | (frame == first_frame[chosen][of])
-        second[chosen] = np.minimum.reduceat(np.where(skip, NEVER, facts.first[frame]), begin)
-        nodes[chosen] = np.add.reduceat(facts.node[frame], begin, dtype=np.int32)
-        on_nodes[chosen] = np.add.reduceat(facts.on_node[frame], begin)
-        node_frame[chosen] = np.maximum.reduceat(np.where(facts.node[frame], frame, -1), begin)
-        strange = (facts.maybe_blocked | facts.opaque)[frame] & (facts.items[frame] > 0)
-        undecided[chosen] = np.logical_or.reduceat(strange, begin)
-    return _Meeting(
-        items, first, second, first_frame, first_blocked, nodes, on_nodes, node_frame, undecided
-    )
+    if not len(chosen):
+        return m
+    nodes, on_nodes = m.nodes.copy(), m.on_nodes.copy()
+    node_frame, undecided = m.node_frame.copy(), m.undecided.copy()
+    frame, begin, of = contents.frames_of(chosen)
+    skip = facts.blocked[frame] | (frame == _first_frame(case, chosen)[of])
+    second[chosen] = np.minimum.reduceat(np.where(skip, NEVER, facts.first[frame]), begin)
+    nodes[chosen] = np.add.reduceat(facts.node[frame], begin, dtype=np.int32)
+    on_nodes[chosen] = np.add.reduceat(facts.on_node[frame], begin)
+    node_frame[chosen] = np.maximum.reduceat(np.where(facts.node[frame], frame, -1), begin)
+    strange = (facts.maybe_blocked | facts.opaque)[frame] & (facts.items[frame] > 0)
+    undecided[chosen] = np.logical_or.reduceat(strange, begin)
+    return replace(m, nodes=nodes, on_nodes=on_nodes, node_frame=node_frame, undecided=undecided)
 
 
-def _all_distinct(case: Case, chosen: Ints) -> Ints:
+def _all_distinct(case: Case, chosen: Numbers) -> Numbers:
     """Those of the contents with every item on a frame of its own, and no two in one folio."""
     facts = case.facts
     if not len(chosen):
@@ -264,14 +291,14 @@ def _note_splits(case: Case, m: _Meeting, kind: npt.NDArray[np.uint8], split: Nu
     in_scan_2 = (_Kind.FITS, _Kind.FIRST_BLOCKED, _Kind.OVERTAKEN)
     prepared = large[np.isin(of_large, in_scan_2)]
     split[prepared] = facts.first[prepared]
-    met = np.flatnonzero(kind == _Kind.FITS)
-    met = met[facts.folio[m.first_frame[met]] >= 0]
-    split[m.first_frame[met]] = m.second[met]
+    met = _of_kind(kind, _Kind.FITS)
+    met = met[facts.folio[_first_frame(case, met)] >= 0]
+    split[_first_frame(case, met)] = m.second[met]
     joining = large[of_large == _Kind.ONE_NODE]
     split[joining] = facts.first[joining] if case.rules.checksum_before_stable_tree else -1
 
 
-def _fill_nodes(case: Case, chosen: Ints, stable_frame: Numbers, split: Numbers) -> Numbers:
+def _fill_nodes(case: Case, chosen: Numbers, stable_frame: Numbers, split: Numbers) -> Numbers:
     """Fill stable nodes in scan order, one item per frame. Returns the rows left over."""
     facts, limit = case.facts, case.rules.max_page_sharing
     frame, begin, of = case.contents.frames_of(chosen)
@@ -287,22 +314,25 @@ def _fill_nodes(case: Case, chosen: Ints, stable_frame: Numbers, split: Numbers)
     when[opener] = row[opener + 1]
     when[left_over] = NEVER
     large = facts.folio[frame] >= 0
-    split[frame[large]] = when[large]
+    if large.any():
+        split[frame[large]] = when[large]
     node = np.minimum(np.arange(len(rank)) - rank % limit + 1, max(len(rank) - 1, 0))
     stable_frame[frame] = np.where(left_over, -1, frame[node])
     return row[left_over]
 
 
-def _meet_in_one_folio(case: Case, m: _Meeting, chosen: Ints, split: Numbers) -> Ints:
+def _meet_in_one_folio(case: Case, m: _Meeting, chosen: Numbers, split: Numbers) -> Numbers:
     """Contents whose first two frames belong to one folio that nothing split before they met."""
     facts = case.facts
-    folio = facts.folio.take(m.first_frame[chosen])
+    if facts.folio.max(initial=-1) < 0:
+        return chosen[:0]
+    folio = facts.folio.take(_first_frame(case, chosen))
     same = (folio >= 0) & (folio == facts.folio.take(case.frame_of_row[m.second[chosen]]))
     chosen, folio = chosen[same], folio[same]
     return chosen[first_split_of_folio(facts, split)[folio] == m.second[chosen]]
 
 
-def _with_other_mappings(case: Case, chosen: Ints) -> Ints:
+def _with_other_mappings(case: Case, chosen: Numbers) -> Numbers:
     """Those of the contents with mappings that are no items: they show which frame is kept."""
     if not len(chosen):
         return chosen
@@ -311,11 +341,13 @@ def _with_other_mappings(case: Case, chosen: Ints) -> Ints:
     return chosen[np.logical_or.reduceat(others, begin)]
 
 
-def _repaired(case: Case, m: _Meeting, chosen: Ints) -> Numbers:
+def _repaired(case: Case, chosen: Numbers) -> Numbers:
     """Ints that break_cow() gave a page of their own, of contents whose first item is blocked."""
     facts = case.facts
     frame, _, of = case.contents.frames_of(chosen)
-    tried = (frame != m.first_frame[chosen][of]) & ~facts.blocked[frame] & (facts.items[frame] > 0)
+    tried = (
+        (frame != _first_frame(case, chosen)[of]) & ~facts.blocked[frame] & (facts.items[frame] > 0)
+    )
     rows: Numbers = facts.first[frame[tried & (facts.mapcount[frame] > 1)]]
     return rows
 
@@ -334,16 +366,15 @@ def _out_of_step(case: Case, kind: npt.NDArray[np.uint8]) -> Ints:
     return np.flatnonzero(apart & (kind != _Kind.ELSEWHERE))
 
 
-def _stragglers(case: Case, m: _Meeting, waiting: Ints) -> Iterator[Numbers]:
+def _stragglers(case: Case, m: _Meeting, waiting: Numbers) -> Iterator[Numbers]:
     """Rows of items of some f1 that pass before q comes, and so have to wait for scan 3."""
     facts, candidates = case.facts, case.candidates
-    waiting = waiting[facts.items.take(m.first_frame[waiting]) > 1]
+    waiting = waiting[facts.items.take(_first_frame(case, waiting)) > 1]
     if not len(waiting):
         return
     until = np.full(len(facts.items), -1, dtype=np.int32)
-    until[m.first_frame[waiting]] = m.second[waiting]
-    for begin in range(0, len(candidates.frame), _CHUNK):
-        chunk = slice(begin, begin + _CHUNK)
-        frame, row = candidates.frame[chunk], candidates.row_numbers(chunk)
+    until[_first_frame(case, waiting)] = m.second[waiting]
+    for piece in pieces(len(candidates.frame)):
+        frame, row = candidates.frame[piece], candidates.row_numbers(piece)
         early = np.flatnonzero(row < until.take(frame))
         yield row[early[facts.first.take(frame[early]) < row[early]]]

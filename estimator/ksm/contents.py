@@ -7,6 +7,7 @@ The closed forms are exact at rest, whatever the order of the scan, for the reas
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty, Ints, Mask, Numbers, Words, made, take
+from estimator.arrays import Empty, Ints, Mask, Numbers, Words, made, pieces, take
 from estimator.ksm.frames import NEVER, FrameFacts
 from estimator.ksm.rules import Rules
 from estimator.snapshot.flags import FrameFlag
+from estimator.snapshot.stored_table import in_pieces
 
-_PART_BITS = 3
+_PART_BITS = 5
+_OF_KEYS = ("hash", "flags", "pfn")
 _ODD = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 
@@ -39,17 +42,17 @@ class Contents:
 
     ``of_frame``: i32, number of the content per frame, -1 where unknown. ``order``: i32, known
     frames, those of one content together, in the order in which the scan meets them; frames without
-    candidates last. ``starts``: i64, where in ``order`` each content starts, and its length.
+    candidates last. ``starts``: i32, where in ``order`` each content starts, and its length.
     """
 
     of_frame: Numbers
     order: Numbers
-    starts: Ints
+    starts: Numbers
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def frames_of(self, chosen: Ints) -> tuple[Numbers, Ints, Ints]:
+    def frames_of(self, chosen: Ints | Numbers) -> tuple[Numbers, Ints, Ints]:
         """The frames of the ``chosen`` contents, one content after the other.
 
         Returns the frames, where each content starts among them, and for every frame which of the
@@ -95,47 +98,76 @@ def group_by_content(
     A content is the bytes of a page; where trees are per NUMA node (get_kpfn_nid() in mm/ksm.c),
     of one node. KSM compares bytes: equal 64-bit hashes are taken for equal bytes.
     """
-    met = facts.first != NEVER
-    is_first = np.zeros(len(frame_of_row), dtype=bool)
-    is_first[facts.first[met]] = True
-    order = frame_of_row[is_first].astype(np.int32)
-    if not met.all():
-        order = np.append(order, np.flatnonzero(facts.known & ~met).astype(np.int32))
-    place, new = _by_hash(take(content_keys(frames), order))
-    order = take(order, place)
+    keys = np.empty(len(frames), np.uint64)
+    for piece, some in in_pieces(frames, _OF_KEYS):
+        keys[piece] = content_keys(some)
+    order, new = _by_hash(keys, facts.known, _as_met(facts, frame_of_row))
+    del keys
     if not rules.merge_across_nodes:
         node = frames["node"].to_numpy()[order]
         by_node = np.lexsort((node, np.cumsum(new)))
         order, node = order[by_node], node[by_node]
         new[1:] |= node[1:] != node[:-1]
     of_frame = np.full(len(frames), -1, dtype=np.int32)
-    of_frame[order] = np.cumsum(new, dtype=np.int32) - 1
-    starts = np.append(np.flatnonzero(new), len(order))
+    starts = np.full(np.count_nonzero(new) + 1, len(order), dtype=np.int32)
+    count = 0
+    for piece in pieces(len(order)):
+        begins = np.flatnonzero(new[piece])
+        of_frame[order[piece]] = np.cumsum(new[piece], dtype=np.int32) + np.int32(count - 1)
+        starts[count : count + len(begins)] = begins + piece.start
+        count += len(begins)
     return Contents(of_frame, order, starts)
 
 
-def _by_hash(hashes: Words) -> tuple[Numbers, Mask]:
-    """``np.argsort(hashes, kind="stable")``, i32, and which of them is not like the one before.
+def _as_met(facts: FrameFacts, frame_of_row: npt.NDArray[np.uint32]) -> Iterator[Numbers]:
+    """The known frames as the scan meets them, then the others, some at a time."""
+    is_first = np.zeros(len(frame_of_row), dtype=bool)
+    for piece in pieces(len(facts.first)):
+        first = facts.first[piece]
+        is_first[first[first != NEVER]] = True
+    for piece in pieces(len(frame_of_row)):
+        yield frame_of_row[piece][is_first[piece]].astype(np.int32)
+    for piece in pieces(len(facts.first)):
+        others = facts.known[piece] & (facts.first[piece] == NEVER)
+        yield np.flatnonzero(others).astype(np.int32) + np.int32(piece.start)
 
-    Several times faster: the parts of the range of hashes are sorted side by side, since NumPy lets
-    other threads run.
+
+def _by_hash(hashes: Words, known: Mask, as_met: Iterable[Numbers]) -> tuple[Numbers, Mask]:
+    """The ``known`` frames (bool per frame), equal hashes together in the order of ``as_met``.
+
+    ``hashes``: u64 per frame. ``as_met``: each of these frames once, some at a time. Returns i32,
+    ascending by hash, and which of them is not like the one before.
+
+    Faster than ``np.argsort``: the parts of the range of hashes are sorted side by side, since
+    NumPy lets other threads run.
     """
-    part = (hashes >> np.uint64(64 - _PART_BITS)).astype(np.uint8)
-    ends = np.cumsum(np.bincount(part, minlength=1 << _PART_BITS)).tolist()
-    order, new = np.empty(len(hashes), np.int32), np.ones(len(hashes), np.bool_)
+    shift, parts = np.uint64(64 - _PART_BITS), 1 << _PART_BITS
+    sizes = np.zeros(parts, np.int64)
+    for piece in pieces(len(hashes)):
+        part = (hashes[piece][known[piece]] >> shift).astype(np.uint8)
+        sizes += np.bincount(part, minlength=parts)
+    ends = np.cumsum(sizes)
+    order, new = np.empty(sizes.sum(), np.int32), np.empty(sizes.sum(), np.bool_)
+    at = ends - sizes
+    for frames in as_met:
+        part = (hashes[frames] >> shift).astype(np.uint8)
+        together = frames[np.argsort(part, kind="stable")]
+        found = np.split(together, np.cumsum(np.bincount(part, minlength=parts))[:-1])
+        for number, some in enumerate(found):
+            order[at[number] : at[number] + len(some)] = some
+            at[number] += len(some)
 
     def sort(number: int) -> None:
-        place = np.flatnonzero(part == number)
-        here = slice(ends[number] - len(place), ends[number])
-        order[here], new[here] = _stable_order(place, hashes.take(place))
+        here = slice(ends[number] - sizes[number], ends[number])
+        order[here], new[here] = _stable_order(order[here], hashes.take(order[here]))
 
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
-        list(threads.map(sort, range(1 << _PART_BITS)))
+        list(threads.map(sort, range(parts)))
     return order, new
 
 
-def _stable_order(place: Ints, hashes: Words) -> tuple[Ints, Mask]:
-    """See ``_by_hash``, for the ``hashes`` at ``place``.
+def _stable_order(frames: Numbers, hashes: Words) -> tuple[Numbers, Mask]:
+    """See ``_by_hash``, for the ``hashes`` of ``frames``.
 
     Sorts one word per hash, its upper bits followed by its number, and then puts those few in order
     that differ in the lower bits only.
@@ -155,13 +187,13 @@ def _stable_order(place: Ints, hashes: Words) -> tuple[Ints, Mask]:
         in_order[begin:end] = in_order[begin:end][inner]
     new = np.ones(len(hashes), np.bool_)
     np.not_equal(in_order[1:], in_order[:-1], out=new[1:])
-    return place.take(order), new
+    return frames.take(order), new
 
 
 def per_frame(per_content: Mask, contents: Contents) -> Mask:
-    """Bool per content -> bool per frame; False where the content is unknown."""
+    """Bool per content -> bool per frame, to be read alone; False where the content is unknown."""
     if not per_content.any():
-        return np.zeros(len(contents.of_frame), dtype=bool)
+        return np.broadcast_to(np.False_, len(contents.of_frame))
     return take(np.append(per_content, False), contents.of_frame)
 
 

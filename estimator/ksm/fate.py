@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Ints, Mask, Numbers, count, take
+from estimator.arrays import Ints, Mask, Numbers, alike, pieces, take
 from estimator.ksm.case import Case
 from estimator.ksm.closed_forms import ClosedForms, closed_forms
 from estimator.ksm.contents import first_split_of_folio, per_frame
@@ -97,10 +97,12 @@ def before_simulation(case: Case, *, in_time: bool = False) -> tuple[Solved, Mas
     contents, facts, rules = case.contents, case.facts, case.rules
     root, closed_trees = hidden_roots(case)
     apart = zero_contents_apart(contents, facts, rules)
-    zero_frames = per_frame(apart, contents) & (facts.items > 0)
+    zero_frames = alike(per_frame(apart, contents) & (facts.items > 0))
     locked_frames = _frames_with_locked_items(case, zero_frames)
-    nothing = np.zeros(len(facts.items), dtype=bool)
-    split = np.full(len(facts.items), NEVER, dtype=np.int32)
+    nothing = np.broadcast_to(np.False_, len(facts.items))
+    split = np.broadcast_to(np.int32(NEVER), len(facts.items))
+    if facts.folio.max(initial=-1) >= 0:
+        split = split.copy()
     few = FewItems(frames=nothing, rows=split[:0], follow=nothing)
     zero_pages = None
     if rules.use_zero_pages and apart.any():
@@ -152,12 +154,13 @@ def hidden_roots(case: Case) -> tuple[Ints, Mask]:
 
 
 def _frames_with_locked_items(case: Case, frames: Mask) -> Mask:
-    """Bool per frame: one of ``frames`` with an item in a VM_LOCKED VMA."""
-    found = np.zeros_like(frames)
-    if frames.any() and case.snapshot.vmas["locked"].any():
-        chosen = np.flatnonzero(frames[case.candidates.frame])
-        locked = in_locked_vma(case.snapshot, case.candidates.row_numbers()[chosen])
-        found[case.candidates.frame[chosen[locked]]] = True
+    """Bool per frame, to be read alone: one of ``frames`` with an item in a VM_LOCKED VMA."""
+    if not (frames.any() and case.snapshot.vmas["locked"].any()):
+        return np.broadcast_to(np.False_, len(frames))
+    found = np.zeros(len(frames), dtype=bool)
+    chosen = np.flatnonzero(frames[case.candidates.frame])
+    locked = in_locked_vma(case.snapshot, case.candidates.row_numbers()[chosen])
+    found[case.candidates.frame[chosen[locked]]] = True
     return found
 
 
@@ -175,11 +178,12 @@ def fate_of(case: Case, solved: Solved) -> Fate:
         outcome[rows] = what
     outcome[root[outcome[root] == Outcome.VOLATILE]] = Outcome.UNSHARED
 
-    gone = (code == Outcome.ZERO_PAGE) | (code == Outcome.SPLIT_AWAY)
-    stay = (closed.stable_frame < 0) | (closed.stable_frame == np.arange(len(code), dtype=np.int32))
-    left = np.where(stay & ~gone, np.int32(0), facts.items)
-    node = np.zeros(len(code), dtype=bool)
-    node[closed.stable_frame[closed.stable_frame >= 0]] = True
+    left, node = np.empty(len(code), np.int32), np.zeros(len(code), dtype=bool)
+    for piece in pieces(len(code)):
+        to = closed.stable_frame[piece]
+        away = (to >= 0) & (to != np.arange(piece.start, piece.stop, dtype=np.int32))
+        left[piece] = np.where(away | _gone(code[piece]), facts.items[piece], np.int32(0))
+        node[to[to >= 0]] = True
     ksm = facts.ksm.copy()
     ksm[case.frame_of_row[closed.copied]] = True
     copied = closed.copied.astype(np.int64)
@@ -193,15 +197,21 @@ def fate_of(case: Case, solved: Solved) -> Fate:
         node[result.stable_frame[result.stable_frame >= 0]] = True
         ksm[list(result.orphans)] = True
         moved = (result.outcome == Outcome.MERGED) & (result.stable_frame != frame)
-        moved |= (result.outcome == Outcome.ZERO_PAGE) | (result.outcome == Outcome.SPLIT_AWAY)
-        moved &= ~gone[frame]
-        left += count(frame[moved], len(left))
-    left += count(case.frame_of_row[copied], len(left))
+        moved |= _gone(result.outcome)
+        moved &= ~_gone(code[frame])
+        np.add.at(left, frame[moved], np.int32(1))
+    np.add.at(left, case.frame_of_row[copied], np.int32(1))
     vanished[case.frame_of_row[candidates.written]] = False
     simulated = solved.ordered.rows if solved.ordered else root[:0]
     return Fate(
         outcome, stable_frame, copied, left, vanished, ksm | node, node, split, scans, simulated
     )
+
+
+def _gone(outcome: npt.NDArray[np.uint8]) -> Mask:
+    """Which of them leave their frame for the zero page."""
+    gone: Mask = (outcome == Outcome.ZERO_PAGE) | (outcome == Outcome.SPLIT_AWAY)
+    return gone
 
 
 def _outcomes_of_frames(

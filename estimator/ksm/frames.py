@@ -12,8 +12,9 @@ from estimator.arrays import Ints, Mask, Numbers
 from estimator.ksm.candidates import Candidates
 from estimator.ksm.mergeable import clean_read_only, pinned_frames
 from estimator.ksm.rules import Rules
-from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag
+from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag, Unknown
 from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.stored_table import in_pieces
 
 NEVER = np.iinfo(np.int32).max  # a row that no scan reaches
 
@@ -58,8 +59,20 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
     """Gather the facts; linear in the number of mappings and frames."""
     frames = snapshot.frames
     count = len(frames)
-    flags = frames["flags"].to_numpy()
-    known = frames["unknown"].to_numpy() == 0
+    known, ksm, large, exclusive, zero, mlocked = (np.empty(count, np.bool_) for _ in range(6))
+    mapcount = np.empty(count, np.int32)
+    for piece, some in in_pieces(frames, ("unknown", "kind", "flags", "mapcount")):
+        flags = some["flags"].to_numpy()
+        known[piece] = some["unknown"].to_numpy() == Unknown.HASHED
+        ksm[piece] = some["kind"].to_numpy() == FrameKind.KSM
+        large[piece] = (flags & FrameFlag.LARGE) != 0
+        exclusive[piece] = (flags & FrameFlag.ANON_EXCLUSIVE) != 0
+        zero[piece] = (flags & (FrameFlag.ZERO | FrameFlag.MTE)) == FrameFlag.ZERO
+        mlocked[piece] = (flags & FrameFlag.MLOCKED) != 0
+        mapcount[piece] = some["mapcount"].to_numpy()
+    known, ksm, large, exclusive, zero, mlocked = map(
+        bulk.alike, (known, ksm, large, exclusive, zero, mlocked)
+    )
     items = bulk.count(candidates.frame, count)
     first = np.full(count, NEVER, dtype=np.int32)
     for piece in reversed(list(bulk.pieces(len(candidates.frame)))):
@@ -68,7 +81,6 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         items[~known] = 0
         first[~known] = NEVER
 
-    ksm = frames["kind"].to_numpy() == FrameKind.KSM
     node = np.zeros(count, dtype=bool)
     node[live_node_frames(snapshot)] = True
     on_node = np.broadcast_to(np.int32(0), count)
@@ -76,10 +88,8 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         merged = candidates.frame[_on_node(snapshot, candidates, node)]
         on_node = np.bincount(merged, minlength=count).astype(np.int32)
 
-    large = (flags & FrameFlag.LARGE) != 0
-    pinned = pinned_frames(frames, snapshot.info.get("damon_awake", 0))
+    pinned = bulk.alike(pinned_frames(frames, snapshot.info.get("damon_awake", 0)))
     orphan = ksm & ~node
-    exclusive = (flags & FrameFlag.ANON_EXCLUSIVE) != 0
     blocked = orphan | (pinned & (large | exclusive))
     maybe_blocked = pinned & ~blocked & (items > 0)
     if maybe_blocked.any():
@@ -96,15 +106,15 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         known=known,
         items=items,
         first=first,
-        mapcount=frames["mapcount"].to_numpy(),
+        mapcount=mapcount,
         folio=large_folios(frames),
         pinned=pinned,
-        blocked=blocked,
-        maybe_blocked=maybe_blocked,
-        zero=(flags & (FrameFlag.ZERO | FrameFlag.MTE)) == FrameFlag.ZERO,
-        mlocked=(flags & FrameFlag.MLOCKED) != 0,
+        blocked=bulk.alike(blocked),
+        maybe_blocked=bulk.alike(maybe_blocked),
+        zero=zero,
+        mlocked=mlocked,
         ksm=ksm,
-        node=node,
+        node=bulk.alike(node),
         on_node=on_node,
         opaque=opaque,
     )
@@ -112,7 +122,9 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
 
 def large_folios(frames: pd.DataFrame) -> Numbers:
     """i32 per frame: the number of its large folio, else -1; to be read alone."""
-    large = (frames["flags"].to_numpy() & FrameFlag.LARGE) != 0
+    large = np.empty(len(frames), np.bool_)
+    for piece, some in in_pieces(frames, ("flags",)):
+        large[piece] = (some["flags"].to_numpy() & FrameFlag.LARGE) != 0
     if not large.any():
         return np.broadcast_to(np.int32(-1), len(frames))
     folio = np.full(len(frames), -1, dtype=np.int32)

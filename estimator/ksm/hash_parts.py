@@ -93,7 +93,7 @@ def settle_in_parts(
         apart = _in_huge_pages(case)
         aside = per_frame(apart, case.contents)
         if (aside & case.facts.zero).any():  # one rule holds for all of them, on each NUMA node
-            aside |= case.facts.zero & case.facts.known
+            aside = aside | (case.facts.zero & case.facts.known)
         alone = replace(case, facts=_without(case.facts, aside))
         solved, waiting, _ = before_simulation(alone)
         apart[case.contents.of_frame[waiting | aside]] = True
@@ -213,7 +213,7 @@ class _Whole:
         self._facts: dict[str, npt.NDArray[Any]] = {}
         self._of_frame = room.empty(self._frames, np.int32)
         self._order = room.empty(self._frames, np.int32)
-        self._starts = room.empty(self._frames + 1, np.int64)
+        self._starts = room.empty(self._frames + 1, np.int32)
         self._starts[0] = self._contents = self._known = 0
         self._outcome = room.empty(self._rows, np.uint8)
         self._stable_frame = room.empty(self._rows, np.int32)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty, Mask, pieces
+from estimator.arrays import Empty, Mask
 from estimator.snapshot.flags import FrameFlag, MappingFlag
+from estimator.snapshot.stored_table import in_pieces
 
 _REFERENCES_OF_KDAMOND = 2
 _COLUMNS = ("flags", "mapcount", "folio_mapcount", "refcount", "order", "batch_references")
@@ -30,11 +29,9 @@ def pinned_frames(frames: pd.DataFrame, damon_awake: int, empty: Empty = np.empt
     mm/huge_memory.c.
     """
     names = (*_COLUMNS, "head_pfn") if damon_awake else _COLUMNS
-    columns = {name: frames[name] for name in names}
     pinned = empty(len(frames), np.bool_)
     seen, heads = [np.zeros(0, np.int64)], np.zeros(0, np.uint64)
-    for piece in pieces(len(frames)):
-        some = {name: column.iloc[piece] for name, column in columns.items()}
+    for piece, some in in_pieces(frames, names):
         pinned[piece], maybe_seen = _pinned(some)
         if damon_awake and len(heads) <= damon_awake:
             seen.append(np.flatnonzero(maybe_seen) + piece.start)
@@ -44,8 +41,8 @@ def pinned_frames(frames: pd.DataFrame, damon_awake: int, empty: Empty = np.empt
     return pinned
 
 
-def _pinned(frames: dict[str, pd.Series[Any]]) -> tuple[Mask, Mask]:
-    """Which of ``frames`` (by column) are pinned, and which of these kdamond may look at."""
+def _pinned(frames: pd.DataFrame) -> tuple[Mask, Mask]:
+    """Which of ``frames`` are pinned, and which of these kdamond may look at."""
     flags = frames["flags"].to_numpy()
     large = (flags & FrameFlag.LARGE) != 0
     mapcount = np.where(large, frames["folio_mapcount"].to_numpy(), frames["mapcount"].to_numpy())

@@ -236,9 +236,8 @@ def _all_doubtful(
     if blocked.zeroes:
         doubtful = doubtful.copy()
         doubtful[case.contents.of_frame[case.facts.zero & case.facts.known]] = True
-    slow_frames = per_frame(doubtful, case.contents)
     by_split = fate.vanished & np.append(blocked.folios, False)[case.facts.folio]
-    slow_frames |= by_split
+    slow_frames = per_frame(doubtful, case.contents) | by_split
 
     def changed(when: Scans, slow: Mask) -> Scans:
         concerned = slow & (when >= blocked.since)

@@ -25,6 +25,7 @@ from estimator.ksm.khugepaged import sharing_bounds
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.identity import origin
+from estimator.snapshot.stored_table import in_pieces
 
 _SUMS = [
     "ksm_rmap_items",
@@ -107,9 +108,12 @@ def maps_ksm_page(case: Case, fate: Fate) -> Mask:
     node, and those of orphans (``ksmd.py``).
     """
     maps: Mask = take(fate.ksm, case.frame_of_row)
-    maps &= (fate.outcome != Outcome.ZERO_PAGE) & (fate.outcome != Outcome.SPLIT_AWAY)
+    for piece in pieces(len(maps)):
+        outcome = fate.outcome[piece]
+        maps[piece] &= (outcome != Outcome.ZERO_PAGE) & (outcome != Outcome.SPLIT_AWAY)
     maps[fate.copied] = False
-    maps |= fate.outcome == Outcome.MERGED
+    for piece in pieces(len(maps)):
+        maps[piece] |= fate.outcome[piece] == Outcome.MERGED
     return maps
 
 
@@ -145,9 +149,9 @@ def _vmas(case: Case, fate: Fate) -> pd.DataFrame:
 def _per_vma(case: Case, values: npt.NDArray[np.uint8], kinds: int) -> Ints:
     """How often each value occurs in each VMA: i64, VMAs x kinds."""
     counts = np.zeros(len(case.snapshot.vmas) * kinds, np.int64)
-    vma = case.snapshot.mappings["vma_id"].to_numpy()
-    for piece in pieces(len(vma)):
-        np.add.at(counts, vma[piece].astype(np.int64) * kinds + values[piece], 1)
+    for piece, some in in_pieces(case.snapshot.mappings, ("vma_id",)):
+        vma = some["vma_id"].to_numpy().astype(np.int64)
+        np.add.at(counts, vma * kinds + values[piece], 1)
     return counts.reshape(-1, kinds)
 
 

@@ -5,7 +5,7 @@ A prediction asks for most columns once. Together they are most of the memory th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _ROWS_AT_ONCE = 1 << 17  # decoded: more take more memory and no less time
+
+
+def in_pieces(
+    table: pd.DataFrame | StoredTable, names: Sequence[str]
+) -> Iterator[tuple[slice, pd.DataFrame]]:
+    """Some columns of all rows, a piece at a time: which rows these are, and the columns."""
+    if isinstance(table, StoredTable):
+        yield from table.in_pieces(list(names))
+        return
+    columns = {name: table[name] for name in names}
+    for begin in range(0, len(table), _ROWS_AT_ONCE):
+        piece = slice(begin, min(begin + _ROWS_AT_ONCE, len(table)))
+        yield piece, pd.DataFrame({name: each.iloc[piece] for name, each in columns.items()})
 
 
 class StoredTable:
@@ -79,11 +92,23 @@ class StoredTable:
 
     def read(self, names: list[str]) -> pd.DataFrame:
         """Some columns, a piece at a time; TargetError if they are damaged."""
-        rows, at = len(self), 0
-        fields = [self._schema.field(name) for name in names]
-        columns = {f.name: self._empty(rows, f.type.to_pandas_dtype()) for f in fields}
-        masks = {f.name: self._empty(rows, np.bool_) for f in fields if f.nullable}
+        return self._decoded(names, len(self), self._batches(names), self._empty)
+
+    def in_pieces(self, names: list[str]) -> Iterator[tuple[slice, pd.DataFrame]]:
+        """See ``in_pieces``; none of it is kept."""
+        at = 0
         for batch in self._batches(names):
+            piece = slice(at, at + batch.num_rows)
+            yield piece, self._decoded(names, batch.num_rows, [batch], np.empty)
+            at = piece.stop
+
+    def _decoded(
+        self, names: list[str], rows: int, batches: Iterable[pa.RecordBatch], empty: Empty
+    ) -> pd.DataFrame:
+        fields, at = [self._schema.field(name) for name in names], 0
+        columns = {f.name: empty(rows, f.type.to_pandas_dtype()) for f in fields}
+        masks = {f.name: empty(rows, np.bool_) for f in fields if f.nullable}
+        for batch in batches:
             piece = slice(at, at + batch.num_rows)
             for field in fields:
                 values = batch.column(field.name)
