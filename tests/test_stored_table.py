@@ -17,9 +17,10 @@ from estimator.errors import TargetError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.report.as_json import prediction_json
+from estimator.snapshot import stored_table
 from estimator.snapshot.format import FORMAT_VERSION
 from estimator.snapshot.store import open_snapshot, write_snapshot
-from estimator.snapshot.stored_table import StoredTable
+from estimator.snapshot.stored_table import StoredTable, in_pieces
 from tests.synthetic import System
 from tests.systems import fork_server
 from tests.test_model_closed_forms import systems
@@ -83,3 +84,15 @@ def test_a_null_in_any_column_is_refused_at_once(path: Path) -> None:
     pq.write_table(table.set_column(number, "refcount", nulls), path / "frames.parquet")
     with pytest.raises(TargetError, match="'refcount' has nulls"):
         open_snapshot(path, stored=True)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_pieces_are_the_columns(path: Path, stored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = open_snapshot(path, stored=stored).frames
+    monkeypatch.setattr(stored_table, "_ROWS_AT_ONCE", len(frames) // 3)
+    names = ["pfn", "hash", "flags"]
+    found = list(in_pieces(frames, names))
+    assert len(found) > 1
+    assert [row for piece, _ in found for row in range(len(frames))[piece]] == [*range(len(frames))]
+    together = pd.concat([some for _, some in found], ignore_index=True)
+    pd.testing.assert_frame_equal(together, frames[names].reset_index(drop=True))
