@@ -136,6 +136,17 @@ def test_sharing_matrix() -> None:
     assert matrix.tolist() == [[1, 2], [2, 0]]
 
 
+def test_what_groups_save_is_the_sum_of_what_their_members_do() -> None:
+    prediction = predict(fork_server(), Policy(use_zero_pages=True))
+    mms = len(prediction.snapshot.processes)
+    group = np.arange(mms) % 3 - 1
+    matrix, alone = sharing.saved_between(prediction, group, 2)
+    halves, directly = sharing.sums_between(prediction, group, 2)
+    assert matrix == pytest.approx(halves * [[1, 2], [2, 1]])
+    assert alone == pytest.approx(directly)
+    assert (matrix > 0).all()
+
+
 def saved_by(table: pd.DataFrame) -> dict[tuple[str, str], float]:
     """Whom the pairs of programs are of, and what each saves."""
     names = zip(table["comm_a"], table["comm_b"].fillna("nobody"), strict=True)

@@ -15,7 +15,7 @@ import pandas as pd
 from estimator.arrays import Empty, Mask, made
 from estimator.ksm.credits import Credits, Freed, credits_of
 from estimator.ksm.policy import Policy
-from estimator.ksm.sharing import By
+from estimator.ksm.sharing import By, sums_between
 from estimator.ksm.sharing import pairs as sharing_pairs
 from estimator.ksm.top_contents import contents as top_contents
 from estimator.snapshot.snapshot import Snapshot
@@ -107,6 +107,12 @@ class Prediction:
     def credits(self) -> Credits:
         """Who is credited with the frames that become free; worked out when first asked for."""
         return credits_of(self.freed, self.stable_node, self.converted, self.scanned, self.empty)
+
+    @cached_property
+    def between_mms(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """``sums_between`` of every two mms; worked out when first asked for."""
+        mms = len(self.snapshot.processes)
+        return sums_between(self, np.arange(mms), mms)
 
     def contents(self, limit: int = 100) -> pd.DataFrame:
         """The ``limit`` most duplicated contents: those that free the most frames, biggest first.

@@ -61,6 +61,25 @@ def saved_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tup
     and copies made by break_cow(), less than 0. With every process in a group the upper triangle
     with the diagonal and the second part add up to ``physical["frames_freed"]``.
     """
+    inside = np.flatnonzero(group_of_mm >= 0)
+    if len(group_of_mm) <= _MOST:
+        of_mms, alone_of_mms = prediction.between_mms
+        group = group_of_mm[inside]
+        matrix, alone = np.zeros((groups, groups)), np.bincount(group, alone_of_mms[inside], groups)
+        np.add.at(matrix, (group[:, None], group), of_mms[np.ix_(inside, inside)])
+    else:
+        matrix, alone = sums_between(prediction, group_of_mm, groups)
+    matrix *= 2 - np.eye(groups)
+    for saved in (matrix, alone):
+        saved[np.abs(saved) < 1e-6] = 0
+    return matrix, alone
+
+
+def sums_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tuple[Floats, Floats]:
+    """As ``saved_between``, but what two save together is half at either side of the diagonal.
+
+    The sums of groups are those of their members.
+    """
     freed, found = prediction.freed, prediction.credits
     group_of_vma = group_of_mm[prediction.snapshot.vmas["mm_id"].to_numpy()]
     vma_of_row = prediction.snapshot.mappings["vma_id"].to_numpy()
@@ -87,9 +106,6 @@ def saved_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tup
         inside = group >= 0
         alone += np.bincount(group[inside], credit[inside], groups)
         _add_part(matrix, node, frames, frame, group[merging])
-    matrix *= 2 - np.eye(groups)
-    for saved in (matrix, alone):
-        saved[np.abs(saved) < 1e-6] = 0
     return matrix, alone
 
 
