@@ -65,8 +65,9 @@ def saved_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tup
     if len(group_of_mm) <= _MOST:
         of_mms, alone_of_mms = prediction.between_mms
         group = group_of_mm[inside]
-        matrix, alone = np.zeros((groups, groups)), np.bincount(group, alone_of_mms[inside], groups)
+        matrix, alone = np.zeros((groups, groups)), np.zeros(groups)
         np.add.at(matrix, (group[:, None], group), of_mms[np.ix_(inside, inside)])
+        np.add.at(alone, group, alone_of_mms[inside])
     else:
         matrix, alone = sums_between(prediction, group_of_mm, groups)
     matrix *= 2 - np.eye(groups)
