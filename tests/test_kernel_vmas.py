@@ -246,15 +246,17 @@ def test_vmas_of_some_mms() -> None:
 def test_the_values_of_vm_flags_are_the_kernels() -> None:
     kernel = FakeProcesses()
     assert vm_flag_values(kernel.prog)["mergeable"] == 0x8000_0000
-    entries = [(1 << 40, b"mergeable"), (1 << 41, b"droppable"), (0, b"")]
+    endless = (1 << 42, b"x" * 1000)  # as where the memory is damaged
+    entries = [(1 << 40, b"mergeable"), (1 << 41, b"droppable"), endless, (0, b"")]
     table = b"".join(
         mask.to_bytes(8, "little") + (kernel.string(name) if name else 0).to_bytes(8, "little")
         for mask, name in entries
     )
-    kernel.variable("vmaflag_names", "struct trace_print_flags [3]", kernel.string(table))
+    kernel.variable("vmaflag_names", "struct trace_print_flags [4]", kernel.string(table))
     values = vm_flag_values(kernel.prog)
     assert (values["mergeable"], values["droppable"], values["hugetlb"]) == (
         1 << 40,
         1 << 41,
         1 << 22,
     )
+    assert [len(name) for name, value in values.items() if value == 1 << 42] == [32]

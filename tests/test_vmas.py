@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import combinations, pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -81,11 +80,3 @@ def test_both_readers_exclude_a_vma_by_the_same_name(
 def test_dax_is_named_where_no_flag_excludes(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = [VALUES["read"], VALUES["shared"], VALUES["read"]]
     assert through_drgn(flags, [1, 1, 0], monkeypatch) == ["DAX", "VM_SHARED", None]
-
-
-def test_the_flags_of_this_kernel_go_before_ours() -> None:
-    name = SimpleNamespace(value_=lambda: 1, string_=lambda: b"droppable")
-    entry = SimpleNamespace(name=name, mask=SimpleNamespace(value_=lambda: 1 << 41))
-    found = of_kernel.vm_flag_values(cast(Program, {"vmaflag_names": [entry]}))
-    assert found["droppable"] == 1 << 41
-    assert found["mergeable"] == 1 << 31

@@ -24,6 +24,7 @@ _NO_LIMIT = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _ZERO = np.uint64(0)
 _LOOKS = 5
 S_DAX = 1 << 13
+_MOST_NAME_BYTES = 32  # of a flag; damaged ones may end nowhere
 
 
 @dataclass(frozen=True)
@@ -242,8 +243,8 @@ def vm_flag_values(prog: Program) -> dict[str, int]:
         for entry in prog["vmaflag_names"]:
             if not entry.name.value_():
                 break
-            name = entry.name.string_().decode(errors="replace")
-            values[name] = int(entry.mask.value_())
+            name = prog.read_c_string(entry.name.value_(), max_size=_MOST_NAME_BYTES)
+            values[name.decode(errors="replace")] = int(entry.mask.value_())
     return values
 
 
