@@ -58,6 +58,12 @@ def test_how_the_saving_grows_is_shown_with_its_marks() -> None:
         assert f"{mark.share:.0%} in {human_seconds(mark.seconds[1])}" in html
 
 
+def test_why_there_is_little_stands_before_the_pictures() -> None:
+    html = page_of(system([Process("web", [Area([1, 2, 3])])]))
+    assert 0 < html.index("Why so little") < html.index("<figure")
+    assert html.count("Why so little") == 1
+
+
 def test_a_saving_of_nothing_has_no_marks() -> None:
     html = page_of(system([Process("web", [Area([1, 2, 3])])]))
     assert "The plan over time" in html

@@ -34,7 +34,8 @@ class Section:
     """One part of a report: a title, then any of table, bullets, paragraph and lines to copy.
 
     ``limit``: how many rows of the table a terminal shows. ``total``: by source of a column, what
-    the last line says of all rows; None: there is no sum of them.
+    the last line says of all rows; None: there is no sum of them. ``early``: in a page it comes
+    before the pictures.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Section:
     bullets: list[str] = field(default_factory=list)
     note: str = ""
     commands: str = ""
+    early: bool = False
 
 
 def prediction_sections(snapshot: Snapshot, prediction: Prediction) -> list[Section]:
@@ -81,7 +83,7 @@ def _head(snapshot: Snapshot, prediction: Prediction, saved: Savings) -> list[Se
     title = "Why so little" if little else "Why nothing is merged yet"
     return [
         verdict,
-        *([Section(title, bullets=off + little)] if off or little else []),
+        *([Section(title, bullets=off + little, early=True)] if off or little else []),
         *doubts(prediction.warnings, snapshot),
     ]
 
