@@ -126,8 +126,12 @@ def test_swapped_out_and_guests_in_shared_memory() -> None:
     assert "2.3 MiB is swapped out" in " ".join([guest, *_, swap])
 
 
-def test_shared_memory_that_was_opted_in() -> None:
-    """Two map the same, of which a part counts once; a file's pages are no such memory."""
+@pytest.mark.parametrize("listed", [True, False])
+def test_shared_memory_that_was_opted_in(listed: bool) -> None:
+    """Two map the same, of which a part counts once; a file's pages are no such memory.
+
+    ``listed``: ksmd's list is known, as it is not from /proc.
+    """
     areas = [Area([], name="/memfd:pool (deleted)", excluded_by="VM_SHARED")]
     workers = [Process("w", [Area([n], mergeable=True), *areas]) for n in range(2)]
     logger = Process("l", [Area([3], mergeable=True), Area([], "/log", excluded_by="VM_SHARED")])
@@ -135,7 +139,14 @@ def test_shared_memory_that_was_opted_in() -> None:
     vmas = snapshot.vmas.copy()
     shared = vmas["excluded_by"] == "VM_SHARED"
     vmas.loc[shared, "end"] = vmas.loc[shared, "start"] + (2 << 30)
-    first, *others = why(replace(snapshot, vmas=vmas), Policy(scope="enabled"))
+    processes = snapshot.processes
+    if not listed:
+        nulls = [None] * len(processes)
+        processes = processes.assign(
+            scan_order=pd.array(nulls, dtype="Int32"), merge_any=pd.array(nulls, dtype="boolean")
+        )
+    snapshot = replace(snapshot, vmas=vmas, processes=processes)
+    first, *others = why(snapshot, Policy(scope="enabled"))
     assert first == (
         "Up to 2.0 GiB of each of 2 processes that opted in is shared memory (MAP_SHARED); "
         "private memory could merge. Opting in reported no error all the same."

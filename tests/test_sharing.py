@@ -140,11 +140,13 @@ def test_what_groups_save_is_the_sum_of_what_their_members_do() -> None:
     prediction = predict(fork_server(), Policy(use_zero_pages=True))
     mms = len(prediction.snapshot.processes)
     group = np.arange(mms) % 3 - 1
-    matrix, alone = sharing.saved_between(prediction, group, 2)
-    halves, directly = sharing.sums_between(prediction, group, 2)
-    assert matrix == pytest.approx(halves * [[1, 2], [2, 1]])
-    assert alone == pytest.approx(directly)
-    assert (matrix > 0).all()
+    directly = sharing.saved_between(prediction, group, 2)
+    prediction.pairs("process")
+    summed = sharing.saved_between(prediction, group, 2)
+    assert summed[0] == pytest.approx(directly[0])
+    assert summed[1] == pytest.approx(directly[1])
+    assert (summed[0] > 0).all()
+    assert prediction.between_mms[0].shape == (mms, mms)
 
 
 def saved_by(table: pd.DataFrame) -> dict[tuple[str, str], float]:

@@ -13,9 +13,9 @@ from estimator.advice.attribution import page_bytes
 from estimator.advice.host import is_virtual_machine
 from estimator.advice.schedule import scan_time_now
 from estimator.advice.verdict import Savings
-from estimator.arrays import Ints, Mask, Numbers, count_where, pieces
+from estimator.arrays import Mask, Numbers, count_where, pieces
 from estimator.arrays import count as count_each
-from estimator.ksm.candidates import NOT_MERGEABLE, NOT_ON_LIST
+from estimator.ksm.candidates import NOT_MERGEABLE, NOT_ON_LIST, on_ksmds_list
 from estimator.ksm.mergeable import pinned_frames
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.flags import FrameKind
@@ -76,17 +76,17 @@ def reasons(snapshot: Snapshot, prediction: Prediction, saved: Savings) -> list[
     """
     if saved.worth_it or saved.merged_now_bytes:
         return []
-    size = page_bytes(snapshot)
+    size, copies = page_bytes(snapshot), _copies(prediction)
     found = [
         *_not_opted_in(prediction, size),
         *_machines(snapshot),
         *_opted_in_for_nothing(snapshot),
         *_excluded(prediction, size),
         *_swapped(snapshot, prediction, size),
-        *_all_different(prediction, size),
+        *_all_different(prediction, copies, size),
         *_forked(snapshot, prediction, size),
         *_changing(prediction, size),
-        *_pinned(snapshot, prediction, size),
+        *_pinned(snapshot, prediction, copies, size),
     ]
     least = max(1, LEAST_SHARE * saved.anonymous_bytes)
     found = sorted((r for r in found if r.bytes >= least), key=lambda r: -r.bytes)[:MOST_REASONS]
@@ -120,14 +120,14 @@ def _machines(snapshot: Snapshot) -> list[Reason]:
     for flag, what in _NEVER_MERGES.items():
         rows = of_machine & (flags == flag)
         if rows.any():
-            amount = int(lengths[rows].sum())
-            machines = plural(len(np.unique(mm_id[rows])), "virtual machine")
-            how = what.format(by=_made_so_by(snapshot, np.unique(mm_id[rows]), flag))
+            amount, mms = int(lengths[rows].sum()), np.unique(mm_id[rows])
+            machines = plural(len(mms), "virtual machine")
+            how = what.format(by=_made_so_by(snapshot, mms, flag))
             found.append(Reason(f"{human_bytes(amount)} mapped by {machines} {how}.", amount))
     return found
 
 
-def _made_so_by(snapshot: Snapshot, mms: Ints, flag: str) -> str:
+def _made_so_by(snapshot: Snapshot, mms: Numbers, flag: str) -> str:
     """The options in the command lines of ``mms`` that make their memory so; else the usual."""
     lines = snapshot.processes["cmdline"].iloc[mms].fillna("")
     options = {found for line in lines for found in _MADE_SO_BY[flag].findall(line)}
@@ -142,8 +142,8 @@ def _opted_in_for_nothing(snapshot: Snapshot) -> list[Reason]:
     who opted in with nothing else is not seen.
     """
     processes, vmas = snapshot.processes, snapshot.vmas
-    opted_in = (processes["scan_order"].fillna(-1) >= 0) | processes["merge_any"].fillna(False)
-    mms = opted_in.to_numpy(np.bool_) & ~is_virtual_machine(processes)
+    merge_any = processes["merge_any"].to_numpy(np.bool_, na_value=False)
+    mms = (on_ksmds_list(snapshot) | merge_any) & ~is_virtual_machine(processes)
     mm_id, lengths, flags = _large_excluded(snapshot)
     no_file = ~vmas["name"].str.match(_FILE).to_numpy(np.bool_)
     found = []
@@ -185,9 +185,8 @@ def _swapped(snapshot: Snapshot, prediction: Prediction, size: int) -> list[Reas
     return [Reason(f"{human_bytes(amount)} is swapped out: ksmd does not read it in.", amount)]
 
 
-def _all_different(prediction: Prediction, size: int) -> list[Reason]:
+def _all_different(prediction: Prediction, copies: Numbers, size: int) -> list[Reason]:
     content = prediction.content
-    copies = _copies(prediction)
     single = count_where(len(copies), lambda piece: copies[piece] == 1)
     known = count_where(len(content), lambda piece: content[piece] >= 0)
     share = "All" if single == known else f"{human_bytes(single * size)} of the"
@@ -227,7 +226,7 @@ def _changing(prediction: Prediction, size: int) -> list[Reason]:
     ]
 
 
-def _pinned(snapshot: Snapshot, prediction: Prediction, size: int) -> list[Reason]:
+def _pinned(snapshot: Snapshot, prediction: Prediction, copies: Numbers, size: int) -> list[Reason]:
     """Frames that have equals and stay, for somebody holds them."""
     frame_of_row, outcome = snapshot.mappings["frame_id"].to_numpy(), prediction.outcome
     converted = prediction.converted
@@ -236,7 +235,7 @@ def _pinned(snapshot: Snapshot, prediction: Prediction, size: int) -> list[Reaso
     for piece in pieces(len(frame_of_row)):
         rows = (outcome[piece] > Outcome.UNKNOWN) & ~converted[piece]
         staying[frame_of_row[piece][rows]] = True
-    content, copies = prediction.content, _copies(prediction)
+    content = prediction.content
     awake = snapshot.info.get("damon_awake", 0)
     held = pinned_frames(snapshot.frames, awake, prediction.empty)
 

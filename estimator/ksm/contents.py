@@ -15,14 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty, Ints, Mask, Numbers, Words, made, pieces, take
+from estimator.arrays import Empty, Ints, Mask, Numbers, Words, pieces, take
 from estimator.ksm.frames import NEVER, FrameFacts
 from estimator.ksm.rules import Rules
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.stored_table import in_pieces
 
 _PART_BITS = 5
-_OF_KEYS = ("hash", "flags", "pfn")
 _ODD = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 
@@ -82,12 +81,10 @@ def content_keys(frames: pd.DataFrame) -> Words:
 
 def content_keys_in(frames: pd.DataFrame, empty: Empty) -> Words:
     """``content_keys`` in an array that ``empty`` makes."""
-    columns = {name: frames[name] for name in ("hash", "flags", "pfn")}
-
-    def keys(piece: slice) -> Words:
-        return content_keys(pd.DataFrame({name: c.iloc[piece] for name, c in columns.items()}))
-
-    return made(len(frames), np.uint64, keys, empty)
+    keys = empty(len(frames), np.uint64)
+    for piece, some in in_pieces(frames, ("hash", "flags", "pfn")):
+        keys[piece] = content_keys(some)
+    return keys
 
 
 def group_by_content(
@@ -98,9 +95,7 @@ def group_by_content(
     A content is the bytes of a page; where trees are per NUMA node (get_kpfn_nid() in mm/ksm.c),
     of one node. KSM compares bytes: equal 64-bit hashes are taken for equal bytes.
     """
-    keys = np.empty(len(frames), np.uint64)
-    for piece, some in in_pieces(frames, _OF_KEYS):
-        keys[piece] = content_keys(some)
+    keys = content_keys_in(frames, np.empty)
     order, new = _by_hash(keys, facts.known, _as_met(facts, frame_of_row))
     del keys
     if not rules.merge_across_nodes:

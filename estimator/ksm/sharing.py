@@ -61,8 +61,8 @@ def saved_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tup
     and copies made by break_cow(), less than 0. With every process in a group the upper triangle
     with the diagonal and the second part add up to ``physical["frames_freed"]``.
     """
-    inside = np.flatnonzero(group_of_mm >= 0)
-    if len(group_of_mm) <= _MOST:
+    mms, inside = len(group_of_mm), np.flatnonzero(group_of_mm >= 0)
+    if groups == mms <= _MOST or "between_mms" in vars(prediction):  # else groups alone cost less
         of_mms, alone_of_mms = prediction.between_mms
         group = group_of_mm[inside]
         matrix, alone = np.zeros((groups, groups)), np.zeros(groups)
