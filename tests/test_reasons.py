@@ -39,6 +39,12 @@ def test_nobody_opted_in() -> None:
     assert [section.title for section in sections][1] == "Why so little"
 
 
+@pytest.mark.parametrize("processes", [[], [Process("a", [])]])
+@pytest.mark.parametrize("scope", ["all", "enabled"])
+def test_there_is_nothing(processes: list[Process], scope: Scope) -> None:
+    assert why(system(processes), Policy(scope=scope)) == []
+
+
 @pytest.mark.parametrize(("opted_in", "words"), [(1, "1 process has"), (2, "2 processes have")])
 def test_few_opted_in(opted_in: int, words: str) -> None:
     few = [Process("a", [Area([n], mergeable=True)]) for n in range(opted_in)]

@@ -145,7 +145,7 @@ def _opted_in_for_nothing(snapshot: Snapshot) -> list[Reason]:
     merge_any = processes["merge_any"].to_numpy(np.bool_, na_value=False)
     mms = (on_ksmds_list(snapshot) | merge_any) & ~is_virtual_machine(processes)
     mm_id, lengths, flags = _large_excluded(snapshot)
-    no_file = ~vmas["name"].str.match(_FILE).to_numpy(np.bool_)
+    no_file = ~vmas["name"].astype(str).str.match(_FILE).to_numpy(np.bool_)
     found = []
     for flag, what in _NEVER_MERGES.items():
         rows = mms[mm_id] & no_file & (flags == flag)
