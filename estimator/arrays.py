@@ -6,8 +6,11 @@ time can cost more than the work on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +26,11 @@ Columns = dict[str, npt.NDArray[Any]]  # of a table, by name
 Empty = Callable[[int, npt.DTypeLike], npt.NDArray[Any]]
 """Makes an array of so many elements of a type, as ``np.empty`` does, in memory or elsewhere."""
 
+T = TypeVar("T")
+Found = TypeVar("Found")
+
 _PIECE_ROWS = 65_536
+_MANY_ROWS = 1 << 20  # fewer are done before a thread has begun
 
 KEY_PAGE_BITS = np.uint64(45)  # a 57-bit address space in pages
 _MOST_MMS = 1 << 64 - int(KEY_PAGE_BITS)
@@ -52,6 +59,64 @@ def pieces(rows: int) -> Iterator[slice]:
         yield slice(begin, min(begin + _PIECE_ROWS, rows))
 
 
+def usable_cpus() -> int:
+    """The CPUs that this process may use; all of them where only Linux could tell."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+THREADS = min(4, usable_cpus())
+
+
+def each_piece(rows: int, do: Callable[[slice], None]) -> None:
+    """``do`` what is to be done with each of ``pieces``, in any order.
+
+    Several at once where there are many: NumPy lets other threads run meanwhile.
+    """
+    if rows < _MANY_ROWS or THREADS == 1:
+        for piece in pieces(rows):
+            do(piece)
+        return
+    with ThreadPoolExecutor(THREADS) as threads:
+        for _ in threads.map(do, pieces(rows)):
+            pass
+
+
+class FirstOf:
+    """Where numbers from 0 to ``size`` - 1 occur first; i32 for each, in memory for all calls."""
+
+    def __init__(self, size: int, empty: Empty = np.empty) -> None:
+        self._row = empty(size, np.int32)
+
+    def row(self, numbers: npt.NDArray[np.integer]) -> Ints:
+        """The first row of each one's number, i64 per row of ``numbers``.
+
+        In several threads at once only where they look at different numbers; AssertionError where
+        it is noticed that they do not.
+        """
+        self._row[numbers[::-1]] = np.arange(len(numbers) - 1, -1, -1, dtype=np.int32)
+        row = self._row.take(numbers).astype(np.int64)
+        if not np.array_equal(numbers.take(row, mode="clip"), numbers):
+            raise AssertionError("two threads looked at the same numbers")
+        return row
+
+
+def in_turn(do: Callable[[T], Found], items: Iterable[T]) -> Iterator[Found]:
+    """What ``do`` gives for each of ``items``, in their order; the next ones are done meanwhile."""
+    if THREADS == 1:
+        yield from map(do, items)
+        return
+    with ThreadPoolExecutor(THREADS) as threads:
+        coming: deque[Future[Found]] = deque()
+        for item in items:
+            coming.append(threads.submit(do, item))
+            if len(coming) > THREADS:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+
+
 def alike(mask: Mask) -> Mask:
     """``mask``, as a single truth in memory where all are the same: to be read alone then."""
     if mask.any() and not mask.all():
@@ -59,12 +124,11 @@ def alike(mask: Mask) -> Mask:
     return np.broadcast_to(np.bool_(mask.any()), len(mask))
 
 
-def take(values: npt.NDArray[Any], index: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """``values[index]``; negative numbers count from the end."""
-    taken = np.empty(len(index), values.dtype)
-    for piece in pieces(len(index)):
-        taken[piece] = values[index[piece]]
-    return taken
+def take(
+    values: npt.NDArray[Any], index: npt.NDArray[Any], empty: Empty = np.empty
+) -> npt.NDArray[Any]:
+    """``values[index]``, in half of the time; negative numbers count from the end."""
+    return made(len(index), values.dtype, lambda piece: values.take(index[piece]), empty)
 
 
 def find(ordered: Words, wanted: Words) -> tuple[Ints, Mask]:
@@ -99,18 +163,35 @@ def count(
 def made(
     rows: int, dtype: npt.DTypeLike, of: Callable[[slice], npt.NDArray[Any]], empty: Empty
 ) -> npt.NDArray[Any]:
-    """An array of so many ``rows``; ``of`` gives a piece of it."""
+    """An array of so many ``rows``; ``of`` gives a piece of it, in any order."""
     values = empty(rows, dtype)
-    for piece in pieces(rows):
+
+    def make(piece: slice) -> None:
         values[piece] = of(piece)
+
+    each_piece(rows, make)
     return values
 
 
-def rows_where(rows: int, of: Callable[[slice], Mask]) -> Ints:
-    """``np.flatnonzero`` of so many ``rows``; ``of`` gives a piece of them."""
-    found = [np.zeros(0, np.int64)]
-    found += [np.flatnonzero(of(piece)) + piece.start for piece in pieces(rows)]
-    return np.concatenate(found)
+def rows_where(rows: int, of: Callable[[slice], Mask], empty: Empty = np.empty) -> Ints:
+    """``np.flatnonzero`` of so many ``rows``; ``of`` gives a piece of them, each time the same."""
+    return _where(rows, of, empty(count_where(rows, of), np.int64))
+
+
+def numbers_where(mask: Mask, empty: Empty) -> Numbers:
+    """``np.flatnonzero(mask)`` as i32, in an array that ``empty`` makes."""
+    numbers = empty(int(np.count_nonzero(mask)), np.int32)
+    return _where(len(mask), lambda piece: mask[piece], numbers)
+
+
+def _where(rows: int, of: Callable[[slice], Mask], found: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Fill ``found``, which has just the size for it."""
+    at = 0
+    for piece in pieces(rows):
+        here = np.flatnonzero(of(piece))
+        found[at : at + len(here)] = here + piece.start
+        at += len(here)
+    return found
 
 
 def count_where(rows: int, of: Callable[[slice], Mask]) -> int:
@@ -125,6 +206,14 @@ def distinct(words: Words) -> int:
     return min(size, 1) + count_where(
         max(size - 1, 0), lambda piece: words[1:][piece] != words[:-1][piece]
     )
+
+
+def ascending(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """As ``np.unique``, whose hash table takes many times as long for millions."""
+    ordered = np.sort(numbers)
+    new = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    return ordered[new]
 
 
 def move_up(values: npt.NDArray[Any], keep: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:

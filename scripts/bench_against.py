@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from estimator.snapshot.store import write_snapshot
-from scripts.bench_measure import best, peak_bytes, run, warm
-from scripts.bench_predict import synthetic
+from scripts.bench_dump import dumped, fork_server
+from scripts.bench_measure import best, peak_of, run, warm
+from scripts.bench_predict import gathered
+from tests.lab.kernels import ensure_tools, fetch_kernel
 
 _OURS = str(Path(sys.executable).with_name("ksm-estimator"))
 _MILLION = 1_000_000
+_SMALL_GIB = 0.25
 _HEADINGS = ("", "this s", "that s", "this / that", "by medians", "this MiB", "that MiB")
 
 
@@ -41,12 +44,19 @@ class Command:
 def bench_against(wheel: Path, cores: Sequence[Path], millions: Sequence[int], rounds: int) -> None:
     """Print the table of all commands on ``cores`` and synthetic snapshots.
 
-    On this machine itself as well where we are root.
+    Without ``cores`` on the dump of a small guest, which is start-up above all; on this machine
+    itself as well where we are root.
     """
     table = Table(title=f"this version, and {wheel.name}")
     for heading in _HEADINGS:
         table.add_column(heading, justify="right" if heading else "left")
-    with tempfile.TemporaryDirectory() as scratch, _installed(wheel) as theirs:
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        theirs = stack.enter_context(_installed(wheel))
+        if not cores:
+            ensure_tools()
+            small = dumped(fetch_kernel("6.12"), fork_server(_SMALL_GIB))
+            cores = (stack.enter_context(small),)
         for command in _commands(Path(scratch), cores, millions):
             table.add_row(command.name, *_measure(command, theirs, Path(scratch), rounds))
     Console(width=130).print(table)
@@ -64,7 +74,7 @@ def _commands(scratch: Path, cores: Sequence[Path], millions: Sequence[int]) -> 
         yield Command("collect --procfs", ("collect", "--procfs"), makes_snapshot=True)
     for number in millions:
         snapshot = scratch / f"{number}.ksm"
-        write_snapshot(synthetic(number * _MILLION), snapshot)
+        write_snapshot(gathered(number * _MILLION), snapshot)
         for name in ("predict", "report", "advise", "forecast"):
             yield Command(f"{name}, {number} million mappings", (name, str(snapshot)))
 
@@ -78,7 +88,7 @@ def _measure(command: Command, theirs: str, scratch: Path, rounds: int) -> list[
     medians = [
         statistics.median(each.seconds for each in of_one) for of_one in zip(*runs, strict=True)
     ]
-    memory = [f"{peak_bytes(line) / 1024**2:.0f}" for line in lines]
+    memory = [f"{peak_of(line).anonymous_bytes / 1024**2:.0f}" for line in lines]
     ratios = [f"{ours / others:.2f}", f"{medians[0] / medians[1]:.2f}"]
     return [f"{ours:.2f}", f"{others:.2f}", *ratios, *memory]
 

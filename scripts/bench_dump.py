@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from scripts.bench_measure import Run, best, median_ratio, peak_bytes, run, warm
+from scripts.bench_measure import Run, best, median_ratio, peak_of, run, warm
 from tests.lab.guest import Guest
 from tests.lab.kernels import Kernel, cache_directory, ensure_tools, fetch_kernel
 from tests.lab.programs import build
@@ -35,6 +36,7 @@ class _Measured:
     frames: int
     mappings: int
     run_seconds: float
+    json_seconds: float  # run --json
     separate_seconds: float  # collect, then predict
     near_ratio: str  # collect --near / collect: seconds, CPU seconds
     start_up_seconds: float
@@ -55,12 +57,14 @@ class _Measured:
             f"{self.frames:,}",
             f"{self.mappings:,}",
             f"{self.run_seconds:.2f}",
+            f"{self.json_seconds:.2f}",
             f"{self.separate_seconds:.2f}",
             f"{self.separate_seconds / (self.run_seconds + self.start_up_seconds):.2f}",
             self.near_ratio,
             f"{self.start_up_seconds:.2f}",
             f"{self.hashing_seconds:.2f}",
             f"{self.beyond_seconds / self.hashing_seconds:.2f}",
+            f"{(self.json_seconds - self.start_up_seconds) / self.hashing_seconds:.2f}",
             f"{self.hashing_again_seconds:.2f}",
             f"{self.beyond_seconds / self.hashing_again_seconds:.2f}",
             f"{self.plain_seconds:.1f}",
@@ -72,9 +76,9 @@ class _Measured:
 
 
 _HEADINGS = (
-    *("frames", "mappings", "run s", "collect, predict s", "those / (run + start-up)"),
-    *("collect --near / collect: s, CPU s", "start-up s", "hashing s", "beyond start-up / hashing"),
-    *("hashing mapped pages s", "beyond / that"),
+    *("frames", "mappings", "run s", "run --json s", "collect, predict s"),
+    *("those / (run + start-up)", "collect --near / collect: s, CPU s", "start-up s", "hashing s"),
+    *("beyond start-up / hashing", "the same, --json", "hashing mapped pages s", "beyond / that"),
     *("plain s", "plain / run", "GB/s", "anonymous MiB", "limit MiB"),
 )
 
@@ -104,18 +108,20 @@ def bench_dump(gib: float, rounds: int) -> None:
 
 def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> _Measured:
     core = ["--core", str(vmcore), "--symbols", str(kernel.vmlinux)]
-    ours, collects, nears, separate, starts, hashing, plain = [], [], [], [], [], [], []
+    texts, jsons, collects, nears, separate, starts = [], [], [], [], [], []
+    hashing, plain = [], []
     for _ in range(rounds):
         warm(vmcore)
-        ours.append(run([PROGRAM, "run", *core, "--json"]))
+        texts.append(run([PROGRAM, "run", *core]))
+        jsons.append(run([PROGRAM, "run", *core, "--json"]))
         with tempfile.TemporaryDirectory() as scratch:
             snapshots = [str(Path(scratch) / name) for name in ("usual.ksm", "near.ksm")]
             collects.append(run([PROGRAM, "collect", *core, "-o", snapshots[0]]))
             nears.append(run([PROGRAM, "collect", *core, "--near", "-o", snapshots[1]]))
-            predict = run([PROGRAM, "predict", snapshots[0], "--json"]).seconds
+            predict = run([PROGRAM, "predict", snapshots[0]]).seconds
             separate.append(collects[-1].seconds + predict)
         starts.append(run([sys.executable, "-c", START_UP, str(vmcore), str(kernel.vmlinux)]))
-        hashing.append(_hash_alone(vmcore, kernel))
+        hashing.append(hash_alone(vmcore, kernel))
     for _ in range(min(rounds, 2)):
         warm(vmcore)
         command = [str(_BIN / "drgn"), "-q", "-c", str(vmcore), "-s", str(kernel.vmlinux)]
@@ -124,14 +130,15 @@ def _measure(vmcore: Path, kernel: Kernel, rounds: int) -> _Measured:
     return _Measured(
         frames=int(facts["frames"]),
         mappings=int(facts["mappings"]),
-        run_seconds=best(ours).seconds,
+        run_seconds=best(texts).seconds,
+        json_seconds=best(jsons).seconds,
         separate_seconds=min(separate),
         near_ratio=median_ratio(nears, collects),
         start_up_seconds=best(starts).seconds,
         hashing_seconds=min(h["seconds"] for h in hashing),
         hashing_again_seconds=min(h["again_seconds"] for h in hashing),
         plain_seconds=best(plain).seconds,
-        anonymous_bytes=peak_bytes([PROGRAM, "run", *core, "--json"]),
+        anonymous_bytes=peak_of([PROGRAM, "run", *core, "--json"]).anonymous_bytes,
     )
 
 
@@ -180,7 +187,7 @@ print(json.dumps(facts | {"seconds": seconds[0], "again_seconds": seconds[1]}))
 """
 
 
-def _hash_alone(vmcore: Path, kernel: Kernel) -> dict[str, float]:
+def hash_alone(vmcore: Path, kernel: Kernel) -> dict[str, float]:
     """Hashing the same frames in one loop on one core, over the mapped file; and in another."""
     facts: dict[str, float] = json.loads(
         run([sys.executable, "-c", _HASH, str(vmcore), str(kernel.vmlinux)]).output
@@ -228,6 +235,7 @@ def dumped(kernel: Kernel, workload: Workload) -> Iterator[Path]:
                 guest.run(command, timeout_seconds=_SET_UP_SECONDS)
             console.print("dumping it ...")
             guest.dump(vmcore)
+        os.sync()  # or it is written back while times are measured
         yield vmcore
 
 

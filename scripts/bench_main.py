@@ -11,15 +11,56 @@ from scripts.bench_arch import bench_arch
 from scripts.bench_compressed import bench_compressed
 from scripts.bench_dump import bench_crowded, bench_dump
 from scripts.bench_fleet import bench_fleet, bench_summary
+from scripts.bench_forks import bench_forks
 from scripts.bench_memory import bench_memory
 from scripts.bench_place import bench_place
 from scripts.bench_predict import bench_predict
 from scripts.bench_procfs import bench_procfs
+from scripts.bench_ratios import bench_ratios
+from scripts.bench_running import bench_running
 
 
-@click.group()
-def main() -> None:
-    """Measure. Shared machines are noisy: the best of several rounds counts."""
+@click.group(invoke_without_command=True)
+@click.option("--gib", type=float, default=7.0, help="Memory of the guest (default 7).")
+@click.option("--rounds", type=int, default=3, help="The best of so many (default 3).")
+@click.option(
+    "--mappings",
+    type=int,
+    nargs=2,
+    default=(1, 10),
+    help="In millions, of snapshots (default 1 10).",
+)
+@click.option(
+    "--against",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="WHEEL",
+    help="Every command beside that of another version instead: the last release.",
+)
+@click.option(
+    "--core",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="With --against: a dump; else one of a small guest is made.",
+)
+@click.pass_context
+def main(
+    context: click.Context,
+    gib: float,
+    rounds: int,
+    mappings: tuple[int, int],
+    against: Path | None,
+    core: tuple[Path, ...],
+) -> None:
+    """Measure: without a subcommand all that is promised, as ratios within one run.
+
+    Shared machines are noisy: the best of several rounds counts.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if against is not None:
+        bench_against(against, core, mappings[:1], rounds)
+    else:
+        bench_ratios(gib, rounds, mappings)
 
 
 @main.command()
@@ -69,6 +110,15 @@ def forecast(mappings: tuple[int, ...]) -> None:
 
 
 @main.command()
+@click.option("--workers", type=int, default=256, help="Processes that share 1 GiB (default 256).")
+@click.option("--gib", type=float, default=6.0, help="Memory of the guest (default 6).")
+@click.option("--rounds", type=int, default=3, help="The best of so many (default 3).")
+def forks(workers: int, gib: float, rounds: int) -> None:
+    """`collect` of a big fork server: many mappings, few frames."""
+    bench_forks(workers, gib, rounds)
+
+
+@main.command()
 @click.option("--mappings", type=int, multiple=True, default=(1, 10), help="In millions.")
 def memory(mappings: tuple[int, ...]) -> None:
     """Peaks of `predict`, `report` and `advise`, and what larger hosts would take."""
@@ -108,14 +158,12 @@ def procfs(gib: float, rounds: int) -> None:
     bench_procfs(gib, rounds)
 
 
-@main.command()
-@click.argument("wheel", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--core", multiple=True, type=click.Path(exists=True, path_type=Path), help="A dump.")
-@click.option("--mappings", type=int, multiple=True, default=(1,), help="In millions.")
-@click.option("--rounds", type=int, default=5, help="Turns of each (default 5).")
-def against(wheel: Path, core: tuple[Path, ...], mappings: tuple[int, ...], rounds: int) -> None:
-    """Every command, and the same of another version: the WHEEL of the last release."""
-    bench_against(wheel, core, mappings, rounds)
+@main.command("running")
+@click.option("--gib", type=float, default=1.0, help="Anonymous memory of the guest (default 1).")
+@click.option("--rounds", type=int, default=3, help="The best of so many (default 3).")
+def running(gib: float, rounds: int) -> None:
+    """`--live` in a guest and `--qemu` from outside, beside plain loops over the same memory."""
+    bench_running(gib, rounds)
 
 
 if __name__ == "__main__":  # workers of fleet import this again

@@ -62,23 +62,31 @@ def median_ratio(ours: list[Run], others: list[Run]) -> str:
     return f"{seconds:.2f}, {cpu:.2f}"
 
 
-def peak_bytes(command: list[str]) -> int:
+@dataclass(frozen=True)
+class Peak:
+    """The most ``anonymous_bytes`` that all processes held at once; the most of each, by pid."""
+
+    anonymous_bytes: int
+    of_workers: dict[int, int]
+
+
+def peak_of(command: list[str]) -> Peak:
     """Peak memory of ``command`` that no file backs. Watching it slows it down: not for times."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    peak = 0
+    most, of_workers = 0, dict[int, int]()
     while process.poll() is None:
-        peak = max(peak, _anonymous_bytes(process.pid))
+        now = {pid: _unmapped_bytes(pid) for pid in (process.pid, *_children(process.pid))}
+        most = max(most, sum(now.values()))
+        of_workers |= {pid: max(size, of_workers.get(pid, 0)) for pid, size in now.items()}
         time.sleep(_POLL_SECONDS)
-    return peak
+    return Peak(most, of_workers)
 
 
-def _anonymous_bytes(pid: int) -> int:
-    """Anonymous and shared anonymous memory of a process and its children, each page once."""
+def _children(pid: int) -> list[int]:
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
-        return 0
-    return sum(_unmapped_bytes(process) for process in (pid, *map(int, children)))
+        return []
 
 
 def _unmapped_bytes(pid: int) -> int:

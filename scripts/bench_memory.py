@@ -10,15 +10,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from estimator.cli.room import ADVICE, COUNTERS, REPORT, Need
+from estimator.cli.room import ADVICE, COUNTERS, FORECAST, REPORT, Need
 from estimator.snapshot.store import write_snapshot
-from scripts.bench_measure import peak_bytes
-from scripts.bench_predict import synthetic
+from scripts.bench_measure import peak_of
+from scripts.bench_predict import gathered
 
 _COMMANDS: dict[tuple[str, ...], Need] = {
     ("predict", "--json"): COUNTERS,
     ("report",): REPORT,
     ("advise",): ADVICE,
+    ("forecast",): FORECAST,
 }
 _HOSTS_GIB = (64, 512, 2048)
 _PAGE_BYTES, _MIB = 4096, 1 << 20
@@ -35,10 +36,10 @@ def bench_memory(mappings: tuple[int, ...]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for millions in mappings:
             path, rows = Path(scratch) / f"{millions}.ksm", millions * 1_000_000
-            write_snapshot(synthetic(rows, frames_per_mapping=1.0), path)
+            write_snapshot(gathered(rows, frames_per_mapping=1.0), path)
             for command, need in _COMMANDS.items():
                 program = Path(sys.executable).with_name("ksm-estimator")
-                peak = peak_bytes([str(program), *command, str(path)])
+                peak = peak_of([str(program), *command, str(path)]).anonymous_bytes
                 peaks[command].append(peak)
                 asked = need.bytes_for(rows, rows) // _MIB
                 numbers = (str(millions), f"{peak / _MIB:,.0f}", f"{asked:,}")

@@ -6,18 +6,24 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from estimator.arrays import Columns
+from estimator.packed import Packed
 from estimator.snapshot.flags import FrameFlag, FrameKind
 from estimator.snapshot.format import FORMAT_VERSION
+from estimator.snapshot.gathered import Gathered, objects
 from estimator.snapshot.schema import SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
-from scripts.bench_measure import best, peak_bytes, run
+from scripts.bench_measure import best, peak_of, run
 from tests.synthetic import KERNELS
 
 _MILLION = 1_000_000
@@ -38,16 +44,21 @@ def bench_predict(mappings: tuple[int, ...], *arguments: str) -> None:
     for millions in mappings:
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "bench.ksm"
-            write_snapshot(synthetic(millions * _MILLION), path)
+            write_snapshot(gathered(millions * _MILLION), path)
             size = sum(file.stat().st_size for file in path.iterdir())
             finished = best([run([*command, str(path)]) for _ in range(3)])
-            memory = peak_bytes([*command, str(path)])
+            memory = peak_of([*command, str(path)]).anonymous_bytes
         row = (f"{size / 1024**2:.0f}", f"{finished.seconds:.2f}", f"{memory / 1024**2:.0f}")
         table.add_row(str(millions), *row)
     Console(width=100).print(table)
 
 
 def synthetic(mappings: int, frames_per_mapping: float = 0.7) -> Snapshot:
+    """``gathered`` as DataFrames."""
+    return gathered(mappings, frames_per_mapping).snapshot()
+
+
+def gathered(mappings: int, frames_per_mapping: float = 0.7) -> Gathered:
     """A system of 100 processes with ``mappings`` mappings, 3 in 10 shared by fork.
 
     ``frames_per_mapping``: 1 where none is shared.
@@ -57,18 +68,19 @@ def synthetic(mappings: int, frames_per_mapping: float = 0.7) -> Snapshot:
     per_vma = mappings // vma_count
     frame_count = int(mappings * frames_per_mapping)
     frame_id = np.arange(mappings, dtype=np.uint32) % np.uint32(frame_count)
-    contents = random.integers(0, 2**63, int(frame_count * _CONTENTS_PER_FRAME)).astype(np.uint64)
+    contents = random.integers(0, 2**63, int(frame_count * _CONTENTS_PER_FRAME)).view(np.uint64)
     mapcount = np.bincount(frame_id, minlength=frame_count).astype(np.int32)
     pfn = np.arange(frame_count, dtype=np.uint64) + np.uint64(1_000)
     vma_id = np.repeat(np.arange(vma_count, dtype=np.uint32), per_vma)
     vma_id = np.concatenate([vma_id, np.full(mappings - len(vma_id), vma_count - 1, np.uint32)])
     first = np.searchsorted(vma_id, np.arange(vma_count))
-    page_index = (np.arange(mappings) - first[vma_id]).astype(np.uint64)
+    page_index = np.arange(mappings, dtype=np.uint64)
+    page_index -= first.astype(np.uint64)[vma_id]
     start = (np.arange(vma_count, dtype=np.uint64) + np.uint64(1)) << np.uint64(32)
     pages = np.bincount(vma_id).astype(np.uint64)
-    frames = {
+    frames: Columns = {
         "pfn": pfn,
-        "hash": pd.array(contents[random.integers(0, len(contents), frame_count)], dtype="UInt64"),
+        "hash": contents[random.integers(0, len(contents), frame_count, dtype=np.int32)],
         "kind": np.full(frame_count, FrameKind.ANONYMOUS, np.uint8),
         "flags": np.full(frame_count, FrameFlag.LRU | FrameFlag.SWAPBACKED, np.uint32),
         "head_pfn": pfn,
@@ -76,30 +88,60 @@ def synthetic(mappings: int, frames_per_mapping: float = 0.7) -> Snapshot:
         "refcount": mapcount,
         "folio_mapcount": mapcount,
     }
-    vmas = {
+    vmas: Columns = {
         "vma_id": np.arange(vma_count, dtype=np.uint32),
         "mm_id": np.repeat(np.arange(_PROCESSES, dtype=np.uint32), _VMAS_PER_PROCESS),
         "start": start,
         "end": start + (pages << np.uint64(12)),
-        "name": [""] * vma_count,
+        "name": objects([""] * vma_count),
         "mergeable": np.ones(vma_count, np.bool_),
         "compatible": np.ones(vma_count, np.bool_),
-        "excluded_by": [None] * vma_count,
+        "excluded_by": objects([None] * vma_count),
         "has_anon_vma": np.ones(vma_count, np.bool_),
     }
     mm_id = np.arange(_PROCESSES, dtype=np.uint32)
-    processes = {
+    processes: Columns = {
         "mm_id": mm_id,
         "scan_order": mm_id.astype(np.int32),
         "pid": mm_id.astype(np.int32) + 1_000,
-        "comm": ["worker"] * _PROCESSES,
-        "cgroup": [f"/system.slice/service{n % 10}.service" for n in range(_PROCESSES)],
-        "merge_any": pd.array([True] * _PROCESSES, dtype="boolean"),
-        "sharing_pids": [[] for _ in range(_PROCESSES)],
+        "comm": objects(["worker"] * _PROCESSES),
+        "cgroup": objects([f"/system.slice/service{n % 10}.service" for n in range(_PROCESSES)]),
+        "merge_any": np.ones(_PROCESSES, np.bool_),
+        "sharing_pids": objects([[] for _ in range(_PROCESSES)]),
         "start_time_ns": mm_id.astype(np.uint64),
     }
-    mapped = {"vma_id": vma_id, "page_index": page_index, "frame_id": frame_id}
-    return snapshot_of(processes, vmas, mapped, frames)
+    mapped: Columns = {"vma_id": vma_id, "page_index": page_index, "frame_id": frame_id}
+    item = SCHEMAS["stable_nodes"].field("items").type.value_type
+    return Gathered(
+        _INFO,
+        _columns("processes", processes),
+        _columns("vmas", vmas),
+        _packed(_columns("mappings", mapped)),
+        _packed(_columns("frames", frames)),
+        _columns("stable_nodes", {}),
+        {"node_id": np.zeros(0, np.uint32)} | {f.name: _nothing(f, 0) for f in item},
+    )
+
+
+def _columns(name: str, known: Columns) -> Columns:
+    """``known`` with what the schema has besides, nulls or zeroes: one of each in memory."""
+    rows = len(next(iter(known.values()), ()))
+    nothing = {f.name: _nothing(f, rows) for f in SCHEMAS[name] if f.name != "items"}
+    return nothing | known
+
+
+def _packed(table: Columns) -> dict[str, Packed]:
+    """``table``, which is used up."""
+    return {name: Packed.of(table.pop(name)) for name in list(table)}
+
+
+def _nothing(field: pa.Field, rows: int) -> npt.NDArray[Any]:
+    if pa.types.is_string(field.type):
+        return objects([None] * rows)
+    zeroes = np.broadcast_to(np.zeros((), field.type.to_pandas_dtype()), rows)
+    if not field.nullable:
+        return zeroes
+    return np.ma.MaskedArray(zeroes, mask=np.broadcast_to(np.True_, rows), copy=False)
 
 
 def snapshot_of(

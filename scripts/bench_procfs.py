@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 
@@ -19,26 +20,56 @@ from rich.console import Console
 from rich.table import Table
 from xxhash import xxh3_64_intdigest
 
+from estimator.collect.page_room import PageRoom
+from estimator.collect.workers import forked
 from estimator.snapshot.store import open_snapshot
-from scripts.bench_measure import best, median_ratio, peak_bytes, run
+from scripts.bench_measure import Peak, best, median_ratio, peak_of, run
 
 _BIN = Path(sys.executable).parent
 _PAGE_SIZE = 4096
 _COPIED_BYTES = 1 << 20
 _HASHED_BYTES = 1 << 28
 _HEADINGS = (
-    *(
-        "GB",
-        "collect s",
-        "collect --near / that: s, CPU s",
-        "CPU s",
-        "start-up s",
-        "GB/s",
-        "GB/s beyond start-up",
-    ),
-    *("GB/s beyond start-up", "copying GB/s", "hashing GB/s"),
-    *("beyond start-up / both alone", "anonymous MiB"),
+    *("GB", "collect s", "CPU s", "start-up s", "GB/s beyond start-up"),
+    *("collect --near / collect: s, CPU s", "copying GB/s", "hashing GB/s"),
+    *("both on two cores GB/s", "beyond start-up / that", "anonymous MiB"),
 )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``near_ratio``: collect --near / collect: seconds, CPU seconds. Speeds in GB/s.
+
+    ``both``: copying and hashing alone, by two processes.
+    """
+
+    giga: float
+    seconds: float
+    cpu_seconds: float
+    start_up_seconds: float
+    near_ratio: str
+    copying: float
+    hashing: float
+    both: float
+    peak: Peak
+
+    @property
+    def beyond(self) -> float:
+        """GB/s of the command without its start-up."""
+        return self.giga / (self.seconds - self.start_up_seconds)
+
+    def row(self) -> list[str]:
+        """The columns ``_HEADINGS``."""
+        numbers = (self.giga, self.seconds, self.cpu_seconds, self.start_up_seconds)
+        speeds = (self.copying, self.hashing, self.both)
+        return [
+            *(f"{number:.2f}" for number in numbers),
+            f"{self.beyond:.1f}",
+            self.near_ratio,
+            *(f"{speed:.1f}" for speed in speeds),
+            f"{self.beyond / self.both:.2f}",
+            f"{self.peak.anonymous_bytes / 1024**2:.0f}",
+        ]
 
 
 def bench_procfs(gib: float, rounds: int) -> None:
@@ -51,13 +82,18 @@ def bench_procfs(gib: float, rounds: int) -> None:
         ("1 process, huge pages", 1, True),
         ("50 processes, small pages", 50, False),
     ):
-        with _filled(gib, processes, huge) as pids:
-            table.add_row(name, *_measure(pids, rounds))
+        table.add_row(name, *measure_procfs(gib, rounds, processes, huge).row())
     Console(width=150).print(table)
 
 
-def _measure(pids: list[int], rounds: int) -> list[str]:
-    ours, nears, starts, copying, hashing = [], [], [], [], []
+def measure_procfs(gib: float, rounds: int, processes: int = 1, huge: bool = False) -> Measured:
+    """``gib`` in so many ``processes`` together, in pages that are ``huge`` or small."""
+    with filled(gib, processes, huge) as pids:
+        return _measure(pids, rounds)
+
+
+def _measure(pids: list[int], rounds: int) -> Measured:
+    ours, nears, starts, copying, hashing, both = [], [], [], [], [], []
     with tempfile.TemporaryDirectory() as scratch:
         command = [str(_BIN / "ksm-estimator"), "collect", "--procfs", "-o"]
         for number in range(rounds):
@@ -67,25 +103,21 @@ def _measure(pids: list[int], rounds: int) -> list[str]:
             starts.append(run([sys.executable, "-c", _START_UP]))
             copying.append(_copying(pids))
             hashing.append(_hashing())
-        memory = peak_bytes([*command, str(Path(scratch) / "watched.ksm")])
+            both.append(_both(pids))
+        peak = peak_of([*command, str(Path(scratch) / "watched.ksm")])
         hashed = int(open_snapshot(path).frames["hash"].notna().sum())
-    fastest, start_up = best(ours), best(starts).seconds
-    giga = hashed * _PAGE_SIZE / 1e9
-    beyond = giga / (fastest.seconds - start_up)
-    copied, digested = max(copying), max(hashing)
-    return [
-        f"{giga:.2f}",
-        f"{fastest.seconds:.2f}",
-        median_ratio(nears, ours),
-        f"{fastest.cpu_seconds:.2f}",
-        f"{start_up:.2f}",
-        f"{giga / fastest.seconds:.1f}",
-        f"{beyond:.1f}",
-        f"{copied:.1f}",
-        f"{digested:.1f}",
-        f"{beyond / (1 / (1 / copied + 1 / digested)):.2f}",
-        f"{memory / 1024**2:.0f}",
-    ]
+    fastest = best(ours)
+    return Measured(
+        giga=hashed * _PAGE_SIZE / 1e9,
+        seconds=fastest.seconds,
+        cpu_seconds=fastest.cpu_seconds,
+        start_up_seconds=best(starts).seconds,
+        near_ratio=median_ratio(nears, ours),
+        copying=max(copying),
+        hashing=max(hashing),
+        both=max(both),
+        peak=peak,
+    )
 
 
 _START_UP = """
@@ -112,6 +144,29 @@ def _biggest(pid: int) -> tuple[int, int]:
     return max(ranges, key=lambda found: found[1] - found[0])
 
 
+def _both(pids: list[int]) -> float:
+    """Copying and hashing the same, by two processes, each with a half of it, in GB/s."""
+
+    copied = np.zeros(1)
+
+    def work(number: int) -> None:
+        room = PageRoom(_COPIED_BYTES // _PAGE_SIZE, _PAGE_SIZE)
+        for pid in pids:
+            file = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
+            start, end = _biggest(pid)
+            for address in range(start + number * _COPIED_BYTES, end, 2 * _COPIED_BYTES):
+                got = os.preadv(file, [room.memory[: end - address]], address)
+                digests = map(xxh3_64_intdigest, room.whole[: got // _PAGE_SIZE], repeat(0))
+                np.fromiter(digests, np.uint64, got // _PAGE_SIZE)
+                copied[0] += got
+            os.close(file)
+
+    started = time.perf_counter()
+    with forked(1, lambda: work(1)):
+        work(0)
+    return 2 * float(copied[0]) / (time.perf_counter() - started) / 1e9
+
+
 def _hashing() -> float:
     """Hashing memory of our own, page by page on one core, in GB/s."""
     rows = np.ones((_HASHED_BYTES // _PAGE_SIZE, _PAGE_SIZE), np.uint8)
@@ -121,7 +176,7 @@ def _hashing() -> float:
 
 
 @contextmanager
-def _filled(gib: float, processes: int, huge: bool) -> Iterator[list[int]]:
+def filled(gib: float, processes: int, huge: bool) -> Iterator[list[int]]:
     """Processes with ``gib`` of anonymous memory together; they end when their stdin is closed."""
     pages = int(gib * (1 << 30)) // _PAGE_SIZE // processes
     command = [sys.executable, "-c", _FILL, str(processes), str(pages), str(int(huge))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import runpy
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -27,6 +28,18 @@ def estimator(*arguments: object, **environment: str) -> CompletedProcess[str]:
             file.seek(0)
             texts.append(file.read().decode())
     return CompletedProcess(command, status, *texts)
+
+
+def with_least_memory(*arguments: object) -> CompletedProcess[str]:
+    """The same with the least --max-memory that is accepted, as its refusal of 1 MiB names it.
+
+    A process of its own: a fork would have our memory, too.
+    """
+    refused = estimator(*arguments, "--max-memory", "1M")
+    assert refused.returncode == 2
+    least = refused.stderr.partition("; --max-memory ")[2].partition(",")[0]
+    command = [sys.executable, "-m", "estimator", *map(str, arguments), "--max-memory", least]
+    return subprocess.run(command, env=HOME, capture_output=True, text=True)
 
 
 def _run(command: list[str], environment: dict[str, str], out: int, err: int) -> NoReturn:

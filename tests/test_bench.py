@@ -10,19 +10,19 @@ import pytest
 
 from estimator.ksm.predict import predict
 from estimator.snapshot.checks import check_snapshot
-from scripts import bench_against, bench_compressed, bench_dump, bench_procfs
+from scripts import bench_against, bench_compressed, bench_dump, bench_procfs, bench_running
 from scripts.bench_predict import synthetic
 
 PROGRAMS = [
     (module.__name__, name, text)
-    for module in (bench_compressed, bench_dump, bench_procfs)
+    for module in (bench_compressed, bench_dump, bench_procfs, bench_running)
     for name, text in vars(module).items()
     if isinstance(text, str) and text.startswith("\nimport")
 ]
 
 
 def test_programs_are_found() -> None:
-    assert len(PROGRAMS) >= 6
+    assert len(PROGRAMS) >= 7
 
 
 @pytest.mark.parametrize(("module", "name", "text"), PROGRAMS)

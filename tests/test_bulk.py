@@ -37,6 +37,21 @@ def test_the_same_as_numpy_at_once(rows: int) -> None:
     assert np.shares_memory(moved, values) or not kept
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pieces_side_by_side(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    monkeypatch.setattr(bulk, "_MANY_ROWS", 4)
+    monkeypatch.setattr(bulk, "THREADS", threads)
+    index = np.arange(100)[::-1]
+    assert bulk.take(np.arange(100), index).tolist() == index.tolist()
+
+    def fail(piece: slice) -> None:
+        if piece.start == 51:
+            raise CannotAnswerError("of one piece")
+
+    with pytest.raises(CannotAnswerError, match="of one piece"):
+        bulk.each_piece(100, fail)
+
+
 @given(WORDS.map(sorted), WORDS)
 def test_found_is_what_is_there_and_nothing_else(ordered: list[int], wanted: list[int]) -> None:
     rows, found = bulk.find(np.array(ordered, np.uint64), np.array(wanted, np.uint64))

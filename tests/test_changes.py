@@ -149,7 +149,8 @@ def test_processes_may_be_in_another_order() -> None:
 
 def test_what_changed_since_has_not_changed_only_before() -> None:
     none, all_ = np.zeros(1, np.bool_), np.ones(1, np.bool_)
-    both = Changes(none, all_, all_) | Changes(all_, all_, none)
+    both = Changes(none, all_, all_.copy())
+    both.add(Changes(all_, all_, none))
     assert (both.changed.tolist(), both.changed_before.tolist()) == ([True], [False])
 
 

@@ -23,7 +23,7 @@ from estimator.cli import interrupts, main
 from estimator.cli.interrupts import raise_on_signals
 from estimator.cli.source import Source
 from estimator.errors import TargetError
-from estimator.snapshot import store
+from estimator.snapshot import store, stored_table
 from estimator.snapshot.checks import check_snapshot
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot, write_snapshot
@@ -44,13 +44,13 @@ def column(table: str, name: str, value: Any, row: int = 0) -> Change:
     return change
 
 
-def shuffled(table: str, number: str | None = None) -> Change:
-    """The first two rows in the other order; ``number``: the column with the number of the row."""
+def shuffled(table: str, number: str | None = None, first: int = 0) -> Change:
+    """The ``first`` row and the next in the other order; ``number``: the column with the row's."""
 
     def change(snapshot: Snapshot) -> Snapshot:
         frame = getattr(snapshot, table)
         order = np.arange(len(frame))
-        order[:2] = 1, 0
+        order[first : first + 2] = first + 1, first
         frame = frame.iloc[order].reset_index(drop=True)
         if number:
             frame[number] = np.arange(len(frame), dtype=np.uint32)
@@ -101,6 +101,15 @@ def test_what_no_collection_writes_is_refused(change: Change, words: str) -> Non
     assert refused.value.message.startswith("web.ksm is damaged or was changed: ")
 
 
+@pytest.mark.parametrize("table", ["mappings", "frames"])
+def test_the_order_is_looked_at_from_piece_to_piece(
+    table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_table, "_ROWS_AT_ONCE", 5000)
+    with pytest.raises(TargetError, match=f"{table} are not in the order"):
+        check_snapshot("web.ksm", shuffled(table, first=4999)(fork_server()))
+
+
 def test_what_a_collection_writes_is_not() -> None:
     check_snapshot("web.ksm", fork_server())
     check_snapshot("web.ksm", system([]))
@@ -143,7 +152,7 @@ def test_run_answers_though_the_snapshot_can_not_be_kept(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", fail)
-    monkeypatch.setattr(Source, "collect", lambda source, progress: fork_server())
+    monkeypatch.setattr(Source, "collect", lambda source, progress, **_: fork_server())
     arguments = ["run", "--procfs", "-o", str(tmp_path / "web.ksm"), "--min-coverage", coverage]
     monkeypatch.setattr(sys, "argv", ["ksm-estimator", *arguments])
     with pytest.raises(SystemExit) as ended:
@@ -218,7 +227,7 @@ def test_an_answer_that_fails_is_told_though_the_snapshot_could_not_be_kept(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", fail)
-    monkeypatch.setattr(Source, "collect", lambda source, progress: fork_server())
+    monkeypatch.setattr(Source, "collect", lambda source, progress, **_: fork_server())
     monkeypatch.setattr("estimator.cli._answer_with", interrupt)
     monkeypatch.setattr(sys, "argv", ["ksm-estimator", "run", "--procfs", "-o", f"{tmp_path}/a"])
     with pytest.raises(SystemExit) as ended:

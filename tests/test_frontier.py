@@ -10,7 +10,8 @@ import pandas as pd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from estimator.advice.frontier import Patterns, Peeling, frontier, patterns
+from estimator.advice.frontier import Peeling, frontier
+from estimator.advice.patterns import Patterns, patterns
 from estimator.advice.plan import restrict
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from estimator.arrays import Columns
+from estimator.packed import Packed, packed
 from estimator.snapshot.gathered import Gathered, objects
 from estimator.snapshot.schema import SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
@@ -53,8 +54,10 @@ def gathered(snapshot: Snapshot) -> Gathered:
             if field.name != "items"
         }
 
+    mappings, frames = (packed(columns(name)) for name in ("mappings", "frames"))
+    processes, vmas, nodes = (columns(name) for name in ("processes", "vmas", "stable_nodes"))
     items = {str(name): values.to_numpy() for name, values in snapshot.stable_items.items()}
-    return Gathered(snapshot.info, *map(columns, SCHEMAS), items)  # type: ignore[call-arg]
+    return Gathered(snapshot.info, processes, vmas, mappings, frames, nodes, items)
 
 
 def test_the_files_are_the_same(tmp_path: Path) -> None:
@@ -83,7 +86,7 @@ def test_asked_at_once_it_is_what_is_read_later(tmp_path: Path) -> None:
 
 def test_a_column_of_another_type_is_not_written(tmp_path: Path) -> None:
     found = gathered(fork_server())
-    found.mappings["vma_id"] = found.mappings["vma_id"].astype(np.int64)
+    found.mappings["vma_id"] = Packed.of(found.mappings["vma_id"][:].astype(np.int64))
     with pytest.raises(TypeError, match="vma_id is int64, not uint32"):
         write_snapshot(found, tmp_path / "a.ksm")
     assert not list(tmp_path.iterdir())

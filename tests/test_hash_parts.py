@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from estimator import arrays
-from estimator.errors import UsageError
 from estimator.ksm import content_parts
 from estimator.ksm.hash_parts import Workroom
 from estimator.ksm.policy import Policy
@@ -25,7 +24,6 @@ from estimator.ksm.prediction import Prediction
 from estimator.report.as_json import prediction_json
 from estimator.report.text import Tables, render_story
 from estimator.snapshot.flags import FrameFlag, MappingFlag
-from estimator.snapshot.snapshot import Snapshot
 from tests.synthetic import Frame, System, folio, small
 from tests.systems import fork_server
 from tests.test_model_closed_forms import systems
@@ -39,8 +37,8 @@ def _used_before(count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 class Rooms:
     """A ``Workroom`` for parts of at most ``most`` mappings. ``asked``: what had to be in one."""
 
-    def __init__(self, most: int, least: int = 0) -> None:
-        self.most, self.least = most, least
+    def __init__(self, most: int) -> None:
+        self.most = most
         self.asked: list[tuple[int, str]] = []
 
     def room(self) -> Workroom:
@@ -48,19 +46,16 @@ class Rooms:
 
     def _require(self, mappings: int, frames: int, why: str) -> None:
         self.asked.append((mappings, why))
-        if why.startswith(("equal pages", "contents in huge")):
-            return
-        raise UsageError(why)
 
 
-def _story(prediction: Prediction) -> str:
+def story(prediction: Prediction) -> str:
     """What ``report`` prints."""
     written = StringIO()
     render_story(prediction.snapshot, prediction, Console(file=written, width=200), Tables(top=0))
     return written.getvalue()
 
 
-def _same(one: Prediction, other: Prediction) -> None:
+def same(one: Prediction, other: Prediction) -> None:
     assert json.dumps(prediction_json(one)) == json.dumps(prediction_json(other))
     for name in ("outcome", "stable_node", "content"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
@@ -69,18 +64,12 @@ def _same(one: Prediction, other: Prediction) -> None:
         np.testing.assert_array_equal(ours, theirs, err_msg=field.name)
 
 
-def _seen_through(system: System) -> Snapshot:
-    """Without what keeps a kernel's questions from being answered in parts."""
-    system.features["prot_none_blocks_tree"] = False
-    return system.snapshot()
-
-
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(systems(), st.sampled_from(["all", "enabled"]), st.sampled_from([0, 5, 40]), st.data())
 def test_in_parts_it_is_the_same(
     system: System, scope: Literal["all", "enabled"], most: int, data: st.DataObject
 ) -> None:
-    snapshot = _seen_through(system)
+    snapshot = system.snapshot()
     if data.draw(st.booleans()):  # several passes: some pages changed
         random = np.random.default_rng(data.draw(st.integers(0, 99)))
         bits = [0, MappingFlag.COMPARED, MappingFlag.COMPARED | MappingFlag.CHANGED]
@@ -99,11 +88,15 @@ def test_in_parts_it_is_the_same(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(content_parts, "_ROWS_OF_A_PART", 20)
         whole = predict(snapshot, policy)
-        story = _story(whole)
+        told = story(whole)
         patch.setattr(arrays, "_PIECE_ROWS", 16)
         parts = predict(snapshot, policy, room=Rooms(most).room())
-        assert _story(parts) == story
-    _same(parts, whole)
+        assert story(parts) == told
+        patch.setattr(arrays, "_MANY_ROWS", 16)
+        patch.setattr(arrays, "THREADS", 3)
+        side_by_side = predict(snapshot, policy)
+    same(parts, whole)
+    same(side_by_side, whole)
 
 
 def test_a_real_system_has_many_parts() -> None:
@@ -116,8 +109,8 @@ def test_a_real_system_has_many_parts() -> None:
 
     room = replace(Rooms(0).room(), fits=fits)
     parts, whole = predict(snapshot, room=room), predict(snapshot)
-    _same(parts, whole)
-    assert _story(parts) == _story(whole)
+    same(parts, whole)
+    assert story(parts) == story(whole)
     assert sum(size > fewest for size in sizes) >= 2  # so often a part was full
 
 
@@ -138,7 +131,7 @@ def _twins_in_huge_pages() -> System:
 @pytest.mark.parametrize("make", [_forked_and_crowded, _twins_in_huge_pages])
 def test_what_is_tied_goes_together_and_last(make: Callable[[], System]) -> None:
     snapshot, rooms = make().snapshot(), Rooms(0)
-    _same(predict(snapshot, room=rooms.room()), predict(snapshot))
+    same(predict(snapshot, room=rooms.room()), predict(snapshot))
     mappings, why = rooms.asked[-1]
     assert why == "contents in huge pages, or simulated, go together"
     assert 0 < mappings < len(snapshot.mappings)
@@ -150,7 +143,7 @@ def test_what_a_huge_page_has_once_is_no_tie() -> None:
     system.process(*folio(system.unique(8)))
     system.processes_with(small(1), small(1))
     rooms = Rooms(0)
-    _same(predict(system.snapshot(), room=rooms.room()), predict(system.snapshot()))
+    same(predict(system.snapshot(), room=rooms.room()), predict(system.snapshot()))
     assert {why for _, why in rooms.asked} == {"equal pages go together"}
 
 
@@ -159,44 +152,4 @@ def test_unknown_and_tagged_pages_and_no_page_at_all() -> None:
     tagged = [Frame(1, flags=FrameFlag.LRU | FrameFlag.MTE) for _ in range(3)]
     system.processes_with(small(1, 1, None, None, 2), tagged, small(2, None))
     for snapshot in (system.snapshot(), System().snapshot()):
-        _same(predict(snapshot, room=Rooms(0).room()), predict(snapshot))
-
-
-def _with_prot_none() -> tuple[System, dict[str, Any]]:
-    system = System("6.1")
-    system.process(*small(1, 1), flags=MappingFlag.PROT_NONE)
-    return system, {}
-
-
-def _merged_with_another_limit() -> tuple[System, dict[str, Any]]:
-    system = System()
-    node = Frame(1)
-    system.stable_node(node)
-    system.process(node, flags=MappingFlag.MERGED)
-    return system, {"max_page_sharing": 8}
-
-
-def _tree_not_read() -> tuple[System, dict[str, Any]]:
-    return _merged_with_another_limit()[0], {}
-
-
-@pytest.mark.parametrize(
-    ("make", "told"),
-    [
-        (_with_prot_none, "PROT_NONE pages"),
-        (_merged_with_another_limit, "unmerged first"),
-        (_tree_not_read, "stable tree was not read"),
-    ],
-)
-def test_what_concerns_all_needs_all(
-    make: Callable[[], tuple[System, dict[str, Any]]], told: str
-) -> None:
-    system, policy = make()
-    snapshot = system.snapshot()
-    if make is _tree_not_read:
-        not_known = {"not_known": {"stable_nodes": "no reader"}}
-        snapshot = replace(snapshot, info=snapshot.info | not_known)
-    rooms = Rooms(1)
-    with pytest.raises(UsageError, match=told):
-        predict(snapshot, Policy(**policy), room=rooms.room())
-    assert rooms.asked == [(len(snapshot.mappings), rooms.asked[0][1])]
+        same(predict(snapshot, room=Rooms(0).room()), predict(snapshot))

@@ -54,7 +54,7 @@ class Space:
 def rows(mapped: Mapped) -> list[tuple[int, ...]]:
     """vma, page, PFN, flags."""
     columns = (mapped.vma_id, mapped.page_index, mapped.pfn, mapped.flags)
-    return list(zip(*(column.tolist() for column in columns), strict=True))
+    return list(zip(*(column[:].tolist() for column in columns), strict=True))
 
 
 def test_a_row_for_each_page_with_its_flags() -> None:
@@ -318,8 +318,8 @@ def test_pages_far_into_a_vma_are_named(monkeypatch: pytest.MonkeyPatch) -> None
         value=np.array([0x1001, 0x2001, 0x3001, 0x4001, 0x1], np.uint64),  # the last: zero page
         huge=np.zeros(5, np.bool_),
     )
-    vma_id, page_index, pfn, _ = count.mapped(entries, np.array([start], np.uint64))
-    assert vma_id.tolist() == [3] * 4
-    assert page_index.tolist() == pages[:4]
-    assert pfn.tolist() == [1, 2, 3, 4]
+    found = count.mapped(entries, np.array([start], np.uint64))
+    assert found.vma_id.tolist() == [3] * 4
+    assert found.page_index.tolist() == pages[:4]
+    assert found.pfn.tolist() == [1, 2, 3, 4]
     assert count.zero.tolist() == [1]

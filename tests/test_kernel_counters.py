@@ -22,6 +22,7 @@ from estimator.kernel.ksm_settings import (
     thp_orders,
 )
 from estimator.kernel.stable_tree import StableTree
+from estimator.packed import packed
 from estimator.snapshot.flags import FrameKind
 from tests.fake_processes import FakeProcesses
 from tests.fake_structs import CONSTANTS, STRUCTS, STRUCTS_6_1
@@ -84,7 +85,7 @@ def vma_table(*nonpresent: int) -> Columns:
 def test_missing_pages_of_one_mm_are_not_made_up_for_by_another() -> None:
     """Migration entries and what is known as unknown are not missing."""
     kernel, mms = summed((10, (0, 0)), (10, (0, 0)))
-    mappings: Columns = {"vma_id": np.array([0, 0, 1] + [1] * 20)}
+    mappings = packed({"vma_id": np.array([0, 0, 1] + [1] * 20)})
     args = (kernel.prog, kernel.memory, mms.addresses, mms.columns, vma_table(3, 0), mappings)
     assert missing_anonymous_pages(*args) == 10 - (2 + 3 + 1)
 
@@ -96,7 +97,7 @@ def test_what_threads_keep_to_themselves_is_not_missing(threads: int, missing: i
     mm = kernel.mm({"rss_stat.count": bytes(8) + (200).to_bytes(8, "little")})
     kernel.task(1, mm, threads=threads)
     mms = kernel.read_mms()
-    mappings: Columns = {"vma_id": np.empty(0, np.uint32)}
+    mappings = packed({"vma_id": np.empty(0, np.uint32)})
     args = (kernel.prog, kernel.memory, mms.addresses, mms.columns, vma_table(0), mappings)
     assert missing_anonymous_pages(*args) == missing
 
@@ -113,12 +114,12 @@ def judged(
     frame_id = np.ma.MaskedArray(np.zeros(1, np.uint32), [not ksm_on_node])
     tree = StableTree({"live": np.array([live]), "frame_id": frame_id}, {}, 1, 1, 0)
     kind = np.array([FrameKind.KSM, FrameKind.ANONYMOUS])
-    frames = {"pfn": np.array([7, 8]), "mapcount": np.array([mapcount, 1]), "kind": kind}
+    frames: Columns = {"pfn": np.array([7, 8]), "mapcount": np.array([mapcount, 1]), "kind": kind}
     return contradictions(
         np.array([map_count]),
         {"mm_id": np.array([0, 0])},
-        {"frame_id": np.array([0, 1, 0])},
-        frames,
+        packed({"frame_id": np.array([0, 1, 0])}),
+        packed(frames),
         tree,
         {"pages_shared": 1, "pages_sharing": 1} if counters is None else counters,
     )

@@ -7,6 +7,7 @@ import pytest
 
 from estimator.arrays import Columns
 from estimator.kernel.mapcounts import derive_mapcounts
+from estimator.packed import packed
 from estimator.snapshot.flags import FrameFlag, MappingFlag
 
 LARGE, HUGE = int(FrameFlag.LARGE), int(MappingFlag.HUGE)
@@ -21,10 +22,10 @@ def derived(rows: list[tuple[int, int]], mapcounts: list[int]) -> tuple[int, lis
         "flags": np.array([flags for _, flags in rows], np.uint8),
     }
     large = np.array([LARGE, LARGE, 0], np.uint32)
-    frames: Columns = {"flags": large, "mapcount": np.array(mapcounts, np.int32)}
-    count = derive_mapcounts(mappings, frames)
+    frames = packed({"flags": large, "mapcount": np.array(mapcounts, np.int32)})
+    count = derive_mapcounts(packed(mappings), frames)
     assert str(frames["mapcount"].dtype) == "int32"
-    return count, frames["mapcount"].tolist()
+    return count, frames["mapcount"][:].tolist()
 
 
 @pytest.mark.parametrize(

@@ -268,11 +268,17 @@ def opened_kdump(path: Path, monkeypatch: pytest.MonkeyPatch) -> Kdump:
     return Kdump(prog, [KdumpPages(found.path, found.kdump)])
 
 
-@pytest.mark.parametrize("available", [None, 0, 1 << 40], ids=["unknown", "little", "plenty"])
+@pytest.mark.parametrize(
+    ("available", "cached", "leave"),
+    [(None, 0.0, False), (0, 0.0, True), (1 << 40, 0.0, False), (0, 1.0, False)],
+    ids=["unknown", "little", "plenty", "cached before"],
+)
 @pytest.mark.parametrize("kind", ["elf", "kdump"])
 def test_the_contents_of_a_large_dump_leave_the_page_cache(
     kind: str,
     available: int | None,
+    cached: float,
+    leave: bool,
     dump: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -284,6 +290,7 @@ def test_the_contents_of_a_large_dump_leave_the_page_cache(
         given_back.update(range(offset, offset + size))
 
     monkeypatch.setattr(page_cache, "meminfo_bytes", lambda name: available)
+    monkeypatch.setattr(page_cache, "cached_share", lambda descriptor, size: cached)
     monkeypatch.setattr(os, "posix_fadvise", advise)
     if kind == "elf":
         path = dump
@@ -301,7 +308,45 @@ def test_the_contents_of_a_large_dump_leave_the_page_cache(
     with Target(read.prog, read, "core", str(path), kind):
         read.digests(pfns, lambda pages: [0 for _ in pages])
         read.digests(pfns[:0], lambda pages: [0 for _ in pages])
-    assert given_back == (set(contents) if available == 0 else set())
+    if leave:  # whole folios
+        assert set(contents) <= given_back
+        assert min(given_back) % (2 << 20) == 0 == (max(given_back) + 1) % (2 << 20)
+    else:
+        assert not given_back
+
+
+def test_what_was_read_is_given_back_in_whole_folios(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By 1 MiB, as contents are read, with a short gap, and with a long one."""
+    mib, found = 1 << 20, list[tuple[int, int]]()
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda _file, start, size, _advice: found.append((start, size))
+    )
+    monkeypatch.setattr(page_cache, "_brings_much", lambda descriptor: True)
+    cache = page_cache.PageCache(0)
+    for number in (*range(1, 20), *range(21, 40), *range(100, 103)):
+        cache.give_back(number * mib, (number + 1) * mib)
+    cache.give_back_rest()
+    assert all(start % (2 * mib) == 0 == size % (2 * mib) for start, size in found)
+    given = {
+        number for start, size in found for number in range(start // mib, (start + size) // mib)
+    }
+    assert given == {*range(40), *range(100, 104)}
+    assert len(found) == 4
+
+
+def test_how_much_of_a_file_is_cached(tmp_path: Path) -> None:
+    size = 80 << 20
+    with (tmp_path / "file").open("w+b") as file:
+        file.write(bytes(size))
+        file.flush()
+        os.fsync(file.fileno())
+        if page_cache.cached_share(file.fileno(), size) == 0:
+            pytest.skip("this kernel has no cachestat(2), or its file system no page cache")
+        assert page_cache.cached_share(file.fileno(), size) > 0.9  # others may need the memory
+        os.posix_fadvise(file.fileno(), size // 2, size // 2, os.POSIX_FADV_DONTNEED)
+        assert 0.4 < page_cache.cached_share(file.fileno(), size) < 0.6
 
 
 @pytest.mark.parametrize("wrong", [b"garbage\n", b'{"error": {"class": "X", "desc": "no"}}\r\n'])

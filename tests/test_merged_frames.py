@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimator.arrays import Columns
-from estimator.collect.mappings import Mapped
+from estimator.collect.mappings import Mapped, Rows
+from estimator.packed import Packed, packed
 from estimator.procfs import merged_frames
 from estimator.procfs.merged_frames import mark_ksm
 from estimator.procfs.page_flags import KPF_KSM
@@ -27,26 +27,26 @@ def marked(
 ) -> tuple[int, list[int]]:
     """How many stay open, and the kind of frames 5, 6, 7 ...; ``vmas``: their pages, as frames."""
     count = max(max(pages) for pages in vmas) - 4
-    mapped = Mapped(
+    mapped = Mapped({}, np.zeros(len(vmas), np.uint64))
+    rows = Rows(
         vma_id=np.repeat(np.arange(len(vmas), dtype=np.uint32), [len(pages) for pages in vmas]),
         page_index=np.concatenate([np.arange(len(pages), dtype=np.uint64) for pages in vmas]),
         pfn=np.concatenate([np.array(pages, np.uint64) for pages in vmas]),
         flags=np.zeros(sum(map(len, vmas)), np.uint8),
-        counts={},
-        first_page=np.zeros(len(vmas), np.uint64),
     )
+    mapped.append(rows)
     order = np.zeros(count, np.uint8)
     order[:large] = 2
-    facts: Columns = {"kind": np.full(count, KSM, np.uint8), "order": order}
+    facts = packed({"kind": np.full(count, KSM, np.uint8), "order": order})
     words = np.full(count, DIRTY | KPF_KSM, np.uint64)
     words[:clean] = KPF_KSM
     starts = np.array(start or [0x1000] * len(vmas), np.uint64)
     smaps = {"KSM": np.array(merged, np.uint64)}
-    pfns = np.arange(5, 5 + count, dtype=np.uint64)
+    pfns = Packed.of(np.arange(5, 5 + count, dtype=np.uint64))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(merged_frames, "frame_words", lambda name, pfns: words[pfns - 5])
         still_open = mark_ksm(facts, pfns, mapped, starts, smaps)
-    return still_open, facts["kind"].tolist()
+    return still_open, facts["kind"][:].tolist()
 
 
 def test_all_or_none_is_enough() -> None:

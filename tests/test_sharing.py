@@ -62,7 +62,7 @@ def test_a_frame_that_somebody_else_keeps_is_not_freed() -> None:
 def test_credits_add_up_to_the_physical_saving(use_zero_pages: bool) -> None:
     snapshot = fork_server()
     policy = Policy(use_zero_pages=use_zero_pages)
-    credit = predict(snapshot, policy).credits.of_row
+    credit = predict(snapshot, policy).credits.of_row[:]
     assert credit.sum() == pytest.approx(freed_frames(snapshot, policy))
 
 
@@ -105,7 +105,7 @@ def test_credits_add_up_whoever_shares_and_stays_out(
     snapshot = system(made)
     policy = Policy(comms=("in",), use_zero_pages=use_zero_pages, max_page_sharing=limit)
     prediction = predict(snapshot, policy)
-    credit = prediction.credits.of_row
+    credit = prediction.credits.of_row[:]
     assert credit.min(initial=0) >= 0
     assert credit.sum() == pytest.approx(prediction.physical["frames_freed"])
     apart = borders(snapshot, prediction, np.arange(len(snapshot.processes)))

@@ -8,9 +8,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from estimator.arrays import Columns
 from estimator.kernel.cross_checks import contradictions
 from estimator.kernel.page_array import PageArray
 from estimator.kernel.stable_tree import StableTree, read_stable_tree
+from estimator.packed import packed
 from tests.small_kernel import Bytes, Layout, program
 
 NODE: Layout = {
@@ -105,14 +107,14 @@ def kernel() -> Kernel:
 
 def contradicted(tree: StableTree, shared: int, sharing: int) -> list[str]:
     columns = ("mm_id", "pfn", "frame_id", "mapcount", "kind")
-    none = {name: np.zeros(0, np.uint32) for name in columns}
+    none: Columns = {name: np.zeros(0, np.uint32) for name in columns}
     size = len(tree.nodes["pfn"])
     frame_id = np.ma.MaskedArray(np.zeros(size, np.uint32), np.ones(size, np.bool_))
     whole = StableTree(
         tree.nodes | {"frame_id": frame_id}, tree.items, tree.pages_shared, tree.pages_sharing, 0
     )
     counters = {"pages_shared": shared, "pages_sharing": sharing}
-    return contradictions(np.zeros(0, np.int64), none, none, none, whole, counters)
+    return contradictions(np.zeros(0, np.int64), none, packed(none), packed(none), whole, counters)
 
 
 def test_nobody_migrates(kernel: Kernel) -> None:

@@ -6,12 +6,14 @@ import errno
 import faulthandler
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from estimator.collect.workers import Pieces, forked, shared_columns
 from estimator.errors import ResourceError, TargetError
+from estimator.kernel import kcore
 
 COUNT = 20_000
 
@@ -97,3 +99,23 @@ def test_a_worker_whose_parent_has_gone_does_nothing(monkeypatch: pytest.MonkeyP
     with pytest.raises(RuntimeError), forked(1, work):
         pass
     assert columns["worked"][0] == 0
+
+
+def test_a_forked_process_has_a_kcore_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another open file under the same number, as its position shows; other files stay."""
+    monkeypatch.setattr(kcore, "KCORE", tmp_path / "kcore")
+    for name in ("kcore", "other"):
+        (tmp_path / name).write_bytes(bytes(100))
+    files = [os.open(tmp_path / name, os.O_RDONLY) for name in ("kcore", "other")]
+    try:
+        for file in files:
+            os.lseek(file, 10, os.SEEK_SET)
+        kcore.own_kcore()
+        assert [os.lseek(file, 0, os.SEEK_CUR) for file in files] == [0, 10]
+        assert os.readlink(f"/proc/self/fd/{files[0]}") == str(tmp_path / "kcore")
+        assert not os.get_inheritable(files[0])
+    finally:
+        for file in files:
+            os.close(file)

@@ -14,6 +14,7 @@ from estimator.arrays import count_where, pieces
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.names import units_of, vma_labels
 from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.stored_table import in_pieces
 
 CREDIT_DIGITS = 6
 """Of what is credited: sums of fractions."""
@@ -30,13 +31,16 @@ def contributions(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
     ``physical["frames_freed"]`` and ``physical["net_bytes_saved"]``.
     """
     vmas = prediction.vmas[prediction.vmas["excluded_by"].isna()]
-    vma = snapshot.mappings["vma_id"].to_numpy()
     credit = np.zeros(len(snapshot.vmas))
     visited = np.zeros(len(snapshot.vmas), np.int64)
     of_row = prediction.credits.of_row
-    for piece in pieces(len(vma)):
-        np.add.at(credit, vma[piece], of_row[piece])
-        np.add.at(visited, vma[piece], prediction.outcome[piece] != Outcome.NOT_CANDIDATE)
+    for piece, some in in_pieces(snapshot.mappings, ("vma_id",)):
+        vma = some["vma_id"].to_numpy().astype(np.int64)
+        place, first = vma - vma[0], int(vma[0])
+        scanned = prediction.outcome[piece] != Outcome.NOT_CANDIDATE
+        for of_vma, of_rows in ((credit, of_row[piece]), (visited, scanned)):
+            here = np.bincount(place, of_rows)
+            of_vma[first : first + len(here)] += here.astype(of_vma.dtype)
     owners = snapshot.processes[["mm_id", "comm", "cgroup", "uid"]]
     table = vmas.drop(columns="excluded_by").merge(owners, on="mm_id", how="left")
     table["unit"] = units_of(table["cgroup"])

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty
-from estimator.ksm.content_parts import rows_by_number
+from estimator.arrays import Empty, ascending
+from estimator.ksm.content_parts import rows_by_content, rows_by_number
 from estimator.ksm.credits import ends_of
 from estimator.ksm.prediction import Prediction
-from estimator.snapshot.snapshot import Snapshot, mapping_mm
+from estimator.snapshot.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,11 @@ def borders(
     node, across = ends_of(found.given_up, found.stable_node, prediction.empty), 0
     for frames in rows_by_number(node, prediction.empty):
         frames = frames[node[frames] >= 0]
-        pairs = pd.DataFrame({"node": node[frames], "domain": signature[frames]})
-        across += len(pairs.drop_duplicates()) - pairs["node"].nunique()
+        domain, of_node = signature[frames], node[frames]
+        order = np.lexsort((domain, of_node))
+        domain, of_node = domain[order], of_node[order]
+        same_node = of_node[1:] == of_node[:-1]
+        across += int(np.count_nonzero(same_node & (domain[1:] != domain[:-1])))
     total = float(prediction.freed.frames)
     return Borders(within=total - across, across=float(across))
 
@@ -74,9 +77,10 @@ def set_signatures(
     signature = empty(frames, np.uint64)
     signature[:] = 0
     for rows in rows_by_number(frame_of_row, empty):
-        domain = domain_of_vma[vma_of_row[rows]]
-        pairs = pd.DataFrame({"frame": frame_of_row[rows], "domain": domain}).drop_duplicates()
-        np.add.at(signature, pairs["frame"].to_numpy(), names[pairs["domain"].to_numpy()])
+        domain = domain_of_vma[vma_of_row[rows]] + 1  # from 0 on: -1 is where it is not known
+        pairs = frame_of_row[rows].astype(np.int64) * (len(names) + 1) + domain
+        frame, domain = np.divmod(ascending(pairs), len(names) + 1)
+        np.add.at(signature, frame, names[domain - 1])
     return signature
 
 
@@ -88,17 +92,19 @@ def sharing_matrix(
     ``group_of_mm`` (i64 per row of ``snapshot.processes``) is -1 for an mm in no group. On the
     diagonal: nodes on which the group itself has at least two mappings.
     """
-    merged = np.flatnonzero(prediction.stable_node >= 0)
-    group = group_of_mm[mapping_mm(snapshot)[merged]]
-    nodes, _ = pd.factorize(prediction.stable_node[merged])
-    inside = group >= 0
-    key, times = np.unique(nodes[inside] * groups + group[inside], return_counts=True)
     matrix = np.zeros((groups, groups), np.int64)
-    node, member = key // groups, key % groups
-    np.add.at(matrix, (member[times > 1], member[times > 1]), 1)
-    for other in range(groups):
-        common = np.isin(node, node[member == other], kind="table")
-        matrix[other] += np.where(
-            np.arange(groups) == other, 0, np.bincount(member[common], minlength=groups)
-        )
+    group_of_vma = group_of_mm[snapshot.vmas["mm_id"].to_numpy()]
+    vma_of_row, freed = snapshot.mappings["vma_id"].to_numpy(), prediction.freed
+    for rows in rows_by_content(freed.content, freed.frame_of_row, prediction.empty):
+        group, stable_node = group_of_vma[vma_of_row[rows]], prediction.stable_node[rows]
+        inside = (stable_node >= 0) & (group >= 0)
+        nodes = pd.factorize(stable_node[inside])[0]
+        key, times = np.unique(nodes * groups + group[inside], return_counts=True)
+        node, member = key // groups, key % groups
+        np.add.at(matrix, (member[times > 1], member[times > 1]), 1)
+        for other in range(groups):
+            common = np.isin(node, node[member == other], kind="table")
+            matrix[other] += np.where(
+                np.arange(groups) == other, 0, np.bincount(member[common], minlength=groups)
+            )
     return matrix

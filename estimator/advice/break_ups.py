@@ -17,6 +17,7 @@ import pandas as pd
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.flags import MappingFlag
 from estimator.snapshot.names import vma_labels
+from estimator.snapshot.stored_table import in_pieces
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,19 @@ def break_ups(prediction: Prediction) -> BreakUps | None:
     interval = passes.get("interval_seconds")
     if pairs < 1 or not interval:
         return None
-    flags = snapshot.mappings["flags"].to_numpy()
-    merged = np.flatnonzero(prediction.converted)
-    written = merged[(flags[merged] & np.uint8(MappingFlag.CHANGED_BEFORE)) != 0]
-    vma_id = snapshot.mappings["vma_id"].to_numpy()
-    vmas = len(snapshot.vmas)
+    merged, written = (np.zeros(len(snapshot.vmas), np.int64) for _ in range(2))
+    converted = prediction.converted
+    for piece, some in in_pieces(snapshot.mappings, ("vma_id", "flags")):
+        vma_id, flags = (some[name].to_numpy()[converted[piece]] for name in ("vma_id", "flags"))
+        np.add.at(merged, vma_id, 1)
+        np.add.at(written, vma_id[(flags & np.uint8(MappingFlag.CHANGED_BEFORE)) != 0], 1)
     comm = snapshot.processes["comm"].to_numpy()[snapshot.vmas["mm_id"].to_numpy()]
     table = pd.DataFrame(
         {
             "comm": comm,
             "name": vma_labels(snapshot.vmas),
-            "merged_pages": np.bincount(vma_id[merged], minlength=vmas),
-            "written_pages": np.bincount(vma_id[written], minlength=vmas),
+            "merged_pages": merged,
+            "written_pages": written,
         }
     )
     table = table[table["written_pages"] > 0].groupby(["comm", "name"], as_index=False).sum()
@@ -76,8 +78,8 @@ def break_ups(prediction: Prediction) -> BreakUps | None:
     table = table.assign(per_second=table["written_pages"] / seconds)
     return BreakUps(
         seconds=seconds,
-        merged_pages=len(merged),
-        written_pages=len(written),
+        merged_pages=int(merged.sum()),
+        written_pages=int(written.sum()),
         scans_until_back=1.5 if snapshot.info["features"]["checksum_before_stable_tree"] else 0.5,
         table=table.sort_values("written_pages", ascending=False, ignore_index=True),
     )

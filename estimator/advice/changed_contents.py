@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Ints, Mask, Words, page_keys
+from estimator.arrays import Ints, Mask, Numbers, Words, page_keys
 from estimator.snapshot.changes import changed_mappings, same_hash, same_place, same_processes
 from estimator.snapshot.identity import Identity
 from estimator.snapshot.names import vma_labels
@@ -63,7 +63,7 @@ def changed_contents(a: Snapshot, b: Snapshot) -> ChangedContents | None:
     return ChangedContents(by_vma, _not_compared(a, b, np.flatnonzero(~found.compared), there))
 
 
-def _not_compared(a: Snapshot, b: Snapshot, left: Ints, there: Ints) -> pd.DataFrame:
+def _not_compared(a: Snapshot, b: Snapshot, left: Ints, there: Numbers) -> pd.DataFrame:
     """Why the rows ``left`` of ``a.mappings`` were not; ``there``: ``same_place(a, b)``."""
     mm = mapping_mm(a)[left]
     mm_in_a = same_processes(a, b)

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from estimator.arrays import count_where
 from estimator.errors import CannotAnswerError
 from estimator.ksm.forecast import Forecast
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.flags import MappingFlag
+from estimator.snapshot.stored_table import in_pieces
 
 _STILL_GROWING = 1 / math.log(2)
 """How many levels fewer a tree has on the average while it grows to its size: log2(n!) / n."""
@@ -104,7 +106,10 @@ def works(forecast: Forecast) -> list[ScanWork]:
     rest = forecast.at_rest
     names = ["pages_scanned", "pages_shared", "pages_sharing", "pages_unshared"]
     scans: list[list[int]] = forecast.scans[names].to_numpy().tolist()
-    at_first = int(np.count_nonzero((rest.outcome == Outcome.MERGED) & (forecast.settled_in == 0)))
+    at_first = count_where(
+        len(rest.outcome),
+        lambda piece: (rest.outcome[piece] == Outcome.MERGED) & (forecast.settled_in[piece] == 0),
+    )
     before = _State(min(at_first, scans[0][1]), at_first)
     merging, one_by_one = _merged(rest) - at_first, mapped_one_by_one(rest)
     found, already = [], 0
@@ -145,7 +150,8 @@ def coming_work(
 def merging_work(prediction: Prediction) -> ScanWork:
     """The scan in which nearly all merges, the dearest one."""
     counters = prediction.counters
-    visited = int(np.count_nonzero(prediction.scanned))
+    outcome = prediction.outcome
+    visited = count_where(len(outcome), lambda piece: outcome[piece] > Outcome.UNKNOWN)
     after = _State(counters["pages_shared"], _merged(prediction), counters["pages_unshared"])
     searched = visited - _changed(prediction)
     one_by_one = mapped_one_by_one(prediction)
@@ -195,9 +201,12 @@ def _work(
 
 def mapped_one_by_one(prediction: Prediction) -> float:
     """The part of the pages that ksmd visits which is not mapped by a PMD."""
-    flags = prediction.snapshot.mappings["flags"].to_numpy()[prediction.scanned]
-    huge = np.count_nonzero(flags & MappingFlag.HUGE)
-    return 1.0 - huge / len(flags) if len(flags) else 1.0
+    scanned = huge = 0
+    for piece, some in in_pieces(prediction.snapshot.mappings, ("flags",)):
+        flags = some["flags"].to_numpy()[prediction.outcome[piece] > Outcome.UNKNOWN]
+        scanned += len(flags)
+        huge += int(np.count_nonzero(flags & MappingFlag.HUGE))
+    return 1.0 - huge / scanned if scanned else 1.0
 
 
 def _levels(pages: int) -> float:

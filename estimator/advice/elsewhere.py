@@ -10,6 +10,7 @@ import pandas as pd
 
 from estimator.advice.attribution import contributions
 from estimator.ksm.candidates import on_ksmds_list, select_mms
+from estimator.ksm.hash_parts import Workroom
 from estimator.ksm.policy import SELECTORS
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
@@ -18,12 +19,15 @@ from estimator.snapshot.snapshot import Snapshot
 COLUMNS = ["cgroup", "comm", "pids", "vmas", "scanned_pages", "saved_pages", "net_bytes"]
 
 
-def on_elsewhere(snapshot: Snapshot, everything: Prediction) -> pd.DataFrame:
+def on_elsewhere(
+    snapshot: Snapshot, everything: Prediction, room: Workroom | None = None
+) -> pd.DataFrame:
     """One row per cgroup and program that is opted in and not selected by ``everything.policy``.
 
     cgroup, comm, pids (list), vmas (that are open to merging), and as KSM would do with all that is
     opted in now and nothing else: scanned_pages, saved_pages (f64) and net_bytes (f64), see
-    ``contributions``. Most scanned first; empty where nobody was left out.
+    ``contributions``. Most scanned first; empty where nobody was left out. ``room``: as for
+    ``predict``.
     """
     policy = everything.policy
     left_out = ~select_mms(snapshot.processes, policy) & on_ksmds_list(snapshot)
@@ -32,7 +36,7 @@ def on_elsewhere(snapshot: Snapshot, everything: Prediction) -> pd.DataFrame:
         return pd.DataFrame(columns=COLUMNS)
     nobody: dict[str, Any] = dict.fromkeys(SELECTORS, ())
     today = replace(policy, scope="enabled", **nobody)
-    table = contributions(snapshot, predict(snapshot, today))
+    table = contributions(snapshot, predict(snapshot, today, room=room))
     grouped = table[left_out[table["mm_id"].to_numpy()]].groupby(["cgroup", "comm"], sort=False)
     sums = grouped[["scanned_pages", "saved_pages", "net_bytes"]].sum()
     pids = [sorted({*rows["pid"].tolist()}) for _, rows in grouped]

@@ -11,6 +11,7 @@ from estimator.advice.pace import Pace, Pacing, pace
 from estimator.advice.page_cost import CostRange
 from estimator.errors import UsageError
 from estimator.ksm.forecast import Forecast, forecast
+from estimator.ksm.hash_parts import Workroom
 from estimator.ksm.policy import Policy
 from estimator.ksm.scans import LATEST
 from estimator.ksm.within import COUNTERS
@@ -145,6 +146,7 @@ class Foretell:
     policy: Policy
     later: Snapshot | None = None
     smart_scan: bool | None = None
+    room: Workroom | None = None
 
     def scans(self, scans: int | None) -> Forecast:
         """The answer for so many full scans; None: until nothing changes any more."""
@@ -154,6 +156,7 @@ class Foretell:
             later=self.later,
             smart_scan=self.smart_scan,
             scans=scans,
+            room=self.room,
         )
 
 

@@ -17,14 +17,16 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from estimator.advice.frontier import Peeling, patterns
+from estimator.advice.frontier import Peeling
 from estimator.advice.host import guest_memory, host_of, is_virtual_machine, machine_names
+from estimator.advice.patterns import patterns
 from estimator.arrays import Ints, Mask
 from estimator.errors import UsageError
 from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.names import unit_of, vma_labels
 from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.stored_table import in_pieces
 
 Means = Literal["unit", "program", "vma", "vm"]
 MEANS: dict[str, Means] = {"systemd": "unit", "prctl": "program", "vm": "vm", "madvise": "vma"}
@@ -98,9 +100,11 @@ def visited_pages(
     snapshot: Snapshot, prediction: Prediction, group_of_vma: Ints, groups: int
 ) -> Ints:
     """Pages that ksmd visits, per group of VMAs (i64 (groups,))."""
-    candidates = prediction.outcome != Outcome.NOT_CANDIDATE
-    group = group_of_vma[snapshot.mappings["vma_id"].to_numpy()[candidates]]
-    return np.bincount(group[group >= 0], minlength=groups)
+    visited = np.zeros(groups + 1, np.int64)  # of no group: at the end
+    for piece, some in in_pieces(snapshot.mappings, ("vma_id",)):
+        candidates = prediction.outcome[piece] != Outcome.NOT_CANDIDATE
+        np.add.at(visited, group_of_vma[some["vma_id"].to_numpy()[candidates]], 1)
+    return visited[:groups]
 
 
 def service_cgroup(cgroup: str) -> str:

@@ -19,7 +19,8 @@ import pandas as pd
 from estimator.advice.attribution import page_bytes, scanned_frames
 from estimator.arrays import Ints, Mask, Words, distinct, pieces
 from estimator.ksm.content_parts import rows_by_number
-from estimator.ksm.contents import content_keys_in
+from estimator.ksm.contents import content_keys
+from estimator.ksm.frames import frames_with
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.snapshot import Snapshot
@@ -41,7 +42,8 @@ def page_sizes(snapshot: Snapshot, prediction: Prediction) -> pd.DataFrame:
 
 
 def _groups(snapshot: Snapshot, prediction: Prediction) -> Iterator[tuple[int, int, int, int]]:
-    base, keys = page_bytes(snapshot), content_keys_in(snapshot.frames, prediction.empty)
+    base, tagged = page_bytes(snapshot), frames_with(snapshot.frames, FrameFlag.MTE)
+    keys = content_keys(snapshot.frames, tagged, prediction.empty)
     for size in PAGE_SIZES:
         pages = size // base
         if pages == 1:

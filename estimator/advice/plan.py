@@ -9,9 +9,9 @@ the share, by the model's own answer for exactly that set and what is on already
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
@@ -21,13 +21,15 @@ import pandas as pd
 from estimator.advice.attribution import contributions, page_bytes
 from estimator.advice.borders import domain_signature
 from estimator.advice.elsewhere import on_elsewhere
-from estimator.advice.frontier import Patterns, Peeling, frontier, patterns
+from estimator.advice.frontier import Peeling, frontier
 from estimator.advice.host import Host, host_of, machine_names
 from estimator.advice.opt_in import Means, OptIns, opt_ins, visited_pages
+from estimator.advice.patterns import Patterns, patterns
 from estimator.advice.program_file import program_file
 from estimator.advice.smallest import Best, best_sets
 from estimator.arrays import Ints, Mask
 from estimator.errors import UsageError
+from estimator.ksm.hash_parts import Workroom
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
@@ -93,20 +95,23 @@ def make_plan(
     share: float = 0.9,
     within: Domain | None = None,
     only: Collection[Means] = (),
+    *,
+    room: Workroom | None = None,
 ) -> Plan:
     """The fewest lines found that save ``share`` of what all lines by the means ``only`` would.
 
     ``only``: empty for services, programs and virtual machines. ``within`` counts only sharing
     inside one uid or one cgroup; the kernel itself merges across. The set is the smallest where no
     more than ``smallest.EXACT`` lines are worth doing, greedy where there are more. Its numbers
-    come from a prediction of exactly this set. Raises UsageError if ``share`` is not in (0, 1] or
-    the kernel lacks the means.
+    come from a prediction of exactly this set. ``room``: as for ``predict``. Raises UsageError if
+    ``share`` is not in (0, 1] or the kernel lacks the means.
     """
     if not 0 < share <= 1:
         raise UsageError(f"a share of {share:g} is not between 0 and 1")
-    everything = predict(snapshot, policy or Policy())
+    everything = predict(snapshot, policy or Policy(), room=room)
     ways = opt_ins(snapshot, everything, only, apart_by_uid=within == "uid")
-    reachable = _with(snapshot, everything, ways, np.arange(len(ways.lines)))
+    answer = partial(_with, snapshot, everything, ways, room)
+    reachable = answer(np.arange(len(ways.lines)))
     found = _patterns(snapshot, reachable, ways.line_of_vma, within)
     size = page_bytes(snapshot)
     visited = visited_pages(snapshot, reachable, ways.line_of_vma, len(ways.lines))
@@ -115,7 +120,12 @@ def make_plan(
     worth_bytes = max(1, int(min(WORTH_BYTES, WORTH_SHARE * all_pages * size)))
     sets = best_sets(found, cost_pages, worth_bytes / size)
     chosen, prediction, reached = _first_that_saves(
-        snapshot, reachable, ways, sets, share, all_pages, exact=within is None
+        partial(_with, snapshot, reachable, ways, room),
+        sets,
+        share,
+        all_pages,
+        most=reachable.physical["net_bytes_saved"],
+        exact=within is None,
     )
     lines, line_of_vma = _chosen_lines(snapshot, ways, chosen)
     found = _patterns(snapshot, prediction, line_of_vma, within)
@@ -132,7 +142,7 @@ def make_plan(
         reachable=reachable,
         prediction=prediction,
         within_pages=Peeling(found, max(len(lines), 1)).saved_pages,
-        elsewhere=on_elsewhere(snapshot, everything),
+        elsewhere=on_elsewhere(snapshot, everything, room),
         host=host_of(snapshot),
         running=snapshot.info["ksm"].get("run") == 1,
     )
@@ -153,23 +163,24 @@ def restrict(snapshot: Snapshot, vmas: Mask) -> Snapshot:
     )
 
 
-def _with(snapshot: Snapshot, everything: Prediction, ways: OptIns, lines: Ints) -> Prediction:
+def _with(
+    snapshot: Snapshot, everything: Prediction, ways: OptIns, room: Workroom | None, lines: Ints
+) -> Prediction:
     """The model's answer for ``lines`` and what is on already."""
     vmas = ways.on | np.isin(ways.line_of_vma, lines)
     taking_part = everything.vmas.loc[everything.vmas["excluded_by"].isna(), "vma_id"].to_numpy()
     if vmas[taking_part].all():
         return everything
-    return predict(restrict(snapshot, vmas), everything.policy)
+    return predict(restrict(snapshot, vmas), everything.policy, room=room)
 
 
 def _first_that_saves(
-    snapshot: Snapshot,
-    reachable: Prediction,
-    ways: OptIns,
+    predict_with: Callable[[Ints], Prediction],
     sets: list[Best],
     share: float,
     all_pages: float,
     *,
+    most: int,
     exact: bool,
 ) -> tuple[Ints, Prediction, bool]:
     """The first of ``sets`` that saves ``share``, the model's answer for it, and whether it does.
@@ -180,12 +191,11 @@ def _first_that_saves(
     whole = all_pages if all_pages > 0 else sets[-1].net_pages
     last = len(sets) - 1
     first = next((n for n, one in enumerate(sets) if one.net_pages >= share * whole), len(sets))
-    most = reachable.physical["net_bytes_saved"]
     goal = min(share * most, most)  # below 0, where what is on costs more than it frees
 
     @cache
     def answer(number: int) -> Prediction:
-        return _with(snapshot, reachable, ways, sets[number].lines)
+        return predict_with(sets[number].lines)
 
     def saves(number: int) -> bool:
         return answer(number).physical["net_bytes_saved"] >= goal

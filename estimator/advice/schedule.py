@@ -19,6 +19,7 @@ from estimator.advice.page_cost import CostRange, PageCost, page_cost
 from estimator.advice.scan_time import ScanTime, pause_seconds, scan_time
 from estimator.errors import CannotAnswerError
 from estimator.ksm.forecast import Forecast, forecast
+from estimator.ksm.hash_parts import Workroom
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.readings import SKIPPING_SCANS
 from estimator.snapshot.snapshot import Snapshot
@@ -110,10 +111,13 @@ def schedule(
     prediction: Prediction,
     target_seconds: float = TARGET_SCAN_SECONDS,
     cost: PageCost | None = None,
+    *,
+    room: Workroom | None = None,
 ) -> Schedule:
     """Settings that scan what ``prediction`` scans in ``target_seconds``; ``cost``: if known.
 
-    Raises CannotAnswerError if the snapshot does not say how ksmd is set.
+    ``room``: as for ``predict``. Raises CannotAnswerError if the snapshot does not say how ksmd is
+    set.
     """
     ksm, counters = snapshot.info["ksm"], prediction.counters
     pages = scanned_pages(prediction)
@@ -145,7 +149,7 @@ def schedule(
     if advisor:
         ends = (end.in_scan(merging) for end in (costs.least, costs.most))
         advised = ScanRange(*(advisor_course(pages, paused, end, advisor)[-1] for end in ends))
-    found = forecast(prediction.snapshot, prediction.policy)
+    found = forecast(prediction.snapshot, prediction.policy, room=room)
     on = settings_of(snapshot) if ksm.get("advisor_mode") == 1 else None
     as_set = Pacing(pages_to_scan, sleep, on, advisor_was_on=on is not None)
     return Schedule(

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from estimator.advice.attribution import page_bytes
+from estimator.ksm.credits import folio_rows
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.stored_table import in_pieces
 
 _PMD_BYTES = 2 << 20
 
@@ -42,14 +44,18 @@ class SideEffects:
 def side_effects(snapshot: Snapshot, prediction: Prediction) -> SideEffects:
     """The side effects of ``prediction``."""
     size, freed, coverage = page_bytes(snapshot), prediction.freed, prediction.coverage
-    scanned = np.zeros(len(freed.split) + 1, np.bool_)
-    scanned[freed.folio[freed.frame_of_row[prediction.scanned]]] = True
-    frames = len(snapshot.frames)  # pages that are there only after unmerging are no large folios
-    folio_bytes = np.zeros(len(freed.split), np.int64)
-    large = np.flatnonzero(freed.folio[:frames] >= 0)
-    order = snapshot.frames["order"].to_numpy()[large].astype(np.int64)
-    folio_bytes[freed.folio[large]] = size << order
-    huge = scanned[:-1] & (folio_bytes >= _PMD_BYTES)
+    folios = len(freed.split)
+    scanned, folio_bytes = np.zeros(folios, np.bool_), np.zeros(folios, np.int64)
+    if folios:
+        every_folio, scanned_rows = np.ones(folios, np.bool_), prediction.scanned
+        for _, folio in folio_rows(freed, scanned_rows, every_folio):
+            scanned[folio] = True
+        # pages that are there only after unmerging are no large folios
+        for piece, some in in_pieces(snapshot.frames, ("order",)):
+            large = np.flatnonzero(freed.folio[piece] >= 0)
+            order = some["order"].to_numpy()[large].astype(np.int64)
+            folio_bytes[freed.folio[piece][large]] = size << order
+    huge = scanned & (folio_bytes >= _PMD_BYTES)
     counters = prediction.counters
     looks = coverage.compared_pages is not None
     return SideEffects(

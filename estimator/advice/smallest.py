@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.advice.frontier import Patterns, Peeling
+from estimator.advice.frontier import Peeling
+from estimator.advice.patterns import Patterns
 from estimator.arrays import Ints
 
 EXACT = 12

@@ -7,14 +7,15 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from estimator.arrays import Ints, Mask
+from estimator.arrays import Ints
 from estimator.ksm.forecast import Forecast
 from estimator.ksm.prediction import Outcome
-from estimator.ksm.scans import Scans
 from estimator.snapshot.names import units_of
-from estimator.snapshot.snapshot import mapping_mm
+from estimator.snapshot.stored_table import in_pieces
 
 Whose = Literal["process", "service"]
+
+_COUNTERS = {"ksm_merging_pages": Outcome.MERGED, "ksm_zero_pages": Outcome.ZERO_PAGE}
 
 
 def who_merges(forecast: Forecast, by: Whose) -> pd.DataFrame:
@@ -30,17 +31,9 @@ def who_merges(forecast: Forecast, by: Whose) -> pd.DataFrame:
     number, names = pd.factorize(pd.Series(keys))
     first = np.zeros(len(names), np.int64)
     first[number[::-1]] = np.arange(len(number))[::-1]
-    group = number[mapping_mm(snapshot)]
+    group_of_vma = number[snapshot.vmas["mm_id"].to_numpy()]
     scans = len(forecast.scans)
-    counts = {
-        name: _after_scans(
-            group, forecast.settled_in, at_rest.outcome == outcome, len(names), scans
-        )
-        for name, outcome in (
-            ("ksm_merging_pages", Outcome.MERGED),
-            ("ksm_zero_pages", Outcome.ZERO_PAGE),
-        )
-    }
+    counts = _after_scans(forecast, group_of_vma, len(names), scans)
     total = counts["ksm_merging_pages"][:, -1] + counts["ksm_zero_pages"][:, -1]
     chosen = np.argsort(-total, kind="stable")
     chosen = chosen[total[chosen] > 0]
@@ -55,10 +48,15 @@ def who_merges(forecast: Forecast, by: Whose) -> pd.DataFrame:
     )
 
 
-def _after_scans(group: Ints, settled_in: Scans, chosen: Mask, groups: int, scans: int) -> Ints:
-    """i64 (groups, scans): how many of the ``chosen`` rows have settled by then."""
-    rows = np.flatnonzero(chosen & (settled_in <= scans))
-    place = group[rows] * (scans + 1) + settled_in[rows]
-    counts = np.bincount(place, minlength=groups * (scans + 1)).reshape(groups, scans + 1)
-    so_far: Ints = np.cumsum(counts, axis=1)[:, 1:]
-    return so_far
+def _after_scans(
+    forecast: Forecast, group_of_vma: Ints, groups: int, scans: int
+) -> dict[str, Ints]:
+    """i64 (groups, scans) per counter: how many mappings of a group count by then."""
+    outcome, settled_in = forecast.at_rest.outcome, forecast.settled_in
+    counts = {name: np.zeros((groups, scans + 1), np.int64) for name in _COUNTERS}
+    for piece, some in in_pieces(forecast.at_rest.snapshot.mappings, ("vma_id",)):
+        group, in_scan = group_of_vma[some["vma_id"].to_numpy()], settled_in[piece]
+        for name, wanted in _COUNTERS.items():
+            chosen = (outcome[piece] == wanted) & (in_scan <= scans)
+            np.add.at(counts[name], (group[chosen], in_scan[chosen]), 1)
+    return {name: np.cumsum(table, axis=1)[:, 1:] for name, table in counts.items()}

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from estimator.arrays import Ints
+from estimator.arrays import Mask
 from estimator.errors import UsageError
 from estimator.ksm.candidates import select_mms
-from estimator.ksm.fate import settle
+from estimator.ksm.hash_parts import Workroom
 from estimator.ksm.losses import Losses, losses
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import ask
 from estimator.ksm.prediction import Prediction
-from estimator.snapshot.snapshot import Snapshot, mapping_mm
+from estimator.snapshot.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -33,28 +31,28 @@ def why(
     *,
     whom: Policy | None = None,
     vma: int | None = None,
+    room: Workroom | None = None,
 ) -> Why:
     """Predict under ``policy`` and follow the frames from all of them to those that become free.
 
     ``whom``: only frames that the processes map which its selectors choose. ``vma``: an address
-    (bytes); only frames mapped in the VMAs of these that it lies in. Raises UsageError where there
-    is no such process or VMA, else as ``predict``.
+    (bytes); only frames mapped in the VMAs of these that it lies in. ``room``: see ``predict``.
+    Raises UsageError where there is no such process or VMA, else as ``predict``.
     """
-    question = ask(snapshot, policy)
-    fate = settle(question.case)
+    question = ask(snapshot, policy, room=room)
+    fate = question.at_rest()
     prediction = question.answer(fate)
-    rows = None if whom is None else _rows(question.case.snapshot, whom, vma)
-    return Why(prediction, losses(question.case, fate, prediction, rows), whom, vma)
+    vmas = None if whom is None else _vmas(snapshot, whom, vma)
+    return Why(prediction, losses(question.case, fate, prediction, vmas), whom, vma)
 
 
-def _rows(snapshot: Snapshot, whom: Policy, vma: int | None) -> Ints:
-    """The mappings of ``whom``."""
-    mms = select_mms(snapshot.processes, whom)
-    if vma is None:
-        return np.flatnonzero(mms[mapping_mm(snapshot)])
-    table = snapshot.vmas
-    there = (table["start"].to_numpy() <= vma) & (vma < table["end"].to_numpy())
-    there &= mms[table["mm_id"].to_numpy()]
+def _vmas(snapshot: Snapshot, whom: Policy, address: int | None) -> Mask:
+    """The VMAs (bool per VMA) of ``whom``."""
+    mms, table = select_mms(snapshot.processes, whom), snapshot.vmas
+    there: Mask = mms[table["mm_id"].to_numpy()]
+    if address is None:
+        return there
+    there &= (table["start"].to_numpy() <= address) & (address < table["end"].to_numpy())
     if not there.any():
-        raise UsageError(f"no VMA of these processes has the address {vma:#x}")
-    return np.flatnonzero(there[snapshot.mappings["vma_id"].to_numpy()])
+        raise UsageError(f"no VMA of these processes has the address {address:#x}")
+    return there

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,6 +29,7 @@ from estimator.cli.forecast import forecast
 from estimator.cli.help_topics import show_help
 from estimator.cli.interrupts import interrupted, raise_on_signals
 from estimator.cli.meanwhile import in_a_fork, worth_it
+from estimator.cli.memory_watch import while_reading
 from estimator.cli.metrics import metrics
 from estimator.cli.options import (
     as_if_option,
@@ -92,7 +94,9 @@ def collect(source: Source, output: Path | None, force: bool) -> None:
     from estimator.snapshot.store import check_output, write_snapshot
 
     check_output(output, replace=force)
-    write_snapshot(_collect(source), output, replace=force)
+    found = _collect(source)
+    with while_reading(source.max_memory):
+        write_snapshot(found, output, replace=force)
     if output != STREAM:
         note(f"wrote {output}; next: ksm-estimator predict {output}")
 
@@ -136,15 +140,16 @@ def predict(
     **policy: Any,
 ) -> None:
     """Say what ksmd would do with a snapshot."""
-    from estimator.snapshot.store import open_snapshot
+    from estimator.snapshot.store import open_snapshots
 
     others = bool(policy["as_if"])
     need = IN_MEMORY if others else COUNTERS
-    with room_for(need, max_memory, in_parts=not (others or later)) as allow:
-        reading = partial(open_snapshot, others=others, stored=not others, allow=allow)
-        second = reading(later) if later else None
-        first = reading(snapshot)
-        _answer_with(first, policy, as_json, min_coverage, second, allow.parts)
+    with room_for(need, max_memory, in_parts=True) as allow:
+        paths = [later, snapshot] if later else [snapshot]
+        *second, first = open_snapshots(paths, others=others, stored=True, allow=allow)
+        _answer_with(
+            first, policy, as_json, min_coverage, second[0] if later else None, allow.parts
+        )
 
 
 @cli.command()
@@ -172,10 +177,11 @@ def run(
         from estimator.snapshot.store import check_output, write_snapshot
 
         check_output(output, replace=force)
+    get_ready = partial(_import_answer, as_json)
     if worth_it(source.core):
-        found = in_a_fork(lambda: _collect(source), lambda: _import_answer(as_json))
+        found = in_a_fork(lambda: _collect(source, answers=True), get_ready)
     else:
-        found = _collect(source)
+        found = _collect(source, answers=True, meanwhile=get_ready)
     unwritten: TargetError | None = None
     if output is not None:
         try:
@@ -184,7 +190,7 @@ def run(
         except TargetError as error:  # the answer is there all the same
             unwritten = error
     try:
-        _answer_with(_as_snapshot(found), policy, as_json, min_coverage)
+        _answer_with(_as_snapshot(found, policy["as_if"]), policy, as_json, min_coverage)
     except SystemExit:  # answered, though from too little
         if unwritten is None:
             raise
@@ -194,11 +200,13 @@ def run(
         note("the snapshot is not kept; with -o NAME.ksm report and advise can be asked as well")
 
 
-def _collect(source: Source) -> Gathered | Snapshot:
+def _collect(
+    source: Source, *, answers: bool = False, meanwhile: Callable[[], None] = lambda: None
+) -> Gathered | Snapshot:
     from estimator.cli.progress import progress_bar
 
-    with progress_bar() as progress:
-        return source.collect(progress)
+    with while_reading(source.max_memory), progress_bar() as progress:
+        return source.collect(progress, answers=answers, meanwhile=meanwhile)
 
 
 def _import_answer(as_json: bool) -> None:
@@ -212,10 +220,10 @@ def _import_answer(as_json: bool) -> None:
         import estimator.report.text  # noqa: F401
 
 
-def _as_snapshot(found: Gathered | Snapshot) -> Snapshot:
+def _as_snapshot(found: Gathered | Snapshot, as_if: object) -> Snapshot:
     from estimator.snapshot.gathered import Gathered
 
-    return found.snapshot() if isinstance(found, Gathered) else found
+    return found.snapshot(stored=not as_if) if isinstance(found, Gathered) else found
 
 
 def _answer_with(
@@ -226,13 +234,16 @@ def _answer_with(
     later: Snapshot | None = None,
     room: Workroom | None = None,
 ) -> None:
+    import numpy as np
+
     from estimator.ksm.as_if import as_if
     from estimator.ksm.policy import Policy
     from estimator.ksm.predict import predict
 
     what = policy.pop("as_if")
-    snapshot = as_if(snapshot, what)
-    later = as_if(later, what) if later else None
+    empty = room.empty if room else np.empty
+    snapshot = as_if(snapshot, what, empty)
+    later = as_if(later, what, empty) if later else None
     if snapshot.info.get("without_contents") and later is None:
         answer_with_bound(snapshot, Policy(**policy), as_json, min_coverage)
         return

@@ -27,7 +27,7 @@ from estimator.cli.options import (
 )
 from estimator.cli.private_file import require_new, write_private
 from estimator.cli.quantities import Cost
-from estimator.cli.room import ADVICE, COUNTERS, REPORT, max_memory_option, room_for
+from estimator.cli.room import ADVICE, COUNTERS, PAGE, REPORT, max_memory_option, room_for
 from estimator.cli.streams import say
 from estimator.cli.whatif import read_labels, show_why
 from estimator.errors import (
@@ -144,14 +144,14 @@ def report(
         raise UsageError("--why has no page", hint="leave out --html")
     if html is None:
         _refuse_advice_options()
-    need = ADVICE if html else COUNTERS if as_json and not why else REPORT
-    with room_for(need, max_memory, in_parts=html is None and not why) as allow:
+    need = PAGE if html else COUNTERS if as_json and not why else REPORT
+    with room_for(need, max_memory, in_parts=True) as allow:
         opened = open_snapshot(snapshot, stored=True, allow=allow)
         if why:
-            show_why(opened, policy, vma, as_json, min_coverage)
+            show_why(opened, policy, vma, as_json, min_coverage, allow.parts)
             return
         if html is not None:
-            page, coverage = _page(opened, policy, advice)
+            page, coverage = _page(opened, policy, advice, allow.parts)
             write_private(html, page, force)
             note(f"wrote {html}")
             require_coverage(coverage, min_coverage)
@@ -190,9 +190,9 @@ def advise(
     from estimator.snapshot.store import open_snapshot
 
     advice, policy = _split(chosen)
-    with room_for(ADVICE, max_memory) as allow:
+    with room_for(ADVICE, max_memory, in_parts=True) as allow:
         opened = open_snapshot(snapshot, stored=True, allow=allow)
-        plan, schedule, risk = _advise(opened, policy, advice)
+        plan, schedule, risk = _advise(opened, policy, advice, allow.parts)
         if as_json:
             click.echo(json.dumps(plan_json(plan, schedule, risk)))
         else:
@@ -401,7 +401,9 @@ def write_json(prediction: Prediction) -> None:
     click.echo()
 
 
-def _advise(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> Any:
+def _advise(
+    snapshot: Snapshot, policy: dict[str, Any], advice: _Advice, room: Workroom | None
+) -> Any:
     from estimator.advice.opt_in import MEANS
     from estimator.advice.plan import make_plan
     from estimator.advice.risk import assess
@@ -410,12 +412,16 @@ def _advise(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> Any:
 
     labels = read_labels(snapshot, advice.labels) if advice.labels else None
     means = [MEANS[name] for name in advice.only]
-    plan = make_plan(snapshot, Policy(**policy), advice.share / 100, advice.within, means)
-    times = schedule(snapshot, plan.prediction, advice.scan_time, advice.page_cost)
-    return plan, times, assess(snapshot, plan.prediction, labels=labels)
+    share, within = advice.share / 100, advice.within
+    plan = make_plan(snapshot, Policy(**policy), share, within, means, room=room)
+    risk = assess(snapshot, plan.prediction, labels=labels)  # the forecast holds as much again
+    times = schedule(snapshot, plan.prediction, advice.scan_time, advice.page_cost, room=room)
+    return plan, times, risk
 
 
-def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> tuple[str, Coverage]:
+def _page(
+    snapshot: Snapshot, policy: dict[str, Any], advice: _Advice, room: Workroom | None
+) -> tuple[str, Coverage]:
     """The page, and how much was known."""
     try:
         from estimator.report.html import bound_page, report_page
@@ -429,7 +435,7 @@ def _page(snapshot: Snapshot, policy: dict[str, Any], advice: _Advice) -> tuple[
 
         bound = upper_bound(snapshot, Policy(**policy))
         return bound_page(snapshot, bound), bound.coverage
-    plan, times, risk = _advise(snapshot, policy, advice)
+    plan, times, risk = _advise(snapshot, policy, advice, room)
     return report_page(snapshot, plan.everything, plan, times, risk), plan.everything.coverage
 
 

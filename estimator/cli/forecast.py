@@ -20,6 +20,7 @@ from estimator.cli.options import (
     snapshot_argument,
 )
 from estimator.cli.quantities import Cost, Duration, Share
+from estimator.cli.room import FORECAST, RAMP, max_memory_option, room_for
 from estimator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ _ramp_options = options(
     help="CPU time that ksmd needs per page, or its terms as check --page-cost prints them "
     "(default: the snapshot's, else as published).",
 )
+@max_memory_option
 @min_coverage_option
 @json_option
 def forecast(
@@ -133,6 +135,7 @@ def forecast(
     as_started: bool,
     by: Whose | None,
     page_cost: PageCost | None,
+    max_memory: int | None,
     min_coverage: float,
     as_json: bool,
     **chosen: Any,
@@ -152,41 +155,43 @@ def forecast(
     if scans is not None and for_seconds is not None:
         raise UsageError("--scans and --for both say where the forecast ends")
     tunables = {name: chosen.pop(name) for name in TUNABLES}
-    opened = open_snapshot(snapshot)
-    second = open_snapshot(later) if later else None
-    advised = chosen_advisor(opened, advisor, tunables, pages_to_scan)
-    wish = _wish(share, within, cpu_share, pages_to_scan if advised is None else "advisor")
-    pacing = pacing_of(opened, pages_to_scan, sleep_millisecs, advised)
-    cost = cost_of(opened, page_cost)
-    foretell = Foretell(opened, Policy(**chosen), second, smart_scan)
     arrivals = _arrivals(ramp, every, as_started=as_started)
-    if arrivals is not None:
-        if wish is not None or by is not None:
-            option = "--reach" if wish else "--by"
-            raise UsageError(f"{option} is for processes that are all there from the start")
-        from estimator.advice.ramp import ramp as follow
-        from estimator.report.ramp_sections import ramp_json, ramp_sections
+    need = RAMP if arrivals else FORECAST
+    with room_for(need, max_memory, in_parts=not (later or arrivals)) as allow:
+        opened = open_snapshot(snapshot, stored=True, allow=allow)
+        second = open_snapshot(later, stored=True, allow=allow) if later else None
+        advised = chosen_advisor(opened, advisor, tunables, pages_to_scan)
+        wish = _wish(share, within, cpu_share, pages_to_scan if advised is None else "advisor")
+        pacing = pacing_of(opened, pages_to_scan, sleep_millisecs, advised)
+        cost = cost_of(opened, page_cost)
+        foretell = Foretell(opened, Policy(**chosen), second, smart_scan, allow.parts)
+        if arrivals is not None:
+            if wish is not None or by is not None:
+                option = "--reach" if wish else "--by"
+                raise UsageError(f"{option} is for processes that are all there from the start")
+            from estimator.advice.ramp import ramp as follow
+            from estimator.report.ramp_sections import ramp_json, ramp_sections
 
-        came = follow(foretell, arrivals, pacing, cost, scans=scans, seconds=for_seconds)
+            came = follow(foretell, arrivals, pacing, cost, scans=scans, seconds=for_seconds)
+            if as_json:
+                click.echo(json.dumps(ramp_json(came)))
+            else:
+                asked = question_words(opened.info, came.at_rest.policy.to_json())
+                print_sections(ramp_sections(came), make_console(sys.stdout), asked)
+            require_coverage(came.at_rest.coverage, min_coverage)
+            return
+        reached = None
+        if wish is not None:
+            reached = reach(foretell.scans(scans), wish, pacing.sleep_millisecs, cost.most)
+            pacing = Pacing(reached.pages_to_scan, reached.sleep_millisecs)
+        found, paced, then = until(foretell, pacing, cost, scans, for_seconds)
         if as_json:
-            click.echo(json.dumps(ramp_json(came)))
+            click.echo(json.dumps(forecast_json(found, paced, then, reached, by)))
         else:
-            asked = question_words(opened.info, came.at_rest.policy.to_json())
-            print_sections(ramp_sections(came), make_console(sys.stdout), asked)
-        require_coverage(came.at_rest.coverage, min_coverage)
-        return
-    reached = None
-    if wish is not None:
-        reached = reach(foretell.scans(scans), wish, pacing.sleep_millisecs, cost.most)
-        pacing = Pacing(reached.pages_to_scan, reached.sleep_millisecs)
-    found, paced, then = until(foretell, pacing, cost, scans, for_seconds)
-    if as_json:
-        click.echo(json.dumps(forecast_json(found, paced, then, reached, by)))
-    else:
-        asked = question_words(opened.info, found.at_rest.policy.to_json())
-        sections = forecast_sections(found, paced, then, reached, by)
-        print_sections(sections, make_console(sys.stdout), asked)
-    require_coverage(found.at_rest.coverage, min_coverage)
+            asked = question_words(opened.info, found.at_rest.policy.to_json())
+            sections = forecast_sections(found, paced, then, reached, by)
+            print_sections(sections, make_console(sys.stdout), asked)
+        require_coverage(found.at_rest.coverage, min_coverage)
 
 
 def _arrivals(ramp: int | None, every: float | None, *, as_started: bool) -> Arrivals | None:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import signal
 from typing import Any, NoReturn
 
-_ENDING = [  # not every system has all
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
+from estimator.signals import ENDING
+
 _received: list[int] = []
 
 
 def raise_on_signals() -> None:
     """SIGINT, SIGTERM and SIGHUP become KeyboardInterrupt, unless somebody ignores them (nohup)."""
-    for number in _ENDING:
+    for number in ENDING:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _raise)
 
 
 def leave_signals_to_parent() -> None:
     """Ignore them in a process forked from one that ends us itself when it gets one."""
-    for number in _ENDING:
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
 
 

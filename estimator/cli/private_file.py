@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from estimator.errors import TargetError, UsageError
+from estimator.signals import interrupts_wait
 
 
 def require_new(path: Path | None, force: bool) -> None:
@@ -23,21 +24,22 @@ def new_file(path: Path, *, replace: bool) -> Iterator[Path]:
     It lies beside ``path`` then, and takes its name at the end: whoever reads finds one of the two,
     whole; where ``path`` is a symbolic link, beside the file that it leads to. Raises TargetError
     for a device, a pipe or a directory, which nothing takes the place of, and where that or the
-    body's writing fails, and leaves nothing behind.
+    body's writing fails, and leaves nothing behind. An interrupt waits for the end.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise TargetError(f"{path} can't be written: it is there, and no regular file")
     place = path.with_name(f".{path.name}.{os.urandom(8).hex()}") if replace else path
     try:
-        os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        try:
-            yield place
-            if replace:
-                os.replace(place, path)
-        except BaseException:
-            place.unlink()
-            raise
+        with interrupts_wait():
+            os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            try:
+                yield place
+                if replace:
+                    os.replace(place, path)
+            except BaseException:
+                place.unlink()
+                raise
     except OSError as error:
         raise TargetError(f"{path} can't be written: {error.strerror or error}") from error
 

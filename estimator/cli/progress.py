@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from estimator.cli.options import quiet
-from estimator.kernel.collect import Progress as Report
-from estimator.kernel.collect import silent
+from estimator.collect.progress import Progress as Report
+from estimator.collect.progress import silent
 
 _NAMES = {"bytes": "frames"}
 

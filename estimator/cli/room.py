@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
+from estimator.cli.memory_watch import watched
 from estimator.cli.quantities import Size
 from estimator.collect.budget import mib, require_room
 from estimator.collect.memory_room import own_bytes
@@ -25,11 +25,10 @@ max_memory_option = click.option(
     type=Size(),
     metavar="SIZE",
     help="Take no more memory (8G, 512M): refuse to start if more may be needed, and end beyond "
-    "it; predict and report then work in parts, slower, with files in TMPDIR or /var/tmp. "
+    "it; most answers are then worked out in parts, slower, with files in TMPDIR or /var/tmp. "
     "Else what this machine and the memory cgroup have room for.",
 )
 
-_WATCH_SECONDS = 0.05
 _FIXED_BYTES = 200 << 20
 
 
@@ -52,7 +51,10 @@ class Need:
 # ./scripts/bench memory measures them
 COUNTERS = Need(per_mapping=36, per_frame=56)
 REPORT = Need(per_mapping=70, per_frame=60)  # where half of all has one content
-ADVICE = Need(per_mapping=110, per_frame=80)
+ADVICE = Need(per_mapping=70, per_frame=60)
+PAGE = Need(per_mapping=110, per_frame=80)
+FORECAST = Need(per_mapping=50, per_frame=56)
+RAMP = Need(per_mapping=160, per_frame=100)
 IN_MEMORY = Need(per_mapping=60, per_frame=140)  # as-if: no row stays in its file
 IN_PARTS = Need(per_mapping=4, per_frame=12)  # what there is of all, whatever the parts
 PART = IN_MEMORY
@@ -125,34 +127,19 @@ def room_for(need: Need, max_bytes: int | None, *, in_parts: bool = False) -> It
     ``in_parts``: the answer can be worked out in parts where the whole needs more. With
     ``max_bytes`` ResourceError is raised soon after we have more.
     """
-    allowed, ended = threading.Event(), threading.Event()
+    allowed = threading.Event()
     allow = Allowance(need, max_bytes, in_parts, allowed)
     if max_bytes is None or not own_bytes():  # where nothing tells, nothing can be watched
         yield allow
         return
-    before = signal.signal(signal.SIGUSR1, lambda *_: _end(max_bytes))
-    arguments = (max_bytes, threading.get_ident(), allowed, ended)
-    watcher = threading.Thread(target=_watch, args=arguments, daemon=True)
-    watcher.start()
-    try:
+
+    def beyond() -> ResourceError | None:
+        if own_bytes() <= max_bytes:
+            return None
+        return ResourceError(
+            f"stopped: the answer takes more memory than --max-memory {mib(max_bytes)}M",
+            hint="raise the limit, or ask where there is more memory",
+        )
+
+    with watched(beyond, allowed):
         yield allow
-    finally:
-        ended.set()
-        allowed.set()
-        watcher.join()
-        signal.signal(signal.SIGUSR1, before)
-
-
-def _watch(max_bytes: int, main: int, allowed: threading.Event, ended: threading.Event) -> None:
-    allowed.wait()
-    while not ended.wait(_WATCH_SECONDS):
-        if own_bytes() > max_bytes:
-            signal.pthread_kill(main, signal.SIGUSR1)
-            return
-
-
-def _end(max_bytes: int) -> NoReturn:
-    raise ResourceError(
-        f"stopped: the answer takes more memory than --max-memory {mib(max_bytes)}M",
-        hint="raise the limit, or ask where there is more memory",
-    )

@@ -26,7 +26,7 @@ from estimator.snapshot.format import CONTENTS
 if TYPE_CHECKING:
     from estimator.collect.findings import Findings
     from estimator.collect.further_hashes import Wanted
-    from estimator.kernel.collect import Progress
+    from estimator.collect.progress import Progress
     from estimator.snapshot.gathered import Gathered
     from estimator.snapshot.snapshot import Snapshot
 
@@ -46,6 +46,7 @@ class Source:
     seed_file: Path | None = None
     like: Path | None = None
     rate: float | None = None
+    workers: int | None = None
     passes: int = 1
     interval: float | None = None
     max_memory: int | None = None
@@ -63,6 +64,8 @@ class Source:
             raise UsageError("the seed is that of --seed-file or that of --like, not both")
         if self.core and self.rate is not None:
             raise UsageError("--rate is for a running system, not for a dump")
+        if self.qemu and (self.workers or 1) > 1:
+            raise UsageError("a QMP monitor serves one process: leave out --workers")
         if self.interval is not None and self.passes == 1:
             raise UsageError("--interval goes with --passes 2 or more")
         if self.procfs and self.symbols:
@@ -87,10 +90,17 @@ class Source:
 
         return Wanted(self.pieces, self.near)
 
-    def collect(self, progress: Progress) -> Gathered | Snapshot:
+    def collect(
+        self,
+        progress: Progress,
+        *,
+        answers: bool = False,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Gathered | Snapshot:
         """Read the target; of several passes as a Snapshot, which they are compared as.
 
-        Raises the errors of opening and reading it.
+        ``answers``: a prediction follows, whose memory is asked for, too. ``meanwhile`` is done
+        while others hash a dump, which can wait. Raises the errors of opening and reading it.
         """
         self.check()
         seed = self._seed()
@@ -106,13 +116,16 @@ class Source:
                     seed=seed,
                     wanted=self.wanted,
                     progress=progress,
+                    workers=self.workers,
                     max_memory_bytes=self.max_memory,
+                    answers=answers,
+                    meanwhile=meanwhile,
                 )
         if self.max_memory is None:
             require_room_to_start()
         lower_priority()
         with own_limits(), ExitStack() as opened:
-            look = self._running(Pace(self.rate), progress, seed, opened)
+            look = self._running(Pace(self.rate), progress, seed, opened, answers)
             if self.passes == 1:
                 return look()
             from estimator.collect.passes import collect_passes
@@ -129,7 +142,7 @@ class Source:
         return seed_of(self.like) if self.like else random_seed()
 
     def _running(
-        self, pace: Pace, progress: Progress, seed: int, opened: ExitStack
+        self, pace: Pace, progress: Progress, seed: int, opened: ExitStack, answers: bool
     ) -> Callable[[], Gathered]:
         """Open the running system, closed with ``opened``; what takes a snapshot of it."""
         if self.procfs:
@@ -143,7 +156,9 @@ class Source:
                 wanted=self.wanted,
                 progress=progress,
                 pace=pace,
+                workers=self.workers,
                 max_memory_bytes=self.max_memory,
+                answers=answers,
             )
         from estimator.kernel.collect import gather
         from estimator.kernel.running import open_live, open_qemu
@@ -158,7 +173,9 @@ class Source:
             wanted=self.wanted,
             progress=progress,
             pace=pace,
+            workers=self.workers,
             max_memory_bytes=self.max_memory,
+            answers=answers,
         )
 
     def findings(self) -> Findings:
@@ -252,6 +269,13 @@ _reading_options = options(
         help="Read a running system's memory no faster than this.",
     ),
     click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Read and hash with so many processes: else 1 with --live and --qemu, 2 with "
+        "--procfs, of a dump one for each core.",
+    ),
+    click.option(
         "--passes",
         type=click.IntRange(min=1),
         default=1,
@@ -279,7 +303,8 @@ _reading_options = options(
         "--max-memory",
         type=Size(),
         metavar="SIZE",
-        help="Refuse to start if more memory may be needed (8G, 512M).",
+        help="Refuse to start if more memory may be needed (8G, 512M), and end beyond it; else "
+        "what this machine and the memory cgroup have room for.",
     ),
 )
 

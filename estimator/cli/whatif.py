@@ -23,6 +23,7 @@ from estimator.errors import CannotAnswerError, UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from estimator.ksm.hash_parts import Workroom
     from estimator.snapshot.snapshot import Snapshot
 
 
@@ -96,6 +97,7 @@ def show_why(
     vma: str | None,
     as_json: bool,
     min_coverage: float,
+    room: Workroom | None,
 ) -> None:
     """Answer ``report --why``: ``policy`` has its selectors say whose pages it is about."""
     from estimator.advice.why import why
@@ -112,7 +114,7 @@ def show_why(
     address = None if vma is None else _address(vma)
     if address is not None and whom is None:
         raise UsageError("an address is one of a process", hint="add --pid PID")
-    found = why(snapshot, Policy(**rest), whom=whom, vma=address)
+    found = why(snapshot, Policy(**rest), whom=whom, vma=address, room=room)
     if as_json:
         click.echo(json.dumps(why_json(found)))
     else:

@@ -157,10 +157,10 @@ def _records(words: _Words) -> Ints:
     length = 3 + extra[kind] + each[kind] * (info & 0xFFFFFF).astype(np.int64)
     length[(kind == 0) | (kind > max(Kind))] = len(words) + 1
     following = (np.arange(len(words)) + length).data
-    starts, at = [], 0
-    while at < len(words):
+    starts, at, end = [], 0, len(words)
+    while at < end:
         starts.append(at)
         at = following[at]
-    if at != len(words):
+    if at != end:
         raise BtfError(f"BTF is damaged: its type {len(starts)} is none or ends past all types")
     return np.array(starts, np.int64)

@@ -6,25 +6,29 @@ from estimator.collect.memory_room import memory_room, own_bytes
 from estimator.errors import ResourceError, UsageError
 
 _FIXED_BYTES = 200 << 20  # interpreter, libraries, symbols
-_BYTES_PER_MAPPING = 100
-_BYTES_PER_MOVING_MAPPING = 140  # two walks are compared
+_BYTES_PER_MAPPING = 24  # where each has a frame of its own; tests/test_collect_memory.py
+_BYTES_PER_MOVING_MAPPING = 36  # two walks are compared, contents come in the order of addresses
+_BYTES_TO_ANSWER = 92  # cli.room.COUNTERS, of a mapping and its frame
 
 
-def needed_bytes(mappings: int, *, running: bool) -> int:
+def needed_bytes(mappings: int, *, running: bool, answers: bool = False) -> int:
     """An upper bound of the memory, not backed by files, for so many mappings.
 
-    ``running``: of a system that runs, not of a dump.
+    ``running``: of a system that runs, not of a dump. ``answers``: a prediction follows.
     """
     each = _BYTES_PER_MOVING_MAPPING if running else _BYTES_PER_MAPPING
+    each += _BYTES_TO_ANSWER if answers else 0
     return _FIXED_BYTES + each * mappings
 
 
-def refuse_beyond(max_memory_bytes: int | None, mappings: int, *, running: bool) -> None:
+def refuse_beyond(
+    max_memory_bytes: int | None, mappings: int, *, running: bool, answers: bool = False
+) -> None:
     """Raise UsageError if ``mappings`` may take more memory than ``max_memory_bytes`` allows.
 
     Without it, ResourceError if they may take more than there is.
     """
-    needed = needed_bytes(mappings, running=running)
+    needed = needed_bytes(mappings, running=running, answers=answers)
     mapped = f"{mappings:,} pages are mapped: that may take {mib(needed):,} MiB"
     if max_memory_bytes is None:
         require_room(mapped, needed)

@@ -10,7 +10,7 @@ from estimator.errors import ResourceError
 
 _MEMORY = (
     "not enough memory for this work on this machine",
-    "try a larger machine, or taskset -c 0 ksm-estimator ..., which uses one process",
+    "try --workers 1, or a larger machine",
 )
 _FILES = ("too many files are open", "try: ulimit -n 4096")
 _LACKS = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import platform
 import time
 from collections.abc import Iterator
 
 _NICE = 10
-_BURST_SECONDS = 0.25  # how much of a delay is made up for
+_BURST_SECONDS = 0.05  # how much of a delay is made up for
 _SYS_IOPRIO = {"x86_64": (251, 252), "aarch64": (30, 31)}  # ioprio_set, ioprio_get
 _IOPRIO_WHO_PROCESS = 1
 _IOPRIO_IDLE = 3 << 13  # IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0)
@@ -50,16 +51,28 @@ def _set_io_priority(priority: int) -> None:
 
 
 class Pace:
-    """Keeps the reading of memory below ``megabytes`` (10**6 bytes) a second; None: no limit."""
+    """Keeps the reading of memory below ``megabytes`` (10**6 bytes) a second; None: no limit.
+
+    It holds for all processes together that are forked with it.
+    """
 
     def __init__(self, megabytes: float | None) -> None:
         self._seconds_per_byte = 0.0 if megabytes is None else 1e-6 / megabytes
-        self._free_at = time.monotonic()
+        if self._seconds_per_byte:
+            from estimator.collect.workers import Lock
+
+            self._lock = Lock()
+            self._free_at = ctypes.c_double.from_buffer(mmap.mmap(-1, mmap.PAGESIZE))
+            self._free_at.value = time.monotonic()
 
     def __call__(self, read_bytes: int) -> None:
         """Wait until ``read_bytes`` more were allowed."""
-        now = time.monotonic()
-        self._free_at = max(self._free_at, now - _BURST_SECONDS)
-        self._free_at += read_bytes * self._seconds_per_byte
-        if self._free_at > now:
-            time.sleep(self._free_at - now)
+        if not self._seconds_per_byte:
+            return
+        with self._lock:
+            now = time.monotonic()
+            free_at = max(self._free_at.value, now - _BURST_SECONDS)
+            free_at += read_bytes * self._seconds_per_byte
+            self._free_at.value = free_at
+        if free_at > now:
+            time.sleep(free_at - now)

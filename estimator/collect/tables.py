@@ -4,81 +4,118 @@ from __future__ import annotations
 
 import numpy as np
 
-from estimator.arrays import Bytes, Columns, Words, find, move_up, of_rows
+from estimator.arrays import Bytes, Columns
+from estimator.collect.by_pfn import ByPfn
 from estimator.collect.hashing import zero_hash
-from estimator.collect.mappings import Mapped, distinct, look_up, rows_of
+from estimator.collect.mappings import Mapped
+from estimator.packed import Packed, add, like, side_by_side, used_up
 from estimator.snapshot.flags import FrameFlag, FrameKind, Unknown
 
-_NO_FRAME = np.uint32(0xFFFF_FFFF)
+Table = dict[str, Packed]
+_NOT_READ, _NO_FRAME = 0xFFFF_FFFF, 0xFFFF_FFFE
 
 
 def make_tables(
-    vmas: Columns, mapped: Mapped, pfns: Words, facts: Columns, seed: int, page_bytes: int
-) -> tuple[Columns, Columns]:
+    vmas: Columns, mapped: Mapped, pfns: Packed, facts: Table, seed: int, page_bytes: int
+) -> tuple[Table, Table]:
     """``mappings`` and ``frames``: of all that is mapped, what is anonymous or KSM's.
 
     ``facts``: columns of ``FRAME_FACTS``, and further hashes, for the frames ``pfns``, the distinct
     ones of ``mapped``, ascending. The counts are added to ``vmas``. Nothing is known of
-    ``batch_references``. The arrays of ``mapped``, ``pfns`` and ``facts`` are used up: the tables
-    are made in their memory.
+    ``batch_references``. ``mapped``, ``pfns`` and ``facts`` are used up.
     """
     for name, counts in mapped.counts.items():
         vmas[name] = counts
-    keep = facts["ok"] & (facts["kind"] != 0)
-    frame_id = np.where(keep, np.cumsum(keep, dtype=np.uint32) - np.uint32(1), _NO_FRAME)
-    frame_of = look_up(pfns, frame_id, mapped.pfn)
-    kept = frame_of != _NO_FRAME
-    ok = facts["ok"]
-    if not ok.all():
-        gone = np.flatnonzero(~kept)
-        lost = mapped.vma_id[gone[~ok[rows_of(pfns, mapped.pfn[gone])]]]
-        lost_pages = np.bincount(lost, minlength=len(mapped.first_page))
-        vmas["unknown_pages"] += lost_pages.astype(np.uint64)
+    frames, frame_of = _frames(pfns, facts, zero_hash(seed, page_bytes))
     mappings = {
-        "vma_id": move_up(mapped.vma_id, kept),
-        "page_index": move_up(mapped.page_index, kept),
-        "frame_id": move_up(frame_of, kept),
-        "flags": move_up(mapped.flags, kept),
+        "vma_id": Packed(np.uint32),
+        "page_index": Packed(np.uint64),
+        "frame_id": Packed(np.uint32),
+        "flags": Packed(np.uint8),
     }
-    frames = {"pfn": move_up(pfns, keep)}
-    frames |= {n: move_up(v, keep) for n, v in facts.items() if n != "ok"}
-    hashed = frames["unknown"] == Unknown.HASHED
-    zero = hashed & (frames["hash"] == zero_hash(seed, page_bytes))
-    frames["flags"][zero] |= np.uint32(FrameFlag.ZERO)
-    for name in [name for name in frames if "hash" in name]:
-        frames[name] = np.ma.MaskedArray(frames[name], ~hashed)
-    none = np.zeros(len(frames["pfn"]), np.uint8)
-    frames["batch_references"] = np.ma.MaskedArray(none, np.ones(len(none), np.bool_))
+    for rows in mapped.used_up():
+        frame = frame_of.of(rows.pfn)
+        lost = frame == _NOT_READ
+        if lost.any():
+            pages = np.bincount(rows.vma_id[lost], minlength=len(mapped.first_page))
+            vmas["unknown_pages"] += pages.astype(np.uint64)
+        columns: Columns = {
+            "vma_id": rows.vma_id,
+            "page_index": rows.page_index,
+            "frame_id": frame,
+            "flags": rows.flags,
+        }
+        add(mappings, columns, frame < _NO_FRAME)
     return mappings, frames
 
 
-def kinds_of(pfns: Words, mapped: Mapped, kinds: Bytes) -> Bytes:
+def _frames(pfns: Packed, facts: Table, zeroes: int) -> tuple[Table, ByPfn]:
+    """The table ``frames``; and frame_id by PFN, u32, else why there is none."""
+    frame_of = ByPfn(pfns, np.uint32, _NO_FRAME)
+    frames = {"pfn": Packed(np.uint64)} | {
+        name: Packed(column.dtype, nullable="hash" in name)
+        for name, column in facts.items()
+        if name != "ok"
+    }
+    frames["batch_references"] = Packed(np.uint8, nullable=True)
+    for piece in used_up({"pfn": pfns, **facts}):
+        ok = piece.pop("ok")
+        keep = ok & (piece["kind"] != 0)
+        number = np.cumsum(keep, dtype=np.uint32) + np.uint32(len(frames["pfn"])) - np.uint32(1)
+        none = np.where(ok, np.uint32(_NO_FRAME), np.uint32(_NOT_READ))
+        frame_of.put(piece["pfn"], np.where(keep, number, none))
+        hashed = piece["unknown"] == Unknown.HASHED
+        zero = hashed & (piece["hash"] == zeroes)
+        piece["flags"] = piece["flags"] | zero * np.uint32(FrameFlag.ZERO)
+        for name in [name for name in piece if "hash" in name]:
+            piece[name] = np.ma.MaskedArray(piece[name], ~hashed)
+        unknown = np.ones(len(keep), np.bool_)
+        piece["batch_references"] = np.ma.MaskedArray(np.zeros(len(keep), np.uint8), unknown)
+        add(frames, piece, keep)
+    return frames, frame_of
+
+
+def kinds_of(pfns: Packed, mapped: Mapped, kinds: Bytes) -> ByPfn:
     """What ``kinds`` (u8 per VMA, 0: nothing) says of each of the frames ``pfns``; else 0.
 
     ``pfns``: ascending and distinct.
     """
-    rows = np.flatnonzero(kinds[mapped.vma_id])
-    place, there = find(pfns, mapped.pfn[rows])
-    found = np.zeros(len(pfns), np.uint8)
-    found[place] = kinds[mapped.vma_id[rows[there]]]
+    found = ByPfn(pfns, np.uint8, 0)
+    for rows in mapped.pieces():
+        kind = kinds[rows.vma_id]
+        there = (kind != 0) & found.has(rows.pfn)
+        found.put(rows.pfn[there], kind[there])
     return found
 
 
 def other_tables(
-    mapped: Mapped, pfns: Words, facts: Columns, seed: int, page_bytes: int
-) -> tuple[Columns, Columns]:
+    mapped: Mapped, pfns: Packed, facts: Table, seed: int, page_bytes: int
+) -> tuple[Table, Table]:
     """``other_mappings`` and ``other_frames``; arguments as for ``make_tables``, to call before it.
 
     Their frames are taken out of ``facts``: they are of no kind any more.
     """
-    other = facts["ok"] & (facts["kind"] >= FrameKind.SHMEM)
-    here = mapped.keep(look_up(pfns, other, mapped.pfn))
-    tables = make_tables({}, here, pfns[other], of_rows(facts, other), seed, page_bytes)
-    facts["kind"][other] = 0
-    return tables
+    there = {"pfn": pfns, **facts}
+    others, other_of = like(there), ByPfn(pfns, np.bool_, False)
+    for number, piece in enumerate(side_by_side(there)):
+        other = piece["ok"] & (piece["kind"] >= FrameKind.SHMEM)
+        if other.any():
+            other_of.put(piece["pfn"], other)
+            add(others, piece, other)
+            facts["kind"].change(number, np.where(other, np.uint8(0), piece["kind"]))
+    here = Mapped({}, mapped.first_page)
+    for rows in mapped.pieces():
+        here.append(rows[other_of.of(rows.pfn)])
+    return make_tables({}, here, others.pop("pfn"), others, seed, page_bytes)
 
 
-def only_mapped(mapped: Mapped, pfns: Words, facts: Columns) -> tuple[Words, Columns]:
-    """Of the frames ``pfns`` with their ``facts``, those that ``mapped`` has."""
-    used = np.isin(pfns, distinct(mapped.pfn), assume_unique=True)
-    return pfns[used], of_rows(facts, used)
+def only_mapped(mapped: Mapped, pfns: Packed, facts: Table) -> tuple[Packed, Table]:
+    """Of the frames ``pfns`` with their ``facts``, those that ``mapped`` has; these are used up."""
+    used = ByPfn(pfns, np.bool_, False)
+    for rows in mapped.pieces():
+        used.put(rows.pfn, True)
+    there = {"pfn": pfns, **facts}
+    kept = like(there)
+    for piece in used_up(there):
+        add(kept, piece, used.of(piece["pfn"]))
+    return kept.pop("pfn"), kept

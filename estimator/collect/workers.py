@@ -18,23 +18,52 @@ import numpy.typing as npt
 
 from estimator.collect.limits import is_own_limit
 from estimator.errors import ResourceError, TargetError
+from estimator.packed import PIECE_ROWS, Packed
+from estimator.signals import ENDING
 
 _PR_SET_PDEATHSIG = 1
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_MADV_REMOVE = 9
+_ENDING = (*ENDING, signal.SIGUSR1)
 _EXIT_LACKS = 75  # EX_TEMPFAIL of sysexits.h
-_FEWER = "try: taskset -c 0 ksm-estimator ..., which uses one process"
+_FEWER = "try: --workers 1"
 
 
 def shared_columns(rows: int, dtypes: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
     """Zeroed arrays of ``rows`` values each that forked processes write for us to read."""
-    sizes = {name: rows * np.dtype(dtype).itemsize for name, dtype in dtypes.items()}
-    aligned = {name: -(-size // 8) * 8 for name, size in sizes.items()}
-    memory = np.frombuffer(mmap.mmap(-1, sum(aligned.values()) or 1), np.uint8)
-    columns, offset = {}, 0
-    for name, dtype in dtypes.items():
-        columns[name] = memory[offset : offset + sizes[name]].view(dtype)
-        offset += aligned[name]
-    return columns
+    return {
+        name: np.frombuffer(mmap.mmap(-1, rows * np.dtype(dtype).itemsize or 1), np.uint8)[
+            : rows * np.dtype(dtype).itemsize
+        ].view(dtype)
+        for name, dtype in dtypes.items()
+    }
+
+
+def packed_away(values: npt.NDArray[Any]) -> Packed:
+    """A column of ``shared_columns``; its own memory is given back on the way."""
+    column = Packed(values.dtype)
+    madvise = ctypes.CDLL(None).madvise
+    for begin in range(0, len(values), PIECE_ROWS):  # whole pages, of any type
+        piece = values[begin : begin + PIECE_ROWS]
+        column.append(piece)
+        if len(piece) == PIECE_ROWS:
+            madvise(ctypes.c_void_p(piece.ctypes.data), ctypes.c_size_t(piece.nbytes), _MADV_REMOVE)
+    return column
+
+
+class Lock:
+    """Held by one at a time of the processes that are forked with it; freed where one is killed."""
+
+    def __init__(self) -> None:
+        self._file = os.memfd_create("lock")
+
+    def __enter__(self) -> None:
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+    def __del__(self) -> None:
+        os.close(self._file)
 
 
 class Pieces:
@@ -43,20 +72,16 @@ class Pieces:
     def __init__(self, count: int) -> None:
         self._count = count
         self._next = np.frombuffer(mmap.mmap(-1, 8), np.int64)
-        self._lock = os.memfd_create("pieces")
+        self._lock = Lock()
 
     def __iter__(self) -> Iterator[int]:
         while True:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX)
-            number = int(self._next[0])
-            self._next[0] += 1
-            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+            with self._lock:
+                number = int(self._next[0])
+                self._next[0] += 1
             if number >= self._count:
                 return
             yield number
-
-    def __del__(self) -> None:
-        os.close(self._lock)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from estimator.advice.frontier import Patterns, frontier
+from estimator.advice.frontier import frontier
+from estimator.advice.patterns import Patterns
 
 COLUMNS = ["kept", "family", "bytes"]
 

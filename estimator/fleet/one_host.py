@@ -14,8 +14,8 @@ import pandas as pd
 from estimator.advice.attribution import contributions, contributions_by, page_bytes, scanned_pages
 from estimator.advice.break_ups import BreakUps, break_ups
 from estimator.advice.cost_terms import merging_work, resting_work
-from estimator.advice.frontier import patterns
 from estimator.advice.page_cost import page_cost
+from estimator.advice.patterns import patterns
 from estimator.advice.schedule import pages_at_rest
 from estimator.fleet.families import families
 from estimator.fleet.kinds import By, kind_of

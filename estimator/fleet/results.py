@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from estimator._version import __version__
 from estimator.errors import TargetError, UsageError
 from estimator.fleet.one_host import HostRows, Question
+from estimator.snapshot.private import bring_to_disk
 
 _TEXT, _INT, _REAL = pa.string(), pa.int64(), pa.float64()
 
@@ -62,25 +63,34 @@ SUFFIX = ".fleet"
 
 @dataclass
 class Part:
-    """Rows that are not on the disk yet."""
+    """What was found and is not on the disk yet. ``name``: of the directory, once it is written.
 
-    hosts: list[dict[str, Any]] = field(default_factory=list)
-    services: list[pa.RecordBatch] = field(default_factory=list)
-    families: list[pa.RecordBatch] = field(default_factory=list)
+    An interrupt may come at any moment: a snapshot is here with all of its rows, or not at all.
+    """
+
+    name: str | None = None
+    _found: list[tuple[dict[str, Any], pa.RecordBatch | None, pa.RecordBatch | None]] = field(
+        default_factory=list
+    )
+
+    def __len__(self) -> int:
+        return len(self._found)
 
     def add(self, host: dict[str, Any], rows: HostRows | None) -> None:
         """A snapshot: where it was found, and what was found in it, or None."""
-        self.hosts.append(host | (rows.host if rows else {}))
         if rows:
-            self.services.append(_batch(rows.services, SERVICES, host))
-            self.families.append(_batch(rows.families, FAMILIES, host))
+            services = _batch(rows.services, SERVICES, host)
+            self._found.append((host | rows.host, services, _batch(rows.families, FAMILIES, host)))
+        else:
+            self._found.append((host, None, None))
 
     def tables(self) -> dict[str, pa.Table]:
         """As Arrow tables, by name."""
+        hosts, services, families = zip(*self._found, strict=True)
         return {
-            "hosts": pa.Table.from_pylist(self.hosts, HOSTS),
-            "services": pa.Table.from_batches(self.services, SERVICES),
-            "families": pa.Table.from_batches(self.families, FAMILIES),
+            "hosts": pa.Table.from_pylist(list(hosts), HOSTS),
+            "services": pa.Table.from_batches(filter(None, services), SERVICES),
+            "families": pa.Table.from_batches(filter(None, families), FAMILIES),
         }
 
 
@@ -140,23 +150,27 @@ class Results:
         return sorted(self.path.glob("part-*"))
 
     def write(self, part: Part) -> None:
-        """Add ``part``; it is on the disk afterwards, or not there at all."""
-        if not part.hosts:
+        """Add ``part``, unless it was before; it is on the disk afterwards, or not there at all."""
+        if not len(part):
             return
-        last = self.parts()
-        number = int(last[-1].name.removeprefix("part-")) + 1 if last else 1
+        if part.name is None:
+            last = self.parts()
+            number = int(last[-1].name.removeprefix("part-")) + 1 if last else 1
+            part.name = f"part-{number:06}"
+        if (self.path / part.name).exists():
+            return
         building = self.path / f".part-{secrets.token_hex(8)}"
         try:
             building.mkdir(mode=0o700)
             for name, table in part.tables().items():
                 with os.fdopen(_create(building / f"{name}.parquet"), "wb") as file:
                     pq.write_table(table, file, compression="zstd")
-                    file.flush()
-                    os.fsync(file.fileno())
-            building.rename(self.path / f"part-{number:06}")
+                    bring_to_disk(file)
+            building.rename(self.path / part.name)
         except OSError as error:
-            shutil.rmtree(building, ignore_errors=True)
             raise TargetError(f"{self.path} can't be written: {error.strerror}") from error
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
 
     def hosts(self) -> pd.DataFrame:
         """All rows of ``HOSTS``, of each place the newest."""

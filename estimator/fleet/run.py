@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from tempfile import TemporaryDirectory
@@ -22,14 +21,17 @@ from distributed import Client, LocalCluster, as_completed
 from distributed.security import Security
 
 from estimator._version import __version__
+from estimator.arrays import usable_cpus
 from estimator.errors import ResourceError, TargetError, UsageError
 from estimator.fleet.one_host import Question
 from estimator.fleet.results import Part, Results
 from estimator.fleet.storage import remote_fingerprint
 from estimator.fleet.task import Found, ignore_interrupts, read_place, start_row, worker_version
+from estimator.signals import interrupts_wait
 
 _PART_SNAPSHOTS, _PART_SECONDS = 500, 10.0
 _CONNECT_SECONDS = 10
+_LOOK_SECONDS = 0.02
 _IN_FLIGHT = 2  # snapshots for each thread of a worker
 _QUIET = dict.fromkeys(
     ("distributed", "distributed.client", "tornado", "tornado.application"), "critical"
@@ -65,13 +67,12 @@ def cluster(scheduler: str | None, workers: int | None) -> Iterator[Client]:
             "distributed.admin.system-monitor.interval": "10s",
             "distributed.nanny.pre-spawn-environ.DASK_LOGGING": str(_QUIET),
         }
-        with (
-            dask.config.set(settings),
-            _local(workers or _cpus()) as local,
-            Client(local) as client,
-        ):
-            client.run(pa.set_cpu_count, 1)
-            client.run(ignore_interrupts)
+        with dask.config.set(settings), contextlib.ExitStack() as opened:
+            with interrupts_wait():
+                local = opened.enter_context(_local(workers or usable_cpus()))
+                client = opened.enter_context(Client(local))
+                client.run(pa.set_cpu_count, 1)
+                client.run(ignore_interrupts)
             yield client
 
 
@@ -89,10 +90,6 @@ def _local(workers: int) -> LocalCluster:
             f"{workers} processes to work in could not be started: {error}",
             hint="fewer of them: --workers 1",
         ) from error
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -160,6 +157,7 @@ def read_fleet(
     def submit_next() -> bool:
         nonlocal finished
         for place in waiting:
+            interrupt()
             mark = remote_fingerprint(place, timeout_seconds)
             if mark is not None and done.get(place) == mark:
                 finished += 1
@@ -171,25 +169,35 @@ def read_fleet(
             return True
         return False
 
-    try:
-        threads = sum(client.nthreads().values()) or 1
-        for _ in range(_IN_FLIGHT * threads):
-            if not submit_next():
-                break
-        told(finished, total)
-        for future in ready:
-            found = _result(future, *mark_of.pop(future.key))
-            part.add(found.row, found.rows)
-            future.release()
-            finished += 1
+    with interrupts_wait() as interrupt:
+        try:
+            threads = sum(client.nthreads().values()) or 1
+            for _ in range(_IN_FLIGHT * threads):
+                if not submit_next():
+                    break
             told(finished, total)
-            submit_next()
-            late = time.monotonic() - written > _PART_SECONDS
-            if late or len(part.hosts) >= _PART_SNAPSHOTS:
-                results.write(part)
-                part, written = Part(), time.monotonic()
-    finally:
-        results.write(part)
+            for future in _as_they_come(ready, interrupt):
+                found = _result(future, *mark_of.pop(future.key))
+                part.add(found.row, found.rows)
+                future.release()
+                finished += 1
+                told(finished, total)
+                submit_next()
+                late = time.monotonic() - written > _PART_SECONDS
+                if late or len(part) >= _PART_SNAPSHOTS:
+                    results.write(part)
+                    part, written = Part(), time.monotonic()
+        finally:
+            results.write(part)
+
+
+def _as_they_come(ready: Any, interrupt: Callable[[], None]) -> Iterator[Any]:
+    """The futures of ``ready``, an ``as_completed``; ``interrupt`` is called while none is done."""
+    while not ready.is_empty():
+        while not ready.has_ready():
+            interrupt()
+            time.sleep(_LOOK_SECONDS)
+        yield next(ready)
 
 
 def _result(future: Any, place: str, mark: str | None) -> Found:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from drgn import Program
 
 from estimator.arrays import Columns, Words, page_keys
-from estimator.collect.mappings import Mapped, first_pages
+from estimator.collect.mappings import Mapped, Rows, first_pages
 from estimator.kernel.arch import Entries
 from estimator.kernel.layout import first_variable
 from estimator.kernel.memory import Memory
@@ -75,20 +75,10 @@ class AddressSpaces:
         wanted = np.unique(vmas.mm[walked]).astype(np.int64)
         count = _EntryCounts(self._prog, walked.astype(np.uint32))
         leaves = tables.leaves(wanted.astype(np.uint64), pgd[wanted])
-        room = tables.most_entries(leaves)  # what is not used of it is never touched
-        columns: list[npt.NDArray[Any]] = [
-            np.empty(room, dtype) for dtype in (np.uint32, np.uint64, np.uint64, np.uint8)
-        ]
-        used = 0
+        mapped = Mapped({}, first_pages(vmas.start >> shift, vmas.end >> shift))
         for number, entries in enumerate(tables.entries(leaves), 1):
-            part = count.mapped(entries, start)
-            rows = slice(used, used + len(part[0]))
-            for column, values in zip(columns, part, strict=True):
-                column[rows] = values
-            used = rows.stop
+            mapped.append(count.mapped(entries, start))
             progress(number)
-        vma_id, page_index, pfn, flags = (column[:used] for column in columns)
-        counts = {}
         for name, pages in (
             ("swap_pages", count.swap),
             ("zero_pages", count.zero),
@@ -96,10 +86,9 @@ class AddressSpaces:
             ("nonpresent_pages", count.nonpresent + tables.nonpresent_pages),
             ("unknown_pages", tables.unreadable_pages),
         ):
-            counts[name] = np.zeros(len(vmas.start), np.uint64)
-            counts[name][walked] = pages
-        first_page = first_pages(vmas.start >> shift, vmas.end >> shift)
-        return Mapped(vma_id, page_index, pfn, flags, counts, first_page)
+            mapped.counts[name] = np.zeros(len(vmas.start), np.uint64)
+            mapped.counts[name][walked] = pages
+        return mapped
 
     def _has(self, flag: str) -> npt.NDArray[np.bool_]:
         return (self._vmas.flags & np.uint64(self._flag[flag])) != 0
@@ -120,8 +109,8 @@ class _EntryCounts:
         self.swap, self.zero, self.ksm_zero = np.zeros((3, len(vma_id)), np.int64)
         self.nonpresent = np.zeros(len(vma_id), np.int64)
 
-    def mapped(self, entries: Entries, start: Words) -> tuple[npt.NDArray[Any], ...]:
-        """VMA, page index, PFN and ``MappingFlag`` of what maps a page; the rest is counted."""
+    def mapped(self, entries: Entries, start: Words) -> Rows:
+        """What maps a page; the rest is counted."""
         present, pfn = entries.present, entries.pfn
         zero = present & (pfn == self._zero_pfn)
         swap = ~present & (entries.swap_type < self._swap_types)
@@ -139,8 +128,7 @@ class _EntryCounts:
         ):
             flags |= which.view(np.uint8) * np.uint8(flag)
         index = entries.range_index
-        columns = (self._vma_id[index], entries.key - start[index], pfn, flags)
-        return columns if keep.all() else tuple(column[keep] for column in columns)
+        return Rows(self._vma_id[index], entries.key - start[index], pfn, flags)[keep]
 
     def _add(self, total: npt.NDArray[np.int64], entries: Entries, which: Any) -> None:
         if which.any():

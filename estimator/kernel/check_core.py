@@ -11,6 +11,7 @@ from drgn import Program
 
 from estimator.arrays import Bytes
 from estimator.collect.findings import UPPER_BOUND_ONLY, Findings
+from estimator.collect.mappings import distinct_of
 from estimator.collect.start_up import seconds_since_start
 from estimator.errors import CannotAnswerError, NoDebugInfoError
 from estimator.kernel.address_spaces import AddressSpaces
@@ -136,7 +137,7 @@ def _anonymous_memory(target: Target, findings: Findings, without_contents: bool
     mms = read_processes(prog, memory)
     vmas = read_vmas(prog, memory, mms)
     mapped = AddressSpaces(prog, memory, mms, vmas).walk(lambda batches: None)
-    pfns = np.unique(mapped.pfn)
+    pfns = distinct_of(mapped.pfn)[:]
     require_mappings(target, pfns, vmas.unreadable)
     sample = pfns[:: len(pfns) // _SAMPLE_FRAMES + 1]
     pages = PageArray(prog, memory)

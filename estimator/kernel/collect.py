@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import datetime
 import gc
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from estimator._version import __version__
-from estimator.arrays import Bytes, Columns, Ints, Words, find, of_rows, page_keys
+from estimator.arrays import usable_cpus
 from estimator.collect.budget import refuse_beyond
+from estimator.collect.by_pfn import ByPfn
 from estimator.collect.further_hashes import Areas, Further, Wanted
 from estimator.collect.load import Pace
-from estimator.collect.mappings import FRAME_FACTS, Mapped, distinct, first_mappings
-from estimator.collect.seed import about_hash, random_seed
+from estimator.collect.mappings import Mapped, distinct_of, first_mappings
+from estimator.collect.progress import Progress, silent
+from estimator.collect.seed import random_seed
 from estimator.collect.settle import settle
-from estimator.collect.tables import kinds_of, make_tables, only_mapped, other_tables
+from estimator.collect.tables import Table, kinds_of, make_tables, only_mapped, other_tables
 from estimator.errors import CannotAnswerError, TargetError
-from estimator.snapshot.flags import MappingFlag
-from estimator.snapshot.format import CONTENTS, FORMAT_VERSION
+from estimator.kernel.frame_reader import FrameReader
+from estimator.packed import Packed
+from estimator.snapshot.format import CONTENTS
 from estimator.snapshot.gathered import Gathered, objects
 
 if TYPE_CHECKING:
@@ -35,13 +36,6 @@ if TYPE_CHECKING:
     from estimator.kernel.target import Target
     from estimator.kernel.vmas import Vmas
     from estimator.snapshot.snapshot import Snapshot
-
-Progress = Callable[[str, int, int], None]
-"""Called with the name of a step, how much of it is done, and how much there is."""
-
-
-def silent(step: str, done: int, total: int) -> None:
-    """A ``Progress`` that shows nothing."""
 
 
 def collect_core(
@@ -108,6 +102,7 @@ def collect(
     wanted: Wanted | None = None,
     progress: Progress = silent,
     pace: Pace | None = None,
+    workers: int | None = None,
     max_memory_bytes: int | None = None,
 ) -> Snapshot:
     """What ``gather`` finds, with its arguments and errors, as DataFrames."""
@@ -119,6 +114,7 @@ def collect(
         wanted=wanted,
         progress=progress,
         pace=pace,
+        workers=workers,
         max_memory_bytes=max_memory_bytes,
     ).snapshot()
 
@@ -132,7 +128,10 @@ def gather(
     wanted: Wanted | None = None,
     progress: Progress = silent,
     pace: Pace | None = None,
+    workers: int | None = None,
     max_memory_bytes: int | None = None,
+    answers: bool = False,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Gathered:
     """Everything a prediction needs from the open ``target``; ``seed`` is the hash's.
 
@@ -141,6 +140,10 @@ def gather(
     ``contents``: of which memory, one of ``CONTENTS``; other than anonymous memory is found through
     page tables: shared memory that no process has touched is not there.
     ``wanted``: further hashes. ``pace`` limits how fast memory is read (only of a running system).
+    ``workers``: how many processes read and hash; without it one of a running system, of a dump as
+    many as there are cores. The connection to QEMU can't be shared: one.
+    ``answers``: a prediction follows, whose memory is asked for, too. ``meanwhile`` is done while
+    the other workers hash.
 
     Raises CannotAnswerError if that kernel has no KSM or is not supported, or if a dump has no user
     pages and contents are asked for; TargetError if it can't be read, UsageError if more than
@@ -161,8 +164,9 @@ def gather(
             wanted or Wanted(),
             progress,
             pace or Pace(None),
+            workers,
         )
-        return collector.gather(max_memory_bytes)
+        return collector.gather(max_memory_bytes, answers, meanwhile)
 
 
 class _Collector:
@@ -175,6 +179,7 @@ class _Collector:
         wanted: Wanted,
         progress: Progress,
         pace: Pace,
+        workers: int | None,
     ) -> None:
         self._target = target
         self._without_contents = without_contents
@@ -182,14 +187,16 @@ class _Collector:
         self._prog = target.prog
         self._memory = target.memory
         self._seed, self._wanted = seed, wanted
-        self._further: Further | None = None
-        # a running system has other work to do, and the connection to QEMU can't be shared
-        self._workers = 1 if target.running else len(os.sched_getaffinity(0))
+        # a running system has other work to do
+        usual = 1 if target.running else usable_cpus()
+        self._workers = workers or usual
         self._progress = progress
         self._pace = pace
         self._started = datetime.datetime.now(datetime.UTC)
 
-    def gather(self, max_memory_bytes: int | None) -> Gathered:
+    def gather(
+        self, max_memory_bytes: int | None, answers: bool, meanwhile: Callable[[], None]
+    ) -> Gathered:
         from estimator.kernel.address_spaces import AddressSpaces
         from estimator.kernel.clock import uptime_seconds, wall_clock
         from estimator.kernel.cmdlines import read_cmdlines
@@ -197,8 +204,10 @@ class _Collector:
         from estimator.kernel.layout import has_member
         from estimator.kernel.lru_batches import read_batches
         from estimator.kernel.mapcounts import derive_mapcounts
+        from estimator.kernel.merged_pages import frame_ids, mark_merged
         from estimator.kernel.page_array import PageArray
         from estimator.kernel.processes import read_processes, still_there
+        from estimator.kernel.snapshot_info import snapshot_info
         from estimator.kernel.stable_tree import read_stable_tree
         from estimator.kernel.user_pages import require_mappings, require_user_pages
         from estimator.kernel.vmas import read_vmas
@@ -217,16 +226,12 @@ class _Collector:
         if running or max_memory_bytes is not None:
             mapped_pages = anonymous_pages(self._prog, self._memory, mms.addresses)
             mapped_pages += other_pages(self._prog, self._memory, mms.addresses, self._contents)
-            refuse_beyond(max_memory_bytes, mapped_pages, running=running)
+            refuse_beyond(max_memory_bytes, mapped_pages, running=running, answers=answers)
         vmas = read_vmas(self._prog, self._memory, mms)
         pages = PageArray(self._prog, self._memory)
         spaces = AddressSpaces(self._prog, self._memory, mms, vmas, self._contents)
         mapped = self._walk(spaces)
-        pfns = distinct(mapped.pfn)
-        if self._wanted != Wanted():
-            areas = Areas(vmas.mm, vmas.start, vmas.end)
-            size = self._memory.page_bytes
-            self._further = Further(self._wanted, self._seed, areas, size)
+        pfns = distinct_of(mapped.pfn)
         require_mappings(self._target, pfns, vmas.unreadable)
         if not self._without_contents:
             require_user_pages(self._target, pages, pfns)
@@ -236,9 +241,11 @@ class _Collector:
             cmdlines = read_cmdlines(self._prog, self._memory, mms.structs)
             mms.columns["cmdline"] = objects(cmdlines)
             _ = spaces.columns  # which are kept
+            meanwhile()
 
+        reader = self._reader(pages, vmas)
         of_frames = self._kinds(pfns, mapped, spaces), self._first_mm(mapped, pfns, vmas)
-        facts = self._frames(pages, pfns, *of_frames, describe)
+        facts = reader.read(pfns, *of_frames, describe)
         batches = read_batches(self._prog, self._memory, pages)
         changed = 0
         if self._target.running:
@@ -248,9 +255,9 @@ class _Collector:
                 latest[:] = [self._walk(spaces)]
                 return latest[0]
 
-            def look(more: Words) -> Columns:
+            def look(more: Packed) -> Table:
                 kinds = self._kinds(more, latest[0], spaces)
-                return self._frames(pages, more, kinds, self._first_mm(latest[0], more, vmas))
+                return reader.read(more, kinds, self._first_mm(latest[0], more, vmas))
 
             mapped, pfns, facts, lost = settle(mapped, pfns, facts, walk_again, look)
             latest.clear()
@@ -270,11 +277,13 @@ class _Collector:
         derived = 0
         if has_member(self._prog, "struct folio", "_mm_id_mapcount"):  # 6.15+, as the option
             derived = derive_mapcounts(mappings, frames)
-        frames["batch_references"] = batches.of(frames["pfn"])
+        frames["batch_references"] = Packed(np.uint8)
+        for some in frames["pfn"].pieces():
+            frames["batch_references"].append(batches.of(some))
         tree = read_stable_tree(self._prog, self._memory, pages, mms.addresses)
         nodes = tree.nodes
-        nodes["frame_id"] = _frame_ids(frames["pfn"], nodes["pfn"])
-        _mark_merged(mappings, vma_columns, nodes, tree.items, self._memory.page_shift)
+        nodes["frame_id"] = frame_ids(frames["pfn"], nodes["pfn"])
+        mark_merged(mappings, vma_columns, nodes, tree.items, self._memory.page_shift)
         unknown = {
             "processes": mms.unreadable,
             "vmas": vmas.unreadable,
@@ -283,7 +292,17 @@ class _Collector:
             "stable_nodes": tree.unreadable,
         }
         processes = {"mm_id": np.arange(len(mms.structs), dtype=np.uint32)} | mms.columns
-        info = self._info(unknown, clock, mms)
+        info = snapshot_info(
+            self._target,
+            started=self._started,
+            clock=clock,
+            seed=self._seed,
+            wanted=self._wanted,
+            without_contents=self._without_contents,
+            contents=self._contents,
+            mms=mms,
+            unknown=unknown,
+        )
         gathered = Gathered(
             info, processes, vma_columns, mappings, frames, nodes, tree.items, *(others or ())
         )
@@ -318,138 +337,36 @@ class _Collector:
             info["ksm"]["counters"],
         )
 
+    def _reader(self, pages: PageArray, vmas: Vmas) -> FrameReader:
+        further = None
+        if self._wanted != Wanted():
+            areas = Areas(vmas.mm, vmas.start, vmas.end)
+            further = Further(self._wanted, self._seed, areas, self._memory.page_bytes)
+        return FrameReader(
+            self._target,
+            pages,
+            seed=self._seed,
+            further=further,
+            without_contents=self._without_contents,
+            workers=self._workers,
+            pace=self._pace,
+            progress=self._progress,
+        )
+
     def _walk(self, spaces: AddressSpaces) -> Mapped:
         return spaces.walk(lambda batches: self._progress("page tables", batches, 0))
 
-    def _kinds(self, pfns: Words, mapped: Mapped, spaces: AddressSpaces) -> Bytes | None:
+    def _kinds(self, pfns: Packed, mapped: Mapped, spaces: AddressSpaces) -> ByPfn | None:
         """What the frames ``pfns`` are if not anonymous; None: nobody asked for others."""
         if self._contents == CONTENTS[0]:
             return None
         return kinds_of(pfns, mapped, spaces.kinds)
 
-    def _first_mm(self, mapped: Mapped, pfns: Words, vmas: Vmas) -> Ints | None:
+    def _first_mm(self, mapped: Mapped, pfns: Packed, vmas: Vmas) -> ByPfn | None:
         """The mm that maps each of the frames ``pfns`` first, -1: none; None: nobody asks."""
         if not self._wanted.near:
             return None
-        first = first_mappings(pfns, mapped)
-        return np.where(first >= 0, vmas.mm[mapped.vma_id[first]].astype(np.int64), -1)
-
-    def _frames(
-        self,
-        pages: PageArray,
-        pfns: Words,
-        kinds: Bytes | None,
-        mm: Ints | None,
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> Columns:
-        """Columns of ``FRAME_FACTS`` of the frames ``pfns``; the hash only of those of a kind.
-
-        And of further hashes. ``kinds``: see ``read_frames``; ``mm``: see ``_first_mm``.
-        ``meanwhile`` is what this process does before it helps the others.
-        """
-        from estimator.collect.workers import Pieces, forked, shared_columns
-        from estimator.kernel.page_contents import leave_unread, read_frames
-
-        size, page_bytes = self._memory.piece_pages, self._memory.page_bytes
-        columns = shared_columns(len(pfns), FRAME_FACTS | self._wanted.columns(page_bytes))
-        pieces = Pieces(-(-len(pfns) // size))
-
-        def look(piece: slice) -> Columns:
-            here = pfns[piece]
-            if self._without_contents:
-                return leave_unread(pages, self._memory, here)
-            of_kind = None if kinds is None else kinds[piece]
-            further = None
-            if self._further is not None:
-                first = np.full(len(here), -1) if mm is None else mm[piece]
-                further = self._further, first
-            running = self._target.running
-            found = read_frames(pages, self._memory, here, self._seed, running, of_kind, further)
-            self._pace(len(here) * page_bytes)
-            return found
-
-        def read(progress: Progress) -> None:
-            for number in pieces:
-                piece = slice(number * size, (number + 1) * size)
-                for name, values in look(piece).items():
-                    columns[name][piece] = values
-                progress("bytes", min(piece.stop, len(pfns)) * page_bytes, len(pfns) * page_bytes)
-
-        with forked(self._workers - 1, lambda: read(silent)):
-            meanwhile()
-            read(self._progress)
-        return columns
-
-    def _info(self, unknown: dict[str, int], clock: dict[str, Any], mms: Mms) -> dict[str, Any]:
-        from estimator.kernel import ksm_settings as settings
-        from estimator.kernel.identity import boot_id, host
-        from estimator.kernel.symbols import source_of_symbols
-        from estimator.kernel.vmcoreinfo import kernel_build_id, kernel_release
-
-        prog = self._prog
-        return {
-            "format_version": FORMAT_VERSION,
-            "program_version": __version__,
-            "kernel": {
-                "release": kernel_release(prog),
-                "machine": prog.platform.arch.name.lower() if prog.platform else "unknown",
-                "page_size": self._memory.page_bytes,
-                "build_id": kernel_build_id(prog),
-                **clock,
-            },
-            "source": {
-                "kind": self._target.kind,
-                "path": self._target.path,
-                "format": self._target.format,
-                "warnings": list(self._target.warnings),
-            },
-            "host": host(prog),
-            "boot_id": boot_id(prog),
-            "machine_id": None,
-            "collected_at": self._started.isoformat(timespec="seconds"),
-            "collect_seconds": (
-                datetime.datetime.now(datetime.UTC) - self._started
-            ).total_seconds(),
-            "hash": about_hash(self._seed),
-            **self._wanted.info(self._seed, self._memory.page_bytes),
-            "ksm": settings.read_settings(prog) | {"ksmd_cpu_ns": mms.ksmd_cpu_ns},
-            "sizes": settings.struct_sizes(prog),
-            **settings.features(prog),
-            "symbols": source_of_symbols(prog),
-            "thp_enabled": settings.thp_enabled(prog),
-            "thp_orders": settings.thp_orders(prog),
-            "damon_runs": mms.damon.runs,
-            "damon_awake": mms.damon.awake,
-            "without_contents": self._without_contents,
-            "contents": self._contents,
-            "unknown": unknown,
-        }
-
-
-def _frame_ids(pfns: Words, wanted: Words) -> Any:
-    """frame_id of the PFNs ``wanted``, null where no process maps the frame."""
-    row, found = find(pfns, wanted)
-    numbers = np.zeros(len(wanted), np.uint32)
-    numbers[found] = row
-    return np.ma.MaskedArray(numbers, ~found)
-
-
-def _mark_merged(
-    mappings: Columns,
-    vmas: Columns,
-    nodes: Columns,
-    items: Columns,
-    page_shift: int,
-) -> None:
-    """Set MappingFlag.MERGED where the rmap_item of a mapping is on the live node of its frame."""
-    items = of_rows(items, nodes["live"][items["node_id"]])
-    if not len(items["node_id"]):
-        return
-    page = np.uint64(page_shift)
-    start = page_keys(vmas["mm_id"], vmas["start"] >> page)
-    key = start[mappings["vma_id"]] + mappings["page_index"]
-    wanted = page_keys(items["mm_id"], items["address"] >> page)
-    row, found = find(key, wanted)
-    frame = np.ma.filled(nodes["frame_id"].astype(np.int64), -1)[items["node_id"]]
-    same = mappings["frame_id"][row] == frame[found]
-    mappings["flags"][row[same]] |= np.uint8(MappingFlag.MERGED)
+        mm = ByPfn(pfns, np.int64, -1)
+        for rows in first_mappings(pfns, mapped):
+            mm.put(rows.pfn, vmas.mm[rows.vma_id])
+        return mm

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 from drgn import Program
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 
-from estimator.arrays import Columns, Ints, Words, count
+from estimator.arrays import Columns, Ints, Words
+from estimator.collect.tables import Table
 from estimator.kernel.layout import has_member, offset, struct_dtype
 from estimator.kernel.memory import Memory
 from estimator.kernel.stable_tree import StableTree
+from estimator.packed import Packed
 from estimator.snapshot.flags import FrameKind
 from estimator.snapshot.format import CONTENTS
 
@@ -29,7 +32,7 @@ def missing_anonymous_pages(
     addresses: Words,
     mms: Columns,
     vmas: Columns,
-    mappings: Columns,
+    mappings: Table,
 ) -> int:
     """Anonymous pages that the counters of the mms have and that were not found.
 
@@ -37,7 +40,7 @@ def missing_anonymous_pages(
     unknown are not missing; swap entries are not in the counter.
     """
     mm_id = vmas["mm_id"].astype(np.int64)
-    pages = count(mappings["vma_id"], len(mm_id)).astype(np.int64)
+    pages = _count(mappings["vma_id"], len(mm_id)).astype(np.int64)
     for column in ("nonpresent_pages", "unknown_pages"):
         pages += vmas[column].astype(np.int64)
     found = np.bincount(mm_id, pages, len(addresses)).astype(np.int64)
@@ -69,8 +72,8 @@ def other_pages(prog: Program, memory: Memory, addresses: Words, contents: str) 
 def contradictions(
     map_counts: Ints,
     vmas: Columns,
-    mappings: Columns,
-    frames: Columns,
+    mappings: Table,
+    frames: Table,
     tree: StableTree,
     counters: Mapping[str, int],
 ) -> list[str]:
@@ -83,15 +86,15 @@ def contradictions(
     vma_counts = np.bincount(vmas["mm_id"], minlength=len(map_counts))
     if wrong := int(np.count_nonzero(vma_counts != map_counts)):
         found.append(f"{wrong} processes have more or fewer VMAs than their count says")
-    mapped = count(mappings["frame_id"], len(frames["pfn"]))
-    if wrong := int(np.count_nonzero(mapped != frames["mapcount"])):
+    mapped = _count(mappings["frame_id"], len(frames["pfn"]))
+    if wrong := int(np.count_nonzero(mapped != frames["mapcount"][:])):
         found.append(f"{wrong} frames are mapped more or less often than their count says")
     for name in ("pages_shared", "pages_sharing"):
         held = getattr(tree, name)
         if held != counters.get(name, held):
             found.append(f"the stable tree holds {held} {name}, ksmd counts {counters[name]}")
     stale = int(np.count_nonzero(~tree.nodes["live"]))
-    is_ksm = frames["kind"] == FrameKind.KSM
+    is_ksm = frames["kind"][:] == FrameKind.KSM
     live = np.ma.compressed(tree.nodes["frame_id"][tree.nodes["live"]])
     orphans = int(np.count_nonzero(is_ksm)) - int(np.count_nonzero(is_ksm[live]))
     if orphans and stale:  # each by itself happens
@@ -99,6 +102,14 @@ def contradictions(
     return [
         f"{text}: the dump is damaged, or was taken in the middle of a change" for text in found
     ]
+
+
+def _count(numbers: Packed, size: int) -> npt.NDArray[np.int32]:
+    """How often each number from 0 to ``size`` - 1 is there."""
+    counts = np.zeros(size, np.int32)
+    for piece in numbers.pieces():
+        np.add.at(counts, piece, np.int32(1))
+    return counts
 
 
 def _counted_pages(prog: Program, memory: Memory, addresses: Words, which: int) -> Ints:

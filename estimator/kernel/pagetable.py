@@ -133,10 +133,6 @@ class PageTables:
         wanted = huge | (tables & np.isin(key, once, assume_unique=True))
         return Leaves(key[wanted], value[wanted], huge[wanted])
 
-    def most_entries(self, leaves: Leaves) -> int:
-        """How many entries ``leaves`` can have at most."""
-        return len(leaves.key) * self._format.entries
-
     def entries(self, leaves: Leaves) -> Iterator[Entries]:
         """All entries of ``leaves`` that are in a range and not empty, in key order."""
         tables = _ENTRIES_AT_ONCE // self._format.entries

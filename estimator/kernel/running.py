@@ -23,13 +23,13 @@ from estimator.errors import (
     TargetError,
 )
 from estimator.kernel.arch import require_architecture
+from estimator.kernel.kcore import KCORE
 from estimator.kernel.memory.running import RunningMemory
 from estimator.kernel.symbol_hints import hint_here
 from estimator.kernel.symbols import load_symbols
 from estimator.kernel.target import Target
 from estimator.kernel.vmcoreinfo import kernel_release
 
-KCORE = Path("/proc/kcore")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _GREETING_SECONDS = 5.0
 

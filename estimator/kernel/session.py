@@ -26,8 +26,8 @@ def from_program(prog: Program) -> Target:
         load_symbols(prog, ())
     path = prog.core_dump_path
     if path is None or prog.flags & ProgramFlags.IS_LIVE:
+        from estimator.kernel.kcore import KCORE
         from estimator.kernel.memory.running import RunningMemory
-        from estimator.kernel.running import KCORE
 
         memory = RunningMemory(prog)
         if prog.flags & ProgramFlags.IS_LOCAL:

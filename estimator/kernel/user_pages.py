@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 import numpy as np
 
 from estimator.arrays import Bytes, Words
@@ -10,6 +12,7 @@ from estimator.errors import CannotAnswerError
 from estimator.kernel.page_array import PageArray
 from estimator.kernel.target import Target
 from estimator.kernel.vmcoreinfo import kernel_release
+from estimator.packed import Packed
 from estimator.releases import better_dump
 from estimator.snapshot.flags import Unknown
 
@@ -17,7 +20,7 @@ _SAMPLES, _SAMPLE_PAGES = 64, 128
 _MOST_READ = 512  # frames, where only reading one tells whether it is there
 
 
-def require_mappings(target: Target, pfns: Words, unreadable_vmas: int) -> None:
+def require_mappings(target: Target, pfns: Sized, unreadable_vmas: int) -> None:
     """Raise CannotAnswerError if a whole dump maps nothing, and lacks VMAs that could.
 
     A makedumpfile that does not know a kernel takes pages of its slabs for user pages: since 6.10
@@ -33,14 +36,13 @@ def require_mappings(target: Target, pfns: Words, unreadable_vmas: int) -> None:
     )
 
 
-def require_user_pages(target: Target, pages: PageArray, pfns: Words) -> None:
+def require_user_pages(target: Target, pages: PageArray, pfns: Packed) -> None:
     """Raise CannotAnswerError if most of the anonymous frames were left out of the dump.
 
     ``pfns``: what page tables map, ascending. Judged by a sample, before all are read.
     """
     starts = np.linspace(0, len(pfns), _SAMPLES, endpoint=False, dtype=np.int64)
-    rows = distinct((starts[:, None] + np.arange(_SAMPLE_PAGES)).astype(np.uint64).reshape(-1))
-    sample = pfns[rows[rows < len(pfns)]]
+    sample = distinct(np.concatenate([pfns[row : row + _SAMPLE_PAGES] for row in starts.tolist()]))
     info = pages.read(sample)
     refuse_without_user_pages(target, why_unknown(target, sample[info.ok & info.anonymous]))
 

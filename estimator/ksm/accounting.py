@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from estimator.arrays import Ints, Mask, count
+from estimator.arrays import Ints, Mask, pieces
 from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.case import Case
 from estimator.ksm.credits import Freed
@@ -36,8 +36,10 @@ def stable_nodes(case: Case, fate: Fate) -> tuple[int, int, int]:
     """
     frames = fate.node.copy()
     frames[live_node_frames(case.snapshot)] = True
-    content = case.contents.of_frame[frames]
-    per_content = count(content[content >= 0], len(case.contents))
+    per_content = np.zeros(len(case.contents), np.int32)
+    for piece in pieces(len(frames)):
+        content = case.contents.of_frame[piece][frames[piece]]
+        np.add.at(per_content, content[content >= 0], np.int32(1))
     chained = per_content[per_content > 1]
     return int(np.count_nonzero(frames)), len(chained), int(chained.sum())
 

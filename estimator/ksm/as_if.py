@@ -6,20 +6,41 @@ asked of them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from estimator.arrays import Bytes, Mask
+from estimator.arrays import (
+    Bytes,
+    Empty,
+    Mask,
+    Numbers,
+    Words,
+    count,
+    made,
+    numbers_where,
+    pieces,
+    take,
+)
 from estimator.errors import CannotAnswerError, UsageError
 from estimator.ksm.policy import AS_IF, Policy
 from estimator.ksm.vm_flags import VALUES
+from estimator.snapshot.changes import start_of_vmas
 from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag
 from estimator.snapshot.format import CONTENTS
+from estimator.snapshot.joined import (
+    IntegerColumns,
+    Rows,
+    counted,
+    joined,
+    merged_order,
+    with_columns,
+)
 from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.stored_table import in_pieces
 from estimator.units import plural
 
 _PRIVATE, _NO_HUGETLB, _NO_FILE, _NO_THP = AS_IF
@@ -33,10 +54,11 @@ _KEPT_FLAGS = np.uint32(
 _PIN = np.int32(1024)  # GUP_PIN_COUNTING_BIAS
 
 
-def as_if(snapshot: Snapshot, what: Collection[str]) -> Snapshot:
+def as_if(snapshot: Snapshot, what: Collection[str], empty: Empty = np.empty) -> Snapshot:
     """``snapshot`` read as if its memory were other than it is, for ``predict`` and all the rest.
 
-    ``what``: names of ``AS_IF``. Each lifts one thing that keeps ksmd away; of a page that has two
+    ``empty``: makes the columns of mappings and frames, and what they are made with. ``what``:
+    names of ``AS_IF``. Each lifts one thing that keeps ksmd away; of a page that has two
     of them (a file that is mapped MAP_SHARED, shared hugetlb) both have to be lifted:
 
     - private: somebody maps it MAP_SHARED; that is all of it for tmpfs, memfd and System V.
@@ -64,9 +86,9 @@ def as_if(snapshot: Snapshot, what: Collection[str]) -> Snapshot:
     _require_contents(snapshot, asked)
     before = len(snapshot.mappings), len(snapshot.frames)
     if _NO_THP in asked:
-        snapshot = _without_folios(snapshot)
+        snapshot = _without_folios(snapshot, empty)
     if set(asked) & set(_NEEDS):
-        snapshot = _with_others(snapshot, asked)
+        snapshot = _with_others(snapshot, asked, empty)
     about = {
         "what": asked,
         "mappings": len(snapshot.mappings) - before[0],
@@ -147,45 +169,65 @@ def _require_contents(snapshot: Snapshot, asked: list[str]) -> None:
         )
 
 
-def _without_folios(snapshot: Snapshot) -> Snapshot:
+def _without_folios(snapshot: Snapshot, empty: Empty) -> Snapshot:
     """Every piece of a folio as a page; what holds the folio holds each of them."""
-    frames = snapshot.frames
-    large = (frames["flags"].to_numpy() & _OF_A_FOLIO) != 0
-    if not large.any():
+    frames, mappings = snapshot.frames, snapshot.mappings
+    names = ("flags", "order", "mapcount", "refcount", "folio_mapcount")
+    columns = {"flags": empty(len(frames), np.uint32), "order": empty(len(frames), np.uint8)}
+    columns |= {name: empty(len(frames), np.int32) for name in ("refcount", "folio_mapcount")}
+    columns["order"][:] = 0
+    any_large = False
+    for piece, some in in_pieces(frames, names):
+        flags, order, mapcount, refcount, of_folio = (some[name].to_numpy() for name in names)
+        large = (flags & _OF_A_FOLIO) != 0
+        pages = np.left_shift(np.int32(1), order.astype(np.int32))
+        held = refcount - of_folio
+        held = held - np.where((flags & FrameFlag.SWAPCACHE) != 0, pages - 1, 0)
+        columns["flags"][piece] = flags & ~_OF_A_FOLIO
+        columns["refcount"][piece] = np.where(large, mapcount + held, refcount)
+        columns["folio_mapcount"][piece] = np.where(large, mapcount, of_folio)
+        any_large = any_large or bool(large.any())
+    if not any_large:
         return snapshot
-    table = frames.copy()
-    flags, mapcount = (frames[name].to_numpy() for name in ("flags", "mapcount"))
-    swapcache = (flags & FrameFlag.SWAPCACHE) != 0
-    pages = np.left_shift(np.int32(1), frames["order"].to_numpy().astype(np.int32))
-    held = frames["refcount"].to_numpy() - frames["folio_mapcount"].to_numpy()
-    held = held - np.where(swapcache, pages - 1, 0)
-    table["refcount"] = np.where(large, mapcount + held, frames["refcount"]).astype(np.int32)
-    table["folio_mapcount"] = np.where(large, mapcount, frames["folio_mapcount"]).astype(np.int32)
-    table["flags"] = flags & ~_OF_A_FOLIO
-    table["order"] = np.uint8(0)
-    table["head_pfn"] = table["pfn"]
-    mappings = snapshot.mappings
-    small = mappings["flags"].to_numpy() & np.uint8(0xFF & ~MappingFlag.HUGE)
-    return replace(snapshot, frames=table, mappings=mappings.assign(flags=small))
+    read, small = mappings["flags"].to_numpy(), np.uint8(0xFF & ~MappingFlag.HUGE)
+    flags_of_row = made(len(read), np.uint8, lambda piece: read[piece] & small, empty)
+    return replace(
+        snapshot,
+        frames=with_columns(frames, **columns, head_pfn=frames["pfn"].array),
+        mappings=with_columns(mappings, flags=flags_of_row),
+    )
 
 
-def _with_others(snapshot: Snapshot, asked: list[str]) -> Snapshot:
+def _with_others(snapshot: Snapshot, asked: list[str], empty: Empty) -> Snapshot:
     """The rows of ``other_mappings`` and ``other_frames`` that are lifted, among the rest."""
     mappings, frames = snapshot.other_mappings, snapshot.other_frames
     if mappings is None or frames is None:
         raise UsageError("the other tables of this snapshot were passed over when it was opened")
     vmas = snapshot.vmas
     vma, frame = mappings["vma_id"].to_numpy(), mappings["frame_id"].to_numpy()
-    shared = np.zeros(len(frames), np.bool_)
-    shared[frame[((vmas["vm_flags"].to_numpy() & _SHARED) != 0)[vma]]] = True
-    lifted = _lifted(frames["kind"].to_numpy(), shared, asked)
-    rows = np.flatnonzero(lifted[frame])
+    shared_vma = (vmas["vm_flags"].to_numpy() & _SHARED) != 0
+    shared = empty(len(frames), np.bool_)
+    shared[:] = False
+    for piece in pieces(len(vma)):
+        shared[frame[piece][shared_vma[vma[piece]]]] = True
+    kind, size = frames["kind"].to_numpy(), len(frames)
+    lifted = made(size, np.bool_, lambda p: _lifted(kind[p], shared[p], asked), empty)
+    rows = numbers_where(made(len(vma), np.bool_, lambda p: lifted[frame[p]], empty), empty)
     opened = _unread(vmas, asked)
-    opened[vma[rows]] = True
-    number = np.cumsum(lifted, dtype=np.uint32) - np.uint32(1)
-    more = mappings.iloc[rows].assign(frame_id=number[frame[rows]])
-    pages = _as_anonymous(frames[lifted], more["frame_id"].to_numpy())
-    return _merged(replace(snapshot, vmas=_opened(snapshot, opened)), more, pages)
+    for piece in pieces(len(rows)):
+        opened[vma[rows[piece]]] = True
+    others = _Others(mappings, frames, rows, numbers_where(lifted, empty))
+    return _merged(replace(snapshot, vmas=_opened(snapshot, opened)), others, empty)
+
+
+@dataclass(frozen=True)
+class _Others:
+    """Of ``other_mappings`` and ``other_frames`` the ``rows`` and ``pages`` that are lifted."""
+
+    mappings: pd.DataFrame
+    frames: pd.DataFrame
+    rows: Numbers
+    pages: Numbers
 
 
 def _unread(vmas: pd.DataFrame, asked: list[str]) -> Mask:
@@ -209,26 +251,28 @@ def _lifted(kind: Bytes, shared: Mask, asked: list[str]) -> Mask:
     return lifted
 
 
-def _as_anonymous(frames: pd.DataFrame, frame_of_row: Any) -> pd.DataFrame:
-    """``frames`` as small anonymous pages, held by their mappings and by what has pinned them."""
-    found = np.bincount(frame_of_row, minlength=len(frames)).astype(np.int32)
-    counted = frames["mapcount"].to_numpy()
-    hugetlb = frames["kind"].to_numpy() == FrameKind.HUGETLB  # its count is of the huge page
-    mapcount = np.where(hugetlb, found, np.maximum(found, counted)).astype(np.int32)
-    flags = frames["flags"].to_numpy() & _KEPT_FLAGS
-    pinned = (flags & FrameFlag.PINNED) != 0
-    flags |= np.uint32(FrameFlag.LRU | FrameFlag.SWAPBACKED)
-    flags |= np.where(pinned, np.uint32(FrameFlag.ANON_EXCLUSIVE), np.uint32(0))
-    return frames.assign(
-        kind=np.uint8(FrameKind.ANONYMOUS),
-        flags=flags,
-        order=np.uint8(0),
-        head_pfn=frames["pfn"],
-        mapcount=mapcount,
-        refcount=(mapcount + pinned * _PIN).astype(np.int32),
-        folio_mapcount=mapcount,
-        batch_references=pd.array(np.zeros(len(frames), np.uint8), dtype="UInt8"),
-    )
+def _make_anonymous(columns: IntegerColumns, at: Numbers, others: _Others, found: Numbers) -> None:
+    """The frames ``at`` in ``columns`` are small anonymous pages, held by their mappings and by
+    what has pinned them. ``found``: how many mappings each has.
+    """
+    names = ("kind", "mapcount", "flags")
+    kind, mapped, read = (others.frames[name].to_numpy() for name in names)
+    for piece in pieces(len(at)):
+        page, to = others.pages[piece], at[piece]
+        hugetlb = kind[page] == FrameKind.HUGETLB  # its count is of the huge page
+        most = np.maximum(found[piece], mapped[page])
+        mapcount = np.where(hugetlb, found[piece], most).astype(np.int32)
+        flags = read[page] & _KEPT_FLAGS
+        pinned = (flags & FrameFlag.PINNED) != 0
+        flags |= np.uint32(FrameFlag.LRU | FrameFlag.SWAPBACKED)
+        flags |= np.where(pinned, np.uint32(FrameFlag.ANON_EXCLUSIVE), np.uint32(0))
+        columns["kind"][to] = FrameKind.ANONYMOUS
+        columns["flags"][to] = flags
+        columns["order"][to] = 0
+        columns["head_pfn"][to] = columns["pfn"][to]
+        columns["mapcount"][to] = columns["folio_mapcount"][to] = mapcount
+        columns["refcount"][to] = mapcount + pinned * _PIN
+        columns["batch_references"][to] = 0
 
 
 def _opened(snapshot: Snapshot, opened: Mask) -> pd.DataFrame:
@@ -249,23 +293,50 @@ def _opened(snapshot: Snapshot, opened: Mask) -> pd.DataFrame:
     )
 
 
-def _merged(snapshot: Snapshot, mappings: pd.DataFrame, frames: pd.DataFrame) -> Snapshot:
-    """``snapshot`` with further rows; ``frame_id`` of ``mappings`` is the row of ``frames``."""
-    have = len(snapshot.frames)
-    all_frames = pd.concat([snapshot.frames, frames], ignore_index=True)
-    by_pfn = np.argsort(all_frames["pfn"].to_numpy(), kind="stable")
-    number = np.empty(len(by_pfn), np.uint32)
-    number[by_pfn] = np.arange(len(by_pfn), dtype=np.uint32)
-    mappings = mappings.assign(frame_id=mappings["frame_id"].to_numpy() + np.uint32(have))
-    rows = pd.concat([snapshot.mappings, mappings], ignore_index=True)
-    rows["frame_id"] = number[rows["frame_id"].to_numpy()]
-    order = np.lexsort((rows["page_index"].to_numpy(), rows["vma_id"].to_numpy()))
+def _merged(snapshot: Snapshot, others: _Others, empty: Empty) -> Snapshot:
+    """``snapshot`` with the rows of ``others``, all in the order of a snapshot."""
+    mappings, frames = snapshot.mappings, snapshot.frames
+    start = start_of_vmas(snapshot, np.arange(len(snapshot.processes), dtype=np.int64))
+
+    def places(of: pd.DataFrame, rows: Callable[[slice], Any]) -> Callable[[slice], Words]:
+        vma, page = of["vma_id"].to_numpy(), of["page_index"].to_numpy()
+        return lambda piece: start[vma[rows(piece)]] + page[rows(piece)]
+
+    pfns, theirs = frames["pfn"].to_numpy(), others.frames["pfn"].to_numpy()
+    their_pfns = take(theirs, others.pages, empty)
+    frame_at, page_at = merged_order(len(frames), lambda piece: pfns[piece], their_pfns, empty)
+    their_places = places(others.mappings, lambda piece: others.rows[piece])
+    at, their_at = merged_order(
+        len(mappings),
+        places(mappings, lambda piece: piece),
+        made(len(others.rows), np.uint64, their_places, empty),
+        empty,
+    )
+    every_frame, every_row = (counted(0, len(table), empty) for table in (frames, mappings))
+    parts = [Rows(frames, every_frame, frame_at), Rows(others.frames, others.pages, page_at)]
+    columns = joined(parts, empty)
+    number = empty(len(others.frames), np.int32)  # of those that are lifted
+    for piece in pieces(len(others.pages)):
+        number[others.pages[piece]] = np.arange(piece.start, piece.stop, dtype=np.int32)
+    their_frame = others.mappings["frame_id"].to_numpy()
+    page_of_row = made(
+        len(others.rows), np.int32, lambda p: number[their_frame[others.rows[p]]], empty
+    )
+    found = count(page_of_row, len(others.pages), empty=empty)
+    _make_anonymous(columns, page_at, others, found)
+
+    parts = [Rows(mappings, every_row, at), Rows(others.mappings, others.rows, their_at)]
+    of_rows, frame_of_row = joined(parts, empty), mappings["frame_id"].to_numpy()
+    for piece in pieces(len(at)):
+        of_rows["frame_id"][at[piece]] = frame_at[frame_of_row[piece]]
+    for piece in pieces(len(their_at)):
+        of_rows["frame_id"][their_at[piece]] = page_at[page_of_row[piece]]
     nodes = snapshot.stable_nodes.copy()
     known = nodes["frame_id"].notna()
-    nodes.loc[known, "frame_id"] = number[nodes["frame_id"][known].to_numpy(np.int64)]
+    nodes.loc[known, "frame_id"] = frame_at[nodes["frame_id"][known].to_numpy(np.int64)]
     return replace(
         snapshot,
-        mappings=rows.iloc[order].reset_index(drop=True),
-        frames=all_frames.iloc[by_pfn].reset_index(drop=True),
+        mappings=pd.DataFrame(of_rows, copy=False),
+        frames=pd.DataFrame(columns, copy=False),
         stable_nodes=nodes,
     )

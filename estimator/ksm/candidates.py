@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Ints, Mask
+from estimator.arrays import Empty, Ints, Mask, Numbers, numbers_where, take
 from estimator.errors import UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.rules import Rules
 from estimator.snapshot.flags import MappingFlag, Unknown
 from estimator.snapshot.names import is_below
-from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot, vma_starts
+from estimator.snapshot.stored_table import in_pieces
 
 NOT_MERGEABLE = "not VM_MERGEABLE"
 NOT_ON_LIST = "its mm is not on ksmd's list"
@@ -34,7 +35,7 @@ class Candidates:
     processes that were not selected. ``vma_starts``: i64, first row of ``mappings`` of every VMA,
     and one past the end. ``rows``: i32, the rows of ``mappings`` that are candidates, in scan
     order; None: all of them. ``frame``: u32, their frame_id. ``changing``: i32, rows that would be
-    candidates, but keep changing. ``written``: i64, all rows that keep changing, candidates or not.
+    candidates, but keep changing. ``written``: i32, all rows that keep changing, candidates or not.
     """
 
     mms: Mask
@@ -45,7 +46,7 @@ class Candidates:
     rows: npt.NDArray[np.int32] | None
     frame: npt.NDArray[np.uint32]
     changing: npt.NDArray[np.int32]
-    written: Ints
+    written: Numbers
 
     def row_numbers(self, part: slice = slice(None)) -> npt.NDArray[np.int32]:
         """``part`` of ``rows``, as i32 also where it is None."""
@@ -72,9 +73,15 @@ def on_ksmds_list(snapshot: Snapshot) -> Mask:
 
 
 def find_candidates(
-    snapshot: Snapshot, policy: Policy, rules: Rules, changed: Mask | None = None
+    snapshot: Snapshot,
+    policy: Policy,
+    rules: Rules,
+    changed: Mask | None = None,
+    empty: Empty = np.empty,
 ) -> Candidates:
     """The candidates under ``policy``. ``changed``: bool per mapping, see ``changes.py``.
+
+    ``empty``: makes the arrays of ``Candidates`` that are of mappings.
 
     A VMA takes part if it is VM_MERGEABLE and has an anon_vma (scan_get_next_rmap_item() in
     mm/ksm.c), in an mm on ksmd's list; in scope "all" also if vma_ksm_compatible() and its mm
@@ -98,32 +105,27 @@ def find_candidates(
         excluded_by[selected & ~open_to_merging] = NOT_MERGEABLE
         excluded_by[selected & ~listed[mm_of_vma]] = NOT_ON_LIST
     taking_part = selected & open_to_merging & has_anon_vma
-    vma_of_mapping = snapshot.mappings["vma_id"].to_numpy()
-    vma_starts = np.searchsorted(vma_of_mapping, np.arange(len(vmas) + 1, dtype=np.uint32))
+    starts = vma_starts(snapshot)
     frame = snapshot.mappings["frame_id"].to_numpy()
-    rows = _candidate_rows(snapshot.mappings, taking_part, vma_starts, rules)
-    changing, written = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
+    takes_part = _takes_part(snapshot.mappings, taking_part, starts, rules)
+    rows, changing, written = None, np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)
     if changed is not None and changed.any():
-        rows = np.arange(len(frame), dtype=np.int32) if rows is None else rows
-        rows, changing = rows[~changed[rows]], rows[changed[rows]]
-        written = np.flatnonzero(changed)
-    if rows is not None:
-        frame = frame[rows]
+        written = numbers_where(changed, empty)
+        changing = numbers_where(takes_part & changed, empty)
+        takes_part &= ~changed
+    if not takes_part.all():
+        rows = numbers_where(takes_part, empty)
+        frame = take(frame, rows, empty)
     slots = mms if policy.scope == "all" else mms & listed
-    return Candidates(
-        mms, slots, taking_part, excluded_by, vma_starts, rows, frame, changing, written
-    )
+    return Candidates(mms, slots, taking_part, excluded_by, starts, rows, frame, changing, written)
 
 
-def _candidate_rows(
-    mappings: pd.DataFrame, vmas: Mask, vma_starts: Ints, rules: Rules
-) -> npt.NDArray[np.int32] | None:
-    takes_part = np.repeat(vmas, np.diff(vma_starts))
+def _takes_part(mappings: pd.DataFrame, vmas: Mask, starts: Ints, rules: Rules) -> Mask:
+    takes_part: Mask = np.repeat(vmas, np.diff(starts))
     if not rules.scans_prot_none:
-        takes_part &= (mappings["flags"].to_numpy() & MappingFlag.PROT_NONE) == 0
-    if takes_part.all():
-        return None
-    return np.flatnonzero(takes_part).astype(np.int32)
+        for piece, some in in_pieces(mappings, ("flags",)):
+            takes_part[piece] &= (some["flags"].to_numpy() & MappingFlag.PROT_NONE) == 0
+    return takes_part
 
 
 def select_mms(processes: pd.DataFrame, policy: Policy) -> Mask:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from estimator.arrays import count_where
 from estimator.ksm.accounting import unseen_pieces
 from estimator.ksm.as_if import assumptions
 from estimator.ksm.candidates import on_ksmds_list
@@ -18,8 +19,7 @@ from estimator.ksm.frames import distinct
 from estimator.ksm.khugepaged import Bounds
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
-from estimator.snapshot.flags import FrameFlag, MappingFlag
-from estimator.snapshot.stored_table import in_pieces
+from estimator.snapshot.flags import MappingFlag
 from estimator.units import plural
 
 _TAKES_IN_LATER_CHANGES = re.compile(r"\.el\d|-default$")  # RHEL and its kin, SUSE
@@ -242,10 +242,10 @@ def _tagged(case: Case) -> str | None:
     page without tags can pass by its like where a tagged page of the same bytes stands above it;
     and so can a tagged page that fork shares pass by itself: it is unshared then, not volatile.
     """
-    frames, taken = case.snapshot.frames, case.facts.items > 0
-    tagged = np.zeros(len(taken), np.bool_)
-    for piece, some in in_pieces(frames, ("flags",)):
-        tagged[piece] = taken[piece] & ((some["flags"].to_numpy() & FrameFlag.MTE) != 0)
+    if not case.facts.tagged.any():
+        return None
+    taken = case.facts.items > 0
+    tagged = taken & case.facts.tagged
     if not tagged.any():
         return None
     plain = taken & ~tagged
@@ -253,7 +253,7 @@ def _tagged(case: Case) -> str | None:
         f"{plural(int(np.count_nonzero(tagged)), 'candidate frame')} of memory with tags (MTE): "
         "they merge with none, not even with one of the same bytes."
     )
-    hashes = frames["hash"].to_numpy(np.uint64, na_value=0)
+    hashes = case.snapshot.frames["hash"].to_numpy(np.uint64, na_value=0)
     twins = int(np.count_nonzero(np.isin(hashes[plain], hashes[tagged])))
     if twins:
         text += (
@@ -266,8 +266,11 @@ def _tagged(case: Case) -> str | None:
 def _prot_none(case: Case) -> str | None:
     if not case.rules.prot_none_blocks_tree:
         return None
-    rows = case.candidates.row_numbers()
-    pages = int(np.count_nonzero(case.mapping_flags[rows] & MappingFlag.PROT_NONE))
+    flags, items = case.mapping_flags, case.candidates
+    pages = count_where(
+        len(items.frame),
+        lambda piece: (flags[items.row_numbers(piece)] & MappingFlag.PROT_NONE) != 0,
+    )
     if not pages:
         return None
     return (

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Ints, Mask, Numbers, alike, pieces
+from estimator.arrays import Ints, Mask, Numbers, each_piece, in_turn, pieces
 from estimator.ksm.case import Case
 from estimator.ksm.contents import first_split_of_folio
-from estimator.ksm.frames import NEVER, distinct
+from estimator.ksm.frames import NEVER
+from estimator.ksm.meetings import (
+    Kind,
+    Meeting,
+    first_frame,
+    first_rows,
+    kinds_of,
+    meetings,
+    of_kind,
+)
 
 _OVERTAKING_SCAN = 8
 
@@ -35,26 +43,6 @@ class ClosedForms:
     open: Mask
     scans: int
     late: Numbers
-
-
-@dataclass(frozen=True)
-class _Meeting:
-    """Per content: its ``items``; ``second``: the row of q, see ``closed_forms``.
-
-    ``first_blocked``: the first item can't be merged.
-    ``nodes``: live stable nodes; ``on_nodes``: items on them; ``node_frame``: a node's frame.
-    ``undecided``: items that can't be told apart frame by frame.
-
-    To be read alone: one that is the same of all contents may be a single number in memory.
-    """
-
-    items: Numbers
-    second: Numbers
-    first_blocked: Mask
-    nodes: Numbers
-    on_nodes: Numbers
-    node_frame: Numbers
-    undecided: Mask
 
 
 def closed_forms(
@@ -97,147 +85,47 @@ def closed_forms(
     too where two items of one folio have to wait for scan 3.
     """
     facts, contents = case.facts, case.contents
-    m = _meetings(case)
-    kind = _kinds(case, m, elsewhere)
-    crowded = _of_kind(kind, _Kind.CROWDED)
-    kind[crowded] = _Kind.OPEN
+    m = meetings(case)
+    kind = kinds_of(case, m, elsewhere)
+    crowded = of_kind(kind, Kind.CROWDED)
+    kind[crowded] = Kind.OPEN
     alone = _all_distinct(case, crowded)
-    kind[alone] = _Kind.CROWDED
+    kind[alone] = Kind.CROWDED
     if in_time:
-        kind[_out_of_step(case, kind)] = _Kind.OPEN
+        kind[_out_of_step(case, kind)] = Kind.OPEN
     overtaken, meeting_frame = _overtaken(case, kind)
     if in_time:
-        kind[overtaken] = _Kind.OPEN
+        kind[overtaken] = Kind.OPEN
         overtaken, meeting_frame = overtaken[:0], meeting_frame[:0]
 
     if facts.folio.max(initial=-1) >= 0:
         _note_splits(case, m, kind, split)
     stable_frame = np.full(len(facts.items), -1, dtype=np.int32)
     left_over = _fill_nodes(case, alone, stable_frame, split)
-    pairs = _meet_in_one_folio(case, m, _of_kind(kind, _Kind.FITS), split)
+    pairs = _meet_in_one_folio(case, m, of_kind(kind, Kind.FITS), split)
     waits = len(pairs) > 0
-    kind[pairs if in_time else _with_other_mappings(case, pairs)] = _Kind.OPEN
+    kind[pairs if in_time else _with_other_mappings(case, pairs)] = Kind.OPEN
 
-    ksm_frame = np.full(len(contents) + 1, -1, dtype=np.int32)
-    met, joined = _of_kind(kind, _Kind.FITS), _of_kind(kind, _Kind.ONE_NODE)
-    for piece in pieces(len(met)):
-        ksm_frame[met[piece]] = case.frame_of_row[m.second[met[piece]]]
-    ksm_frame[joined] = m.node_frame[joined]
-    ksm_frame[overtaken] = meeting_frame
-    for piece in pieces(len(stable_frame)):
-        solved = ksm_frame[contents.of_frame[piece]]
-        merge = (solved >= 0) & ~facts.blocked[piece] & (facts.items[piece] > 0)
-        np.copyto(stable_frame[piece], solved, where=merge)
+    _merge(case, m, kind, (overtaken, meeting_frame), stable_frame)
     on_node = np.flatnonzero(facts.on_node > 0)
-    on_node = on_node[kind[contents.of_frame[on_node]] == _Kind.AT_REST]
+    on_node = on_node[kind[contents.of_frame[on_node]] == Kind.AT_REST]
     stable_frame[on_node] = on_node
 
-    first_blocked, lonely = (_of_kind(kind, k) for k in (_Kind.FIRST_BLOCKED, _Kind.LONELY))
-    stragglers = _stragglers(case, m, met)
+    first_blocked, lonely = (of_kind(kind, k) for k in (Kind.FIRST_BLOCKED, Kind.LONELY))
+    stragglers = _stragglers(case, m, kind)
     late = np.concatenate([left_over[:0], *stragglers]) if in_time else left_over[:0]
     scans = 3 if waits or len(late) or any(map(len, stragglers)) else 2
     return ClosedForms(
         stable_frame=stable_frame,
         unshared=np.concatenate(
-            [*(_first_rows(case, some) for some in (lonely, first_blocked)), left_over]
+            [*(first_rows(case, some) for some in (lonely, first_blocked)), left_over]
         ),
         copied=_repaired(case, first_blocked),
         split=split,
-        open=kind == _Kind.OPEN,
+        open=kind == Kind.OPEN,
         scans=_OVERTAKING_SCAN if len(overtaken) else scans,
         late=late,
     )
-
-
-class _Kind(enum.IntEnum):
-    """What rule of ``closed_forms`` holds for a content (u8), in the order of its list."""
-
-    ELSEWHERE = 0  # no items, or solved by other rules
-    LONELY = 1  # no q
-    FIRST_BLOCKED = 2  # for ever
-    OVERTAKEN = 3  # the first is blocked, others meet
-    FITS = 4  # N <= max_page_sharing
-    CROWDED = 5  # N > max_page_sharing
-    AT_REST = 6  # all on stable nodes
-    ONE_NODE = 7  # with room
-    OPEN = 8
-
-
-def _kinds(case: Case, m: _Meeting, elsewhere: Mask) -> npt.NDArray[np.uint8]:
-    """The ``_Kind`` of each content: the first that fits. A crowded one may still be open."""
-    found = np.empty(len(m.items), np.uint8)
-    for piece in pieces(len(found)):
-        items, nodes, on_nodes = m.items[piece], m.nodes[piece], m.on_nodes[piece]
-        fresh, room = nodes == 0, items <= case.rules.max_page_sharing
-        conditions = {
-            _Kind.ELSEWHERE: elsewhere[piece] | (items == 0),
-            _Kind.LONELY: fresh & (m.second[piece] == NEVER),
-            _Kind.AT_REST: ~fresh & (on_nodes == items),
-            _Kind.OPEN: m.undecided[piece],
-            _Kind.FIRST_BLOCKED: fresh & m.first_blocked[piece],
-            _Kind.FITS: fresh & room,
-            _Kind.CROWDED: fresh,
-            _Kind.ONE_NODE: (nodes == 1) & (on_nodes > 0) & room,
-        }
-        kinds = [np.uint8(kind) for kind in conditions]
-        found[piece] = np.select(list(conditions.values()), kinds, default=np.uint8(_Kind.OPEN))
-    return found
-
-
-def _of_kind(kind: npt.NDArray[np.uint8], wanted: _Kind) -> Numbers:
-    """The contents (i32) that are of the ``wanted`` kind."""
-    found = [np.flatnonzero(kind[piece] == wanted) + piece.start for piece in pieces(len(kind))]
-    return np.concatenate([np.zeros(0, np.int32), *(some.astype(np.int32) for some in found)])
-
-
-def _first_frame(case: Case, chosen: Ints | Numbers) -> Numbers:
-    """The frame of the first item of each of the contents."""
-    return case.contents.order.take(case.contents.starts[chosen])
-
-
-def _first_rows(case: Case, chosen: Numbers) -> Numbers:
-    """The row of the first item of each of the contents."""
-    return case.facts.first.take(_first_frame(case, chosen))
-
-
-def _meetings(case: Case) -> _Meeting:
-    """Rows ``second`` are those of the second frames, but for odd frames."""
-    facts, contents = case.facts, case.contents
-    starts, order = contents.starts, contents.order
-    count = len(contents)
-    items, second = np.empty(count, np.int32), np.full(count, NEVER, dtype=np.int32)
-    first_blocked = np.empty(count, np.bool_)
-    for piece in pieces(count):
-        begins, end = starts[piece], starts[piece.stop]
-        of_frame = facts.items.take(order[begins[0] : end])
-        items[piece] = np.add.reduceat(of_frame, begins - begins[0], dtype=np.int32)
-        first_blocked[piece] = facts.blocked[order[begins]]
-        several = np.diff(starts[piece.start : piece.stop + 1]) > 1
-        second[piece][several] = facts.first.take(order[begins[several] + 1])
-    m = _Meeting(
-        items=items,
-        second=second,
-        first_blocked=alike(first_blocked),
-        nodes=np.broadcast_to(np.int32(0), count),
-        on_nodes=np.broadcast_to(np.int32(0), count),
-        node_frame=np.broadcast_to(np.int32(-1), count),
-        undecided=np.broadcast_to(np.False_, count),
-    )
-    odd = facts.known & (facts.blocked | facts.node | facts.maybe_blocked | facts.opaque)
-    chosen = distinct(contents.of_frame[odd])
-    if not len(chosen):
-        return m
-    nodes, on_nodes = m.nodes.copy(), m.on_nodes.copy()
-    node_frame, undecided = m.node_frame.copy(), m.undecided.copy()
-    frame, begin, of = contents.frames_of(chosen)
-    skip = facts.blocked[frame] | (frame == _first_frame(case, chosen)[of])
-    second[chosen] = np.minimum.reduceat(np.where(skip, NEVER, facts.first[frame]), begin)
-    nodes[chosen] = np.add.reduceat(facts.node[frame], begin, dtype=np.int32)
-    on_nodes[chosen] = np.add.reduceat(facts.on_node[frame], begin)
-    node_frame[chosen] = np.maximum.reduceat(np.where(facts.node[frame], frame, -1), begin)
-    strange = (facts.maybe_blocked | facts.opaque)[frame] & (facts.items[frame] > 0)
-    undecided[chosen] = np.logical_or.reduceat(strange, begin)
-    return replace(m, nodes=nodes, on_nodes=on_nodes, node_frame=node_frame, undecided=undecided)
 
 
 def _all_distinct(case: Case, chosen: Numbers) -> Numbers:
@@ -265,7 +153,7 @@ def _overtaken(case: Case, kind: npt.NDArray[np.uint8]) -> tuple[Ints, Ints]:
     Sets the kind of these contents, and of those that need the simulation.
     """
     rules, facts = case.rules, case.facts
-    chosen = np.flatnonzero(kind == _Kind.FIRST_BLOCKED)
+    chosen = np.flatnonzero(kind == Kind.FIRST_BLOCKED)
     if not len(chosen) or not (rules.break_cow_forgets and rules.smart_scan):
         return chosen[:0], chosen[:0]
     frame, begin, of = case.contents.frames_of(chosen)
@@ -276,25 +164,52 @@ def _overtaken(case: Case, kind: npt.NDArray[np.uint8]) -> tuple[Ints, Ints]:
     never_skipped = used & facts.blocked[frame] & facts.ksm[frame]
     odd = np.logical_or.reduceat(shared | never_skipped, begin)
     simple = ~odd & (count < rules.max_page_sharing)
-    kind[chosen[count >= 2]] = _Kind.OPEN
+    kind[chosen[count >= 2]] = Kind.OPEN
     overtaken = chosen[(count >= 2) & simple]
-    kind[overtaken] = _Kind.OVERTAKEN
+    kind[overtaken] = Kind.OVERTAKEN
     rank = np.cumsum(free) - np.append(0, np.cumsum(count))[:-1][of]
-    second = free & (rank == 2) & (kind[chosen[of]] == _Kind.OVERTAKEN)
+    second = free & (rank == 2) & (kind[chosen[of]] == Kind.OVERTAKEN)
     return overtaken, frame[second]
 
 
-def _note_splits(case: Case, m: _Meeting, kind: npt.NDArray[np.uint8], split: Numbers) -> None:
+def _merge(
+    case: Case,
+    m: Meeting,
+    kind: npt.NDArray[np.uint8],
+    overtaken: tuple[Ints, Ints],
+    stable_frame: Numbers,
+) -> None:
+    """Fill ``stable_frame`` for contents of one node. ``overtaken``: what ``_overtaken`` gives."""
+    facts, contents, frame_of_row = case.facts, case.contents, case.frame_of_row
+    ksm_frame = np.full(len(contents) + 1, -1, dtype=np.int32)
+    met, joined = of_kind(kind, Kind.FITS), of_kind(kind, Kind.ONE_NODE)
+
+    def note_meeting(piece: slice) -> None:
+        ksm_frame[met[piece]] = frame_of_row.take(m.second.take(met[piece]))
+
+    each_piece(len(met), note_meeting)
+    ksm_frame[joined] = m.node_frame[joined]
+    ksm_frame[overtaken[0]] = overtaken[1]
+
+    def merge(piece: slice) -> None:
+        solved = ksm_frame.take(contents.of_frame[piece])
+        can_be = (solved >= 0) & ~facts.blocked[piece] & (facts.items[piece] > 0)
+        np.copyto(stable_frame[piece], solved, where=can_be)
+
+    each_piece(len(stable_frame), merge)
+
+
+def _note_splits(case: Case, m: Meeting, kind: npt.NDArray[np.uint8], split: Numbers) -> None:
     facts, of_frame = case.facts, case.contents.of_frame
     large = np.flatnonzero((facts.folio >= 0) & facts.known & (facts.items > 0) & ~facts.blocked)
     of_large = kind[of_frame[large]]
-    in_scan_2 = (_Kind.FITS, _Kind.FIRST_BLOCKED, _Kind.OVERTAKEN)
+    in_scan_2 = (Kind.FITS, Kind.FIRST_BLOCKED, Kind.OVERTAKEN)
     prepared = large[np.isin(of_large, in_scan_2)]
     split[prepared] = facts.first[prepared]
-    met = _of_kind(kind, _Kind.FITS)
-    met = met[facts.folio[_first_frame(case, met)] >= 0]
-    split[_first_frame(case, met)] = m.second[met]
-    joining = large[of_large == _Kind.ONE_NODE]
+    met = of_kind(kind, Kind.FITS)
+    met = met[facts.folio[first_frame(case, met)] >= 0]
+    split[first_frame(case, met)] = m.second[met]
+    joining = large[of_large == Kind.ONE_NODE]
     split[joining] = facts.first[joining] if case.rules.checksum_before_stable_tree else -1
 
 
@@ -321,12 +236,12 @@ def _fill_nodes(case: Case, chosen: Numbers, stable_frame: Numbers, split: Numbe
     return row[left_over]
 
 
-def _meet_in_one_folio(case: Case, m: _Meeting, chosen: Numbers, split: Numbers) -> Numbers:
+def _meet_in_one_folio(case: Case, m: Meeting, chosen: Numbers, split: Numbers) -> Numbers:
     """Contents whose first two frames belong to one folio that nothing split before they met."""
     facts = case.facts
     if facts.folio.max(initial=-1) < 0:
         return chosen[:0]
-    folio = facts.folio.take(_first_frame(case, chosen))
+    folio = facts.folio.take(first_frame(case, chosen))
     same = (folio >= 0) & (folio == facts.folio.take(case.frame_of_row[m.second[chosen]]))
     chosen, folio = chosen[same], folio[same]
     return chosen[first_split_of_folio(facts, split)[folio] == m.second[chosen]]
@@ -342,11 +257,11 @@ def _with_other_mappings(case: Case, chosen: Numbers) -> Numbers:
 
 
 def _repaired(case: Case, chosen: Numbers) -> Numbers:
-    """Ints that break_cow() gave a page of their own, of contents whose first item is blocked."""
+    """Rows that break_cow() gave a page of their own, of contents whose first item is blocked."""
     facts = case.facts
     frame, _, of = case.contents.frames_of(chosen)
     tried = (
-        (frame != _first_frame(case, chosen)[of]) & ~facts.blocked[frame] & (facts.items[frame] > 0)
+        (frame != first_frame(case, chosen)[of]) & ~facts.blocked[frame] & (facts.items[frame] > 0)
     )
     rows: Numbers = facts.first[frame[tried & (facts.mapcount[frame] > 1)]]
     return rows
@@ -355,26 +270,27 @@ def _repaired(case: Case, chosen: Numbers) -> Numbers:
 def _out_of_step(case: Case, kind: npt.NDArray[np.uint8]) -> Ints:
     """Contents with items that smart_scan processes when it skips others of the content.
 
-    It never skips KSM pages without node, nor ages that break_cow() made as new (7.3).
+    It never skips KSM pages without node, nor pages that break_cow() made as new (7.3).
     """
     if not case.rules.smart_scan:
         return np.zeros(0, dtype=np.int64)
     facts = case.facts
     orphans = facts.ksm & ~facts.node & facts.known & (facts.items > 0)
-    apart = kind == _Kind.FIRST_BLOCKED
+    apart = kind == Kind.FIRST_BLOCKED
     apart[case.contents.of_frame[orphans]] = True
-    return np.flatnonzero(apart & (kind != _Kind.ELSEWHERE))
+    return np.flatnonzero(apart & (kind != Kind.ELSEWHERE))
 
 
-def _stragglers(case: Case, m: _Meeting, waiting: Numbers) -> Iterator[Numbers]:
+def _stragglers(case: Case, m: Meeting, kind: npt.NDArray[np.uint8]) -> Iterator[Numbers]:
     """Rows of items of some f1 that pass before q comes, and so have to wait for scan 3."""
-    facts, candidates = case.facts, case.candidates
-    waiting = waiting[facts.items.take(_first_frame(case, waiting)) > 1]
-    if not len(waiting):
-        return
-    until = np.full(len(facts.items), -1, dtype=np.int32)
-    until[_first_frame(case, waiting)] = m.second[waiting]
-    for piece in pieces(len(candidates.frame)):
+    facts, contents, candidates = case.facts, case.contents, case.candidates
+
+    def early(piece: slice) -> Numbers:
         frame, row = candidates.frame[piece], candidates.row_numbers(piece)
-        early = np.flatnonzero(row < until.take(frame))
-        yield row[early[facts.first.take(frame[early]) < row[early]]]
+        later = facts.first.take(frame) < row  # than the first item of the frame
+        frame, row = frame[later], row[later]
+        content = contents.of_frame.take(frame)
+        before_q = (row < m.second.take(content)) & (kind.take(content) == Kind.FITS)
+        return row[before_q & (first_frame(case, content) == frame)]
+
+    return in_turn(early, pieces(len(candidates.frame)))

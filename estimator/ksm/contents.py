@@ -6,33 +6,33 @@ The closed forms are exact at rest, whatever the order of the scan, for the reas
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty, Ints, Mask, Numbers, Words, pieces, take
+from estimator.arrays import (
+    THREADS,
+    Empty,
+    Ints,
+    Mask,
+    Numbers,
+    Words,
+    each_piece,
+    in_turn,
+    pieces,
+    take,
+)
 from estimator.ksm.frames import NEVER, FrameFacts
 from estimator.ksm.rules import Rules
-from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.stored_table import in_pieces
 
 _PART_BITS = 5
 _ODD = np.uint64(0x9E37_79B9_7F4A_7C15)
-
-
-def _usable_cpus() -> int:
-    """The CPUs that this process may use; all of them where only Linux could tell."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-_PARTS_AT_ONCE = min(4, _usable_cpus())  # one needs 50 bytes per hash of its own
 
 
 @dataclass(frozen=True)
@@ -64,26 +64,19 @@ class Contents:
         return self.order[place], starts, of
 
 
-def content_keys(frames: pd.DataFrame) -> Words:
+def content_keys(frames: pd.DataFrame, tagged: Mask, empty: Empty = np.empty) -> Words:
     """What tells contents apart, u64 per frame: the hash, 0 where it is unknown.
 
-    A frame with tags of MTE is unlike any other, also one of the same bytes and tags
-    (memcmp_pages() in arch/arm64/kernel/mte.c): it has a number of its own.
+    ``tagged``: bool per frame; ``empty``: makes the array. A frame with tags of MTE is unlike any
+    other, also one of the same bytes and tags (memcmp_pages() in arch/arm64/kernel/mte.c): it has a
+    number of its own.
     """
-    keys: Words = frames["hash"].to_numpy(dtype=np.uint64, na_value=0)
-    tagged = (frames["flags"].to_numpy() & FrameFlag.MTE) != 0
+    keys = empty(len(frames), np.uint64)
+    for piece, some in in_pieces(frames, ("hash",)):
+        keys[piece] = some["hash"].to_numpy(dtype=np.uint64, na_value=0)
     if tagged.any():
         pfns = frames["pfn"].to_numpy()[tagged]
-        keys = keys.copy()
         keys[tagged] = (pfns + np.uint64(1)) * _ODD  # distinct for distinct PFNs
-    return keys
-
-
-def content_keys_in(frames: pd.DataFrame, empty: Empty) -> Words:
-    """``content_keys`` in an array that ``empty`` makes."""
-    keys = empty(len(frames), np.uint64)
-    for piece, some in in_pieces(frames, ("hash", "flags", "pfn")):
-        keys[piece] = content_keys(some)
     return keys
 
 
@@ -95,7 +88,7 @@ def group_by_content(
     A content is the bytes of a page; where trees are per NUMA node (get_kpfn_nid() in mm/ksm.c),
     of one node. KSM compares bytes: equal 64-bit hashes are taken for equal bytes.
     """
-    keys = content_keys_in(frames, np.empty)
+    keys = content_keys(frames, facts.tagged)
     order, new = _by_hash(keys, facts.known, _as_met(facts, frame_of_row))
     del keys
     if not rules.merge_across_nodes:
@@ -104,13 +97,17 @@ def group_by_content(
         order, node = order[by_node], node[by_node]
         new[1:] |= node[1:] != node[:-1]
     of_frame = np.full(len(frames), -1, dtype=np.int32)
-    starts = np.full(np.count_nonzero(new) + 1, len(order), dtype=np.int32)
-    count = 0
-    for piece in pieces(len(order)):
-        begins = np.flatnonzero(new[piece])
-        of_frame[order[piece]] = np.cumsum(new[piece], dtype=np.int32) + np.int32(count - 1)
-        starts[count : count + len(begins)] = begins + piece.start
-        count += len(begins)
+    counts = [int(np.count_nonzero(new[piece])) for piece in pieces(len(order))]
+    starts = np.full(sum(counts) + 1, len(order), dtype=np.int32)
+    begin = (piece.start for piece in pieces(len(order)))
+    before = dict(zip(begin, accumulate(counts, initial=0), strict=False))
+
+    def number(piece: slice) -> None:
+        begins, first = np.flatnonzero(new[piece]), before[piece.start]
+        of_frame[order[piece]] = np.cumsum(new[piece], dtype=np.int32) + np.int32(first - 1)
+        starts[first : first + len(begins)] = begins + piece.start
+
+    each_piece(len(order), number)
     return Contents(of_frame, order, starts)
 
 
@@ -144,10 +141,13 @@ def _by_hash(hashes: Words, known: Mask, as_met: Iterable[Numbers]) -> tuple[Num
     ends = np.cumsum(sizes)
     order, new = np.empty(sizes.sum(), np.int32), np.empty(sizes.sum(), np.bool_)
     at = ends - sizes
-    for frames in as_met:
-        part = (hashes[frames] >> shift).astype(np.uint8)
-        together = frames[np.argsort(part, kind="stable")]
-        found = np.split(together, np.cumsum(np.bincount(part, minlength=parts))[:-1])
+
+    def by_part(frames: Numbers) -> list[Numbers]:
+        part = (hashes.take(frames) >> shift).astype(np.uint8)
+        together = frames.take(np.argsort(part, kind="stable"))
+        return np.split(together, np.cumsum(np.bincount(part, minlength=parts))[:-1])
+
+    for found in in_turn(by_part, as_met):
         for number, some in enumerate(found):
             order[at[number] : at[number] + len(some)] = some
             at[number] += len(some)
@@ -156,7 +156,7 @@ def _by_hash(hashes: Words, known: Mask, as_met: Iterable[Numbers]) -> tuple[Num
         here = slice(ends[number] - sizes[number], ends[number])
         order[here], new[here] = _stable_order(order[here], hashes.take(order[here]))
 
-    with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
+    with ThreadPoolExecutor(THREADS) as threads:  # one needs 50 bytes per hash of its own
         list(threads.map(sort, range(parts)))
     return order, new
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +51,9 @@ class Credits:
 
     ``of_folio``: i64 per large folio, frames that its split frees and that no mapping gives up,
     credited to the mappings of the folio that ksmd scans, in equal parts.
-    ``of_row``: f64 per row of ``mappings``, all that it is credited with; a copy made by
-    break_cow() is a credit of -1. Its sum is ``physical["frames_freed"]``.
+    ``of_row[rows]``: f64 per row of ``mappings``, all that it is credited with; a copy made by
+    break_cow() is a credit of -1. The sum of all is ``physical["frames_freed"]``. ``converts``,
+    ``scanned``: bool per row, see ``credits_of``.
     """
 
     converted: Numbers
@@ -59,7 +61,63 @@ class Credits:
     stays: Mask
     stable_node: Numbers
     of_folio: Ints
-    of_row: npt.NDArray[np.float64]
+    freed: Freed = field(repr=False)
+    converts: Mask = field(repr=False)
+    scanned: Mask = field(repr=False)
+    empty: Empty = field(repr=False)
+
+    @cached_property
+    def of_row(self) -> CreditOfRow:
+        """Worked out when first asked for."""
+        freed, leave = self.freed, self.converted
+        of_frame = frame_credits(self.given_up, self.stable_node, self.stays, self.empty)
+        total = -float(len(freed.copied))
+        for piece in pieces(len(of_frame)):
+            total += float(of_frame[piece][leave[piece] > 0].sum())
+            of_frame[piece] /= np.maximum(leave[piece], 1)
+        each = np.zeros(0)
+        if (folios := self.of_folio > 0).any():
+            sharers = np.zeros(len(folios), np.int64)
+            for _, folio in folio_rows(freed, self.scanned, folios):
+                np.add.at(sharers, folio, 1)
+            each = self.of_folio / np.maximum(sharers, 1)
+            total += float((each * sharers).sum())
+        if not math.isclose(total, freed.frames, rel_tol=1e-9, abs_tol=1e-6):
+            raise AssertionError(f"credits of {total} frames for {freed.frames} freed ones")
+        copied = np.sort(freed.copied)
+        return CreditOfRow(freed, self.converts, self.scanned, of_frame, each, copied)
+
+
+@dataclass(frozen=True)
+class CreditOfRow:
+    """What rows of ``mappings`` are credited with, worked out for those that are asked for.
+
+    ``converts``, ``scanned``: bool per row. ``of_frame``: f64 per frame, each of its mappings that
+    convert; ``of_folio``: f64 per large folio, each of its mappings that is scanned; ``copied``:
+    i64 rows, ascending.
+    """
+
+    freed: Freed
+    converts: Mask
+    scanned: Mask
+    of_frame: npt.NDArray[np.float64]
+    of_folio: npt.NDArray[np.float64]
+    copied: Ints
+
+    def __len__(self) -> int:
+        return len(self.converts)
+
+    def __getitem__(self, rows: slice | Ints | Numbers) -> npt.NDArray[np.float64]:
+        frame = self.freed.frame_of_row[rows]
+        credit = np.where(self.converts[rows], self.of_frame.take(frame), 0.0)
+        if len(self.copied):
+            number = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+            before, through = (np.searchsorted(self.copied, number, s) for s in ("left", "right"))
+            credit -= through - before
+        if len(self.of_folio):
+            of_folio = np.append(self.of_folio, 0.0).take(self.freed.folio[frame])
+            credit += np.where(self.scanned[rows], of_folio, 0.0)
+        return credit
 
 
 def credits_of(
@@ -89,26 +147,7 @@ def credits_of(
         stays[piece] = (node[piece] == _numbers(piece)) & all_leave & ~gone
         given_up[piece] = (gone & (leave[piece] > 0)) | stays[piece]
         np.add.at(of_folio, freed.folio[piece][gone & (leave[piece] == 0)], 1)
-    of_frame = frame_credits(given_up, node, stays, empty)
-    for piece in pieces(frame_count):
-        of_frame[piece] /= np.maximum(leave[piece], 1)
-    of_row = made(
-        len(frame_of_row),
-        np.float64,
-        lambda piece: np.where(converted[piece], of_frame[frame_of_row[piece]], 0.0),
-        empty,
-    )
-    np.subtract.at(of_row, freed.copied, 1.0)
-    if of_folio.any():
-        sharers = np.zeros(len(of_folio), np.int64)
-        for _, folio in folio_rows(freed, scanned, of_folio > 0):
-            np.add.at(sharers, folio, 1)
-        each = of_folio / np.maximum(sharers, 1)
-        for rows, folio in folio_rows(freed, scanned, of_folio > 0):
-            of_row[rows] += each[folio]
-    if not math.isclose(float(of_row.sum()), freed.frames, rel_tol=1e-9, abs_tol=1e-6):
-        raise AssertionError(f"credits of {of_row.sum()} frames for {freed.frames} freed ones")
-    return Credits(leave, given_up, stays, node, of_folio, of_row)
+    return Credits(leave, given_up, stays, node, of_folio, freed, converted, scanned, empty)
 
 
 def frame_credits(

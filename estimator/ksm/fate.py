@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Ints, Mask, Numbers, alike, pieces, take
+from estimator.arrays import Ints, Mask, Numbers, alike, each_piece, take
 from estimator.ksm.case import Case
 from estimator.ksm.closed_forms import ClosedForms, closed_forms
 from estimator.ksm.contents import first_split_of_folio, per_frame
@@ -75,13 +75,16 @@ def settle(case: Case) -> Fate:
     return fate_of(case, solve(case))
 
 
-def solve(case: Case, through: int | None = None) -> Solved:
-    """Apply the rules to every candidate.
+def solve(
+    case: Case, through: int | None = None, hidden: tuple[Ints, Mask] | None = None
+) -> Solved:
+    """Apply the rules to every candidate. ``hidden``: see ``before_simulation``.
 
     ``through``: the parts have to say what each full scan shows too, up to this one (``scans.py``).
     None: only what is at rest.
     """
-    solved, in_order, closed_trees = before_simulation(case, in_time=through is not None)
+    in_time = through is not None
+    solved, in_order, closed_trees = before_simulation(case, in_time=in_time, hidden=hidden)
     if not (in_order.any() or len(solved.few.rows)):
         return solved
     rows, split = solved.few.rows, solved.closed.split
@@ -89,13 +92,16 @@ def solve(case: Case, through: int | None = None) -> Solved:
     return replace(solved, ordered=ordered)
 
 
-def before_simulation(case: Case, *, in_time: bool = False) -> tuple[Solved, Mask, Mask]:
+def before_simulation(
+    case: Case, *, in_time: bool = False, hidden: tuple[Ints, Mask] | None = None
+) -> tuple[Solved, Mask, Mask]:
     """What needs no simulation; the frames (bool) that do; ``closed_trees`` of ``hidden_roots``.
 
-    ``in_time``: see ``closed_forms``.
+    ``in_time``: see ``closed_forms``. ``hidden``: the ``hidden_roots`` of a larger case, of which
+    this is a part.
     """
     contents, facts, rules = case.contents, case.facts, case.rules
-    root, closed_trees = hidden_roots(case)
+    root, closed_trees = hidden or hidden_roots(case)
     apart = zero_contents_apart(contents, facts, rules)
     zero_frames = alike(per_frame(apart, contents) & (facts.items > 0))
     locked_frames = _frames_with_locked_items(case, zero_frames)
@@ -129,28 +135,51 @@ def hidden_roots(case: Case) -> tuple[Ints, Mask]:
     them. If one is the first page that a scan inserts, unstable_tree_search_insert() gives up at
     the root for every other page of the scan.
     """
+    roots: Mapping[int, int] = {}
+    if case.facts.opaque.any():
+        roots = closing_roots(case.mapping_flags, first_inserted(case))
+    return np.array([*roots.values()], dtype=np.int64), behind_roots(case, roots)
+
+
+def closing_roots(flags: npt.NDArray[np.uint8], first: Mapping[int, int]) -> dict[int, int]:
+    """Those of ``first``, see ``first_inserted``, that no search can pass.
+
+    ``flags``: ``MappingFlag`` per row of ``mappings``.
+    """
+    return {tree: row for tree, row in first.items() if flags[row] & MappingFlag.PROT_NONE}
+
+
+def behind_roots(case: Case, trees: Collection[int]) -> Mask:
+    """Bool per content: it is of one of ``trees``, numbered as by ``first_inserted``."""
+    behind = np.zeros(len(case.contents), dtype=bool)
+    if trees:
+        inside = np.isin(_trees(case), list(trees)) & case.facts.known
+        behind[case.contents.of_frame[inside]] = True
+    return behind
+
+
+def first_inserted(case: Case) -> dict[int, int]:
+    """The row that a scan inserts first into each unstable tree, by the number of its NUMA node.
+
+    0 where there is one tree for all nodes.
+    """
     facts, contents = case.facts, case.contents
-    behind = np.zeros(len(contents), dtype=bool)
-    if not facts.opaque.any():
-        return np.zeros(0, dtype=np.int64), behind
     with_node = np.zeros(len(contents), dtype=bool)
     with_node[contents.of_frame[facts.known & facts.node]] = True
     frame = case.candidates.frame
     enters = ~(per_frame(with_node, contents) | facts.ksm)
     if case.rules.use_zero_pages:
         enters &= ~facts.zero | facts.blocked
-    node = case.snapshot.frames["node"].to_numpy()
-    tree = np.zeros_like(node) if case.rules.merge_across_nodes else node
     rows = case.candidates.row_numbers()[enters[frame]]
-    tree_of_row = tree[case.frame_of_row[rows]]
-    roots = []
-    for number in np.unique(tree_of_row).tolist():
-        row = int(rows[np.argmax(tree_of_row == number)])
-        if case.mapping_flags[row] & MappingFlag.PROT_NONE:
-            roots.append(row)
-            inside = (tree == number) & facts.known
-            behind[contents.of_frame[inside]] = True
-    return np.array(roots, dtype=np.int64), behind
+    tree_of_row = _trees(case)[case.frame_of_row[rows]]
+    trees, first = np.unique(tree_of_row, return_index=True)
+    return dict(zip(trees.tolist(), rows[first].tolist(), strict=True))
+
+
+def _trees(case: Case) -> npt.NDArray[np.uint16]:
+    """The number of the tree that each frame is of."""
+    node: npt.NDArray[np.uint16] = case.snapshot.frames["node"].to_numpy()
+    return np.zeros_like(node) if case.rules.merge_across_nodes else node
 
 
 def _frames_with_locked_items(case: Case, frames: Mask) -> Mask:
@@ -165,7 +194,7 @@ def _frames_with_locked_items(case: Case, frames: Mask) -> Mask:
 
 
 def fate_of(case: Case, solved: Solved) -> Fate:
-    """Put the parts together."""
+    """Put the parts together; ``closed.stable_frame`` becomes ``Fate.left``, and is gone."""
     facts, candidates, closed, root = case.facts, case.candidates, solved.closed, solved.root
     split = _split_folios(case, solved)
     vanished = _vanished(case, split)
@@ -178,13 +207,16 @@ def fate_of(case: Case, solved: Solved) -> Fate:
         outcome[rows] = what
     outcome[root[outcome[root] == Outcome.VOLATILE]] = Outcome.UNSHARED
 
-    left, node = np.empty(len(code), np.int32), np.zeros(len(code), dtype=bool)
-    for piece in pieces(len(code)):
-        to = closed.stable_frame[piece]
-        away = (to >= 0) & (to != np.arange(piece.start, piece.stop, dtype=np.int32))
-        left[piece] = np.where(away | _gone(code[piece]), facts.items[piece], np.int32(0))
+    left, node = closed.stable_frame, np.zeros(len(code), dtype=bool)
+
+    def leave(piece: slice) -> None:
+        to = left[piece]
         node[to[to >= 0]] = True
-    ksm = facts.ksm.copy()
+        away = (to >= 0) & (to != np.arange(piece.start, piece.stop, dtype=np.int32))
+        to[:] = np.where(away | _gone(code[piece]), facts.items[piece], np.int32(0))
+
+    each_piece(len(code), leave)
+    ksm = facts.ksm | node
     ksm[case.frame_of_row[closed.copied]] = True
     copied = closed.copied.astype(np.int64)
     scans = closed.scans if solved.zero_pages is None else max(closed.scans, 3)
@@ -195,6 +227,7 @@ def fate_of(case: Case, solved: Solved) -> Fate:
         scans = max(scans, result.scans)
         frame = case.frame_of_row[rows]
         node[result.stable_frame[result.stable_frame >= 0]] = True
+        ksm |= node
         ksm[list(result.orphans)] = True
         moved = (result.outcome == Outcome.MERGED) & (result.stable_frame != frame)
         moved |= _gone(result.outcome)
@@ -203,9 +236,7 @@ def fate_of(case: Case, solved: Solved) -> Fate:
     np.add.at(left, case.frame_of_row[copied], np.int32(1))
     vanished[case.frame_of_row[candidates.written]] = False
     simulated = solved.ordered.rows if solved.ordered else root[:0]
-    return Fate(
-        outcome, stable_frame, copied, left, vanished, ksm | node, node, split, scans, simulated
-    )
+    return Fate(outcome, stable_frame, copied, left, vanished, ksm, node, split, scans, simulated)
 
 
 def _gone(outcome: npt.NDArray[np.uint8]) -> Mask:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from estimator.errors import UsageError
 from estimator.ksm.course import Course, course_of
-from estimator.ksm.fate import fate_of, settle, solve
+from estimator.ksm.hash_parts import Workroom
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import ask
 from estimator.ksm.prediction import Prediction
@@ -52,6 +52,7 @@ def forecast(
     later: Snapshot | None = None,
     smart_scan: bool | None = None,
     scans: int | None = None,
+    room: Workroom | None = None,
 ) -> Forecast:
     """What ksmd's counters will be after every full scan while memory holds still.
 
@@ -63,20 +64,19 @@ def forecast(
     snapshot = with_smart_scan(snapshot, smart_scan)
     if scans is not None and not 0 < scans <= LATEST:
         raise UsageError(f"{scans} full scans can't be followed: 1 to {LATEST:,}")
-    question = ask(snapshot, policy, later=later)
+    question = ask(snapshot, policy, later=later, room=room, through=scans or MOST_SCANS)
     case = question.case
-    solved = solve(case, scans or MOST_SCANS)
-    fate = fate_of(case, solved)
+    fate, timing = question.in_time()
     prediction = question.answer(fate)
     if len(fate.simulated):  # more of them than the state at rest hangs on
-        at_rest = question.answer(settle(case))
+        at_rest = question.answer(question.at_rest())
         prediction = replace(prediction, warnings=at_rest.warnings)
-    times = times_of(case, solved, fate, prediction)
-    table = scan_table(case, solved, fate, prediction, times, scans or min(fate.scans, MOST_SCANS))
+    times = times_of(case, timing, fate, prediction)
+    table = scan_table(case, timing, fate, prediction, times, scans or min(fate.scans, MOST_SCANS))
     seen = not question.told.starts_over and seen_before(case)
-    bounds = scan_bounds(case, solved, fate, prediction, times, table, seen=seen)
-    course = course_of(case, solved, fate, prediction, times)
-    within = Within(case, solved, fate, times, table)
+    bounds = scan_bounds(case, timing, fate, prediction, times, table, seen=seen)
+    course = course_of(case, timing, fate, prediction, times)
+    within = Within(case, timing, fate, times, table, question.empty)
     size = case.rules.page_bytes
     return Forecast(prediction, table, bounds, course, within, size, times.settled_in)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from estimator import arrays as bulk
-from estimator.arrays import Ints, Mask, Numbers
+from estimator.arrays import Ints, Mask, Numbers, Words
 from estimator.ksm.candidates import Candidates
-from estimator.ksm.mergeable import clean_read_only, pinned_frames
+from estimator.ksm.mergeable import Pins, clean_read_only
 from estimator.ksm.rules import Rules
 from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag, Unknown
 from estimator.snapshot.snapshot import Snapshot
@@ -31,10 +31,10 @@ class FrameFacts:
     ``known``: its content is. ``items``: candidate mappings. ``first``: the row of the first one,
     else NEVER. ``mapcount``: all mappings, system-wide. ``folio``: number of the large folio, else
     -1. ``pinned``: see ``mergeable.py``. ``blocked``: no item of it can be merged.
-    ``maybe_blocked``: some can and some can't. ``zero``: zero bytes. ``mlocked``: PG_mlocked.
-    ``ksm``: PageKsm(). ``node``: it is the KSM page of a live stable node. ``on_node``: how many of
-    the items are on that node already. ``opaque``: an item is PROT_NONE where that hides it from
-    searches of the unstable tree.
+    ``maybe_blocked``: some can and some can't. ``zero``: zero bytes. ``tagged``: by MTE.
+    ``mlocked``: PG_mlocked. ``ksm``: PageKsm(). ``node``: it is the KSM page of a live stable node.
+    ``on_node``: how many of the items are on that node already. ``opaque``: an item is PROT_NONE
+    where that hides it from searches of the unstable tree.
 
     To be read alone: one that is the same of all frames may be a single number in memory.
     """
@@ -48,6 +48,7 @@ class FrameFacts:
     blocked: Mask
     maybe_blocked: Mask
     zero: Mask
+    tagged: Mask
     mlocked: Mask
     ksm: Mask
     node: Mask
@@ -59,9 +60,13 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
     """Gather the facts; linear in the number of mappings and frames."""
     frames = snapshot.frames
     count = len(frames)
-    known, ksm, large, exclusive, zero, mlocked = (np.empty(count, np.bool_) for _ in range(6))
+    known, ksm, large, exclusive = (np.empty(count, np.bool_) for _ in range(4))
+    zero, tagged, mlocked = (np.empty(count, np.bool_) for _ in range(3))
     mapcount = np.empty(count, np.int32)
-    for piece, some in in_pieces(frames, ("unknown", "kind", "flags", "mapcount")):
+    pins = Pins(count, snapshot.info.get("damon_awake", 0))
+
+    def look(each: tuple[slice, pd.DataFrame]) -> tuple[Ints, Words] | None:
+        piece, some = each
         flags = some["flags"].to_numpy()
         known[piece] = some["unknown"].to_numpy() == Unknown.HASHED
         ksm[piece] = some["kind"].to_numpy() == FrameKind.KSM
@@ -69,9 +74,15 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         exclusive[piece] = (flags & FrameFlag.ANON_EXCLUSIVE) != 0
         zero[piece] = (flags & (FrameFlag.ZERO | FrameFlag.MTE)) == FrameFlag.ZERO
         mlocked[piece] = (flags & FrameFlag.MLOCKED) != 0
+        tagged[piece] = (flags & FrameFlag.MTE) != 0
         mapcount[piece] = some["mapcount"].to_numpy()
-    known, ksm, large, exclusive, zero, mlocked = map(
-        bulk.alike, (known, ksm, large, exclusive, zero, mlocked)
+        return pins.look(piece, some)
+
+    for seen in bulk.in_turn(look, in_pieces(frames, ("unknown", "kind", *pins.columns))):
+        pins.note(seen)
+    pinned = pins.pinned()
+    known, ksm, large, exclusive, zero, mlocked, tagged, pinned = map(
+        bulk.alike, (known, ksm, large, exclusive, zero, mlocked, tagged, pinned)
     )
     items = bulk.count(candidates.frame, count)
     first = np.full(count, NEVER, dtype=np.int32)
@@ -88,7 +99,6 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         merged = candidates.frame[_on_node(snapshot, candidates, node)]
         on_node = np.bincount(merged, minlength=count).astype(np.int32)
 
-    pinned = bulk.alike(pinned_frames(frames, snapshot.info.get("damon_awake", 0)))
     orphan = ksm & ~node
     blocked = orphan | (pinned & (large | exclusive))
     maybe_blocked = pinned & ~blocked & (items > 0)
@@ -107,11 +117,12 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         items=items,
         first=first,
         mapcount=mapcount,
-        folio=large_folios(frames),
+        folio=_folios(frames, large),
         pinned=pinned,
         blocked=bulk.alike(blocked),
         maybe_blocked=bulk.alike(maybe_blocked),
         zero=zero,
+        tagged=tagged,
         mlocked=mlocked,
         ksm=ksm,
         node=bulk.alike(node),
@@ -122,15 +133,24 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
 
 def large_folios(frames: pd.DataFrame) -> Numbers:
     """i32 per frame: the number of its large folio, else -1; to be read alone."""
-    large = np.empty(len(frames), np.bool_)
-    for piece, some in in_pieces(frames, ("flags",)):
-        large[piece] = (some["flags"].to_numpy() & FrameFlag.LARGE) != 0
+    return _folios(frames, frames_with(frames, FrameFlag.LARGE))
+
+
+def _folios(frames: pd.DataFrame, large: Mask) -> Numbers:
     if not large.any():
         return np.broadcast_to(np.int32(-1), len(frames))
     folio = np.full(len(frames), -1, dtype=np.int32)
     head = frames["head_pfn"].to_numpy()[large]
     folio[large] = np.cumsum(np.append(True, head[1:] != head[:-1]), dtype=np.int32) - 1
     return folio
+
+
+def frames_with(frames: pd.DataFrame, flag: FrameFlag) -> Mask:
+    """Bool per frame: it has ``flag``; to be read alone."""
+    found = np.empty(len(frames), np.bool_)
+    for piece, some in in_pieces(frames, ("flags",)):
+        found[piece] = (some["flags"].to_numpy() & flag) != 0
+    return bulk.alike(found)
 
 
 def live_node_frames(snapshot: Snapshot) -> Ints:

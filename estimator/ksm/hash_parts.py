@@ -11,7 +11,7 @@ without parts. What is kept of every mapping and frame is in arrays of ``Workroo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -22,14 +22,22 @@ import pandas as pd
 from estimator.arrays import Empty, Ints, Mask, Numbers, pieces, take
 from estimator.ksm.candidates import find_candidates
 from estimator.ksm.case import Case, case_of
-from estimator.ksm.contents import Contents, content_keys_in, per_frame
-from estimator.ksm.fate import Fate, before_simulation, fate_of, settle
-from estimator.ksm.frames import NEVER, FrameFacts, large_folios
+from estimator.ksm.contents import Contents, content_keys, per_frame
+from estimator.ksm.fate import (
+    Fate,
+    before_simulation,
+    behind_roots,
+    closing_roots,
+    fate_of,
+    first_inserted,
+    solve,
+)
+from estimator.ksm.frames import NEVER, FrameFacts, frames_with, large_folios
 from estimator.ksm.mergeable import pinned_frames
 from estimator.ksm.policy import Policy
 from estimator.ksm.rules import Rules
-from estimator.ksm.unmerge import has_to_start_over
-from estimator.snapshot.flags import FrameKind, MappingFlag
+from estimator.ksm.timing import Timing, WholeTiming, timing_of
+from estimator.snapshot.flags import FrameFlag, MappingFlag
 from estimator.snapshot.schema import SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
 
@@ -51,40 +59,21 @@ class Workroom:
     require: Callable[[int, int, str], None]
 
 
-def why_not_in_parts(
-    snapshot: Snapshot, policy: Policy, ksm: Mapping[str, Any], later: Snapshot | None
-) -> str | None:
-    """Why this question can't be worked out in parts; None: it can. ``ksm``: see ``tunables``."""
-    if later is not None:
-        return "two snapshots are compared as a whole"
-    if snapshot.info.get("as_if"):
-        return "memory read as if it were other than it is (--as-if) has to be there as a whole"
-    if has_to_start_over(snapshot, policy, ksm):
-        return "what is merged already would have to be unmerged first"
-    not_known = snapshot.info.get("not_known", {})
-    if "stable_nodes" in not_known and _has(snapshot.frames, "kind", FrameKind.KSM):
-        return "the stable tree was not read and has to be inferred from KSM's pages"
-    if Rules.of(snapshot.info, policy).prot_none_blocks_tree:
-        flags = snapshot.mappings["flags"].to_numpy()
-        if any((flags[piece] & MappingFlag.PROT_NONE).any() for piece in pieces(len(flags))):
-            return "this kernel's ksmd can't see through PROT_NONE pages: they can concern all"
-    return None
-
-
-def _has(table: pd.DataFrame, name: str, value: int) -> bool:
-    column = table[name].to_numpy()
-    return any((column[piece] == value).any() for piece in pieces(len(column)))
-
-
 def settle_in_parts(
-    snapshot: Snapshot, policy: Policy, rules: Rules, changed: Mask | None, room: Workroom
-) -> tuple[Case, Fate]:
-    """What ``case_of`` and ``settle`` give, for questions that ``why_not_in_parts`` allows.
+    snapshot: Snapshot,
+    policy: Policy,
+    rules: Rules,
+    changed: Mask | None,
+    room: Workroom,
+    through: int | None = None,
+) -> tuple[Case, Fate, Timing]:
+    """What ``case_of``, ``solve`` and ``fate_of`` give. ``through``: as for ``solve``.
 
     Raises as ``Workroom.require`` where a part, or what is tied, can't be made small enough.
     """
     info = snapshot.info | {"damon_awake": _damon_awake(snapshot)}
     whole = _Whole(replace(snapshot, info=info), policy, rules, changed, room)
+    closing = whole.closing_roots(_parts(snapshot, room)) if _hides_pages(snapshot, rules) else {}
     tied = np.zeros(len(snapshot.frames), np.bool_)
     for frames in _parts(snapshot, room):
         rows = whole.rows_of(frames)
@@ -95,17 +84,36 @@ def settle_in_parts(
         if (aside & case.facts.zero).any():  # one rule holds for all of them, on each NUMA node
             aside = aside | (case.facts.zero & case.facts.known)
         alone = replace(case, facts=_without(case.facts, aside))
-        solved, waiting, _ = before_simulation(alone)
+        solved, waiting, _ = before_simulation(
+            alone, in_time=through is not None, hidden=_hidden(alone, closing, rows)
+        )
         apart[case.contents.of_frame[waiting | aside]] = True
         whole.note_fate(case, fate_of(alone, solved), frames, rows)
+        whole.note_timing(case, timing_of(solved), frames, rows)
         tied[frames[per_frame(apart, case.contents)]] = True
     if tied.any():
         frames = np.flatnonzero(tied).astype(np.int32)
         rows = whole.rows_of(frames)
         room.require(len(rows), len(frames), "contents in huge pages, or simulated, go together")
         case = whole.case(frames, rows)
-        whole.note_fate(case, settle(case), frames, rows)
-    return replace(whole.whole_case(), snapshot=snapshot), whole.fate()
+        solved = solve(case, through, _hidden(case, closing, rows))
+        whole.note_fate(case, fate_of(case, solved), frames, rows)
+        whole.note_timing(case, timing_of(solved), frames, rows)
+    return replace(whole.whole_case(), snapshot=snapshot), whole.fate(), whole.timing.timing()
+
+
+def _hides_pages(snapshot: Snapshot, rules: Rules) -> bool:
+    """Whether ksmd may come across pages that it can't see through, see ``hidden_roots``."""
+    if not rules.prot_none_blocks_tree:
+        return False
+    flags = snapshot.mappings["flags"].to_numpy()
+    return any((flags[piece] & MappingFlag.PROT_NONE).any() for piece in pieces(len(flags)))
+
+
+def _hidden(case: Case, closing: Mapping[int, int], rows: Numbers) -> tuple[Ints, Mask]:
+    """``hidden_roots`` for the part ``case``, of these ``rows``. ``closing``: of the whole."""
+    here = np.isin(rows, list(closing.values()))
+    return np.flatnonzero(here), behind_roots(case, closing)
 
 
 def _damon_awake(snapshot: Snapshot) -> int:
@@ -151,7 +159,8 @@ def _ranges(mappings: Ints, frames: Ints, room: Workroom) -> Iterator[slice]:
 
 def _buckets(frames: pd.DataFrame, empty: Empty) -> npt.NDArray[np.uint16]:
     """The upper bits of ``content_keys`` per frame; what is not known is spread over all."""
-    unknown, keys = frames["unknown"].to_numpy(), content_keys_in(frames, empty)
+    keys = content_keys(frames, frames_with(frames, FrameFlag.MTE), empty)
+    unknown = frames["unknown"].to_numpy()
     bucket = empty(len(frames), np.uint16)
     for piece in pieces(len(frames)):
         bucket[piece] = keys[piece] >> np.uint64(64 - _BUCKET_BITS)
@@ -218,7 +227,9 @@ class _Whole:
         self._outcome = room.empty(self._rows, np.uint8)
         self._stable_frame = room.empty(self._rows, np.int32)
         self._fate: dict[str, npt.NDArray[Any]] = {}
-        self._split = np.zeros(int(self._folio.max(initial=-1)) + 1, np.bool_)
+        folios = int(self._folio.max(initial=-1)) + 1
+        self._split = np.zeros(folios, np.bool_)
+        self.timing = WholeTiming(self._frames, folios, room.empty)
         self._copied, self._simulated = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         self._scans = 0
 
@@ -261,6 +272,16 @@ class _Whole:
         changed = None if self._changed is None else self._changed[rows]
         return case_of(part, self._policy, self._rules, changed)
 
+    def closing_roots(self, parts: Iterable[Numbers]) -> dict[int, int]:
+        """See ``fate.closing_roots``; of the whole, found part by part."""
+        first: dict[int, int] = {}
+        for frames in parts:
+            rows = self.rows_of(frames)
+            for tree, row in first_inserted(self.case(frames, rows)).items():
+                first[tree] = min(int(rows[row]), first.get(tree, NEVER))
+        flags = self._snapshot.mappings["flags"].to_numpy()
+        return closing_roots(flags, first)
+
     def note_case(self, case: Case, frames: Numbers, rows: Numbers) -> None:
         """Keep what ``case`` knows of its ``frames`` and of their contents."""
         met, first = case.facts.first != NEVER, case.facts.first.copy()
@@ -290,16 +311,29 @@ class _Whole:
             if name not in self._fate:
                 self._fate[name] = self._empty(self._frames, values.dtype)
             self._fate[name][frames] = values
-        large = case.facts.folio >= 0
-        self._split[self._folio[frames[large]][fate.split[case.facts.folio[large]]]] = True
+        self._split[self._folios_of(case, frames)[fate.split]] = True
         self._copied.append(rows[fate.copied].astype(np.int64))
         self._simulated.append(rows[fate.simulated].astype(np.int64))
         self._scans = max(self._scans, fate.scans)
 
+    def note_timing(self, case: Case, timing: Timing, frames: Numbers, rows: Numbers) -> None:
+        """Keep when it does."""
+        self.timing.note(timing, rows, frames, self._folios_of(case, frames))
+
+    def _folios_of(self, case: Case, frames: Numbers) -> Ints:
+        """Which of all large folios those of ``case`` are, i64."""
+        large = np.flatnonzero(case.facts.folio >= 0)
+        folio = case.facts.folio[large]
+        found = np.zeros(int(folio.max(initial=-1)) + 1, np.int64)
+        found[folio] = self._folio[frames[large]]
+        return found
+
     def whole_case(self) -> Case:
         """All that ``note_case`` was given."""
         snapshot = self._snapshot
-        candidates = find_candidates(snapshot, self._policy, self._rules, self._changed)
+        candidates = find_candidates(
+            snapshot, self._policy, self._rules, self._changed, self._empty
+        )
         facts = FrameFacts(**(self._facts | {"folio": self._folio}))
         starts = self._starts[: self._contents + 1]
         contents = Contents(self._of_frame, self._order[: self._known], starts)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty, Mask
+from estimator.arrays import Empty, Ints, Mask, Words, in_turn
 from estimator.snapshot.flags import FrameFlag, MappingFlag
 from estimator.snapshot.stored_table import in_pieces
 
@@ -28,30 +28,62 @@ def pinned_frames(frames: pd.DataFrame, damon_awake: int, empty: Empty = np.empt
     held so without one. Sources: write_protect_page() in mm/ksm.c, can_split_folio() in
     mm/huge_memory.c.
     """
-    names = (*_COLUMNS, "head_pfn") if damon_awake else _COLUMNS
-    pinned = empty(len(frames), np.bool_)
-    seen, heads = [np.zeros(0, np.int64)], np.zeros(0, np.uint64)
-    for piece, some in in_pieces(frames, names):
-        pinned[piece], maybe_seen = _pinned(some)
-        if damon_awake and len(heads) <= damon_awake:
-            seen.append(np.flatnonzero(maybe_seen) + piece.start)
-            heads = np.union1d(heads, some["head_pfn"].to_numpy()[maybe_seen])
-    if damon_awake and len(heads) <= damon_awake:
-        pinned[np.concatenate(seen)] = False
-    return pinned
+    pins = Pins(len(frames), damon_awake, empty)
+    for seen in in_turn(lambda each: pins.look(*each), in_pieces(frames, pins.columns)):
+        pins.note(seen)
+    return pins.pinned()
+
+
+class Pins:
+    """``pinned_frames`` for who goes through the frames anyway: ``look`` at each piece.
+
+    In any thread, and ``note`` what it gives in one. ``columns``: what of ``frames`` it looks at.
+    """
+
+    def __init__(self, frames: int, damon_awake: int, empty: Empty = np.empty) -> None:
+        self.columns = (*_COLUMNS, "head_pfn") if damon_awake else _COLUMNS
+        self._awake, self._pinned = damon_awake, empty(frames, np.bool_)
+        self._seen, self._heads = [np.zeros(0, np.int64)], np.zeros(0, np.uint64)
+
+    def look(self, piece: slice, frames: pd.DataFrame) -> tuple[Ints, Words] | None:
+        """At the rows ``piece`` of ``frames``: which of them kdamond may look at, their folios."""
+        self._pinned[piece], maybe_seen = _pinned(frames)
+        if not self._awake:
+            return None
+        rows = np.flatnonzero(maybe_seen)
+        return rows + piece.start, frames["head_pfn"].to_numpy()[rows]
+
+    def note(self, seen: tuple[Ints, Words] | None) -> None:
+        """What ``look`` gave for a piece."""
+        if seen is not None and len(self._heads) <= self._awake:
+            self._seen.append(seen[0])
+            self._heads = np.union1d(self._heads, seen[1])
+
+    def pinned(self) -> Mask:
+        """Bool per frame, of all that were noted."""
+        if self._awake and len(self._heads) <= self._awake:
+            self._pinned[np.concatenate(self._seen)] = False
+        return self._pinned
 
 
 def _pinned(frames: pd.DataFrame) -> tuple[Mask, Mask]:
     """Which of ``frames`` are pinned, and which of these kdamond may look at."""
-    flags = frames["flags"].to_numpy()
+    pinned, maybe_seen = np.zeros((2, len(frames)), np.bool_)
+    flags, mapcount, refcount = (
+        frames[name].to_numpy() for name in ("flags", "mapcount", "refcount")
+    )
     large = (flags & FrameFlag.LARGE) != 0
-    mapcount = np.where(large, frames["folio_mapcount"].to_numpy(), frames["mapcount"].to_numpy())
-    extra = frames["refcount"].to_numpy() - mapcount
+    if large.any():
+        mapcount = np.where(large, frames["folio_mapcount"].to_numpy(), mapcount)
     swapcache = (flags & FrameFlag.SWAPCACHE) != 0
-    if swapcache.any():
-        pages = np.left_shift(1, frames["order"].to_numpy()[swapcache].astype(np.int32))
-        extra[swapcache] -= np.where(large[swapcache], pages, 1)
-    batches = frames["batch_references"]
+    odd = np.flatnonzero((refcount != mapcount) | swapcache)  # all others are as they should be
+    if not len(odd):
+        return pinned, maybe_seen
+    extra = refcount[odd] - mapcount[odd]
+    flags, large, swapcache = flags[odd], large[odd], swapcache[odd]
+    pages = np.left_shift(1, frames["order"].to_numpy()[odd].astype(np.int32))
+    extra -= np.where(swapcache, np.where(large, pages, 1), 0)
+    batches = frames["batch_references"].iloc[odd]
     known = batches.notna().to_numpy()
     held = batches.to_numpy(dtype=np.int32, na_value=0)
     extra -= np.minimum(held, np.maximum(extra, 0))
@@ -59,8 +91,10 @@ def _pinned(frames: pd.DataFrame) -> tuple[Mask, Mask]:
     in_somebodys_hands = (flags & FrameFlag.LOCKED) != 0
     one_or_two = (extra >= 1) & (extra <= _REFERENCES_OF_KDAMOND)
     passing = ((extra == 1) & in_lru_batch) | (one_or_two & in_somebodys_hands)
-    pinned = (extra != 0) & ~passing
-    return pinned, pinned & one_or_two & ((flags & FrameFlag.PINNED) == 0)
+    held_on = (extra != 0) & ~passing
+    pinned[odd] = held_on
+    maybe_seen[odd] = held_on & one_or_two & ((flags & FrameFlag.PINNED) == 0)
+    return pinned, maybe_seen
 
 
 def clean_read_only(flags: npt.NDArray[np.uint8]) -> Mask:

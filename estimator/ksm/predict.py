@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from estimator.arrays import Empty, Mask
+from estimator.arrays import Empty, Mask, count_where, made
 from estimator.errors import CannotAnswerError
 from estimator.ksm.accounting import freed_frames, unmapped_pieces
 from estimator.ksm.as_if import read_as
 from estimator.ksm.case import Case, case_of
 from estimator.ksm.caveats import OtherLooks, Told
-from estimator.ksm.fate import Fate, settle
-from estimator.ksm.hash_parts import Workroom, settle_in_parts, why_not_in_parts
+from estimator.ksm.fate import Fate, fate_of, settle, solve
+from estimator.ksm.hash_parts import Workroom, settle_in_parts
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.rules import Rules, tunables
 from estimator.ksm.seen_nodes import with_seen_nodes
+from estimator.ksm.timing import Timing, timing_of
 from estimator.ksm.totals import summarise
 from estimator.ksm.unmerge import has_to_start_over, unmerged
 from estimator.releases import better_dump
@@ -72,7 +73,8 @@ class Question:
     """A snapshot and a policy, with what has to be known to answer.
 
     ``policy`` has its tunables filled in. ``as_found``: the snapshot before anything was unmerged.
-    ``at_rest``: works out the fate of every mapping. ``empty``: makes the arrays of all of them.
+    ``at_rest``: works out the fate of every mapping; ``in_time``: so that what each full scan shows
+    is known too, see ``ask``. ``empty``: makes the arrays of all of them.
     """
 
     case: Case
@@ -80,6 +82,7 @@ class Question:
     told: Told
     as_found: Snapshot
     at_rest: Callable[[], Fate]
+    in_time: Callable[[], tuple[Fate, Timing]]
     empty: Empty
 
     def answer(self, fate: Fate) -> Prediction:
@@ -95,8 +98,12 @@ def ask(
     *,
     later: Snapshot | None = None,
     room: Workroom | None = None,
+    through: int | None = None,
 ) -> Question:
-    """Gather all that a prediction looks at; arguments and errors as for ``predict``."""
+    """Gather all that a prediction looks at; arguments and errors as for ``predict``.
+
+    ``through``: the full scan up to which ``Question.in_time`` tells; None: it is not asked.
+    """
     if snapshot.info.get("without_contents"):
         raise CannotAnswerError(
             "page contents were left out of this snapshot (--without-contents): which pages are "
@@ -105,28 +112,27 @@ def ask(
         )
     ksm = tunables(snapshot.info)
     policy = read_as(snapshot, policy or Policy()).with_tunables(ksm)
-    if room is not None and (why := why_not_in_parts(snapshot, policy, ksm, later)):
-        room.require(len(snapshot.mappings), len(snapshot.frames), why)
-    snapshot = with_seen_nodes(snapshot, merge_across_nodes=bool(ksm["merge_across_nodes"]))
+    empty = room.empty if room else np.empty
+    across = bool(ksm["merge_across_nodes"])
+    snapshot = with_seen_nodes(snapshot, merge_across_nodes=across, empty=empty)
     rules = Rules.of(snapshot.info, policy)
     if not rules.merge_across_nodes:
         _require_nodes(snapshot)
-    changes = known_changes(snapshot, later)
+    changes = known_changes(snapshot, later, empty)
     as_found = snapshot
     starts_over = has_to_start_over(snapshot, policy, ksm)
     if starts_over:
-        snapshot = unmerged(snapshot)
-    asked = _Asked(snapshot, policy, rules, room)
-    case, at_rest = asked.case(changes.changed if changes else None)
+        snapshot = unmerged(snapshot, empty)
+    asked = _Asked(snapshot, policy, rules, room, through)
+    case, at_rest, in_time = asked.case(changes.changed if changes else None)
     candidates = case.candidates
     if len(candidates.frame) and not case.facts.known.any():
         raise CannotAnswerError(
             "no page of any process could be read: there is nothing to compare",
             hint="take a dump that includes user pages (makedumpfile -d 1, 3, 17 or 19)",
         )
-    looks = _other_looks(asked, case, changes) if changes else None
-    empty = room.empty if room else np.empty
-    return Question(case, policy, Told(looks, starts_over), as_found, at_rest, empty)
+    looks = _other_looks(asked, case, changes, empty) if changes else None
+    return Question(case, policy, Told(looks, starts_over), as_found, at_rest, in_time, empty)
 
 
 @dataclass(frozen=True)
@@ -135,26 +141,47 @@ class _Asked:
     policy: Policy
     rules: Rules
     room: Workroom | None
+    through: int | None
 
-    def case(self, changed: Mask | None) -> tuple[Case, Callable[[], Fate]]:
+    def case(
+        self, changed: Mask | None
+    ) -> tuple[Case, Callable[[], Fate], Callable[[], tuple[Fate, Timing]]]:
         """The case where ``changed`` (bool per mapping) keep changing, and what settles it."""
         if self.room is None:
             case = case_of(self.snapshot, self.policy, self.rules, changed)
-            return case, partial(settle, case)
-        case, fate = settle_in_parts(self.snapshot, self.policy, self.rules, changed, self.room)
-        return case, lambda: fate
+            return case, partial(settle, case), partial(self._in_time, case)
+        in_parts = partial(
+            settle_in_parts, self.snapshot, self.policy, self.rules, changed, self.room
+        )
+        case, fate, timing = in_parts(self.through)
+        at_rest = (lambda: fate) if self.through is None else (lambda: in_parts()[1])
+        return case, at_rest, lambda: (fate, timing)
+
+    def _in_time(self, case: Case) -> tuple[Fate, Timing]:
+        solved = solve(case, self.through)
+        return fate_of(case, solved), timing_of(solved)
 
 
-def _other_looks(asked: _Asked, case: Case, changes: Changes) -> OtherLooks:
+def _other_looks(asked: _Asked, case: Case, changes: Changes, empty: Empty) -> OtherLooks:
+    candidates = case.candidates
+
     def pages(mask: Mask) -> int:
-        rows = (case.candidates.row_numbers(), case.candidates.changing)
-        return sum(int(np.count_nonzero(mask[part])) for part in rows)
+        items = count_where(
+            len(candidates.frame), lambda piece: mask[candidates.row_numbers(piece)]
+        )
+        changing = candidates.changing
+        return items + count_where(len(changing), lambda piece: mask[changing[piece]])
 
     def freed(changed: Mask | None) -> int:
-        other, at_rest = asked.case(changed)
+        other, at_rest, _ = replace(asked, through=None).case(changed)
         return freed_frames(other, at_rest(), unmapped_pieces(other)).frames
 
-    ever = changes.changed | changes.changed_before
+    ever = made(
+        len(changes.changed),
+        np.bool_,
+        lambda piece: changes.changed[piece] | changes.changed_before[piece],
+        empty,
+    )
     return OtherLooks(
         compared_pages=pages(changes.compared),
         freed_if_still_frames=freed(None) if ever.any() else None,

@@ -23,12 +23,12 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from estimator.arrays import Ints, Mask, take
+from estimator.arrays import Empty, Ints, Mask, made, pieces, rows_where
 from estimator.ksm.case import Case
 from estimator.ksm.contents import per_frame
-from estimator.ksm.fate import Fate, Solved
+from estimator.ksm.fate import Fate
 from estimator.ksm.frames import NEVER
-from estimator.ksm.prediction import Outcome, Prediction
+from estimator.ksm.prediction import Prediction
 from estimator.ksm.readings import processes_all
 from estimator.ksm.scans import (
     LATEST,
@@ -38,7 +38,9 @@ from estimator.ksm.scans import (
     alone_in_tree,
     copies,
     scan_table,
+    vanishing_rows,
 )
+from estimator.ksm.timing import Timing
 from estimator.ksm.zero_pages import can_vanish
 
 
@@ -75,7 +77,7 @@ class _Blocked:
 
 def scan_bounds(
     case: Case,
-    solved: Solved,
+    timing: Timing,
     fate: Fate,
     prediction: Prediction,
     times: Times,
@@ -87,7 +89,7 @@ def scan_bounds(
 
     ``seen``: ksmd has seen pages before, see ``seen_before``.
     """
-    blocked = _blocked(case, solved, fate, times)
+    blocked = _blocked(case, timing, fate, times)
     if blocked is None and not seen:
         return ScanBounds(scans, scans, [])
     early, late = times, times
@@ -98,11 +100,11 @@ def scan_bounds(
         if blocked.ages:
             early = changed(lambda when: np.full(len(when), since))
     if seen:
-        early = _moved(early, -1)
-        late = _moved(times, LATEST) if case.rules.smart_scan else late
+        early = _moved(early, -1, prediction.empty)
+        late = _moved(times, LATEST, prediction.empty) if case.rules.smart_scan else late
     tables = [
         scans,
-        *(scan_table(case, solved, fate, prediction, t, len(scans)) for t in (late, early)),
+        *(scan_table(case, timing, fate, prediction, t, len(scans)) for t in (late, early)),
     ]
     least, most = (
         pd.DataFrame({name: bound([t[name] for t in tables], axis=0) for name in scans})
@@ -112,10 +114,11 @@ def scan_bounds(
         each = [np.diff(t[name], prepend=0) for t in tables]
         least[name], most[name] = np.cumsum(np.min(each, axis=0)), np.cumsum(np.max(each, axis=0))
     if blocked is not None:
-        fewest, many = _unshared_of_blocked(case, solved, fate, blocked, scans)
+        alone = alone_in_tree(timing, fate, prediction.empty)
+        fewest, many = _unshared_of_blocked(case, alone, blocked, scans)
         least["pages_unshared"], most["pages_unshared"] = fewest, many
         waiting = scans["full_scans"].between(blocked.since, blocked.until, inclusive="left")
-        copied = copies(solved)[0] if blocked.ages else fate.copied
+        copied = copies(timing)[0] if blocked.ages else fate.copied
         most["frames_freed"] += waiting * len(copied)
     unmerged = most["ksm_rmap_items"] - least["pages_shared"] - least["pages_sharing"]
     if blocked is not None and blocked.ages:
@@ -156,8 +159,8 @@ def seen_before(case: Case) -> bool:
     return int(counted.sum()) > int(case.facts.on_node.sum())
 
 
-def _blocked(case: Case, solved: Solved, fate: Fate, times: Times) -> _Blocked | None:
-    rows = dict(solved.ordered.simulation.blocked_from) if solved.ordered is not None else {}
+def _blocked(case: Case, timing: Timing, fate: Fate, times: Times) -> _Blocked | None:
+    rows = dict(timing.ordered.simulation.blocked_from) if timing.ordered is not None else {}
     for row in times.gone_in_tree.tolist():
         rows[MERGING] = min(row, rows.get(MERGING, row))
     if case.facts.opaque.any():
@@ -165,7 +168,7 @@ def _blocked(case: Case, solved: Solved, fate: Fate, times: Times) -> _Blocked |
     if not rows:
         return None
     since = min(rows)
-    doubtful = _doubtful(case, solved, fate, since, rows[since])
+    doubtful = _doubtful(case, timing, fate, since, rows[since])
     folios = np.zeros(len(times.split_in), dtype=np.bool_)
     of_folio = case.facts.folio
     folios[of_folio[per_frame(doubtful, case.contents) & (of_folio >= 0)]] = True
@@ -175,8 +178,10 @@ def _blocked(case: Case, solved: Solved, fate: Fate, times: Times) -> _Blocked |
     waiting = int(np.count_nonzero(split_later)) * (not case.rules.use_zero_pages)
     processing = _processing_scans(case)
     delay = int(np.count_nonzero((processing >= since) & (processing <= max(rows)))) + waiting
-    concerned = take(np.append(doubtful, False), case.contents.of_frame[case.frame_of_row])
-    last = int(times.settled_in[concerned].max(initial=since))
+    slow, last = per_frame(doubtful, case.contents), since
+    for piece in pieces(len(times.settled_in)):
+        concerned = slow[case.frame_of_row[piece]]
+        last = int(times.settled_in[piece][concerned].max(initial=last))
     return _Blocked(
         since=since,
         rows=rows,
@@ -185,7 +190,7 @@ def _blocked(case: Case, solved: Solved, fate: Fate, times: Times) -> _Blocked |
         folios=folios,
         zeroes=waiting > 0,
         until=int(_delayed(case, np.array([last]), delay)[0]),
-        ages=_smart_scan_forgets(case) and solved.ordered is not None,
+        ages=_smart_scan_forgets(case) and timing.ordered is not None,
     )
 
 
@@ -203,7 +208,7 @@ def _delayed(case: Case, scans: Scans | Ints, delay: int) -> Ints:
     return processing[np.minimum(place, len(processing) - 1)]
 
 
-def _doubtful(case: Case, solved: Solved, fate: Fate, since: int, row: int) -> Mask:
+def _doubtful(case: Case, timing: Timing, fate: Fate, since: int, row: int) -> Mask:
     """Contents that may need the unstable tree at ``row`` of scan ``since`` or later."""
     facts, contents = case.facts, case.contents
     doubtful = np.zeros(len(contents), dtype=np.bool_)
@@ -217,8 +222,8 @@ def _doubtful(case: Case, solved: Solved, fate: Fate, since: int, row: int) -> M
         node = np.logical_or.reduceat(facts.node[frame], begin)
         settled = (met & ~blocked) | node
         doubtful[several] = ~settled | (items > case.rules.max_page_sharing)
-    if solved.ordered is not None:
-        doubtful[contents.of_frame[case.frame_of_row[solved.ordered.rows]]] = True
+    if timing.ordered is not None:
+        doubtful[contents.of_frame[case.frame_of_row[timing.ordered.rows]]] = True
     doubtful[contents.of_frame[facts.zero & facts.known]] = False
     return doubtful
 
@@ -239,28 +244,37 @@ def _all_doubtful(
     by_split = fate.vanished & np.append(blocked.folios, False)[case.facts.folio]
     slow_frames = per_frame(doubtful, case.contents) | by_split
 
-    def changed(when: Scans, slow: Mask) -> Scans:
-        concerned = slow & (when >= blocked.since)
-        return np.where(concerned, change(when), when).astype(np.uint16)
+    def changed(when: Scans, slow: Callable[[slice], Mask]) -> Scans:
+        def of(piece: slice) -> Ints:
+            concerned = slow(piece) & (when[piece] >= blocked.since)
+            return np.where(concerned, change(when[piece]), when[piece])
 
-    vanished = np.isin(fate.outcome, [Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY])
+        return made(len(when), np.uint16, of, prediction.empty)
+
+    vanishing = vanishing_rows(fate, prediction.empty)
+    nodes = rows_where(len(fate.node), lambda piece: fate.node[piece], prediction.empty)
+    going = prediction.freed.gone
+    gone = rows_where(len(going), lambda piece: going[piece], prediction.empty)
     late_folios = blocked.folios | blocked.zeroes
     return replace(
         times,
-        settled_in=changed(times.settled_in, slow_frames[frame]),
-        freed_in=changed(times.freed_in, slow_frames[frame[vanished]]),
-        nodes_in=changed(times.nodes_in, slow_frames[fate.node]),
-        gone_in=changed(times.gone_in, slow_frames[prediction.freed.gone]),
-        split_in=changed(times.split_in, late_folios),
+        settled_in=changed(times.settled_in, lambda piece: slow_frames[frame[piece]]),
+        freed_in=changed(times.freed_in, lambda piece: slow_frames[frame[vanishing[piece]]]),
+        nodes_in=changed(times.nodes_in, lambda piece: slow_frames[nodes[piece]]),
+        gone_in=changed(times.gone_in, lambda piece: slow_frames[gone[piece]]),
+        split_in=changed(times.split_in, lambda piece: late_folios[piece]),
     )
 
 
-def _moved(times: Times, scans: int) -> Times:
+def _moved(times: Times, scans: int, empty: Empty) -> Times:
     """What comes after the first scan, so many scans later; earlier if it is negative."""
 
-    def moved(when: Scans, first: int = 2) -> Scans:
-        other = np.minimum(when.astype(np.int64) + scans, LATEST)
-        return np.where(when >= first, other, when).astype(np.uint16)
+    def moved(when: Scans) -> Scans:
+        def of(piece: slice) -> Ints:
+            other = np.minimum(when[piece].astype(np.int64) + scans, LATEST)
+            return np.where(when[piece] >= MERGING, other, when[piece])
+
+        return made(len(when), np.uint16, of, empty)
 
     return replace(
         times,
@@ -273,13 +287,12 @@ def _moved(times: Times, scans: int) -> Times:
 
 
 def _unshared_of_blocked(
-    case: Case, solved: Solved, fate: Fate, blocked: _Blocked, scans: pd.DataFrame
+    case: Case, alone: Mask, blocked: _Blocked, scans: pd.DataFrame
 ) -> tuple[Ints, Ints]:
-    """The least and the most of pages_unshared after each scan.
+    """The least and the most of pages_unshared after each scan. ``alone``: see ``alone_in_tree``.
 
     A page that nothing equals may not be inserted; one that would merge may wait in the tree.
     """
-    alone = alone_in_tree(solved, fate)
     least, most = (scans["pages_unshared"].to_numpy().copy() for _ in range(2))
     doubtful = int(np.count_nonzero(blocked.doubtful))
     for scan in range(blocked.since, len(scans) + 1 if blocked.ages else blocked.until):
@@ -290,9 +303,8 @@ def _unshared_of_blocked(
                 least[scan - 1] = 0
                 most[scan - 1] += doubtful
             continue
-        certain = len(alone)
-        if scan in blocked.rows:
-            certain = int(np.searchsorted(alone, blocked.rows[scan]))
+        until = max(blocked.rows.get(scan, len(alone)), 0)
+        certain = int(np.count_nonzero(alone[:until]))
         if blocked.zeroes and scan > blocked.since:
             certain = 0
         least[scan - 1] = min(certain, least[scan - 1])

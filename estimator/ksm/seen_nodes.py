@@ -7,25 +7,31 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from estimator.arrays import Numbers
+from estimator.arrays import Bytes, Empty, Numbers, made
 from estimator.ksm.candidates import on_ksmds_list
 from estimator.snapshot.flags import FrameKind, MappingFlag
+from estimator.snapshot.joined import with_columns
 from estimator.snapshot.snapshot import Snapshot
 
 
-def with_seen_nodes(snapshot: Snapshot, *, merge_across_nodes: bool) -> Snapshot:
+def with_seen_nodes(
+    snapshot: Snapshot, *, merge_across_nodes: bool, empty: Empty = np.empty
+) -> Snapshot:
     """``snapshot`` with a live stable node for each KSM page, if its stable tree was not read.
 
     The page of a stable node is what PageKsm() is true of (set_page_stable_node() in mm/ksm.c);
     nodes of equal pages are the dups of one chain, of one NUMA node each unless
     ``merge_across_nodes``. What maps the page in a mergeable VMA is taken for an item of the node:
-    after a fork it may not be one yet, and is from the next scan on.
+    after a fork it may not be one yet, and is from the next scan on. ``empty``: makes the arrays of
+    all mappings.
     """
     ksm = snapshot.frames["kind"].to_numpy() == FrameKind.KSM
     if "stable_nodes" not in snapshot.info.get("not_known", {}) or not ksm.any():
         return snapshot
     frame_id = np.flatnonzero(ksm)
-    seen = snapshot.frames.iloc[frame_id]
+    seen = pd.DataFrame(
+        {name: snapshot.frames[name].array.take(frame_id) for name in ("pfn", "hash", "node")}
+    )
     nodes = pd.DataFrame(
         {
             "node_id": np.arange(len(frame_id), dtype=np.uint32),
@@ -38,10 +44,15 @@ def with_seen_nodes(snapshot: Snapshot, *, merge_across_nodes: bool) -> Snapshot
     )
     mappings, vmas = snapshot.mappings, snapshot.vmas
     taking_part = vmas["mergeable"].to_numpy() & on_ksmds_list(snapshot)[vmas["mm_id"].to_numpy()]
-    merged = ksm[mappings["frame_id"].to_numpy()]
-    merged &= taking_part[mappings["vma_id"].to_numpy()]
-    flags = mappings["flags"].to_numpy() | merged * np.uint8(MappingFlag.MERGED)
-    return replace(snapshot, mappings=mappings.assign(flags=flags), stable_nodes=nodes)
+    columns = (mappings[name].to_numpy() for name in ("frame_id", "vma_id", "flags"))
+    frame_of_row, vma_of_row, read = columns
+
+    def with_merged(piece: slice) -> Bytes:
+        merged = ksm[frame_of_row[piece]] & taking_part[vma_of_row[piece]]
+        return read[piece] | merged * np.uint8(MappingFlag.MERGED)
+
+    flags = made(len(read), np.uint8, with_merged, empty)
+    return replace(snapshot, mappings=with_columns(mappings, flags=flags), stable_nodes=nodes)
 
 
 def _chains(frames: pd.DataFrame, *, merge_across_nodes: bool) -> Numbers:

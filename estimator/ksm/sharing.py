@@ -7,16 +7,18 @@ between its mappings. ``d`` counts the frame that stays, whoever holds it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Ints, Numbers, count, pieces
+from estimator.arrays import FirstOf, Ints, Words, count, in_turn, pieces
 from estimator.ksm.content_parts import rows_by_content
 from estimator.ksm.credits import ends_of
 from estimator.snapshot.names import units_of
+from estimator.snapshot.snapshot import vma_starts, vmas_of
 
 if TYPE_CHECKING:
     from estimator.ksm.prediction import Prediction
@@ -83,46 +85,88 @@ def sums_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tupl
     """
     freed, found = prediction.freed, prediction.credits
     group_of_vma = group_of_mm[prediction.snapshot.vmas["mm_id"].to_numpy()]
-    vma_of_row = prediction.snapshot.mappings["vma_id"].to_numpy()
+    starts = vma_starts(prediction.snapshot)
     node = ends_of(found.given_up, found.stable_node, prediction.empty)
-    is_end = count(node, len(node), empty=prediction.empty, ignore=-1)
+    is_end = prediction.empty(len(node), np.bool_)
+    is_end[:] = False
+    for piece in pieces(len(node)):
+        is_end[node[piece][node[piece] >= 0]] = True
     for piece in pieces(len(node)):
         ends = np.flatnonzero(is_end[piece])
         node[piece][ends] = ends + piece.start
+    del is_end
     frames = count(node, len(node), empty=prediction.empty, ignore=-1)
     converted = prediction.converted
 
+    names = np.random.default_rng(0).integers(1, 2**64, size=groups, dtype=np.uint64)
+    first = FirstOf(len(node), prediction.empty)
+
+    def part(rows: Ints) -> tuple[Floats, list[_Vectors]]:
+        """What ``rows`` save alone, and who holds the frames that end with others."""
+        group, credit = group_of_vma[vmas_of(starts, rows)], found.of_row[rows]
+        frame = freed.frame_of_row.take(rows)
+        end, left = node.take(frame), found.given_up.take(frame)
+        merging = np.flatnonzero((end >= 0) & (converted.take(rows) | ~left))
+        frame, end, left = frame[merging], end[merging], left[merging]
+        ending = frames.take(end)
+        each = np.where(found.given_up.take(end), 1 - 1 / ending, 1.0)
+        each /= np.maximum(found.converted.take(frame), 1)
+        credit[merging[left]] -= each[left]
+        inside = group >= 0
+        alone = np.bincount(group[inside], credit[inside], groups).astype(np.float64)
+        of_frame = first.row(frame)
+        held = 1 / np.bincount(of_frame).take(of_frame)
+        sharers = group[merging]
+        return alone, [
+            _vectors(first.row(end), sharers, held, 1 / ending, names),
+            _vectors(of_frame, sharers, held, -1 / ending, names),
+        ]
+
     matrix: Floats = np.zeros((groups, groups))
     alone: Floats = np.zeros(groups)
-    for rows in rows_by_content(freed.content, freed.frame_of_row, prediction.empty):
-        group, credit = group_of_vma[vma_of_row[rows]], found.of_row[rows]
-        frame = freed.frame_of_row[rows].astype(np.int64)
-        merging = (node[frame] >= 0) & (converted[rows] | ~found.given_up[frame])
-        frame = frame[merging]
-        leaving = found.given_up[frame]
-        stays = found.given_up[node[frame]]
-        each = np.where(stays, 1 - 1 / frames[node[frame]], 1.0)
-        each /= np.maximum(found.converted[frame], 1)
-        credit[np.flatnonzero(merging)[leaving]] -= each[leaving]
-        inside = group >= 0
-        alone += np.bincount(group[inside], credit[inside], groups)
-        _add_part(matrix, node, frames, frame, group[merging])
+    parts = rows_by_content(freed.content, freed.frame_of_row, prediction.empty)
+    for alone_of_part, vectors in in_turn(part, parts):
+        alone += alone_of_part
+        for some in vectors:
+            _add_products(matrix, some)
     return matrix, alone
 
 
-def _add_part(matrix: Floats, node: Numbers, frames: Numbers, frame: Ints, group: Ints) -> None:
-    """Add what mappings of some contents come to.
+@dataclass(frozen=True)
+class _Vectors:
+    """Sparse vectors of groups, none of them twice, and a factor for each.
 
-    ``node``: per frame, where it ends, and ``frames``, how many end there. Per mapping: its
-    ``frame``, and its ``group``, -1 for none.
+    Per entry, in the order of the vectors: which ``vector`` it is of, its ``group`` and ``value``.
     """
-    inside = group >= 0
-    names, holders = np.unique(frame, return_counts=True)
-    held, holder, times = _sums(frame[inside], group[inside], len(matrix))
-    part = times / holders[np.searchsorted(names, held)]
-    on_node, sharer, parts = _sums(node[held].astype(np.int64), holder, len(matrix), part)
-    _add_products(matrix, on_node, sharer, parts, 1 / frames[on_node])
-    _add_products(matrix, held, holder, part, -1 / frames[node[held]])
+
+    vector: Ints
+    group: Ints
+    value: Floats
+    factor: Floats
+
+
+def _vectors(first: Ints, group: Ints, value: Floats, factor: Floats, names: Words) -> _Vectors:
+    """What the mappings of each frame, or of each end of frames, come to for the groups.
+
+    Per mapping: the ``first`` one of the same frame or end, its ``group``, -1 for none, its
+    ``value`` and the ``factor`` of that frame or end. Where the vectors are equal, by the random
+    ``names`` of the groups, they are one with the sum of their factors.
+    """
+    inside = np.flatnonzero(group >= 0)
+    heads, group, value = first[inside], group[inside], value[inside]
+    signature = np.zeros(len(first), np.uint64)
+    np.add.at(signature, heads, names.take(group) * np.rint(value * 2**20).astype(np.uint64))
+    one_each = np.flatnonzero(first == np.arange(len(first)))
+    _, example, kind = np.unique(signature[one_each], return_index=True, return_inverse=True)
+    number = np.full(len(first), -1)
+    number[one_each[example]] = np.arange(len(example))
+    vector = number.take(heads)
+    chosen = np.flatnonzero(vector >= 0)
+    keys = vector[chosen] * len(names) + group[chosen]
+    entries, place = np.unique(keys, return_inverse=True)
+    sums = np.bincount(place, value[chosen], len(entries)).astype(np.float64)
+    factors = np.bincount(kind, factor[one_each], len(example)).astype(np.float64)
+    return _Vectors(entries // len(names), entries % len(names), sums, factors)
 
 
 def _groups(prediction: Prediction, by: By) -> tuple[pd.DataFrame, Ints]:
@@ -152,34 +196,17 @@ def _groups(prediction: Prediction, by: By) -> tuple[pd.DataFrame, Ints]:
     return names, place[group]
 
 
-def _sums(
-    one: Ints, group: Ints, groups: int, weights: Floats | None = None
-) -> tuple[Ints, Ints, Floats]:
-    """The sums of ``weights`` by ``one`` and ``group``: both, in order, and the sums."""
-    keys, place = np.unique(one * groups + group, return_inverse=True)
-    return keys // groups, keys % groups, np.bincount(place, weights, len(keys)).astype(np.float64)
-
-
-def _add_products(matrix: Floats, vector: Ints, group: Ints, value: Floats, factor: Floats) -> None:
-    """Add to ``matrix`` every vector times itself times its factor.
-
-    Per entry, in the order of the vectors: which vector it is of, its place there and its value,
-    and the factor of the vector. Equal vectors are multiplied once.
-    """
-    if not len(vector):
-        return
+def _add_products(matrix: Floats, vectors: _Vectors) -> None:
+    """Add to ``matrix`` every vector times itself times its factor."""
     groups = len(matrix)
-    start = np.flatnonzero(np.append(True, vector[1:] != vector[:-1]))
-    names = np.random.default_rng(0).integers(1, 2**64, size=groups, dtype=np.uint64)
-    signature = np.add.reduceat(names[group] * np.rint(value * 2**20).astype(np.uint64), start)
-    _, first, kind = np.unique(signature, return_index=True, return_inverse=True)
-    factors = np.bincount(kind, factor[start])
-    lengths = np.diff(np.append(start, len(vector)))[first]
+    names, start, lengths = np.unique(vectors.vector, return_index=True, return_counts=True)
     for length in np.unique(lengths).tolist():
         chosen = np.flatnonzero(lengths == length)
         step = max(_PRODUCTS_AT_ONCE // length**2, 1)
         for some in (chosen[n : n + step] for n in range(0, len(chosen), step)):
-            entries = start[first[some]][:, None] + np.arange(length)
-            at, values = group[entries], value[entries]
-            products = factors[some][:, None, None] * values[:, :, None] * values[:, None, :]
-            np.add.at(matrix, (at[:, :, None], at[:, None, :]), products)
+            entries = start[some][:, None] + np.arange(length)
+            at, values = vectors.group[entries], vectors.value[entries]
+            products = vectors.factor[names[some]][:, None, None]
+            products = products * values[:, :, None] * values[:, None, :]
+            entry = at[:, :, None] * groups + at[:, None, :]
+            np.add.at(matrix.ravel(), entry.ravel(), products.ravel())

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty, Ints, Numbers, Words, rows_where
+from estimator.arrays import Empty, FirstOf, Ints, Mask, Numbers, Words, in_turn, rows_where
 from estimator.ksm.content_parts import rows_by_content
+from estimator.ksm.frames import frames_with
 from estimator.ksm.sharing import TIE_DIGITS
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.names import units_of, vma_labels
-from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot, vma_starts, vmas_of
 
 if TYPE_CHECKING:
     from estimator.ksm.prediction import Prediction
@@ -28,11 +29,23 @@ def contents(prediction: Prediction, limit: int) -> pd.DataFrame:
     frame_id = snapshot.mappings["frame_id"].to_numpy()
     place_of_vma, places = _places(snapshot)
     number = np.random.default_rng(0).integers(1, 2**64, size=len(places), dtype=np.uint64)
-    converted = prediction.converted
-    parts = [
-        _patterns(prediction, rows[converted[rows]], number[place_of_vma])
-        for rows in rows_by_content(content, frame_id, prediction.empty)
-    ]
+    converted, zero = prediction.converted, frames_with(snapshot.frames, FrameFlag.ZERO)
+    starts, number_of_vma = vma_starts(snapshot), number[place_of_vma]
+
+    first_of_frame = FirstOf(len(content), prediction.empty)
+    first_of_content = FirstOf(int(content.max(initial=-1)) + 1, prediction.empty)
+
+    def patterns_of(rows: Ints) -> pd.DataFrame:
+        rows = rows[converted[rows]]
+        frame = frame_id.take(rows)
+        of_row = content.take(frame)
+        known = np.flatnonzero(of_row >= 0)
+        rows, frame, of_row = rows[known], frame[known], of_row[known]
+        firsts = first_of_frame.row(frame), first_of_content.row(of_row)
+        number = number_of_vma[vmas_of(starts, rows)]
+        return _patterns(rows, *firsts, number, zero.take(frame), prediction.credits.of_row[rows])
+
+    parts = in_turn(patterns_of, rows_by_content(content, frame_id, prediction.empty))
     patterns = _alike(pd.concat(parts).sort_values("row"))
     saved = patterns["saved_pages"].round(TIE_DIGITS)
     order = np.lexsort((-patterns["mappings"], -saved))[:limit]
@@ -41,34 +54,43 @@ def contents(prediction: Prediction, limit: int) -> pd.DataFrame:
     chosen = content[frame_id[example]]
     rows = _rows_of(content, frame_id, chosen, prediction.empty)
     rows = rows[converted[rows]]
-    place = place_of_vma[snapshot.mappings["vma_id"].to_numpy()[rows]]
+    place = place_of_vma[vmas_of(starts, rows)]
     holders = _holders(places, place, content[frame_id[rows]], chosen)
     patterns["holders"] = pd.Series(holders, dtype=object)
     columns = ["contents", "frames", "mappings", "saved_pages", "zero", "holders"]
     return patterns[columns].join(_whereabouts(snapshot, example))
 
 
-def _patterns(prediction: Prediction, rows: Ints, number_of_vma: Words) -> pd.DataFrame:
-    """What ``contents`` says of the contents of ``rows``, which have all of their mappings."""
-    snapshot = prediction.snapshot
-    frame_id = snapshot.mappings["frame_id"].to_numpy()[rows]
-    known = prediction.content[frame_id] >= 0
-    rows, frame_id = rows[known], frame_id[known]
-    content, _ = pd.factorize(prediction.content[frame_id])
-    count = int(content.max(initial=-1)) + 1
-    signature = np.zeros(count, np.uint64)
-    np.add.at(signature, content, number_of_vma[snapshot.mappings["vma_id"].to_numpy()[rows]])
-    _, first_of_frame = np.unique(frame_id, return_index=True)
-    flags = snapshot.frames["flags"].to_numpy()[frame_id]
+def _patterns(
+    rows: Ints,
+    of_frame: Ints,
+    of_content: Ints,
+    number: Words,
+    zero: Mask,
+    credit: npt.NDArray[np.float64],
+) -> pd.DataFrame:
+    """What ``contents`` says of the contents of ``rows``, which have all of their mappings.
+
+    Per row: the first one of its frame and of its content, the ``number`` of its place, whether it
+    is ``zero``-filled, and its ``credit``.
+    """
+    row = np.arange(len(rows))
+    one_each = np.flatnonzero(of_content == row)
+    signature = np.zeros(len(rows), np.uint64)
+    np.add.at(signature, of_content, number)
+
+    def sums(of: Ints, weights: npt.NDArray[np.float64] | None = None) -> npt.NDArray[Any]:
+        return np.bincount(of, weights, len(rows))[one_each]
+
     table = pd.DataFrame(
         {
-            "signature": signature,
-            "zero": _first_of(content, (flags & FrameFlag.ZERO) != 0),
-            "frames": np.bincount(content[first_of_frame], minlength=count),
-            "contents": np.ones(count, np.int64),
-            "mappings": np.bincount(content),
-            "saved_pages": np.bincount(content, weights=prediction.credits.of_row[rows]),
-            "row": _first_of(content, rows),
+            "signature": signature[one_each],
+            "zero": zero[one_each],
+            "frames": sums(of_content[of_frame == row]),
+            "contents": np.ones(len(one_each), np.int64),
+            "mappings": sums(of_content),
+            "saved_pages": sums(of_content, credit),
+            "row": rows[one_each],
         }
     )
     return _alike(table).reset_index()
@@ -92,11 +114,6 @@ def _rows_of(
     is_chosen[:] = False
     is_chosen[chosen] = True
     return rows_where(len(frame_id), lambda piece: is_chosen[content[frame_id[piece]]])
-
-
-def _first_of(group: Ints, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    _, first = np.unique(group, return_index=True)
-    return values[first]
 
 
 def _places(snapshot: Snapshot) -> tuple[Ints, pd.DataFrame]:

@@ -25,7 +25,6 @@ from estimator.ksm.khugepaged import sharing_bounds
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.snapshot.identity import origin
-from estimator.snapshot.stored_table import in_pieces
 
 _SUMS = [
     "ksm_rmap_items",
@@ -148,11 +147,16 @@ def _vmas(case: Case, fate: Fate) -> pd.DataFrame:
 
 def _per_vma(case: Case, values: npt.NDArray[np.uint8], kinds: int) -> Ints:
     """How often each value occurs in each VMA: i64, VMAs x kinds."""
-    counts = np.zeros(len(case.snapshot.vmas) * kinds, np.int64)
-    for piece, some in in_pieces(case.snapshot.mappings, ("vma_id",)):
-        vma = some["vma_id"].to_numpy().astype(np.int64)
-        np.add.at(counts, vma * kinds + values[piece], 1)
-    return counts.reshape(-1, kinds)
+    starts = case.candidates.vma_starts
+    counts = np.zeros((len(starts) - 1, kinds), np.int64)
+    for piece in pieces(len(values)):
+        first, last = np.searchsorted(starts, (piece.start, piece.stop - 1), side="right") - 1
+        ends = np.clip(starts[first : last + 2], piece.start, piece.stop)
+        rows = ends[1:] - ends[:-1]
+        key = np.repeat(np.arange(len(rows)) * kinds, rows) + values[piece]
+        found = np.bincount(key, minlength=len(rows) * kinds)
+        counts[first : last + 1] += found.reshape(-1, kinds)
+    return counts
 
 
 def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:

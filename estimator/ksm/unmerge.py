@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from estimator.arrays import Empty, count, made, numbers_where, pieces, take
 from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.policy import Policy
 from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag
+from estimator.snapshot.joined import Rows, counted, joined, with_columns
 from estimator.snapshot.snapshot import Snapshot
 
 
@@ -26,32 +28,38 @@ def has_to_start_over(snapshot: Snapshot, policy: Policy, ksm: Mapping[str, Any]
     )
 
 
-def unmerged(snapshot: Snapshot) -> Snapshot:
+def unmerged(snapshot: Snapshot, empty: Empty = np.empty) -> Snapshot:
     """Every mapping of a KSM page in a mergeable VMA gets a page of its own.
 
     As unmerge_and_remove_all_rmap_items() in mm/ksm.c does it. The new pages come after the rows
-    of ``snapshot.frames``, whose numbers stay.
+    of ``snapshot.frames``, whose numbers stay. ``empty``: makes the columns of both tables.
     """
-    frames, mappings = snapshot.frames, snapshot.mappings
-    ksm = frames["kind"].to_numpy() == FrameKind.KSM
-    listed = on_ksmds_list(snapshot)
-    vma_broken = snapshot.vmas["mergeable"].to_numpy() & listed[snapshot.vmas["mm_id"].to_numpy()]
-    frame = mappings["frame_id"].to_numpy().copy()
-    rows = np.flatnonzero(ksm[frame] & vma_broken[mappings["vma_id"].to_numpy()])
-    copies = frames.iloc[frame[rows]].copy()
-    copies["kind"] = np.uint8(FrameKind.ANONYMOUS)
-    copies["flags"] = copies["flags"].to_numpy() & ~np.uint32(FrameFlag.SWAPCACHE)
-    copies[["mapcount", "refcount", "folio_mapcount"]] = np.int32(1)
-    left = frames.copy()
-    gone = np.bincount(frame[rows], minlength=len(frames)).astype(np.int32)
-    for column in ("mapcount", "refcount", "folio_mapcount"):
-        left[column] -= gone
-    frame[rows] = np.arange(len(frames), len(frames) + len(rows), dtype=np.uint32)
-    flags = mappings["flags"].to_numpy() & np.uint8(~MappingFlag.MERGED & 0xFF)
+    frames, mappings, vmas = snapshot.frames, snapshot.mappings, snapshot.vmas
+    vma_broken = vmas["mergeable"].to_numpy() & on_ksmds_list(snapshot)[vmas["mm_id"].to_numpy()]
+    ksm, vma = frames["kind"].to_numpy() == FrameKind.KSM, mappings["vma_id"].to_numpy()
+    before = mappings["frame_id"].to_numpy()
+    broken = made(
+        len(before), np.bool_, lambda piece: ksm[before[piece]] & vma_broken[vma[piece]], empty
+    )
+    rows = numbers_where(broken, empty)
+    left, ksm_frame = len(frames), take(before, rows, empty).view(np.int32)
+    there, new = counted(0, left, empty), counted(left, left + len(rows), empty)
+    columns = joined([Rows(frames, there, there), Rows(frames, ksm_frame, new)], empty)
+    columns["kind"][left:] = FrameKind.ANONYMOUS
+    columns["flags"][left:] &= ~np.uint32(FrameFlag.SWAPCACHE)
+    gone = count(ksm_frame, left, empty=empty)
+    for name in ("mapcount", "refcount", "folio_mapcount"):
+        columns[name][:left] -= gone
+        columns[name][left:] = 1
+    frame = made(len(before), np.uint32, lambda piece: before[piece], empty)
+    for piece in pieces(len(rows)):
+        frame[rows[piece]] = new[piece]
+    marked, not_merged = mappings["flags"].to_numpy(), np.uint8(~MappingFlag.MERGED & 0xFF)
+    flags = made(len(marked), np.uint8, lambda piece: marked[piece] & not_merged, empty)
     return replace(
         snapshot,
-        frames=pd.concat([left, copies], ignore_index=True),
-        mappings=mappings.assign(frame_id=frame, flags=flags),
+        frames=pd.DataFrame(columns, copy=False),
+        mappings=with_columns(mappings, frame_id=frame, flags=flags),
         stable_nodes=snapshot.stable_nodes.iloc[:0],
         stable_items=snapshot.stable_items.iloc[:0],
     )

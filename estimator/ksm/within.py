@@ -9,19 +9,24 @@ that is gone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Ints, Mask
+from estimator.arrays import Empty, Ints, Mask, Numbers, made, move_up, pieces, rows_where
 from estimator.ksm.accounting import general_profit_bytes
 from estimator.ksm.case import Case
-from estimator.ksm.course import first_items, visited_in
-from estimator.ksm.fate import Fate, Solved
+from estimator.ksm.course import first_items, visited_by, visited_in
+from estimator.ksm.fate import Fate
 from estimator.ksm.prediction import Outcome
 from estimator.ksm.readings import processes_all
-from estimator.ksm.scans import MERGING, Times, alone_in_tree, vanishes
+from estimator.ksm.scans import MERGING, Times, alone_in_tree, vanishing_rows
+from estimator.ksm.timing import Timing
 
 Range = tuple[int, int]
 
@@ -39,8 +44,8 @@ class Steps:
     may be in between.
     """
 
-    gains: Ints
-    losses: Ints
+    gains: Numbers
+    losses: Numbers
     rest: int
     spread: int
 
@@ -59,10 +64,16 @@ class Within:
     """
 
     def __init__(
-        self, case: Case, solved: Solved, fate: Fate, times: Times, table: pd.DataFrame
+        self,
+        case: Case,
+        timing: Timing,
+        fate: Fate,
+        times: Times,
+        table: pd.DataFrame,
+        empty: Empty,
     ) -> None:
         self._rules = case.rules
-        self._scans = _Scans(case, solved, fate, times)
+        self._changes = cache(lambda: _Scans(case, timing, fate, times, empty))
         self._table = table.assign(merged=table["pages_shared"] + table["pages_sharing"])
         self._steps: dict[int, dict[str, Steps]] = {}
 
@@ -95,59 +106,118 @@ class Within:
 
     def _steps_of(self, scan: int) -> dict[str, Steps]:
         found = {}
-        for name, (gains, losses, spread) in self._scans.changes(scan).items():
+        for name, (gains, losses, spread) in self._changes().changes(scan).items():
             change = int(self._table[name].iloc[scan - 1]) - self._before(name, scan)
             rest = change - len(gains) + len(losses)
-            found[name] = Steps(np.sort(gains), np.sort(losses), rest, spread)
+            found[name] = Steps(gains, losses, rest, spread)
         return found
 
 
 class _Scans:
     """What changes when, but for the items that are simulated."""
 
-    def __init__(self, case: Case, solved: Solved, fate: Fate, times: Times) -> None:
-        self._case, self._fate, self._times = case, fate, times
-        simulated = np.zeros(len(fate.outcome), np.bool_)
+    def __init__(self, case: Case, timing: Timing, fate: Fate, times: Times, empty: Empty) -> None:
+        self._case, self._fate, self._times, self._empty = case, fate, times, empty
+        placed = empty(len(fate.outcome), np.bool_)
+        placed[:] = True
         self._trees = 0
-        if solved.ordered is not None:
-            rows = solved.ordered.rows
-            simulated[rows] = True
+        if timing.ordered is not None:
+            rows = timing.ordered.rows
+            placed[rows] = False
             self._trees = len(np.unique(case.contents.of_frame[case.frame_of_row[rows]]))
-        self._placed = ~simulated
-        alone = alone_in_tree(solved, fate)
-        self._alone = alone[self._placed[alone]]
-        gone = np.flatnonzero(vanishes(fate.outcome))
-        self._gone, self._gone_placed = gone, self._placed[gone]
+        self._placed = placed
+        alone = alone_in_tree(timing, fate, empty)
+        self._alone = self._rows(lambda piece: alone[piece])
+        self._gone = vanishing_rows(fate, empty)
 
-    def changes(self, scan: int) -> dict[str, tuple[Ints, Ints, int]]:
+    def _rows(self, of: Callable[[slice], Mask]) -> Ints:
+        """Those that are not simulated."""
+        placed = self._placed
+        return rows_where(len(placed), lambda piece: of(piece) & placed[piece], self._empty)
+
+    def changes(self, scan: int) -> dict[str, tuple[Numbers, Numbers, int]]:
         """Gains, losses and spread of each counter, see ``Steps``."""
-        fate, times, none = self._fate, self._times, np.zeros(0, np.int64)
+        outcome, times, none = self._fate.outcome, self._times, np.zeros(0, np.int64)
         in_step = self._in_step(scan)
-        so_far = np.cumsum(self._processed(scan, in_step=in_step))
-        settled = np.flatnonzero((times.settled_in == scan) & self._placed)
-        merged = settled[fate.outcome[settled] == Outcome.MERGED]
-        first, second = first_items(fate, times, merged, scan)
-        moved = np.concatenate([np.setdiff1d(merged, first, assume_unique=True), second])
-        zeroed = settled[fate.outcome[settled] == Outcome.ZERO_PAGE]
-        away = len(settled) - len(merged) - len(zeroed)
-        made = np.flatnonzero(fate.outcome > Outcome.UNKNOWN) if scan == 1 else none
-        freed = self._gone[self._gone_placed & (times.freed_in == scan)]
-        waited, joined = (ends[first != second] if scan > 1 else none for ends in (first, second))
+        so_far = visited_by(self._processed(scan, in_step=in_step), self._empty)
+        first, second, is_first = self._first_items(scan)
+
+        def settled(piece: slice) -> Mask:
+            now: Mask = times.settled_in[piece] == scan
+            return now
+
+        joining = self._rows(
+            lambda piece: settled(piece) & (outcome[piece] == Outcome.MERGED) & ~is_first[piece]
+        )
+        zeroed = self._rows(lambda piece: settled(piece) & (outcome[piece] == Outcome.ZERO_PAGE))
+        away = self._rows(lambda piece: settled(piece) & (outcome[piece] == Outcome.SPLIT_AWAY))
+        items = self._all_items() if scan == 1 else none
+        gone, placed = self._gone, self._placed
+        freed = self._chosen(
+            gone, lambda piece: placed[gone[piece]] & (times.freed_in[piece] == scan)
+        )
+        waited, joined = (
+            self._chosen(ends, lambda piece: first[piece] != second[piece]) if scan > 1 else none
+            for ends in (first, second)
+        )
         left = times.left_behind if scan == MERGING else none
         back = times.left_behind if scan == MERGING + 1 else none
         enter, leave = self._of_tree(scan, in_step=in_step)
         counts_zeroes = self._case.rules.counts_zero_pages
+
+        def at(*rows: Ints | Numbers, after: tuple[Ints, ...] = ()) -> Numbers:
+            return self._visited(so_far, rows, after)
+
         return {
-            "merged": (so_far[moved], none, 0),
-            "pages_shared": (so_far[second], none, 0),
-            "ksm_zero_pages": (so_far[zeroed] if counts_zeroes else none, none, 0),
-            "ksm_rmap_items": (so_far[made], so_far[freed] + 1, 0),
+            "merged": (at(joining, second), at(), 0),
+            "pages_shared": (at(second), at(), 0),
+            "ksm_zero_pages": (at(zeroed) if counts_zeroes else at(), at(), 0),
+            "ksm_rmap_items": (at(items), at(after=(freed,)), 0),
             "pages_unshared": (
-                np.concatenate([so_far[enter], so_far[waited], so_far[left]]),
-                np.concatenate([so_far[leave] + 1, so_far[joined], so_far[back] + 1]),
-                self._trees + away + self._vanished_before(scan),
+                at(enter, waited, left),
+                at(joined, after=(leave, back)),
+                self._trees + len(away) + self._vanished_before(scan),
             ),
         }
+
+    def _all_items(self) -> Ints:
+        outcome = self._fate.outcome
+        return rows_where(len(outcome), lambda piece: outcome[piece] > Outcome.UNKNOWN, self._empty)
+
+    def _first_items(self, scan: int) -> tuple[Numbers, Numbers, Mask]:
+        """See ``first_items``: of all new nodes; and bool per row, whether it is one of the first.
+
+        The rows are i32.
+        """
+        first, second = first_items(self._fate, self._times, scan, self._empty, self._placed)
+        new = made(len(first), np.bool_, lambda piece: first[piece] >= 0, self._empty)
+        first, second = move_up(first, new), move_up(second, new)
+        is_first = self._empty(len(self._placed), np.bool_)
+        is_first[:] = False
+        for piece in pieces(len(first)):
+            is_first[first[piece]] = True
+        return first, second, is_first
+
+    def _chosen(self, values: npt.NDArray[Any], of: Callable[[slice], Mask]) -> npt.NDArray[Any]:
+        """Those of ``values`` that ``of`` says of a piece of them."""
+        places = rows_where(len(values), of, self._empty)
+        return made(len(places), values.dtype, lambda piece: values[places[piece]], self._empty)
+
+    def _visited(
+        self,
+        so_far: Numbers,
+        rows: tuple[Ints | Numbers, ...],
+        after: tuple[Ints, ...],
+    ) -> Numbers:
+        """How many pages are visited at ``rows`` and right ``after`` rows, i32, sorted."""
+        found, filled = self._empty(sum(map(len, (*rows, *after))), np.int32), 0
+        for some, more in (*((each, 0) for each in rows), *((each, 1) for each in after)):
+            for piece in pieces(len(some)):
+                here = so_far[some[piece]] + np.int32(more)
+                found[filled : filled + len(here)] = here
+                filled += len(here)
+        found.sort()
+        return found
 
     def _of_tree(self, scan: int, *, in_step: bool) -> tuple[Ints, Ints]:
         """Rows that come to wait in the tree in this scan, and those that leave it."""
@@ -159,8 +229,11 @@ class _Scans:
 
     def _vanished_before(self, scan: int) -> int:
         """Pages that were gone in the scan before; some may have waited in the tree."""
-        away = self._fate.outcome == Outcome.SPLIT_AWAY
-        return int(np.count_nonzero(away & self._placed & (self._times.settled_in == scan - 1)))
+        outcome, settled_in = self._fate.outcome, self._times.settled_in
+        away = self._rows(
+            lambda piece: (outcome[piece] == Outcome.SPLIT_AWAY) & (settled_in[piece] == scan - 1)
+        )
+        return len(away)
 
     def _in_step(self, scan: int) -> bool:
         return processes_all(scan, smart_scan=self._case.rules.smart_scan)
@@ -168,6 +241,11 @@ class _Scans:
     def _processed(self, scan: int, *, in_step: bool) -> Mask:
         """Bool per row: ksmd visits its page in this scan."""
         if in_step:
-            return visited_in(self._fate, self._times, scan)
-        on_node: Mask = (self._fate.outcome == Outcome.MERGED) & (self._times.settled_in < scan)
-        return on_node
+            return visited_in(self._fate, self._times, scan, self._empty)
+        outcome, settled_in = self._fate.outcome, self._times.settled_in
+
+        def on_node(piece: slice) -> Mask:
+            there: Mask = (outcome[piece] == Outcome.MERGED) & (settled_in[piece] < scan)
+            return there
+
+        return made(len(outcome), np.bool_, on_node, self._empty)

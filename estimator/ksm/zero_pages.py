@@ -31,7 +31,7 @@ def zero_contents_apart(contents: Contents, facts: FrameFacts, rules: Rules) -> 
 
 def can_vanish(facts: FrameFacts, rules: Rules) -> Mask:
     """Bool per frame: a split of its folio replaces its unlocked mappings by the zero page."""
-    if not rules.split_maps_zero_page:
+    if not rules.split_maps_zero_page or facts.folio.max(initial=-1) < 0:
         return np.zeros(len(facts.items), dtype=bool)
     return facts.zero & facts.known & (facts.folio >= 0) & ~facts.pinned & ~facts.mlocked
 

@@ -7,24 +7,26 @@ import datetime
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from estimator._version import __version__
-from estimator.arrays import Columns, Words, of_rows
+from estimator.arrays import Columns, Mask, of_rows
 from estimator.collect.budget import refuse_beyond
+from estimator.collect.by_pfn import ByPfn
 from estimator.collect.further_hashes import Areas, Further, Wanted
-from estimator.collect.mappings import Mapped, distinct
+from estimator.collect.mappings import Mapped, distinct_of
 from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
-from estimator.collect.tables import make_tables, only_mapped, other_tables
+from estimator.collect.tables import Table, make_tables, only_mapped, other_tables
+from estimator.packed import Packed, side_by_side
 from estimator.procfs.ksm_counters import ksmd_cpu_seconds, read_identity
 from estimator.procfs.ksm_settings import read_settings, thp_enabled, thp_orders
 from estimator.procfs.merged_frames import ksm_flag_holds, mark_ksm
-from estimator.procfs.page_contents import forget_what_moved, look_at
+from estimator.procfs.page_contents import Places, forget_what_moved, look_at, workers_here
 from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.pagemap import PageMaps
 from estimator.procfs.processes import (
@@ -89,6 +91,7 @@ def collect_procfs(
     wanted: Wanted | None = None,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],
+    workers: int | None = None,
     max_memory_bytes: int | None = None,
 ) -> Snapshot:
     """What ``gather_procfs`` finds, with its arguments and errors, as DataFrames."""
@@ -99,6 +102,7 @@ def collect_procfs(
         wanted=wanted,
         progress=progress,
         pace=pace,
+        workers=workers,
         max_memory_bytes=max_memory_bytes,
     ).snapshot()
 
@@ -111,13 +115,17 @@ def gather_procfs(
     wanted: Wanted | None = None,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],
+    workers: int | None = None,
     max_memory_bytes: int | None = None,
+    answers: bool = False,
 ) -> Gathered:
     """Everything /proc says of this machine; what it doesn't is listed in ``info["not_known"]``.
 
-    ``pace`` is told how many bytes are read, and may wait. Without ``seed`` the hashes have a new
+    ``pace`` is told how many bytes are read, and may wait. ``workers``: how many processes read;
+    without it two, or one where we may use one core. Without ``seed`` the hashes have a new
     one. ``wanted``: further hashes. ``without_contents``: no page of a process is read; what is in
     the frames is unknown. ``contents``: of which memory, one of ``CONTENTS``.
+    ``answers``: a prediction follows, whose memory is asked for, too.
     Raises TargetError without the right to see PFNs, CannotAnswerError if this kernel has no KSM.
     """
     require_rights()
@@ -131,39 +139,53 @@ def gather_procfs(
     if not known.any():
         require_memory(processes)
     mergeable = set(vmas["mm_id"][vmas["mergeable"]].tolist())
-    answers = [is_listed(p, mergeable=n in mergeable) for n, p in enumerate(processes)]
-    listed = np.array([answer is True for answer in answers], np.bool_)
-    said = np.array([answer is not None for answer in answers], np.bool_)
+    on_list = [is_listed(p, mergeable=n in mergeable) for n, p in enumerate(processes)]
+    listed = np.array([answer is True for answer in on_list], np.bool_)
+    said = np.array([answer is not None for answer in on_list], np.bool_)
     order, vmas, smaps = listed_first(listed, vmas, smaps)
     processes = [processes[number] for number in order]
     listed, said, known = listed[order], said[order], known[order]
     others, other_pages = with_others(vmas, smaps, contents)
-    refuse_beyond(max_memory_bytes, int(smaps["Anonymous"].sum()) + other_pages, running=True)
+    mapped_pages = int(smaps["Anonymous"].sum()) + other_pages
+    refuse_beyond(max_memory_bytes, mapped_pages, running=True, answers=answers)
     areas = Areas(vmas["mm_id"], vmas["start"], vmas["end"])
     further = Further(wanted, seed, areas, PAGE_BYTES) if wanted != Wanted() else None
     maps = PageMaps(processes, vmas, smaps["AnonHugePages"], others)
+    kernel = RunningKernel()
     latest: list[Mapped] = []
+    looks: list[Places] = []
 
     def walk() -> Mapped:
         mapped = maps.walk(lambda done: progress("page tables", done, len(processes)))
         latest[:] = [mapped]
         return mapped
 
-    def look(pfns: Words) -> Columns:
+    def look(pfns: Packed) -> Table:
         mapped = latest[0]
-        return look_at(
-            pfns, mapped, vmas, processes, seed, further, without_contents, contents, progress, pace
+        facts, places = look_at(
+            pfns,
+            mapped,
+            vmas,
+            processes,
+            seed,
+            further,
+            without_contents,
+            contents,
+            progress,
+            pace,
+            workers or workers_here(),
+            lambda: features(kernel, upstream_release()),  # it keeps what it reads
         )
+        looks.append(places)
+        return facts
 
     mapped = walk()
-    pfns = distinct(mapped.pfn)
+    pfns = distinct_of(mapped.pfn)
     mapped, pfns, facts, lost_pages = settle(mapped, pfns, look(pfns), walk, look)
-    forget_what_moved(pfns, facts, mapped)
-    zero = np.isin(mapped.pfn, pfns[facts.pop("zero_page")])
-    mapped.counts["zero_pages"] += np.bincount(
-        mapped.vma_id[zero], minlength=len(vmas["start"])
-    ).astype("u8")
-    mapped = mapped.keep(~zero)
+    latest.clear()
+    forget_what_moved(pfns, facts, mapped, looks)
+    looks.clear()
+    mapped = _without_zero_page(mapped, pfns, facts.pop("zero_page"))
     not_known, perhaps_ksm = _NOT_KNOWN, 0
     if not ksm_flag_holds():
         perhaps_ksm = mark_ksm(facts, pfns, mapped, vmas["start"], smaps)
@@ -181,9 +203,8 @@ def gather_procfs(
     if contents != CONTENTS[0]:
         tables = other_tables(mapped, pfns, facts, seed, PAGE_BYTES)
     mappings, frames = make_tables(vmas, mapped, pfns, facts, seed, PAGE_BYTES)
-    if (frames["node"] == UNKNOWN_NODE).any():
+    if any((nodes == UNKNOWN_NODE).any() for nodes in frames["node"].pieces()):
         not_known = not_known | {"frames.node": "65535 where several nodes may have the frame"}
-    kernel = RunningKernel()
     if not can_compare(os.getpid()):
         not_known = not_known | {
             "processes.sharing_pids": "kcmp(2) is not to be had: each pid counts as an mm"
@@ -234,6 +255,27 @@ def gather_procfs(
         "not_known": not_known,
     }
     return Gathered(info, table, vmas, mappings, frames, _NO_NODES, _NO_ITEMS, *(tables or ()))
+
+
+def _without_zero_page(mapped: Mapped, pfns: Packed, zero_page: Packed) -> Mapped:
+    """``mapped`` without mappings of the frames that are a ``zero_page``; these are counted."""
+    zero = ByPfn(pfns, np.bool_, False)
+    for piece in side_by_side({"pfn": pfns, "zero": zero_page}):
+        zero.put(piece["pfn"], piece["zero"])
+
+    def others() -> Iterator[Mask]:
+        for rows in mapped.pieces():
+            gone = zero.of(rows.pfn)
+            pages = np.bincount(rows.vma_id[gone], minlength=len(mapped.first_page))
+            mapped.counts["zero_pages"] += pages.astype(np.uint64)
+            yield ~gone
+
+    if not any(piece.any() for piece in zero_page.pieces()):
+        return mapped
+    masks = Packed(np.bool_)
+    for mask in others():
+        masks.append(mask)
+    return mapped.keep(masks.drained())
 
 
 def _renumbered(vmas: Columns, mms: npt.NDArray[np.bool_]) -> Columns:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
 
-from estimator.arrays import Columns, Ints, Mask, Numbers, Words
+import numpy as np
+import numpy.typing as npt
+
+from estimator.arrays import Ints, Words
+from estimator.collect.by_pfn import ByPfn
 from estimator.collect.mappings import Mapped
+from estimator.collect.tables import Table
+from estimator.packed import Packed, side_by_side
 from estimator.procfs.page_flags import KPF_KSM, frame_words
 from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.pagemap import own_page
 from estimator.snapshot.flags import FrameKind
 
+_NO_ADDRESS = (1 << 64) - 1
 _DIRTY, _SWAPCACHE = np.uint64(1 << 4), np.uint64(1 << 13)  # as in page_flags.py
 
 
@@ -25,7 +32,7 @@ def ksm_flag_holds() -> bool:
 
 
 def mark_ksm(
-    facts: Columns, pfns: Words, mapped: Mapped, start: Words, smaps: dict[str, Words]
+    facts: Table, pfns: Packed, mapped: Mapped, start: Words, smaps: dict[str, Words]
 ) -> int:
     """Set the kind KSM without KPF_KSM; of how many anonymous frames it stays open.
 
@@ -36,49 +43,57 @@ def mark_ksm(
     known of a frame by one VMA helps in the others that map it. Frames that stay open are of the
     kind ANONYMOUS.
     """
-    place = np.searchsorted(pfns, mapped.pfn)
-    anonymous = (facts["kind"] == FrameKind.ANONYMOUS) | (facts["kind"] == FrameKind.KSM)
-    kept = anonymous[place]
-    place, vma = place[kept], mapped.vma_id[kept]
-    address = start[vma] + mapped.page_index[kept] * np.uint64(PAGE_BYTES)
-    could_be = (frame_words("kpageflags", pfns) & (_DIRTY | _SWAPCACHE)) != 0
-    could_be &= anonymous & (facts["order"] == 0)
-    ksm = could_be & _at_two_addresses(place, address, len(pfns))
-    ksm, known = _by_counts(ksm, ksm | ~could_be, place, vma, smaps["KSM"].astype(np.int64))
-    facts["kind"][anonymous] = np.where(ksm, FrameKind.KSM, FrameKind.ANONYMOUS)[anonymous]
-    return int(np.count_nonzero(~known))
+    anonymous, could_be = (ByPfn(pfns, np.bool_, False) for _ in range(2))
+    for piece in side_by_side({"pfn": pfns, "kind": facts["kind"], "order": facts["order"]}):
+        ours = np.isin(piece["kind"], (FrameKind.ANONYMOUS, FrameKind.KSM))
+        clean = (frame_words("kpageflags", piece["pfn"]) & (_DIRTY | _SWAPCACHE)) == 0
+        anonymous.put(piece["pfn"], ours)
+        could_be.put(piece["pfn"], ours & ~clean & (piece["order"] == 0))
+    ksm, known = _at_two_addresses(pfns, mapped, start, anonymous), ByPfn(pfns, np.bool_, False)
+    for pfn in pfns.pieces():
+        ksm.put(pfn, ksm.of(pfn) & could_be.of(pfn))
+        known.put(pfn, ksm.of(pfn) | ~could_be.of(pfn))
+    _by_counts(ksm, known, mapped, anonymous, smaps["KSM"].astype(np.int64))
+    still_open = 0
+    for number, (pfn, kind) in enumerate(zip(pfns.pieces(), facts["kind"].pieces(), strict=True)):
+        is_ksm = np.where(ksm.of(pfn), np.uint8(FrameKind.KSM), np.uint8(FrameKind.ANONYMOUS))
+        facts["kind"].change(number, np.where(anonymous.of(pfn), is_ksm, kind))
+        still_open += int(np.count_nonzero(~known.of(pfn)))
+    return still_open
 
 
-def _by_counts(
-    ksm: Mask, known: Mask, place: Ints, vma: Numbers, merged: Ints
-) -> tuple[Mask, Mask]:
-    """``ksm`` and ``known``, bool per frame, with what follows from ``merged`` pages per VMA.
-
-    ``place``, ``vma``: frame and VMA of each mapping.
-    """
-    while True:
-        found, open_ = (
-            np.bincount(vma, weights=which[place], minlength=len(merged)).astype(np.int64)
-            for which in (ksm, ~known)
-        )
-        none, all_ = found == merged, found + open_ == merged
-        now_ksm = _of(place[(all_ & ~none)[vma]], ~known)
-        now_known = now_ksm | _of(place[none[vma]], ~known)
-        if not now_known.any():
-            return ksm, known
-        ksm, known = ksm | now_ksm, known | now_known
+def _by_counts(ksm: ByPfn, known: ByPfn, mapped: Mapped, wanted: ByPfn, merged: Ints) -> None:
+    """Put into ``ksm`` and ``known``, bool, what follows from ``merged`` pages per VMA."""
+    size, learned = len(merged), True
+    while learned:
+        found, still_open = np.zeros((2, size), np.int64)
+        for vma, pfn in _of(mapped, wanted):
+            found += np.bincount(vma[ksm.of(pfn)], minlength=size)
+            still_open += np.bincount(vma[~known.of(pfn)], minlength=size)
+        none, learned = found == merged, False
+        all_ = (found + still_open == merged) & ~none
+        for vmas, told in ((all_, (ksm, known)), (none, (known,))):
+            for vma, pfn in _of(mapped, wanted):
+                fresh = pfn[vmas[vma] & ~known.of(pfn)]
+                learned |= len(fresh) > 0
+                for which in told:
+                    which.put(fresh, True)
 
 
-def _at_two_addresses(place: Ints, address: Words, frames: int) -> Mask:
-    """bool per frame; ``place``: the frame of each mapping."""
-    lowest, highest = np.full(frames, ~np.uint64(0)), np.zeros(frames, np.uint64)
-    np.minimum.at(lowest, place, address)
-    np.maximum.at(highest, place, address)
-    return lowest < highest
+def _of(mapped: Mapped, wanted: ByPfn) -> Iterator[tuple[npt.NDArray[np.uint32], Words]]:
+    """VMA and PFN of the rows of frames that are ``wanted``, bool; pieces of them."""
+    for rows in mapped.pieces():
+        there = rows[wanted.of(rows.pfn)]
+        yield there.vma_id, there.pfn
 
 
-def _of(place: Ints, frames: Mask) -> Mask:
-    """Those of ``frames``, bool, that are among ``place``."""
-    found = np.zeros_like(frames)
-    found[place] = True
-    return found & frames
+def _at_two_addresses(pfns: Packed, mapped: Mapped, start: Words, wanted: ByPfn) -> ByPfn:
+    """Which frames are, bool; of those that are ``wanted``, bool."""
+    first, two = ByPfn(pfns, np.uint64, _NO_ADDRESS), ByPfn(pfns, np.bool_, False)
+    for rows in mapped.pieces():
+        there = rows[wanted.of(rows.pfn)]
+        address = start[there.vma_id] + there.page_index * np.uint64(PAGE_BYTES)
+        fresh = first.of(there.pfn) == _NO_ADDRESS
+        first.put(there.pfn[fresh], address[fresh])
+        two.put(there.pfn[first.of(there.pfn) != address], True)
+    return two

@@ -9,12 +9,15 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Columns, Words, find
+from estimator.arrays import Columns, Ints, Words, usable_cpus
+from estimator.collect.by_pfn import ByPfn
 from estimator.collect.further_hashes import PAGES_AT_ONCE, Further
 from estimator.collect.hashing import digest_of
-from estimator.collect.mappings import FRAME_FACTS, Mapped, first_mappings
+from estimator.collect.mappings import FRAME_FACTS, Mapped, first_mappings, same_frames
 from estimator.collect.page_room import PageRoom
-from estimator.collect.workers import Pieces, forked, shared_columns
+from estimator.collect.tables import Table
+from estimator.collect.workers import Pieces, forked, packed_away, shared_columns
+from estimator.packed import PIECE_ROWS, Packed, add, side_by_side
 from estimator.procfs.nodes import nodes_of
 from estimator.procfs.page_flags import frame_facts
 from estimator.procfs.page_size import PAGE_BYTES, PAGE_SHIFT
@@ -23,16 +26,18 @@ from estimator.snapshot.flags import Unknown
 
 _WORKERS = 2  # a server has other work to do
 _FACTS_AT_ONCE = 1 << 15
-_NOWHERE = np.iinfo(np.uint64).max
+_FRAMES_AT_ONCE = 1 << 20  # in memory as they were read: 40 MB
+_OF_CONTENTS = ("hash", "unknown")
+_NO_ROW = 0xFFFF_FFFF
 
 
 def workers_here() -> int:
     """How many processes read at once."""
-    return min(_WORKERS, len(os.sched_getaffinity(0)))
+    return min(_WORKERS, usable_cpus())
 
 
 def look_at(
-    pfns: Words,
+    pfns: Packed,
     mapped: Mapped,
     vmas: Columns,
     processes: Sequence[Process],
@@ -42,91 +47,113 @@ def look_at(
     contents: str,
     progress: Callable[[str, int, int], None],
     pace: Callable[[int], None],
-) -> Columns:
-    """Columns of ``FRAME_FACTS`` of the frames ``pfns``, ``zero_page`` and ``read_at``.
+    workers: int,
+    meanwhile: Callable[[], object],
+) -> tuple[Table, Places]:
+    """Columns of ``FRAME_FACTS`` of the frames ``pfns``, and ``zero_page``; and where they lie.
 
     And of ``further``, where more hashes are asked for.
 
-    Read by some processes at once; each keeps to its part of the pace. ``without_contents``: what
-    is in the frames is left alone. ``contents``: of which memory, one of ``CONTENTS``.
+    Read by ``workers`` processes at once, which ``pace`` holds for together. ``without_contents``:
+    what is in the frames is left alone. ``contents``: of which memory, one of ``CONTENTS``.
+    ``meanwhile`` is what this process does before it helps the others to read.
     """
-    columns = FRAME_FACTS | {"zero_page": np.bool_, "read_at": np.uint64}
+    facts = _page_flags(pfns, contents, workers)
+    dtypes = {"hash": np.uint64, "unknown": np.uint8}
     if further is not None:
-        columns |= further.wanted.columns(PAGE_BYTES)
-    facts = shared_columns(len(pfns), columns)
-
-    workers = workers_here()
-    fact_pieces = Pieces(-(-len(pfns) // _FACTS_AT_ONCE))
-
-    def read_facts() -> None:
-        for number in fact_pieces:
-            piece = slice(number * _FACTS_AT_ONCE, (number + 1) * _FACTS_AT_ONCE)
-            for name, values in frame_facts(pfns[piece], contents).items():
-                facts[name][piece] = values
-
-    facts["node"][:] = nodes_of(pfns)
-    facts["read_at"][:] = _NOWHERE
+        dtypes |= further.wanted.columns(PAGE_BYTES)
+    found = shared_columns(len(pfns), dtypes)
+    places = Places(mapped, vmas, processes)
     if without_contents:
-        read_facts()
-        facts["unknown"][:] = Unknown.NOT_READ
-        return facts
-    with forked(workers - 1, read_facts):
-        mappings = first_mappings(pfns, mapped)
-        read_facts()
-    mappings[facts["kind"] == 0] = -1
-    places = _Places(mappings, mapped, vmas, processes)
-    total = len(places.rows)
-    pieces = Pieces(-(-total // PAGES_AT_ONCE))
+        found["unknown"][:] = Unknown.NOT_READ
+    else:
+        found["unknown"][:] = Unknown.CHANGED
+        places.add(mapped, pfns, facts["kind"])
+        total = len(places)
+        pieces = Pieces(-(-total // PAGES_AT_ONCE))
 
-    def read_contents(progress: Callable[[str, int, int], None]) -> None:
-        done = 0
-        for frames in _hash_frames(places, pieces, facts, seed, further):
-            done += frames * workers
-            progress("bytes", min(done, total) * PAGE_BYTES, total * PAGE_BYTES)
-            pace(frames * workers * PAGE_BYTES)
+        def read_contents(progress: Callable[[str, int, int], None]) -> None:
+            done = 0
+            for frames in _hash_frames(places, pieces, found, seed, further):
+                done += frames * workers
+                progress("bytes", min(done, total) * PAGE_BYTES, total * PAGE_BYTES)
+                pace(frames * PAGE_BYTES)
 
-    with forked(workers - 1, lambda: read_contents(lambda *_: None)):
-        read_contents(progress)
+        with forked(workers - 1, lambda: read_contents(lambda *_: None)):
+            meanwhile()
+            read_contents(progress)
+    places.forget_rows()
+    while found:
+        name, values = found.popitem()
+        facts[name] = packed_away(values)
+    return facts, places
+
+
+def _page_flags(pfns: Packed, contents: str, workers: int) -> Table:
+    """What /proc and sysfs say of the frames ``pfns``, without their contents; ``zero_page``."""
+    dtypes = {name: dtype for name, dtype in FRAME_FACTS.items() if name not in _OF_CONTENTS}
+    dtypes |= {"zero_page": np.bool_}
+    facts = {name: Packed(dtype) for name, dtype in dtypes.items()}
+    columns = shared_columns(min(len(pfns), _FRAMES_AT_ONCE), dtypes)
+    for begin in range(0, len(pfns), _FRAMES_AT_ONCE):
+        block = pfns[begin : begin + _FRAMES_AT_ONCE]
+        pieces = Pieces(-(-len(block) // _FACTS_AT_ONCE))
+
+        def read(block: Words = block, pieces: Pieces = pieces) -> None:
+            for number in pieces:
+                piece = slice(number * _FACTS_AT_ONCE, (number + 1) * _FACTS_AT_ONCE)
+                for name, values in frame_facts(block[piece], contents).items():
+                    if name in columns:
+                        columns[name][piece] = values
+
+        with forked(workers - 1, read):
+            columns["node"][: len(block)] = nodes_of(block)
+            read()
+        add(facts, {name: values[: len(block)] for name, values in columns.items()})
     return facts
 
 
-def forget_what_moved(pfns: Words, facts: Columns, mapped: Mapped) -> None:
+def _rows_of_kind(pfns: Packed, kind: Packed) -> ByPfn:
+    """The row in ``pfns`` of each of them that has a ``kind``; else _NO_ROW."""
+    rows, begin = ByPfn(pfns, np.uint32, _NO_ROW), 0
+    for piece in side_by_side({"pfn": pfns, "kind": kind}):
+        number = np.arange(begin, begin + len(piece["pfn"]), dtype=np.uint32)
+        rows.put(piece["pfn"], np.where(piece["kind"] != 0, number, np.uint32(_NO_ROW)))
+        begin += len(number)
+    return rows
+
+
+def forget_what_moved(pfns: Packed, facts: Table, mapped: Mapped, looks: Iterable[Places]) -> None:
     """Make unknown what was read through a mapping that is not in ``mapped`` with its frame.
 
     Other mappings of the frame may hold still: after fork, one process may write to its own copy.
+    ``looks``: where frames were read, the latest look at last.
     """
-    read_at = facts.pop("read_at")
-    row, stayed = find(mapped.key, read_at)
-    stayed[stayed] = mapped.pfn[row] == pfns[stayed]
-    moved = (facts["unknown"] == Unknown.HASHED) & ~stayed
-    facts["hash"][moved] = 0
-    facts["unknown"][moved] = Unknown.CHANGED
+    stayed = ByPfn(pfns, np.bool_, False)
+    for places in looks:
+        now = ((mapped.key(rows), rows.pfn) for rows in mapped.pieces())
+        read = zip(places.key.pieces(), places.pfn.pieces(), strict=True)
+        for same, pfn in zip(same_frames(now, read), places.pfn.pieces(), strict=True):
+            there = stayed.has(pfn)
+            stayed.put(pfn[there], same[there])
+    columns = {name: facts[name] for name in ("hash", "unknown")}
+    for number, piece in enumerate(side_by_side({"pfn": pfns, **columns})):
+        moved = (piece["unknown"] == Unknown.HASHED) & ~stayed.of(piece["pfn"])
+        if moved.any():
+            columns["hash"].change(number, np.where(moved, np.uint64(0), piece["hash"]))
+            unknown = np.where(moved, np.uint8(Unknown.CHANGED), piece["unknown"])
+            columns["unknown"].change(number, unknown)
 
 
-class _Places:
-    """Where frames are read: ``mappings[n]`` is the row of ``mapped`` for the frame number n.
-
-    They stand in the order of addresses, so that contents are copied from a process in long runs.
-    Frames where it is -1 are left out.
-    """
+class _Block:
+    """Some of ``Places`` as arrays. ``rows``: u32, of the frames. ``mm``: i64, mm_id."""
 
     def __init__(
-        self,
-        mappings: npt.NDArray[np.int64],
-        mapped: Mapped,
-        vmas: Columns,
-        processes: Sequence[Process],
+        self, rows: npt.NDArray[np.uint32], mm: Ints, page: Words, pids: list[int]
     ) -> None:
-        frame = np.full(len(mapped.pfn) + 1, -1)
-        frame[mappings] = np.arange(len(mappings))
-        place = np.flatnonzero(frame[:-1] >= 0)
-        vma = mapped.vma_id[place]
-        self.rows = frame[place]
-        self.key = mapped.key[place]
-        self._page = (vmas["start"] >> PAGE_SHIFT)[vma] + mapped.page_index[place]
-        self.mm = vmas["mm_id"][vma].astype(np.int64)
-        self._pids = [process.pid for process in processes]
-        self._breaks = np.flatnonzero((np.diff(self._page) != 1) | (np.diff(self.mm) != 0)) + 1
+        self.rows, self.mm = rows, mm
+        self._page, self._pids = page, pids
+        self._breaks = np.flatnonzero((np.diff(page) != 1) | (np.diff(mm) != 0)) + 1
 
     def runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
         """Frames [start, stop) in runs of one process: first and last, pid, first page."""
@@ -138,39 +165,82 @@ class _Places:
             yield begin, end, self._pids[self.mm[begin]], int(self._page[begin])
 
 
+class Places:
+    """Where frames are read, in the order of addresses: contents are copied in long runs.
+
+    ``key``: u64, the ``Mapped.key`` of the mapping through which it is. ``pfn``: u64.
+    """
+
+    def __init__(self, mapped: Mapped, vmas: Columns, processes: Sequence[Process]) -> None:
+        self._first_page = mapped.first_page
+        self._start: Words = vmas["start"] >> PAGE_SHIFT
+        self._mm = vmas["mm_id"].astype(np.int64)
+        self._pids = [process.pid for process in processes]
+        self._row = Packed(np.uint32)
+        self.key, self.pfn = Packed(np.uint64), Packed(np.uint64)
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def add(self, mapped: Mapped, pfns: Packed, kind: Packed) -> None:
+        """Put the frames ``pfns`` that have a ``kind`` at the first place where they are mapped."""
+        row_of = _rows_of_kind(pfns, kind)
+        for rows in first_mappings(pfns, mapped):
+            row = row_of.of(rows.pfn)
+            there = row != _NO_ROW
+            self._row.append(row[there])
+            self.key.append(mapped.key(rows)[there])
+            self.pfn.append(rows.pfn[there])
+
+    def forget_rows(self) -> None:
+        """Keep ``key`` and ``pfn`` alone: all has been read."""
+        self._row = Packed(np.uint32)
+
+    def block(self, number: int) -> _Block:
+        """``PIECE_ROWS`` of them, which are also the numbers of frames; the last one has fewer."""
+        rows = slice(number * PIECE_ROWS, (number + 1) * PIECE_ROWS)
+        key: Words = self.key[rows]
+        vma = np.searchsorted(self._first_page, key, side="right") - 1
+        page = self._start[vma] + (key - self._first_page[vma])
+        return _Block(self._row[rows], self._mm[vma], page, self._pids)
+
+
 def _hash_frames(
-    places: _Places,
+    places: Places,
     pieces: Iterable[int],
-    facts: Columns,
+    found: Columns,
     seed: int,
     further: Further | None,
 ) -> Iterator[int]:
-    """Fill ``hash``, ``unknown`` and ``read_at`` of the frames of some pieces of ``places``.
+    """Fill ``hash`` and ``unknown`` of the frames of some pieces of ``places``.
 
-    And the columns of ``further``. ``read_at``: the ``Mapped.key`` of the mapping through which the
-    frame was read. Yields how many frames a piece had when it is done.
+    And the columns of ``further``. Yields how many frames a piece had when it is done.
     """
     room = PageRoom(PAGES_AT_ONCE, PAGE_BYTES) if further is None else further.room
     digest = digest_of(seed)
+    number, block = -1, places.block(0)
     with _Reader(room.memory) as reader:
         for piece in pieces:
-            start, stop = piece * PAGES_AT_ONCE, min((piece + 1) * PAGES_AT_ONCE, len(places.rows))
+            if number != piece * PAGES_AT_ONCE // PIECE_ROWS:
+                number = piece * PAGES_AT_ONCE // PIECE_ROWS
+                block = places.block(number)
+            start = piece * PAGES_AT_ONCE % PIECE_ROWS
+            stop = min(start + PAGES_AT_ONCE, len(block.rows))
             unknown = np.concatenate(
                 [
                     reader.copy(begin - start, end - begin, pid, page)
-                    for begin, end, pid, page in places.runs(start, stop)
+                    for begin, end, pid, page in block.runs(start, stop)
                 ]
             )
             if further is None:
                 digests = digest(room.whole[: stop - start])
                 hashes: Columns = {"hash": np.fromiter(digests, np.uint64, stop - start)}
             else:
-                hashes = further.hashes(places.mm[start:stop])
-            rows = places.rows[start:stop]
+                hashes = further.hashes(block.mm[start:stop])
+            rows = block.rows[start:stop]
             for name, values in hashes.items():
-                facts[name][rows] = np.where(unknown == Unknown.HASHED, values, 0)
-            facts["unknown"][rows] = unknown
-            facts["read_at"][rows] = places.key[start:stop]
+                found[name][rows] = np.where(unknown == Unknown.HASHED, values, 0)
+            found["unknown"][rows] = unknown
             yield stop - start
 
 

@@ -127,11 +127,11 @@ def frame_words(name: str, pfns: Words) -> Words:
     sizes = (last - first + np.uint64(1)).astype(np.int64)
     offsets = np.cumsum(sizes) - sizes  # of each run in ``words``
     words = np.zeros(int(sizes.sum()), np.uint64)
-    into = words.view(np.uint8).data
+    into, ends = words.view(np.uint8).data, offsets + sizes
     with (PROC / name).open("rb", buffering=0) as file:
-        for base, offset, size in zip(
-            first.tolist(), offsets.tolist(), sizes.tolist(), strict=True
-        ):
-            os.preadv(file.fileno(), [into[8 * offset : 8 * (offset + size)]], 8 * base)
+        descriptor, read = file.fileno(), os.preadv
+        places = (8 * offsets).tolist(), (8 * ends).tolist(), (8 * first).tolist()
+        for begin, end, place in zip(*places, strict=True):
+            read(descriptor, [into[begin:end]], place)
     run = np.repeat(offsets - first.astype(np.int64), np.diff([0, *breaks, len(pfns)]))
     return words[pfns.astype(np.int64) + run]

@@ -15,17 +15,18 @@ import numpy.typing as npt
 
 from estimator.arrays import Columns, Mask, Words
 from estimator.collect.limits import is_own_limit
-from estimator.collect.mappings import Mapped, first_pages
+from estimator.collect.mappings import Mapped, Rows, first_pages
 from estimator.procfs.page_size import HUGE_PAGES, PAGE_SHIFT
 from estimator.procfs.processes import PROC, Process
 from estimator.snapshot.flags import MappingFlag
 
 _PRESENT, _SWAP, _FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
 _PFN = np.uint64((1 << 55) - 1)
-_PIECE_PAGES = 1 << 18  # 2 MiB of entries
+_PIECE_PAGES = 1 << 18  # 2 MiB of entries; no huge page lies in two
 _SPARSE_PAGES = 1 << 13  # ranges from 32 MiB on are asked for what is in them first
 _GAP_PAGES = 512  # read over gaps shorter than this
 _VM_ACCESS = np.uint64(7)  # VM_READ | VM_WRITE | VM_EXEC
+_HUGE = np.uint8(MappingFlag.HUGE)
 
 
 @contextmanager
@@ -54,14 +55,17 @@ class PageMaps:
         self._huge = huge
         self._others = others
         self.gone = np.zeros(len(processes), np.bool_)
+        self._huge_found = np.zeros(len(huge), np.int64)
 
     def walk(self, progress: Callable[[int], None]) -> Mapped:
         """Every page that the VMAs map; ``progress`` is told the number of mms done."""
-        parts = [(np.empty(0, np.uint32), np.empty(0, np.uint64), np.empty(0, np.uint64))]
-        swap = np.zeros(len(self._huge), np.uint64)
+        start, end = (self._vmas[name] >> PAGE_SHIFT for name in ("start", "end"))
+        names = ("zero_pages", "ksm_zero_pages", "nonpresent_pages", "unknown_pages", "swap_pages")
+        counts = {name: np.zeros(len(self._huge), np.uint64) for name in names}
+        mapped = Mapped(counts, first_pages(start, end))
+        self._huge_found = np.zeros(len(self._huge), np.int64)
         walked = np.flatnonzero(self._vmas["has_anon_vma"] | self._others)
         mms = self._vmas["mm_id"][walked]
-        starts, ends = (self._vmas[name][walked] >> PAGE_SHIFT for name in ("start", "end"))
         bounds = [0, *(np.flatnonzero(np.diff(mms)) + 1).tolist(), len(mms)]
         for begin, stop in pairwise(bounds):
             if begin == stop:
@@ -69,53 +73,66 @@ class PageMaps:
             mm_id = int(mms[begin])
             progress(mm_id)
             vma_ids = walked[begin:stop].astype(np.uint32)
-            start, end = starts[begin:stop], ends[begin:stop]
             try:
-                with (PROC / str(self._processes[mm_id].pid) / "pagemap").open("rb", 0) as file:
-                    for first, entries in _entries(file.fileno(), start, end):
-                        _, vma = _in_vmas(entries & _SWAP != 0, first, start, end)
-                        swap[vma_ids] += np.bincount(vma, minlength=len(vma_ids)).astype(np.uint64)
-                        place, vma = _in_vmas(entries & _PRESENT != 0, first, start, end)
-                        wanted = entries[place] & _FILE == 0
-                        wanted |= self._others[vma_ids[vma]]
-                        place, vma = place[wanted], vma[wanted]
-                        page_index = place.view(np.uint64) + (first - start[vma])
-                        parts.append((vma_ids[vma], page_index, entries[place] & _PFN))
+                self._of_mm(mm_id, vma_ids, start[vma_ids], end[vma_ids], mapped)
             except OSError as error:
                 if is_own_limit(error):
                     raise
                 self.gone[mm_id] = True
-        vma_id, page_index, pfn = (np.concatenate(column) for column in zip(*parts, strict=True))
-        counts = {
-            name: np.zeros(len(self._huge), np.uint64)
-            for name in ("zero_pages", "ksm_zero_pages", "nonpresent_pages", "unknown_pages")
-        }
-        counts["swap_pages"] = swap
-        flags = self._flags(vma_id, page_index, pfn)
-        start, end = (self._vmas[name] >> PAGE_SHIFT for name in ("start", "end"))
-        return Mapped(vma_id, page_index, pfn, flags, counts, first_pages(start, end))
+        self._forget_huge(mapped)
+        return mapped
 
-    def _flags(
-        self, vma_id: npt.NDArray[np.uint32], page_index: Words, pfn: Words
-    ) -> npt.NDArray[np.uint8]:
-        """PROT_NONE as the VMA says; HUGE where smaps counts as many huge pages as we find whole.
+    def _of_mm(
+        self,
+        mm_id: int,
+        vma_ids: npt.NDArray[np.uint32],
+        start: Words,
+        end: Words,
+        mapped: Mapped,
+    ) -> None:
+        """Append to ``mapped`` what the VMAs ``vma_ids`` of one mm map: pages [start, end)."""
+        closed = (self._vmas["vm_flags"][vma_ids] & _VM_ACCESS) == 0
+        swap = mapped.counts["swap_pages"]
+        with (PROC / str(self._processes[mm_id].pid) / "pagemap").open("rb", 0) as file:
+            for first, entries in _entries(file.fileno(), start, end):
+                _, vma = _in_vmas(entries & _SWAP != 0, first, start, end)
+                swap[vma_ids] += np.bincount(vma, minlength=len(vma_ids)).astype(np.uint64)
+                place, vma = _in_vmas(entries & _PRESENT != 0, first, start, end)
+                wanted = entries[place] & _FILE == 0
+                wanted |= self._others[vma_ids[vma]]
+                place, vma = place[wanted], vma[wanted]
+                page, pfn = place.view(np.uint64) + first, entries[place] & _PFN
+                flags = closed[vma] * np.uint8(MappingFlag.PROT_NONE)
+                head = _whole_huge_pages(vma, page, pfn)
+                flags[(head[:, None] + np.arange(HUGE_PAGES)).ravel()] |= _HUGE
+                self._huge_found += HUGE_PAGES * np.bincount(
+                    vma_ids[vma[head]], minlength=len(self._huge)
+                )
+                mapped.append(Rows(vma_ids[vma], page - start[vma], pfn, flags))
+
+    def _forget_huge(self, mapped: Mapped) -> None:
+        """Leave HUGE where smaps counts as many huge pages as were found whole.
 
         WRITABLE and DIRTY are in no file.
         """
-        closed = (self._vmas["vm_flags"] & _VM_ACCESS) == 0
-        flags = closed[vma_id] * np.uint8(MappingFlag.PROT_NONE)
-        page = (self._vmas["start"] >> PAGE_SHIFT)[vma_id] + page_index
-        size = np.uint64(HUGE_PAGES)
-        head = np.flatnonzero((page % size == 0) & (pfn % size == 0))
-        head = head[head + HUGE_PAGES <= len(pfn)]
-        last = head + HUGE_PAGES - 1
-        whole = (vma_id[last] == vma_id[head]) & (page[last] - page[head] == size - 1)
-        whole &= pfn[last] - pfn[head] == size - 1
-        head = head[whole]
-        found = np.bincount(vma_id[head], minlength=len(self._huge)) * HUGE_PAGES
-        head = head[(found == self._huge)[vma_id[head]]]
-        flags[(head[:, None] + np.arange(HUGE_PAGES)).ravel()] |= np.uint8(MappingFlag.HUGE)
-        return flags
+        wrong = (self._huge_found != self._huge) & (self._huge_found != 0)
+        if not wrong.any():
+            return
+        for number, rows in enumerate(mapped.pieces()):
+            of_wrong = wrong[rows.vma_id] & ((rows.flags & _HUGE) != 0)
+            if of_wrong.any():
+                mapped.flags.change(number, rows.flags & ~(of_wrong * _HUGE))
+
+
+def _whole_huge_pages(vma: npt.NDArray[np.int64], page: Words, pfn: Words) -> npt.NDArray[np.int64]:
+    """The rows where a huge page can begin: all its pages follow, in one VMA and one block."""
+    size = np.uint64(HUGE_PAGES)
+    head = np.flatnonzero((page % size == 0) & (pfn % size == 0))
+    head = head[head + HUGE_PAGES <= len(pfn)]
+    last = head + HUGE_PAGES - 1
+    whole = (vma[last] == vma[head]) & (page[last] - page[head] == size - 1)
+    whole &= pfn[last] - pfn[head] == size - 1
+    return head[whole]
 
 
 def _entries(file: int, starts: Words, ends: Words) -> Iterator[tuple[np.uint64, Words]]:
@@ -127,9 +144,10 @@ def _entries(file: int, starts: Words, ends: Words) -> Iterator[tuple[np.uint64,
         if end - start >= _SPARSE_PAGES:
             ranges = _populated(file, start, end)
         for first, last in ranges:
-            for piece in range(first, last, _PIECE_PAGES):
-                size = min(_PIECE_PAGES, last - piece)
-                raw = os.pread(file, 8 * size, 8 * piece)
+            bounds = range(first // _PIECE_PAGES + 1, -(-last // _PIECE_PAGES))
+            edges = [first, *(n * _PIECE_PAGES for n in bounds), last]
+            for piece, stop in pairwise(edges):
+                raw = os.pread(file, 8 * (stop - piece), 8 * piece)
                 yield np.uint64(piece), np.frombuffer(raw, np.uint64)
 
 
@@ -138,10 +156,18 @@ def _in_vmas(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Which entries, from that of page ``first`` on, are wanted and in a VMA; and in which one."""
     place = np.flatnonzero(wanted)
-    page = place.view(np.uint64) + first
-    vma = np.searchsorted(starts, page, side="right") - 1
-    inside = page < ends[vma]  # and not before the first: no piece starts there
-    return place[inside], vma[inside]
+    some = slice(
+        int(np.searchsorted(ends, first, side="right")),
+        int(np.searchsorted(starts, first + np.uint64(len(wanted)))),
+    )
+    begin, stop = (
+        np.searchsorted(place, np.maximum(pages[some], first) - first) for pages in (starts, ends)
+    )
+    counts = stop - begin
+    vma = np.repeat(np.arange(some.start, some.stop), counts)
+    if len(vma) < len(place):  # some are between VMAs
+        place = place[np.arange(len(vma)) + np.repeat(begin - (np.cumsum(counts) - counts), counts)]
+    return place, vma
 
 
 class _PageRegion(ctypes.Structure):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ class RunningKernel:
 
     def has_function(self, name: str) -> bool | None:
         """True if it is seen; else it may be inlined."""
-        seen = name in self._functions or (self._btf and self._btf.numbers(name, [Kind.FUNC]))
+        seen = name.encode() in self._functions or (
+            self._btf and self._btf.numbers(name, [Kind.FUNC])
+        )
         return True if seen else None
 
     def has_variable(self, name: str) -> bool | None:
@@ -75,12 +78,10 @@ class RunningKernel:
         return self._btf.word(found[0], 2) if self._btf and found else None
 
     @functools.cached_property
-    def _functions(self) -> frozenset[str]:
+    def _functions(self) -> frozenset[bytes]:
         """Names of the kernel's functions, without what the compiler adds after a dot."""
         with contextlib.suppress(OSError):
-            lines = _KALLSYMS.read_text(errors="replace").splitlines()
-            symbols = (line.split() for line in lines)
-            return frozenset(s[2].partition(".")[0] for s in symbols if s[1:2] in (["t"], ["T"]))
+            return frozenset(re.findall(rb" [tT] ([^.\s]+)", _KALLSYMS.read_bytes()))
         return frozenset()
 
     @functools.cached_property

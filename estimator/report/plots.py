@@ -21,7 +21,8 @@ from estimator.advice.plan import Plan
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.sharing import saved_between
 from estimator.snapshot.names import units_of
-from estimator.snapshot.snapshot import Snapshot, mapping_mm
+from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.stored_table import in_pieces
 from estimator.units import human_bytes, percent, printable
 
 _MIB = 2**20
@@ -180,8 +181,11 @@ def _matrix_groups(
 ) -> tuple[npt.NDArray[np.int64], list[str]]:
     """The group of every mm, or -1, and the names of the groups: those that save most."""
     processes = snapshot.processes
-    credit = prediction.credits.of_row
-    saved = pd.Series(np.bincount(mapping_mm(snapshot), credit, len(processes)))
+    credit, mm_of_vma = prediction.credits.of_row, snapshot.vmas["mm_id"].to_numpy()
+    saved_pages = np.zeros(len(processes))
+    for piece, some in in_pieces(snapshot.mappings, ("vma_id",)):
+        np.add.at(saved_pages, mm_of_vma[some["vma_id"].to_numpy()], credit[piece])
+    saved = pd.Series(saved_pages)
     names = processes["comm"] + " " + processes["pid"].astype(str)
     if (saved > 0).sum() > _MATRIX_SIZE:
         names = processes["comm"] + " in " + units_of(processes["cgroup"])

@@ -13,6 +13,7 @@ import pandas as pd
 from estimator.advice.attribution import page_bytes
 from estimator.advice.reasons import off_now, reasons
 from estimator.advice.verdict import Savings, savings
+from estimator.arrays import pieces
 from estimator.ksm.coverage import Coverage
 from estimator.ksm.prediction import Outcome, Prediction
 from estimator.report import words
@@ -144,7 +145,9 @@ def _savings(s: Savings) -> Section:
 def _ledger(prediction: Prediction, saved: Savings, size: int) -> Section:
     """The frames of the first sentence, the mappings that ksmd visits, the records it keeps."""
     counters = prediction.counters
-    outcomes = np.bincount(prediction.outcome, minlength=len(Outcome))
+    outcomes = np.zeros(len(Outcome), np.int64)
+    for piece in pieces(len(prediction.outcome)):
+        outcomes += np.bincount(prediction.outcome[piece], minlength=len(Outcome))
     rows = [
         ("frames of anonymous memory, mapped by whomever", saved.anonymous_bytes // size),
         ("mappings of them that ksmd visits in a full scan", saved.scanned_pages),

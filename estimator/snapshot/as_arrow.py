@@ -11,12 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from estimator.packed import Packed
+
 
 def to_arrow(column: Any, field: pa.Field, rows: slice) -> pa.Array:
     """``rows`` of a column of a ``Snapshot``, or of a ``Gathered``, as ``field`` has it."""
-    if not isinstance(column, np.ndarray):
+    if not isinstance(column, np.ndarray | Packed):
         return pa.array(column.iloc[rows], type=field.type, from_pandas=field.nullable)
-    values, size = np.ma.getdata(column[rows]), len(column[rows])
+    column = column[rows]
+    values, size = np.ma.getdata(column), len(column)
     if pa.types.is_string(field.type):
         return _strings(values)
     if pa.types.is_list(field.type):
@@ -29,7 +32,7 @@ def to_arrow(column: Any, field: pa.Field, rows: slice) -> pa.Array:
     if values.dtype != field.type.to_pandas_dtype():
         raise TypeError(f"{field.name} is {values.dtype}, not {field.type}")
     masked = isinstance(column, np.ma.MaskedArray)
-    valid = _bits(~np.ma.getmaskarray(column[rows])) if masked else None
+    valid = _bits(~np.ma.getmaskarray(column)) if masked else None
     truths = values.dtype == np.bool_
     buffer = _bits(values) if truths else pa.py_buffer(np.ascontiguousarray(values))
     return pa.Array.from_buffers(field.type, size, [valid, buffer])

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Ints, Mask, find, page_keys
+from estimator.arrays import Empty, Mask, Numbers, Words, find, made, page_keys, pieces
 from estimator.errors import UsageError
 from estimator.snapshot.flags import MappingFlag
 from estimator.snapshot.identity import Identity
 from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.stored_table import in_pieces
+
+_PLACE = ("vma_id", "page_index")  # of a mapping
 
 
 @dataclass(frozen=True)
@@ -28,33 +31,45 @@ class Changes:
     compared: Mask
     changed_before: Mask
 
-    def __or__(self, other: Changes) -> Changes:
-        """What two later looks say together."""
-        changed = self.changed | other.changed
-        before = (self.changed_before | other.changed_before) & ~changed
-        return Changes(changed, self.compared | other.compared, before)
+    def add(self, other: Changes) -> None:
+        """What ``other`` says, a later look as well, is said here, too."""
+        for piece in pieces(len(self.changed)):
+            self.changed[piece] |= other.changed[piece]
+            self.compared[piece] |= other.compared[piece]
+            self.changed_before[piece] |= other.changed_before[piece]
+            self.changed_before[piece] &= ~self.changed[piece]
 
 
-def known_changes(snapshot: Snapshot, later: Snapshot | None) -> Changes | None:
+def known_changes(
+    snapshot: Snapshot, later: Snapshot | None, empty: Empty = np.empty
+) -> Changes | None:
     """What later passes and the snapshot ``later`` say; None if there was neither.
 
-    Raises UsageError as ``require_pair`` and ``changed_mappings``.
+    ``empty``: makes the arrays of all mappings and frames. Raises UsageError as ``require_pair``
+    and ``changed_mappings``.
     """
     several = snapshot.info.get("passes", {}).get("count", 1) > 1
     if later is None and not several:
         return None
-    known = of_passes(snapshot)
-    if later is None:
-        return known
-    require_pair(snapshot, later)
-    return known | changed_mappings(snapshot, later)
+    known = of_passes(snapshot, empty)
+    if later is not None:
+        require_pair(snapshot, later, empty)
+        known.add(changed_mappings(snapshot, later, empty=empty))
+    return known
 
 
-def of_passes(snapshot: Snapshot) -> Changes:
+def of_passes(snapshot: Snapshot, empty: Empty = np.empty) -> Changes:
     """What the flags of ``mappings`` say; of a single pass: nothing."""
     flags = snapshot.mappings["flags"].to_numpy()
-    bits = (MappingFlag.CHANGED, MappingFlag.COMPARED, MappingFlag.CHANGED_BEFORE)
-    return Changes(*((flags & np.uint8(bit)) != 0 for bit in bits))
+
+    def with_bit(bit: MappingFlag) -> Mask:
+        return made(len(flags), np.bool_, lambda piece: (flags[piece] & bit) != 0, empty)
+
+    return Changes(
+        with_bit(MappingFlag.CHANGED),
+        with_bit(MappingFlag.COMPARED),
+        with_bit(MappingFlag.CHANGED_BEFORE),
+    )
 
 
 def with_flags(snapshot: Snapshot, changes: Changes) -> Snapshot:
@@ -84,7 +99,7 @@ def with_changes(snapshot: Snapshot, later: Snapshot | None) -> Snapshot:
     return replace(with_flags(snapshot, known), info=snapshot.info | {"passes": passes})
 
 
-def require_pair(earlier: Snapshot, later: Snapshot) -> None:
+def require_pair(earlier: Snapshot, later: Snapshot, empty: Empty = np.empty) -> None:
     """Raise UsageError unless ``later`` can be a later picture of the same boot of one machine.
 
     Refused are another machine or boot, the same picture twice, and the reverse order: by the
@@ -98,7 +113,7 @@ def require_pair(earlier: Snapshot, later: Snapshot) -> None:
             f"the two snapshots are not of one boot of one system: {why}",
             hint="take both of the same system, without a boot in between",
         )
-    if _same_picture(earlier, later):
+    if _same_picture(earlier, later, empty):
         raise UsageError(
             "the two snapshots show the very same picture: nothing can be said of what changes",
             hint="take the second one some seconds later",
@@ -138,7 +153,7 @@ def _collected_at(info: dict[str, Any]) -> datetime.datetime | None:
     return time if time.tzinfo else None
 
 
-def _same_picture(earlier: Snapshot, later: Snapshot) -> bool:
+def _same_picture(earlier: Snapshot, later: Snapshot, empty: Empty) -> bool:
     """The same frames with the same contents, mapped at the same places of the same processes."""
     numbers = (
         ("processes", ("pid",)),
@@ -147,17 +162,26 @@ def _same_picture(earlier: Snapshot, later: Snapshot) -> bool:
         ("mappings", ("vma_id", "page_index", "frame_id")),
     )
     same = same_hash(earlier, later) and all(
-        np.array_equal(*(getattr(snapshot, table)[column] for snapshot in (earlier, later)))
+        _equal(*(getattr(snapshot, table)[column].to_numpy() for snapshot in (earlier, later)))
         for table, columns in numbers
         for column in columns
     )
-    return same and np.array_equal(_hashes(earlier), _hashes(later))
+    return same and _equal(_hashes(earlier, empty), _hashes(later, empty))
 
 
-def changed_mappings(earlier: Snapshot, later: Snapshot, there: Ints | None = None) -> Changes:
+def _equal(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
+    return len(one) == len(other) and all(
+        np.array_equal(one[piece], other[piece]) for piece in pieces(len(one))
+    )
+
+
+def changed_mappings(
+    earlier: Snapshot, later: Snapshot, there: Numbers | None = None, empty: Empty = np.empty
+) -> Changes:
     """What the look ``later`` says of each row of ``earlier.mappings``, found by its place.
 
-    ``there``: ``same_place(earlier, later)`` of who has asked already.
+    ``there``: ``same_place(earlier, later)`` of who has asked already. ``empty``: makes the arrays
+    of all mappings and frames.
 
     The place is (pid and start time of the process, address). cmp_and_merge_page() in mm/ksm.c
     compares a page's checksum with the one it had a scan before and goes no further if they differ.
@@ -170,25 +194,32 @@ def changed_mappings(earlier: Snapshot, later: Snapshot, there: Ints | None = No
             "the hashes of the two snapshots have different seeds and can't be compared",
             hint="collect LATER with --like FIRST.ksm",
         )
-    there = same_place(earlier, later) if there is None else there
-    changed, compared, nowhere = (np.zeros(len(there), np.bool_) for _ in range(3))
-    here = np.flatnonzero(there >= 0)
-    before = earlier.mappings["frame_id"].to_numpy()[here]
-    after = later.mappings["frame_id"].to_numpy()[there[here]]
-    compared[here] = (earlier.frames["unknown"].to_numpy()[before] == 0) & (
-        later.frames["unknown"].to_numpy()[after] == 0
-    )
-    changed[here] = compared[here] & (_hashes(earlier)[before] != _hashes(later)[after])
+    there = same_place(earlier, later, empty) if there is None else there
+    changed, compared, nowhere = (empty(len(there), np.bool_) for _ in range(3))
+    nowhere[:] = False
+    hash_before, hash_after = _hashes(earlier, empty), _hashes(later, empty)
+    frame_before, frame_after = (s.mappings["frame_id"].to_numpy() for s in (earlier, later))
+    unknown_before, unknown_after = (s.frames["unknown"].to_numpy() for s in (earlier, later))
+    for piece in pieces(len(there)):
+        changed[piece], compared[piece] = False, False
+        here = np.flatnonzero(there[piece] >= 0)
+        before, after = frame_before[piece][here], frame_after[there[piece][here]]
+        known = (unknown_before[before] == 0) & (unknown_after[after] == 0)
+        compared[piece][here] = known
+        changed[piece][here] = known & (hash_before[before] != hash_after[after])
     return Changes(changed, compared, nowhere)
 
 
-def same_place(snapshot: Snapshot, other: Snapshot) -> Ints:
-    """For each row of ``snapshot.mappings`` the row of ``other`` at its place, -1 where none is."""
-    places, rows = places_of(other, same_processes(snapshot, other))
-    wanted, wanted_rows = places_of(snapshot, np.arange(len(snapshot.processes), dtype=np.int64))
-    found = np.full(len(wanted), -1, dtype=np.int64)
-    place, here = find(places, wanted)
-    found[wanted_rows[here]] = rows[place]
+def same_place(snapshot: Snapshot, other: Snapshot, empty: Empty = np.empty) -> Numbers:
+    """For each row of ``snapshot.mappings`` the row (i32) of ``other`` at its place, else -1."""
+    places, rows = _places_of(other, same_processes(snapshot, other), empty)
+    start = start_of_vmas(snapshot, np.arange(len(snapshot.processes), dtype=np.int64))
+    found = empty(len(snapshot.mappings), np.int32)
+    for piece, some in in_pieces(snapshot.mappings, _PLACE):
+        wanted = start[some["vma_id"].to_numpy()] + some["page_index"].to_numpy()
+        place, there = find(places, wanted)
+        found[piece] = -1
+        found[piece][there] = rows[place]
     return found
 
 
@@ -210,28 +241,50 @@ def same_processes(earlier: Snapshot, later: Snapshot) -> npt.NDArray[np.int64]:
     return np.array([known.get(key, -1) for key in keys], dtype=np.int64)
 
 
-def places_of(
-    snapshot: Snapshot, mm: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+def _places_of(
+    snapshot: Snapshot, number_of_mm: npt.NDArray[np.int64], empty: Empty
+) -> tuple[Words, Numbers]:
     """Where each mapping is, as one number, in ascending order, and the rows in that order.
 
-    ``mm``: the number to use for each mm; mappings of mms with -1 are left out.
+    ``number_of_mm``: what to number each mm by; mappings of mms with -1 are left out.
     """
-    vmas = snapshot.vmas
-    mm_of_vma = mm[vmas["mm_id"].to_numpy()]
-    first_page = vmas["start"].to_numpy() // np.uint64(snapshot.info["kernel"]["page_size"])
-    start = page_keys(np.maximum(mm_of_vma, 0), first_page)
-    vma = snapshot.mappings["vma_id"].to_numpy()
-    places = start[vma] + snapshot.mappings["page_index"].to_numpy()
-    rows = np.arange(len(places))
-    if (mm_of_vma < 0).any():
-        rows = np.flatnonzero(mm_of_vma[vma] >= 0)
-        places = places[rows]
-    if (places[1:] < places[:-1]).any():
-        order = np.argsort(places)
-        places, rows = places[order], rows[order]
+    mm_of_vma, start = snapshot.vmas["mm_id"].to_numpy(), start_of_vmas(snapshot, number_of_mm)
+    counts = np.zeros(len(number_of_mm), np.int64)
+    for _, some in in_pieces(snapshot.mappings, ("vma_id",)):
+        counts += np.bincount(mm_of_vma[some["vma_id"].to_numpy()], minlength=len(counts))
+    order = np.argsort(number_of_mm, kind="stable")
+    order = order[number_of_mm[order] >= 0]
+    ends = np.cumsum(counts[order])
+    moved = np.zeros(len(counts), np.int64)  # by how much the rows of each mm, which lie together
+    moved[order] = ends - counts[order] - (np.cumsum(counts) - counts)[order]
+
+    taken = (number_of_mm >= 0)[mm_of_vma]
+    total = int(counts[order].sum())
+    places, rows = empty(total, np.uint64), empty(total, np.int32)
+    for piece, some in in_pieces(snapshot.mappings, _PLACE):
+        vma = some["vma_id"].to_numpy()
+        inside = np.flatnonzero(taken[vma])
+        vma, page = vma[inside], some["page_index"].to_numpy()[inside]
+        to = inside + piece.start + moved[mm_of_vma[vma]]
+        places[to], rows[to] = start[vma] + page, inside + piece.start
+    twins = np.flatnonzero(np.diff(number_of_mm[order]) == 0)
+    for number in np.unique(number_of_mm[order][twins]).tolist():
+        first, last = np.flatnonzero(number_of_mm[order] == number)[[0, -1]].tolist()
+        theirs = slice(ends[first] - counts[order[first]], ends[last])
+        sort = np.argsort(places[theirs], kind="stable")
+        places[theirs], rows[theirs] = places[theirs][sort], rows[theirs][sort]
     return places, rows
 
 
-def _hashes(snapshot: Snapshot) -> npt.NDArray[np.uint64]:
-    return snapshot.frames["hash"].to_numpy(dtype=np.uint64, na_value=0)
+def start_of_vmas(snapshot: Snapshot, number_of_mm: npt.NDArray[np.int64]) -> Words:
+    """The place of the first page of each VMA; of an mm with -1 as of one with 0."""
+    vmas, page_bytes = snapshot.vmas, np.uint64(snapshot.info["kernel"]["page_size"])
+    mm = np.maximum(number_of_mm[vmas["mm_id"].to_numpy()], 0)
+    return page_keys(mm, vmas["start"].to_numpy() // page_bytes)
+
+
+def _hashes(snapshot: Snapshot, empty: Empty) -> Words:
+    hashes = empty(len(snapshot.frames), np.uint64)
+    for piece, some in in_pieces(snapshot.frames, ("hash",)):
+        hashes[piece] = some["hash"].to_numpy(np.uint64, na_value=0)
+    return hashes

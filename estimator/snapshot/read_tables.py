@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ from estimator.snapshot.format_1 import FORMAT_1_SCHEMAS
 from estimator.snapshot.schema import I32, I64, MOST_ROWS, U32, columns_of
 from estimator.snapshot.stored_table import StoredTable, require_no_nulls
 
-_KEPT = frozenset({"frame_id"})  # asked for throughout
-
 
 def read_table(
     place: Path,
@@ -33,8 +31,8 @@ def read_table(
 ) -> pd.DataFrame | StoredTable:
     """The table ``name`` of the snapshot ``place``, whose ``files`` lie there or are in memory.
 
-    ``stored``: one of integers alone stays in its file, once all of it could be read; ``empty``:
-    see ``StoredTable``. That of stable nodes has ``stable_items`` in its ``attrs["items"]``. Raises
+    ``stored``: one of integers alone stays in its file, and nothing of it is read; ``empty``: see
+    ``StoredTable``. That of stable nodes has ``stable_items`` in its ``attrs["items"]``. Raises
     TargetError for a file that is missing or not as ``columns_of`` has it, CannotAnswerError for
     too many rows.
     """
@@ -42,10 +40,10 @@ def read_table(
     source = files.get(path.name, path)
     try:
         with contextlib.ExitStack() as closing:
-            file = pq.ParquetFile(
-                pa.BufferReader(source) if isinstance(source, bytes) else source, memory_map=True
-            )
-            closing.callback(file.close)
+            in_memory = isinstance(source, bytes)
+            data = pa.BufferReader(source) if in_memory else pa.memory_map(str(source))
+            closing.callback(data.close)
+            file = pq.ParquetFile(data)
             if file.metadata.num_rows >= MOST_ROWS:
                 raise CannotAnswerError(
                     f"{path} has {file.metadata.num_rows:,} rows, this program takes less than "
@@ -57,10 +55,14 @@ def read_table(
             schema = columns_of(name, there.names) if current else FORMAT_1_SCHEMAS[name]
             _require_columns(path, schema, there)
             if all(pa.types.is_integer(column.type) for column in schema):
-                numbers = StoredTable(path, file, schema, _KEPT, empty)
+                size = int(file.metadata.num_rows)
+
+                def batches(rows: int, names: list[str]) -> Iterator[pa.RecordBatch]:
+                    yield from file.iter_batches(rows, columns=names)
+
+                numbers = StoredTable(path, size, batches, schema, empty)
                 if not stored:
                     return numbers.whole()
-                numbers.require_readable()
                 closing.pop_all()
                 return numbers
             table = file.read(columns=schema.names).cast(schema)

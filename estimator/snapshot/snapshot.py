@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import take
+from estimator.arrays import Ints, Numbers, take
 from estimator.snapshot.schema import SCHEMAS
+from estimator.snapshot.stored_table import in_pieces
 
 
 @dataclass(frozen=True)
@@ -54,3 +55,18 @@ def mapping_mm(snapshot: Snapshot) -> npt.NDArray[np.uint32]:
     """The mm_id of every mapping (u32 per row of ``snapshot.mappings``)."""
     mm_of_vma: npt.NDArray[np.uint32] = snapshot.vmas["mm_id"].to_numpy()
     return take(mm_of_vma, snapshot.mappings["vma_id"].to_numpy())
+
+
+def vma_starts(snapshot: Snapshot) -> Ints:
+    """The first row of ``snapshot.mappings`` of every VMA, and one past the end (i64)."""
+    rows = np.zeros(len(snapshot.vmas) + 1, np.int64)
+    for _, some in in_pieces(snapshot.mappings, ("vma_id",)):
+        vma = some["vma_id"].to_numpy()
+        begins = np.append(0, np.flatnonzero(vma[1:] != vma[:-1]) + 1)
+        rows[vma[begins].astype(np.int64) + 1] += np.diff(np.append(begins, len(vma)))
+    return np.cumsum(rows)
+
+
+def vmas_of(starts: Ints, rows: Ints | Numbers) -> Ints:
+    """The vma_id of ``rows`` of mappings, which ascend; ``starts``: ``vma_starts``."""
+    return np.repeat(np.arange(len(starts) - 1), np.diff(np.searchsorted(rows, starts)))

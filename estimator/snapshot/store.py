@@ -23,10 +23,11 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -34,10 +35,13 @@ import pyarrow.parquet as pq
 
 from estimator.arrays import Columns, Empty
 from estimator.errors import TargetError
+from estimator.packed import Packed
+from estimator.signals import interrupts_wait
 from estimator.snapshot.archive import STREAM, is_archive, read_members, write_members
 from estimator.snapshot.as_arrow import to_arrow
 from estimator.snapshot.format import CONTENTS, FORMAT_VERSION
 from estimator.snapshot.gathered import Gathered
+from estimator.snapshot.private import bring_to_disk, create, refuse_existing, require_ours
 from estimator.snapshot.schema import I32, OTHERS, ROW_GROUP_ROWS, SCHEMAS, TABLES, columns_of
 
 if TYPE_CHECKING:
@@ -50,13 +54,20 @@ _FILES = {_INFO} | {f"{name}.parquet" for name in TABLES}
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _ALL = slice(None)
+_COUNTED = ("mappings", "frames")  # tables, and other ones of these names
 _ASCENDING = {"pfn", "head_pfn", "page_index", "frame_id"}
 
+# The name of each file, and what writes it into an open one.
+_Files: TypeAlias = Iterator[tuple[str, Callable[[Any], Any]]]
 
-def _row_groups(name: str, table: pd.DataFrame | Columns) -> Iterator[pa.Table]:
+
+def _row_groups(
+    name: str, table: pd.DataFrame | Columns | dict[str, Packed], between: Callable[[], None]
+) -> Iterator[pa.Table]:
     schema = columns_of(name, table)
     size = len(table[schema.names[0]])
     for start in range(0, size, ROW_GROUP_ROWS):
+        between()
         rows = slice(start, min(start + ROW_GROUP_ROWS, size))
         arrays = [to_arrow(table[f.name], f, rows) for f in schema]
         yield pa.Table.from_arrays(arrays, schema=schema)
@@ -87,13 +98,14 @@ def write_snapshot(snapshot: Snapshot | Gathered, path: Path, *, replace: bool =
     """
     check_output(path, replace=replace)
     if path == STREAM:
-        write_members(_members(snapshot), sys.stdout.buffer, "snapshot.ksm")
+        write_members(_members(_files(snapshot)), sys.stdout.buffer, "snapshot.ksm")
         return
     write = _write_file if is_archive(path) else _write
     try:
         parent = os.open(path.parent, _DIRECTORY)
         try:
-            write(snapshot, path.name, parent, replace)
+            with interrupts_wait() as interrupt:
+                write(_files(snapshot, interrupt), path.name, parent, replace)
         finally:
             os.close(parent)
     except OSError as error:
@@ -104,24 +116,24 @@ def write_snapshot(snapshot: Snapshot | Gathered, path: Path, *, replace: bool =
         ) from error
 
 
-def _members(snapshot: Snapshot | Gathered) -> Iterator[tuple[str, bytes]]:
-    """The files of ``snapshot``: name, content."""
-    for name, write in _files(snapshot):
+def _members(files: _Files) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each."""
+    for name, write in files:
         buffer = io.BytesIO()
         write(buffer)
         yield name, buffer.getvalue()
 
 
-def _write_file(snapshot: Snapshot | Gathered, name: str, parent: int, replace: bool) -> None:
+def _write_file(files: _Files, name: str, parent: int, replace: bool) -> None:
     """Write it as one file ``name`` in the directory open as ``parent``."""
     temporary = f".{name}.{secrets.token_hex(8)}"
     written: list[str] = []
     try:
-        with _create(temporary, parent, written) as file:
-            write_members(_members(snapshot), file, name.removesuffix(".tar"))
-            _bring_to_disk(file)
+        with create(temporary, parent, written) as file:
+            write_members(_members(files), file, name.removesuffix(".tar"))
+            bring_to_disk(file)
         if not replace:
-            _refuse_existing(name, parent)
+            refuse_existing(name, parent)
         os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
     except BaseException:
         for left in written:
@@ -131,7 +143,7 @@ def _write_file(snapshot: Snapshot | Gathered, name: str, parent: int, replace: 
         os.fsync(parent)
 
 
-def _write(snapshot: Snapshot | Gathered, name: str, parent: int, replace: bool) -> None:
+def _write(files: _Files, name: str, parent: int, replace: bool) -> None:
     """Write it as ``name`` in the directory open as ``parent``, whoever else may write there."""
     temporary = f".{name}.{secrets.token_hex(8)}"
     os.mkdir(temporary, 0o700, dir_fd=parent)
@@ -139,11 +151,11 @@ def _write(snapshot: Snapshot | Gathered, name: str, parent: int, replace: bool)
         directory = os.open(temporary, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
         written: list[str] = []
         try:
-            _require_ours(directory)
-            _fill(snapshot, directory, written)
+            require_ours(directory)
+            _fill(files, directory, written)
             if replace:
                 _remove(name, parent)
-            _refuse_existing(name, parent)
+            refuse_existing(name, parent)
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
             for left in written:
@@ -159,17 +171,17 @@ def _write(snapshot: Snapshot | Gathered, name: str, parent: int, replace: bool)
         os.fsync(parent)
 
 
-def _fill(snapshot: Snapshot | Gathered, directory: int, written: list[str]) -> None:
-    """Write the files of ``snapshot``, and their names into ``written``."""
-    for name, write in _files(snapshot):
-        with _create(name, directory, written) as file:
+def _fill(files: _Files, directory: int, written: list[str]) -> None:
+    """Write ``files``, and their names into ``written``."""
+    for name, write in files:
+        with create(name, directory, written) as file:
             write(file)
-            _bring_to_disk(file)
+            bring_to_disk(file)
     os.fsync(directory)
 
 
-def _files(snapshot: Snapshot | Gathered) -> Iterator[tuple[str, Callable[[Any], Any]]]:
-    """The name of each file of ``snapshot``, and what writes it into an open one."""
+def _files(snapshot: Snapshot | Gathered, between: Callable[[], None] = lambda: None) -> _Files:
+    """Those of ``snapshot``; ``between`` is called before each group of rows."""
     for name in TABLES:
         table = getattr(snapshot, name)
         if table is None:
@@ -177,7 +189,7 @@ def _files(snapshot: Snapshot | Gathered) -> Iterator[tuple[str, Callable[[Any],
         groups = (
             iter([_nest_items(table, snapshot.stable_items)])
             if name == "stable_nodes"
-            else _row_groups(name, table)
+            else _row_groups(name, table, between)
         )
         yield f"{name}.parquet", partial(_write_table, columns_of(name, table), groups)
     info = json.dumps(snapshot.info, indent=1).encode()
@@ -199,32 +211,6 @@ def _remove(name: str, parent: int) -> None:
     finally:
         os.close(directory)
     os.rmdir(name, dir_fd=parent)
-
-
-def _require_ours(directory: int) -> None:
-    """Raise OSError if the open directory is not the one just made: somebody put another there."""
-    status = os.fstat(directory)
-    if status.st_uid != os.geteuid() or os.listdir(directory):
-        raise OSError(errno.EEXIST, "somebody else writes to this directory")
-
-
-def _refuse_existing(name: str, parent: int) -> None:
-    """Raise OSError if ``name`` has appeared: rename() would replace an empty directory."""
-    with contextlib.suppress(FileNotFoundError):
-        os.stat(name, dir_fd=parent, follow_symlinks=False)
-        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-
-
-def _create(name: str, directory: int, written: list[str]) -> Any:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    file = os.open(name, flags, 0o600, dir_fd=directory)
-    written.append(name)
-    return os.fdopen(file, "wb")
-
-
-def _bring_to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _write_table(schema: pa.Schema, groups: Iterator[pa.Table], file: Any) -> None:
@@ -276,12 +262,62 @@ def open_snapshot(
     newer format, a missing column, a wrong type, and for rows whose order or numbers can't be those
     of a collection (``checks``); CannotAnswerError for more rows than there are numbers for.
     """
-    from estimator.snapshot.checks import check_snapshot
-    from estimator.snapshot.format_1 import from_format_1
-    from estimator.snapshot.read_tables import count_rows, read_table
-    from estimator.snapshot.snapshot import Snapshot
+    return open_snapshots([path], others=others, stored=stored, allow=allow)[0]
 
-    place = Path(path)
+
+def open_snapshots(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    others: bool = True,
+    stored: bool = False,
+    allow: Callable[[int, int], Empty | None] | None = None,
+) -> list[Snapshot]:
+    """Read several as ``open_snapshot`` does; ``allow`` is called once, with the sums of all."""
+    found = [_look_into(Path(path), others) for path in paths]
+    empty = None
+    if allow is not None:
+        mappings, frames = (sum(each.count_rows(of) for each in found) for of in _COUNTED)
+        empty = allow(mappings, frames)
+    return [each.read(stored, empty) for each in found]
+
+
+@dataclass(frozen=True)
+class _Closed:
+    """A snapshot of which ``info`` was read alone. ``wanted``: the tables to read."""
+
+    place: Path
+    files: Mapping[str, Path | bytes]
+    info: Any
+    version: int
+    wanted: list[str]
+
+    def count_rows(self, kind: str) -> int:
+        """Of the wanted tables of a kind, as ``_COUNTED`` has them, together."""
+        from estimator.snapshot.read_tables import count_rows
+
+        tables = (name for name in self.wanted if name.endswith(kind))
+        return sum(count_rows(self.place, self.files, name) for name in tables)
+
+    def read(self, stored: bool, empty: Empty | None) -> Snapshot:
+        """See ``open_snapshot``."""
+        from estimator.snapshot.checks import check_snapshot
+        from estimator.snapshot.format_1 import from_format_1
+        from estimator.snapshot.read_tables import read_table
+        from estimator.snapshot.snapshot import Snapshot
+
+        place, files, version = self.place, self.files, self.version
+        stored = stored and version == FORMAT_VERSION
+        reading = partial(read_table, place, files, version=version, stored=stored, empty=empty)
+        tables: dict[str, Any] = {name: reading(name) for name in self.wanted}
+        items = tables["stable_nodes"].attrs.pop("items")
+        snapshot = Snapshot(info=self.info, stable_items=items, **tables)
+        if version == 1:
+            snapshot = from_format_1(snapshot)
+        check_snapshot(str(place), snapshot)
+        return snapshot
+
+
+def _look_into(place: Path, others: bool) -> _Closed:
     files = _open_files(place, _FILES)
     info = _read_info(place, files)
     try:
@@ -296,22 +332,7 @@ def open_snapshot(
     wanted = list(SCHEMAS)
     if others and info.get("contents", CONTENTS[0]) != CONTENTS[0]:
         wanted += OTHERS
-    empty = None
-    if allow is not None:
-        mappings, frames = (
-            sum(count_rows(place, files, name) for name in wanted if name.endswith(kind))
-            for kind in ("mappings", "frames")
-        )
-        empty = allow(mappings, frames)
-    stored = stored and version == FORMAT_VERSION
-    tables: dict[str, Any] = {
-        name: read_table(place, files, name, version, stored=stored, empty=empty) for name in wanted
-    }
-    snapshot = Snapshot(info=info, stable_items=tables["stable_nodes"].attrs.pop("items"), **tables)
-    if version == 1:
-        snapshot = from_format_1(snapshot)
-    check_snapshot(str(place), snapshot)
-    return snapshot
+    return _Closed(place, files, info, version, wanted)
 
 
 def read_info(path: Path) -> Any:

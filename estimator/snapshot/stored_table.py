@@ -1,24 +1,34 @@
-"""A table of integers that stays in its file: a column is read when it is asked for, and not kept.
+"""A table of integers that stays where it is: a column is read when asked for, and not kept.
 
 A prediction asks for most columns once. Together they are most of the memory that it would take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from estimator.arrays import Empty
+from estimator.arrays import Empty, Mask
 from estimator.errors import TargetError
+from estimator.snapshot.as_arrow import to_arrow
 
 if TYPE_CHECKING:
-    import pyarrow.parquet as pq
+    from pandas.api.extensions import ExtensionArray
 
+    from estimator.packed import Packed
+
+Batches = Callable[[int, list[str]], Iterator[pa.RecordBatch]]
+"""Gives the rows of some columns, so many at most at a time."""
+
+KEPT = frozenset({"frame_id"})
+"""The columns that are asked for throughout."""
 _ROWS_AT_ONCE = 1 << 17  # decoded: more take more memory and no less time
 
 
@@ -36,29 +46,29 @@ def in_pieces(
 
 
 class StoredTable:
-    """The rows of an open Parquet file, used as a DataFrame is.
+    """Rows that ``batches`` gives, of an open Parquet file or a collection, used as a DataFrame is.
 
     ``table["pfn"]`` and ``len(table)`` need one column and none; whatever else a DataFrame can do
-    is asked of all columns in memory. A column in ``kept`` is held once it was read, and with
-    ``empty``, which makes the arrays, every column is. The file stays open: what is read is what
-    was checked, whatever becomes of its name.
+    is asked of all columns in memory. A column in ``KEPT`` is held once it was read, and with
+    ``empty``, which makes the arrays, every column is. A file stays open: what is read is what was
+    checked, whatever becomes of its name, which is ``path``.
     """
 
     def __init__(
         self,
         path: Path,
-        file: pq.ParquetFile,
+        rows: int,
+        batches: Batches,
         schema: pa.Schema,
-        kept: frozenset[str],
         empty: Empty | None = None,
     ):
-        self._path, self._file, self._schema = path, file, schema
-        self._kept = frozenset(schema.names) if empty else kept
+        self._path, self._rows, self._some, self._schema = path, rows, batches, schema
+        self._kept = frozenset(schema.names) if empty else KEPT
         self._empty = empty or np.empty
         self._held: dict[str, pd.Series[Any]] = {}
 
     def __len__(self) -> int:
-        return int(self._file.metadata.num_rows)
+        return self._rows
 
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, str):
@@ -92,49 +102,81 @@ class StoredTable:
 
     def read(self, names: list[str]) -> pd.DataFrame:
         """Some columns, a piece at a time; TargetError if they are damaged."""
-        return self._decoded(names, len(self), self._batches(names), self._empty)
-
-    def in_pieces(self, names: list[str]) -> Iterator[tuple[slice, pd.DataFrame]]:
-        """See ``in_pieces``; none of it is kept."""
-        at = 0
+        fields, rows, at = [self._schema.field(name) for name in names], len(self), 0
+        columns = {f.name: self._empty(rows, f.type.to_pandas_dtype()) for f in fields}
+        masks = {f.name: self._empty(rows, np.bool_) for f in fields if f.nullable}
         for batch in self._batches(names):
             piece = slice(at, at + batch.num_rows)
-            yield piece, self._decoded(names, batch.num_rows, [batch], np.empty)
-            at = piece.stop
-
-    def _decoded(
-        self, names: list[str], rows: int, batches: Iterable[pa.RecordBatch], empty: Empty
-    ) -> pd.DataFrame:
-        fields, at = [self._schema.field(name) for name in names], 0
-        columns = {f.name: empty(rows, f.type.to_pandas_dtype()) for f in fields}
-        masks = {f.name: empty(rows, np.bool_) for f in fields if f.nullable}
-        for batch in batches:
-            piece = slice(at, at + batch.num_rows)
-            for field in fields:
-                values = batch.column(field.name)
-                if field.nullable:
-                    masks[field.name][piece] = values.is_null()
-                    values = values.fill_null(0)
-                columns[field.name][piece] = values
+            for name, column in columns.items():
+                if name in masks:
+                    column[piece], masks[name][piece] = _apart(batch.column(name))
+                else:
+                    column[piece] = batch.column(name).to_numpy()
             at = piece.stop
         nullable: dict[str, Any] = {
             name: pd.arrays.IntegerArray(columns[name], mask) for name, mask in masks.items()
         }
         return pd.DataFrame(columns | nullable, copy=False)
 
-    def require_readable(self) -> None:
-        """Raise TargetError if anything of it is damaged."""
-        for _ in self._batches(self._schema.names):
-            pass
+    def in_pieces(self, names: list[str]) -> Iterator[tuple[slice, pd.DataFrame]]:
+        """See ``in_pieces``; none of it is kept, nor copied."""
+        at = 0
+        for batch in self._batches(names):
+            piece = slice(at, at + batch.num_rows)
+            columns = {name: self._values(batch, name) for name in names}
+            yield piece, pd.DataFrame(columns, copy=False)
+            at = piece.stop
+
+    def _values(self, batch: pa.RecordBatch, name: str) -> npt.NDArray[Any] | ExtensionArray:
+        """A column of ``batch``; to be read alone."""
+        values = batch.column(name)
+        if not self._schema.field(name).nullable:
+            return values.to_numpy()
+        return pd.arrays.IntegerArray(*_apart(values))
 
     def _batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        return self._checked(names, _ahead(self._some(_ROWS_AT_ONCE, names)))
+
+    def _checked(
+        self, names: list[str], batches: Iterator[pa.RecordBatch]
+    ) -> Iterator[pa.RecordBatch]:
         try:
-            for batch in self._file.iter_batches(_ROWS_AT_ONCE, columns=names):
+            for batch in batches:
                 for name in names:
                     require_no_nulls(self._path, self._schema.field(name), batch.column(name))
                 yield batch
         except (OSError, pa.ArrowException) as error:
             raise TargetError(f"{self._path} can't be read: {error}") from error
+
+
+def _apart(values: pa.Array) -> tuple[npt.NDArray[Any], Mask]:
+    """The numbers, 0 where there is none, and where that is."""
+    if not values.null_count:
+        return values.to_numpy(), np.zeros(len(values), np.bool_)
+    return values.fill_null(0).to_numpy(), values.is_null().to_numpy(zero_copy_only=False)
+
+
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """``batches``, the next one of which is decoded while one is looked at."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
+
+
+def of_collection(columns: dict[str, Packed], schema: pa.Schema) -> StoredTable:
+    """A table of ``columns``, which stay as they are."""
+    rows = len(columns[schema.names[0]])
+
+    def batches(size: int, names: list[str]) -> Iterator[pa.RecordBatch]:
+        some = pa.schema([schema.field(name) for name in names])
+        for begin in range(0, rows, size):
+            here = slice(begin, min(begin + size, rows))
+            arrays = [to_arrow(columns[field.name], field, here) for field in some]
+            yield pa.RecordBatch.from_arrays(arrays, schema=some)
+
+    return StoredTable(Path("what was collected"), rows, batches, schema)
 
 
 def require_no_nulls(path: Path, column: pa.Field, values: Any) -> None:

@@ -11,11 +11,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.lab import dumps
 from tests.lab.apt import LabError
@@ -30,6 +31,16 @@ from tests.lab.kernels import (
 from tests.lab.workload import LabResult, Workload, run_workload
 
 RunWorkload = Callable[[Workload, str], LabResult]
+
+
+def again(*values: object) -> ParameterSet:
+    """Parameters that are left out unless all is asked for: ``./scripts/test -m ''``."""
+    return pytest.param(*values, marks=pytest.mark.again)
+
+
+def newest_and_oldest(kernels: Sequence[str]) -> list[str | ParameterSet]:
+    """The ``kernels``; those in between are left out unless all is asked for."""
+    return [kernels[0], *map(again, kernels[1:-1]), kernels[-1]]
 
 
 @functools.cache

@@ -100,7 +100,7 @@ def _row(proof: Proof, name: str, cgroups: tuple[str, ...]) -> list[str]:
     snapshot = proof.snapshot
     prediction = predict(snapshot, Policy(scope="enabled", cgroups=cgroups))
     found = savings(snapshot, prediction)
-    zero = np.isin(prediction.outcome, (Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY))
+    zero = np.flatnonzero(np.isin(prediction.outcome, (Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY)))
     zero_filled = float(prediction.credits.of_row[zero].sum())
     each_mm = borders(snapshot, prediction, np.arange(len(snapshot.processes)))
     mm_ids = prediction.processes["mm_id"]

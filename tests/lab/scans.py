@@ -14,7 +14,7 @@ from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot, write_snapshot
 from tests.lab.kernels import Kernel
 from tests.lab.truth import HISTORY, State, Truth
-from tests.lab.workload import LabResult, Workload, run_workload
+from tests.lab.workload import WITHOUT_DAMON_STAT, LabResult, Workload, run_workload
 from tests.lab.workloads import WORKLOADS
 
 SCANS = 20
@@ -23,9 +23,6 @@ SERIES = ("7.3", "6.12", "6.1")
 # The memory of the first changes, the second opts in after the dump, DAMON and khugepaged make what
 # happens in a scan a matter of chance; of the large ones others show the same.
 _LEFT_OUT = ("writers", "opt-in-after", "damon", "saving-duplicates", "saving-forked")
-
-# DAMON_STAT holds a folio now and then, which ksmd then passes over in this scan.
-WITHOUT_DAMON = "f=/sys/module/damon_stat/parameters/enabled; [ ! -e $f ] || echo N > $f"
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def in_scans(workload: Workload, *, smart_scan: bool | None) -> Workload:
         workload,
         ksm=ksm,
         min_scans=max(SCANS, workload.min_scans),
-        commands=(*workload.commands, WITHOUT_DAMON),
+        commands=(*workload.commands, WITHOUT_DAMON_STAT),
     )
 
 

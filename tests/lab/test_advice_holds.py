@@ -25,7 +25,7 @@ from estimator.ksm.predict import predict
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
 from tests.lab.compare import counter_numbers, process_numbers, unequal
-from tests.lab.conftest import lab_kernel
+from tests.lab.conftest import again, lab_kernel
 from tests.lab.real_programs import PROGRAMS, SLICE, freeze, start, work
 from tests.lab.systemd_guest import ENVIRONMENT, SystemdGuest, systemd_guest
 from tests.lab.truth import KSM, STABLE_SCANS, report
@@ -88,7 +88,7 @@ def plain(host: SystemdGuest) -> Iterator[SystemdGuest]:
     host.guest.write_file(f"{KSM}/run", "0")
 
 
-@pytest.mark.parametrize("by", ["launcher", "systemd-run"])
+@pytest.mark.parametrize("by", ["launcher", again("systemd-run")])
 def test_the_advice_for_a_program_holds(plain: SystemdGuest, by: str, tmp_path: Path) -> None:
     before = _look(plain)
     advice = _advise(before, tmp_path / "before.ksm", "--only", "prctl", "--comm", "python3*")

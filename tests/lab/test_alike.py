@@ -17,7 +17,7 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot
-from tests.lab.conftest import lab_kernel
+from tests.lab.conftest import again, lab_kernel
 from tests.lab.running import Running, running
 from tests.lab.workload import Workload
 
@@ -57,7 +57,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield guest
 
 
-@pytest.fixture(scope="module", params=["core", "live", "procfs", "qemu"])
+@pytest.fixture(scope="module", params=["core", again("live"), "procfs", "qemu"])
 def snapshot(
     request: pytest.FixtureRequest, system: Running, tmp_path_factory: pytest.TempPathFactory
 ) -> Snapshot:

@@ -15,7 +15,7 @@ from estimator.ksm.predict import predict
 from estimator.procfs.ksm_counters import read_reality
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
-from tests.lab.conftest import RunWorkload
+from tests.lab.conftest import RunWorkload, again
 from tests.lab.kernels import IN_FULL
 from tests.lab.truth import State
 from tests.lab.workload import LabResult
@@ -53,7 +53,7 @@ def lay_out(state: State, root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("series", IN_FULL)
+@pytest.mark.parametrize("series", [*IN_FULL[:1], *map(again, IN_FULL[1:])])
 def test_verify_finds_no_difference(series: str, shared_lab: RunWorkload, tmp_path: Path) -> None:
     result, snapshot = fork_server(shared_lab, series)
     prediction = predict(snapshot, Policy(scope="enabled"))

@@ -16,7 +16,7 @@ from estimator.kernel.symbols import OWN
 from estimator.kernel.target import Target
 from estimator.kernel.variables import TYPES
 from estimator.snapshot.snapshot import Snapshot
-from tests.lab.conftest import RunWorkload, lab_kernel
+from tests.lab.conftest import RunWorkload, lab_kernel, newest_and_oldest
 from tests.lab.kernels import SERIES, WITHOUT_SYMBOLS
 from tests.lab.spoiled import with_wrong_note, without_note
 from tests.lab.verdict import judge
@@ -32,7 +32,7 @@ OF_THE_SYMBOLS = ("symbols", "features_by_release")
 INLINED = {"checksum_before_stable_tree", "khugepaged_any_order", "merge_any_prctl"}
 
 
-@pytest.fixture(scope="module", params=SERIES)
+@pytest.fixture(scope="module", params=newest_and_oldest(SERIES))
 def dump(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Path]]:

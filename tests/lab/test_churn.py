@@ -15,7 +15,7 @@ from estimator.kernel.collect import collect
 from estimator.kernel.running import open_qemu
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot
-from tests.lab.conftest import lab_kernel
+from tests.lab.conftest import lab_kernel, newest_and_oldest
 from tests.lab.kernels import IN_FULL
 from tests.lab.running import running
 from tests.lab.test_replaced_words import check_rows
@@ -47,7 +47,7 @@ print(json.dumps(own))
 """
 
 
-@pytest.mark.parametrize("series", IN_FULL)
+@pytest.mark.parametrize("series", newest_and_oldest(IN_FULL))
 def test_what_moves_is_no_harm_to_what_holds_still(series: str, tmp_path: Path) -> None:
     kernel = lab_kernel(series)
     with running(FROZEN, kernel, tmp_path, programs=["churn"]) as guest:

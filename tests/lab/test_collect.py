@@ -21,7 +21,7 @@ from estimator.kernel.collect import collect_core
 from estimator.snapshot.schema import SCHEMAS
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
-from tests.lab.conftest import lab_kernel
+from tests.lab.conftest import again, lab_kernel
 from tests.lab.kernels import IN_FULL
 from tests.lab.workload import LabResult, run_workload
 from tests.lab.workloads.fork_server import WORKLOADS
@@ -35,7 +35,7 @@ COUNTERS = {
 }
 
 
-@pytest.fixture(scope="module", params=IN_FULL)
+@pytest.fixture(scope="module", params=[IN_FULL[0], *map(again, IN_FULL[1:])])
 def dumped(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LabResult]:

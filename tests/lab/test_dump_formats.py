@@ -279,7 +279,7 @@ def test_what_is_not_needed_is_not_decompressed(
     assert np.isin(anonymous, read).all()
     vmas = read_vmas(target.prog, target.memory, mms)
     mapped = AddressSpaces(target.prog, target.memory, mms, vmas).walk(lambda batches: None)
-    page_cache = np.setdiff1d(mapped.pfn, anonymous)
+    page_cache = np.setdiff1d(mapped.pfn[:], anonymous)
     assert len(page_cache)
     assert not np.isin(page_cache, read).any()
 

@@ -21,7 +21,7 @@ from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag, Unknown
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot
 from tests.lab.compare import counter_numbers, process_numbers, unequal
-from tests.lab.conftest import lab_kernel
+from tests.lab.conftest import lab_kernel, newest_and_oldest
 from tests.lab.debian import PYTHON
 from tests.lab.kernels import IN_FULL
 from tests.lab.running import DEBIAN, Running, running
@@ -32,7 +32,7 @@ from tests.lab.workload import Workload
 pytestmark = pytest.mark.lab
 
 # Python in an emulated guest takes its time, and what differs by kernel is compared elsewhere.
-ON_ONE = pytest.mark.parametrize("system", ["6.12"], indirect=True)
+ON_ONE = pytest.mark.parametrize("system", [IN_FULL[0]], indirect=True)
 
 PROBE = Path(__file__).with_name("pagemap_probe.py")
 SESSION = Path(__file__).with_name("drgn_session.py")
@@ -61,7 +61,7 @@ end
 """
 
 
-@pytest.fixture(scope="module", params=IN_FULL)
+@pytest.fixture(scope="module", params=newest_and_oldest(IN_FULL))
 def system(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
@@ -76,7 +76,7 @@ def system(
 
 @pytest.fixture(scope="module")
 def live(system: Running, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
-    command = "collect --live --near --symbols /symbols/vmlinux -o /tmp/live.ksm"
+    command = "collect --live --workers 2 --near --symbols /symbols/vmlinux -o /tmp/live.ksm"
     status, output = system.estimator(command)
     assert status == 0, output
     return open_snapshot(

@@ -8,7 +8,7 @@ import pytest
 
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot
-from tests.lab.conftest import lab_kernel
+from tests.lab.conftest import again, lab_kernel
 from tests.lab.kernels import IN_FULL
 from tests.lab.running import running
 from tests.lab.workload import Workload
@@ -34,7 +34,7 @@ WORKLOAD = Workload(
 )
 
 
-@pytest.mark.parametrize("series", [IN_FULL[0], IN_FULL[-1]])
+@pytest.mark.parametrize("series", [IN_FULL[0], again(IN_FULL[-1])])
 def test_procfs_and_the_kernel_agree_on_the_node_of_each_frame(series: str, tmp_path: Path) -> None:
     with running(WORKLOAD, lab_kernel(series), tmp_path, debian=True) as guest:
         snapshots = {}

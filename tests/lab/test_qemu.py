@@ -22,6 +22,7 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot.flags import Unknown
 from estimator.snapshot.store import open_snapshot
+from tests.lab.conftest import newest_and_oldest
 from tests.lab.kernels import IN_FULL, ensure_tools, fetch_kernel
 from tests.lab.running import Running, running
 from tests.lab.workload import Workload
@@ -57,7 +58,7 @@ MIXED = Workload(
 TABLES = ("processes", "vmas", "mappings", "frames", "stable_nodes", "stable_items")
 
 
-@pytest.fixture(scope="module", params=IN_FULL)
+@pytest.fixture(scope="module", params=newest_and_oldest(IN_FULL))
 def system(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:

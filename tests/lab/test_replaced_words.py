@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pytest
 from drgn import Program
 
-from estimator.collect.mappings import distinct
+from estimator.collect.mappings import distinct_of
 from estimator.errors import EstimatorError
 from estimator.kernel.address_spaces import AddressSpaces
 from estimator.kernel.collect import collect
@@ -33,7 +33,7 @@ from estimator.kernel.target import Target
 from estimator.kernel.vmas import read_vmas
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot, write_snapshot
-from tests.lab.conftest import lab_kernel
+from tests.lab.conftest import again, lab_kernel
 from tests.lab.kernels import IN_FULL
 from tests.lab.running import running
 from tests.lab.test_qemu import MIXED
@@ -75,7 +75,7 @@ class Image:
         return self.bytes[start : start + count].tobytes()
 
 
-@pytest.fixture(scope="module", params=IN_FULL)
+@pytest.fixture(scope="module", params=[IN_FULL[0], *map(again, IN_FULL[1:])])
 def image(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Image]:
@@ -132,7 +132,7 @@ def pages_by_reader(image: Image, whole: Snapshot) -> dict[str, npt.NDArray[Any]
     looked_into("VMA tree")
     mapped = AddressSpaces(prog, memory, mms, vmas).walk(lambda _: None)
     looked_into("page tables")
-    PageArray(prog, memory).read(distinct(mapped.pfn))
+    PageArray(prog, memory).read(distinct_of(mapped.pfn)[:])
     looked_into("struct page")
     return pages
 

@@ -13,7 +13,7 @@ from estimator.advice.side_effects import side_effects
 from estimator.kernel.collect import collect_core
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from tests.lab.conftest import RunWorkload
+from tests.lab.conftest import RunWorkload, newest_and_oldest
 from tests.lab.kernels import IN_FULL
 from tests.lab.truth import State, report, settle
 from tests.lab.workload import Session, Workload
@@ -48,7 +48,7 @@ class _Memory:
         )
 
 
-@pytest.mark.parametrize("series", IN_FULL)
+@pytest.mark.parametrize("series", newest_and_oldest(IN_FULL))
 def test_splits_memory_to_undo_it_and_cpu_time(
     series: str, lab: RunWorkload, tmp_path: Path
 ) -> None:

@@ -165,7 +165,10 @@ def test_a_download_shows_how_far_it_is_and_can_be_interrupted(
     with (
         debuginfod({build_id: lab_kernel(SERIES).vmlinux}, hang=True) as server,
         subprocess.Popen(
-            command, env=server.environment(cache), stdout=subprocess.DEVNULL, stderr=ours
+            command,
+            env=server.environment(cache) | {"DEBUGINFOD_TIMEOUT": "6"},  # 90: until it says so
+            stdout=subprocess.DEVNULL,
+            stderr=ours,
         ) as process,
     ):
         os.close(ours)

@@ -8,7 +8,7 @@ from estimator.errors import UsageError
 from estimator.kernel.collect import collect_core
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
-from tests.lab.conftest import RunWorkload
+from tests.lab.conftest import RunWorkload, again
 from tests.lab.kernels import SERIES
 from tests.lab.verdict import judge
 from tests.lab.workloads import find
@@ -21,7 +21,7 @@ TOLERANCE = 0.02
 PAGES = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile")
 
 
-@pytest.mark.parametrize("series", SERIES)
+@pytest.mark.parametrize("series", [*SERIES[:1], *map(again, SERIES[1:-1]), *SERIES[-1:]])
 def test_two_dumps_tell_which_pages_never_merge(series: str, lab: RunWorkload) -> None:
     result = lab(find("writers", series), series)
     verdict = judge(result)

@@ -6,6 +6,7 @@ Whatever can't be read is reported as such; it never comes back as zeroes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -108,11 +109,30 @@ class Memory:
         It gets the bytes of each frame that can be read, in the order of ``pfns``. The value
         of an unknown frame is 0 and means nothing.
         """
-        data, unknown = self.frames(pfns)
+        unknown = np.zeros(len(pfns), np.uint8)
+        pages = chain.from_iterable(self._contents(pfns, unknown))
+        values = np.fromiter(digest(pages), np.uint64)
         found = np.zeros(len(pfns), np.uint64)
-        known = unknown == Unknown.HASHED
-        found[known] = np.fromiter(digest(data[known]), np.uint64)
+        found[unknown == Unknown.HASHED] = values
         return found, unknown
+
+    def _contents(self, pfns: Words, unknown: Bytes) -> Iterator[list[memoryview]]:
+        """What is in the frames ``pfns``, run by run; without those noted in ``unknown``."""
+        size = self.page_bytes
+        for start, stop in runs(pfns, RUN_PAGES):
+            try:
+                raw = self.prog.read(
+                    int(pfns[start]) << self.page_shift, (stop - start) * size, True
+                )
+            except READ_ERRORS as error:
+                if is_own_limit(error):
+                    raise
+                data, codes = self.frames(pfns[start:stop])
+                unknown[start:stop] = codes
+                yield [data[row].data for row in np.flatnonzero(codes == Unknown.HASHED).tolist()]
+            else:
+                run = memoryview(raw)
+                yield [run[place : place + size] for place in range(0, len(run), size)]
 
     def untagged(self, addresses: Words) -> Words:
         """Kernel addresses without what KASAN keeps in their highest byte, on arm64."""

@@ -109,6 +109,7 @@ class MappedElf(Memory):
 
     def close(self) -> None:
         """See ``Memory.close``."""
+        self._cache.give_back_rest()
         self._opened.close()
         self.__dict__.pop("_file", None)  # unmapped with its last view
 

@@ -59,6 +59,8 @@ class Kdump(Memory):
 
     def close(self) -> None:
         """See ``Memory.close``."""
+        for cache in self._caches:
+            cache.give_back_rest()
         self._files, self._caches = (), []
         for opened in self._opened:
             opened.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.lab.kernels import RECENT
-from tests.lab.workload import Workload
+from tests.lab.workload import WITHOUT_DAMON_STAT, Workload
 
 
 def holder(how: str = "", *, forks: int = 0) -> str:
@@ -63,9 +63,7 @@ MUCH_FORKED = """
 CONTEXT = "/sys/kernel/mm/damon/admin/kdamonds/0/contexts/0"
 
 
-# The kernel's own DAMON (DAMON_STAT, 6.17) has to end first; then at a thousand folios per
-# millisecond, if it can.
-WITHOUT_DAMON_STAT = ("echo N > /sys/module/damon_stat/parameters/enabled",)
+# At a thousand folios per millisecond, if it can.
 FAST = (
     f"echo 1000 > {CONTEXT}/monitoring_attrs/intervals/sample_us",
     f"echo 10000 > {CONTEXT}/monitoring_attrs/intervals/aggr_us",
@@ -77,6 +75,7 @@ FAST = (
 def damon(*attributes: str) -> tuple[str, ...]:
     """DAMON looks at all of the physical memory: it holds a folio while it walks its mappings."""
     return (
+        WITHOUT_DAMON_STAT,  # has to end first
         "echo 1 > /sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds",
         f"echo 1 > {CONTEXT.removesuffix('/0')}/nr_contexts",
         f"echo paddr > {CONTEXT}/operations",
@@ -98,11 +97,11 @@ WORKLOADS = (
             (MUCH_FORKED, holder(), MUCH_FORKED, holder()),
             series=series,
             memory_mib=512,
-            commands=(*before, *damon(*FAST)),
+            commands=damon(*FAST),
             # what it holds when ksmd wants it can be left out for ever: fork's children of a page
             commands_after_dump=("echo off > /sys/kernel/mm/damon/admin/kdamonds/0/state",),
         )
-        for series, before in ((RECENT[:2], WITHOUT_DAMON_STAT), (RECENT[2:], ()))
+        for series in (RECENT[:2], RECENT[2:])  # so that an older one has its turn
     ),
     Workload("pinned-pipe", five("pin")),
     Workload("pinned-io-uring", five("register")),

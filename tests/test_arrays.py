@@ -1,0 +1,63 @@
+"""Work on pieces of long arrays."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from estimator import arrays
+from estimator.arrays import FirstOf, in_turn
+
+
+@given(st.lists(st.lists(st.integers(0, 30), max_size=50), max_size=4))
+def test_where_numbers_occur_first(calls: list[list[int]]) -> None:
+    first = FirstOf(31, lambda rows, dtype: np.full(rows, 77, dtype))
+    for numbers in calls:
+        assert first.row(np.array(numbers, np.int64)).tolist() == list(map(numbers.index, numbers))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_done_side_by_side_comes_in_order(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "THREADS", threads)
+
+    def work(number: int) -> int:
+        time.sleep(0.01 * (number % 3 == 0))
+        return number
+
+    assert list(in_turn(work, range(20))) == list(range(20))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_only_a_few_items_are_taken_ahead(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "THREADS", threads)
+    taken = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    found = in_turn(lambda number: number, items())
+    for number in range(10):
+        assert next(found) == number
+        assert len(taken) <= number + 1 + threads
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_fails_ends_it(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "THREADS", threads)
+
+    def work(number: int) -> int:
+        if number == 5:
+            raise ValueError("five")
+        return number
+
+    with pytest.raises(ValueError, match="five"):
+        list(in_turn(work, range(20)))
