@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from estimator.cli import page_cost as command
@@ -29,16 +30,26 @@ def available(monkeypatch: pytest.MonkeyPatch, path: Path, mib: int) -> None:
 
 
 def test_each_step_takes_its_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """4,096 bytes are not hashed in less than 40 ns; the first of a page are found sooner."""
+    """4,096 bytes are not hashed in less than 40 ns; no step takes no time."""
     available(monkeypatch, tmp_path / "meminfo", 128)
     found = measure()
     assert found.pages == (16 << 20) // 4096
     assert 1e-4 <= found.tick_seconds <= 1e-2
     assert min(found.hash_seconds, found.equal_seconds, found.change_seconds) > 40e-9
-    assert 0 < found.compare_seconds < found.hash_seconds
-    assert 0 < found.walk_seconds < found.change_seconds
-    assert found.lookup_seconds > 0
-    assert found.split_seconds is None or found.split_seconds > 10 * found.change_seconds
+    assert min(found.compare_seconds, found.walk_seconds, found.lookup_seconds) > 0
+    assert found.split_seconds is None or found.split_seconds > 0
+
+
+def test_a_call_that_was_disturbed_takes_nothing_from_the_step() -> None:
+    """Of 128 turns one in which a call that does nothing was held up for 20 ms."""
+    spent, on_nothing = np.full(128, 64e-6), np.full(128, 16e-6)
+    on_nothing[5] = 20e-3
+    assert page_cost._beyond(spent, on_nothing) == pytest.approx(0.75e-6)
+
+
+def test_no_step_takes_no_time() -> None:
+    with pytest.raises(CannotAnswerError, match="no longer than a call that does nothing"):
+        page_cost._beyond(np.full(128, 15e-6), np.full(128, 16e-6))
 
 
 def test_too_little_memory_to_be_cold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

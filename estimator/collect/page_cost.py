@@ -15,6 +15,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +78,8 @@ class Measured:
 def measure() -> Measured:
     """Measure on up to 512 MiB of memory, at most a quarter of what is available.
 
-    Raises CannotAnswerError where that is too little to be cold, or move_pages(2) is not there.
+    Raises CannotAnswerError where that is too little to be cold, move_pages(2) is not there, or a
+    step takes no time by the clock.
     """
     size = min(_MOST_BYTES, (meminfo_bytes("MemAvailable") or 0) // 8 // _HUGE_BYTES * _HUGE_BYTES)
     if size < _FEWEST_BYTES:
@@ -129,10 +131,11 @@ def _in_turns(large: _Pages, small: _Pages) -> tuple[float, float, float, float]
         spent[turn] = np.diff(times)
     turns = spent.reshape(-1, _TURNS_AWAKE, 4)
     usual = turns[:, _TURNS_TO_WAKE:].mean(axis=(0, 1))
-    hashed, compared, looked_up, called = (usual / _PAGES_A_TURN).tolist()
+    compared, looked_up = (usual[1:3] / _PAGES_A_TURN).tolist()
+    hashed = _beyond(turns[:, _TURNS_TO_WAKE:, 0], turns[:, _TURNS_TO_WAKE:, 3])
     waking = turns[:, :_TURNS_TO_WAKE, :3].sum(axis=(1, 2)).mean()
     wake = max(0.0, float(waking - _TURNS_TO_WAKE * usual[:3].sum()))
-    return max(0.0, hashed - called), compared / depth, looked_up / depth, wake
+    return hashed, compared / depth, looked_up / depth, wake
 
 
 class _Pages:
@@ -179,20 +182,18 @@ class _Pages:
     def equal(self) -> float:
         """Seconds to compare a page with a hot one that is equal but for its first word."""
         memcmp, hot = _function("memcmp"), self._start + 8
-        places = (self._some() + np.uint64(8)).tolist()
 
-        def compare(size: int) -> None:
+        def compare(places: list[int], size: int) -> None:
             for place in places:
-                memcmp(hot, place, size)
+                memcmp(hot, place + 8, size)
 
-        whole = _seconds(lambda: compare(_PAGE_BYTES - 8))
-        return max(0.0, whole - _seconds(lambda: compare(_NOTHING))) / _CALLS
+        return self._in_turns(compare, _PAGE_BYTES - 8, _NOTHING)
 
     def change(self) -> float:
         """Seconds to take a page out of the page table and free it."""
-        places = self._some().tolist()
-        whole = _seconds(lambda: _advise(places, mmap.MADV_DONTNEED))
-        return max(0.0, whole - _seconds(lambda: _advise(places, mmap.MADV_DONTNEED, 0))) / _CALLS
+        return self._in_turns(
+            lambda places, size: _advise(places, mmap.MADV_DONTNEED, size), _PAGE_BYTES, 0
+        )
 
     def split(self) -> float | None:
         """Seconds to split a huge page; None where there are none."""
@@ -201,8 +202,16 @@ class _Pages:
         places = (self._start + _PAGE_BYTES + _HUGE_BYTES * np.arange(_SPLIT_PAGES)).tolist()
         return _seconds(lambda: _advise(places, _MADV_COLD)) / _SPLIT_PAGES
 
-    def _some(self) -> npt.NDArray[np.uint64]:
-        return self._addresses(self._random.permutation(self.number)[:_CALLS])
+    def _in_turns(self, work: Callable[[list[int], int], object], size: int, nothing: int) -> float:
+        """Seconds that ``work`` takes for a page with ``size``, beyond those with ``nothing``."""
+        some = self._addresses(self._random.permutation(self.number)[:_CALLS])
+        spent = np.array(
+            [
+                (_seconds(partial(work, places, size)), _seconds(partial(work, places, nothing)))
+                for places in some.reshape(-1, _PAGES_A_TURN).tolist()
+            ]
+        )
+        return _beyond(spent[:, 0], spent[:, 1])
 
     def _addresses(self, pages: Ints) -> npt.NDArray[np.uint64]:
         return (self._start + pages * _PAGE_BYTES).astype(np.uint64)
@@ -249,6 +258,19 @@ def _function(name: str) -> Callable[..., int]:
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _beyond(spent: npt.NDArray[np.float64], on_nothing: npt.NDArray[np.float64]) -> float:
+    """Mean seconds for a page, of turns, without what the calls themselves usually take.
+
+    Raises CannotAnswerError where the clock tells no difference: no step takes no time.
+    """
+    beyond = float(spent.mean() - np.median(on_nothing)) / _PAGES_A_TURN
+    if beyond <= 0:
+        raise CannotAnswerError(
+            "a step took no longer than a call that does nothing: this clock can't tell them apart"
+        )
+    return beyond
 
 
 def _seconds(work: Callable[[], object]) -> float:
