@@ -26,6 +26,9 @@ Columns = dict[str, npt.NDArray[Any]]  # of a table, by name
 Empty = Callable[[int, npt.DTypeLike], npt.NDArray[Any]]
 """Makes an array of so many elements of a type, as ``np.empty`` does, in memory or elsewhere."""
 
+Rows = slice | Ints | Numbers
+Where = Callable[[Rows], Mask]  # which of some rows
+
 T = TypeVar("T")
 Found = TypeVar("Found")
 
@@ -124,6 +127,11 @@ def alike(mask: Mask) -> Mask:
     return np.broadcast_to(np.bool_(mask.any()), len(mask))
 
 
+def at(values: npt.NDArray[Any], rows: Rows | npt.NDArray[np.integer]) -> npt.NDArray[Any]:
+    """``values[rows]``."""
+    return values[rows] if isinstance(rows, slice) else values.take(rows)
+
+
 def take(
     values: npt.NDArray[Any], index: npt.NDArray[Any], empty: Empty = np.empty
 ) -> npt.NDArray[Any]:
@@ -214,6 +222,15 @@ def ascending(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
     new = np.ones(len(ordered), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
     return ordered[new]
+
+
+def narrow(values: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """``values``, in a type of one or two bytes if that holds them."""
+    least, most = int(values.min(initial=0)), int(values.max(initial=0))
+    for dtype in (np.uint8, np.int8, np.uint16, np.int16):
+        if np.iinfo(dtype).min <= least and most <= np.iinfo(dtype).max:
+            return values.astype(dtype)
+    return values
 
 
 def move_up(values: npt.NDArray[Any], keep: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:

@@ -17,6 +17,7 @@ from estimator.advice.preload import preload, siblings
 from estimator.errors import TargetError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
+from estimator.snapshot import stored_table
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot, write_snapshot
 from tests.commands import estimator
@@ -161,6 +162,21 @@ def test_smaller_pages_share_what_whole_ones_do_not() -> None:
     assert found["bytes_saved"][2048] == (8 - len(pairs)) * 2048
     assert found["bytes_saved"][4096] == 0
     assert found["zero_bytes"].tolist()[:3] == [1024, 0, 0]
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 4, 7, 65_536])
+def test_groups_of_pages_do_not_depend_on_pieces(
+    rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes with three groups each and two pages beyond; two groups are alike."""
+    monkeypatch.setattr(stored_table, "_ROWS_AT_ONCE", rows_at_once)
+    one, other = [*range(1, 13), 90, 91], [*range(1, 9), 20, 21, 22, 23, 92, 93]
+    snapshot = system([Process("a", [Area(one)]), Process("b", [Area(other)])])
+    vmas = snapshot.vmas.assign(start=np.uint64(1 << 32), end=np.uint64((1 << 32) + 14 * PAGE))
+    snapshot = replace(snapshot, vmas=vmas)
+    found = page_sizes(snapshot, predict(snapshot, Policy())).set_index("page_bytes")
+    assert found["whole_bytes"].tolist() == [28 * PAGE, 24 * PAGE, 0, 0]
+    assert found["bytes_saved"].tolist() == [8 * PAGE, 8 * PAGE, 0, 0]
 
 
 def test_zero_filled_pages_of_every_size() -> None:

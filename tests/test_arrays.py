@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estimator import arrays
-from estimator.arrays import FirstOf, in_turn
+from estimator.arrays import FirstOf, in_turn, narrow
+from estimator.ksm import ranks
+from estimator.ksm.ranks import Ranks
 
 
 @given(st.lists(st.lists(st.integers(0, 30), max_size=50), max_size=4))
@@ -19,6 +21,29 @@ def test_where_numbers_occur_first(calls: list[list[int]]) -> None:
     first = FirstOf(31, lambda rows, dtype: np.full(rows, 77, dtype))
     for numbers in calls:
         assert first.row(np.array(numbers, np.int64)).tolist() == list(map(numbers.index, numbers))
+
+
+@given(st.integers(0, 300), st.sets(st.integers(0, 299)))
+def test_ranks(rows: int, chosen: set[int]) -> None:
+    mask = np.isin(np.arange(rows), list(chosen))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "_ROWS_AT_ONCE", 64)
+        found = Ranks(rows, lambda piece: mask[piece])
+    every = np.arange(rows + 1, dtype=np.int32)
+    assert found.before(every).tolist() == [0, *np.cumsum(mask).tolist()]
+    assert found.holds(every[:-1]).tolist() == mask.tolist()
+    assert found.total == np.count_nonzero(mask)
+
+
+@given(st.lists(st.integers(-(2**31), 2**31 - 1)))
+def test_a_narrow_type_holds_all(numbers: list[int]) -> None:
+    found = narrow(np.array(numbers, np.int32))
+    assert found.tolist() == numbers
+
+
+def test_a_few_small_numbers_take_a_byte_each() -> None:
+    assert narrow(np.array([0, 255], np.int32)).dtype == np.uint8
+    assert narrow(np.array([-1, 127], np.int32)).dtype == np.int8
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -19,6 +19,7 @@ from estimator.advice.reasons import reasons
 from estimator.advice.verdict import savings
 from estimator.ksm import content_parts
 from estimator.ksm.predict import predict
+from estimator.snapshot import stored_table
 from estimator.snapshot.snapshot import Snapshot
 from tests.synthetic import System
 from tests.test_model_closed_forms import systems
@@ -59,6 +60,7 @@ def test_what_is_worked_out_in_parts_does_not_depend_on_them(system: System) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(content_parts, "_ROWS_OF_A_PART", 10)
         patch.setattr(arrays, "_PIECE_ROWS", 16)
+        patch.setattr(stored_table, "_ROWS_AT_ONCE", 5)
         parts = _answers(snapshot)
     for one, other in zip(whole, parts, strict=True):
         pd.testing.assert_frame_equal(one, other)

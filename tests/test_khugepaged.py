@@ -69,7 +69,7 @@ def test_holes_are_filled_with_zeroes(kernel: str, locked: bool, zeroes: int) ->
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 7, 65_536])
 def test_pieces_do_not_matter(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("estimator.arrays._PIECE_ROWS", rows_at_once)
+    monkeypatch.setattr("estimator.snapshot.stored_table._ROWS_AT_ONCE", rows_at_once)
     system = System("6.1")
     system.thp_enabled = "always"
     for number in range(3):

@@ -124,6 +124,12 @@ def test_borders_between_domains() -> None:
     assert (together.within, together.across) == (4, 0)
 
 
+def test_a_domain_that_is_not_known_is_one_of_its_own() -> None:
+    snapshot = system([Process("a", [Area([1, 1])]), Process("b", [Area([1])])])
+    apart = borders(snapshot, predict(snapshot, EVERYTHING), np.array([0, -1]))
+    assert (apart.within, apart.across) == (1, 1)
+
+
 def test_sharing_matrix() -> None:
     snapshot = system(
         [

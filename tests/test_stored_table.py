@@ -20,7 +20,7 @@ from estimator.report.as_json import prediction_json
 from estimator.snapshot import stored_table
 from estimator.snapshot.format import FORMAT_VERSION
 from estimator.snapshot.store import open_snapshot, write_snapshot
-from estimator.snapshot.stored_table import StoredTable, in_pieces
+from estimator.snapshot.stored_table import StoredTable, in_pieces, rows_at
 from tests.synthetic import System
 from tests.systems import fork_server
 from tests.test_model_closed_forms import systems
@@ -84,6 +84,19 @@ def test_a_null_in_any_column_is_refused_at_once(path: Path) -> None:
     pq.write_table(table.set_column(number, "refcount", nulls), path / "frames.parquet")
     with pytest.raises(TargetError, match="'refcount' has nulls"):
         open_snapshot(path, stored=True)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_few_rows_are_those_of_the_columns(
+    path: Path, stored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = open_snapshot(path, stored=stored).frames
+    monkeypatch.setattr(stored_table, "_ROWS_AT_ONCE", len(frames) // 3)
+    rows = np.array([len(frames) - 1, 0, 1, 1, len(frames) // 2])
+    pfn, flags = rows_at(frames, ("pfn", "flags"), rows)
+    assert pfn.tolist() == frames["pfn"].to_numpy()[rows].tolist()
+    assert flags.tolist() == frames["flags"].to_numpy()[rows].tolist()
+    assert [len(none) for none in rows_at(frames, ("pfn",), rows[:0])] == [0]
 
 
 @pytest.mark.parametrize("stored", [True, False])

@@ -102,5 +102,5 @@ def scanned_frames(snapshot: Snapshot, prediction: Prediction) -> npt.NDArray[np
     found[:] = False
     frame_of_row = snapshot.mappings["frame_id"].to_numpy()
     for piece in pieces(len(frame_of_row)):
-        found[frame_of_row[piece][prediction.outcome[piece] > Outcome.UNKNOWN]] = True
+        found[frame_of_row[piece][prediction.is_scanned(piece)]] = True
     return found

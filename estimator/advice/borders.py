@@ -8,11 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty, ascending
+from estimator.arrays import Empty, Ints, Words, ascending
 from estimator.ksm.content_parts import rows_by_content, rows_by_number
-from estimator.ksm.credits import ends_of
 from estimator.ksm.prediction import Prediction
-from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot, vma_starts, vmas_of
 
 
 @dataclass(frozen=True)
@@ -36,14 +35,16 @@ def borders(
     and ``k - 1`` are saved across. Frames that fork shares between several domains already count as
     a domain of their own. The kernel's zero page is not shared with anybody in particular: within.
     """
-    found = prediction.credits
-    signature = domain_signature(snapshot, prediction, domain_of_mm)
-    node, across = ends_of(found.given_up, found.stable_node, prediction.empty), 0
-    for frames in rows_by_number(node, prediction.empty):
-        frames = frames[node[frames] >= 0]
-        domain, of_node = signature[frames], node[frames]
-        order = np.lexsort((domain, of_node))
-        domain, of_node = domain[order], of_node[order]
+    found, freed, starts = prediction.credits, prediction.freed, vma_starts(snapshot)
+    domain_of_vma = domain_of_mm[snapshot.vmas["mm_id"].to_numpy()]
+    names, across = _names(domain_of_vma), 0
+    for rows in rows_by_content(freed.content, freed.frame_of_row, prediction.empty):
+        frame, domain = freed.frame_of_row.take(rows), domain_of_vma[vmas_of(starts, rows)]
+        ending = found.given_up.take(frame) & (found.stable_node.take(frame) >= 0)
+        frames, signature = _signatures(frame[ending], domain[ending], names)
+        of_node = found.stable_node.take(frames)
+        order = np.lexsort((signature, of_node))
+        domain, of_node = signature[order], of_node[order]
         same_node = of_node[1:] == of_node[:-1]
         across += int(np.count_nonzero(same_node & (domain[1:] != domain[:-1])))
     total = float(prediction.freed.frames)
@@ -56,7 +57,7 @@ def domain_signature(
     """A number per frame of ``prediction.freed``, equal where the set of domains is (u64)."""
     return set_signatures(
         prediction.freed.frame_of_row,
-        snapshot.mappings["vma_id"].to_numpy(),
+        vma_starts(snapshot),
         domain_of_mm[snapshot.vmas["mm_id"].to_numpy()],
         len(prediction.freed.gone),
         prediction.empty,
@@ -65,23 +66,38 @@ def domain_signature(
 
 def set_signatures(
     frame_of_row: npt.NDArray[np.integer],
-    vma_of_row: npt.NDArray[np.integer],
+    starts: Ints,
     domain_of_vma: npt.NDArray[np.int64],
     frames: int,
     empty: Empty = np.empty,
 ) -> npt.NDArray[np.uint64]:
-    """A number for each of ``frames``, equal where the set of domains of its rows is (u64)."""
-    names = np.random.default_rng(0).integers(
-        1, 2**64, size=int(domain_of_vma.max(initial=-1)) + 1, dtype=np.uint64
-    )
+    """A number for each of ``frames``, equal where the set of domains of its rows is (u64).
+
+    ``starts``: ``vma_starts`` of the rows.
+    """
+    names = _names(domain_of_vma)
     signature = empty(frames, np.uint64)
     signature[:] = 0
     for rows in rows_by_number(frame_of_row, empty):
-        domain = domain_of_vma[vma_of_row[rows]] + 1  # from 0 on: -1 is where it is not known
-        pairs = frame_of_row[rows].astype(np.int64) * (len(names) + 1) + domain
-        frame, domain = np.divmod(ascending(pairs), len(names) + 1)
-        np.add.at(signature, frame, names[domain - 1])
+        domain = domain_of_vma[vmas_of(starts, rows)]
+        frame, of_frame = _signatures(frame_of_row[rows], domain, names)
+        signature[frame] = of_frame
     return signature
+
+
+def _names(domain_of_vma: Ints) -> Words:
+    """A random number for each domain; the last one for -1, where it is not known."""
+    size = int(domain_of_vma.max(initial=-1)) + 2
+    return np.random.default_rng(0).integers(1, 2**64, size=size, dtype=np.uint64)
+
+
+def _signatures(frame: npt.NDArray[np.integer], domain: Ints, names: Words) -> tuple[Ints, Words]:
+    """The frames of some rows, each once, ascending, and the sum of the names of their domains."""
+    pairs = ascending(frame.astype(np.int64) * len(names) + (domain + 1))
+    frames, domain = np.divmod(pairs, len(names))
+    begins = np.flatnonzero(np.append(True, frames[1:] != frames[:-1])[: len(frames)])
+    sums: Words = np.add.reduceat(names[domain - 1], begins) if len(begins) else names[:0]
+    return frames[begins], sums
 
 
 def sharing_matrix(
@@ -94,9 +110,9 @@ def sharing_matrix(
     """
     matrix = np.zeros((groups, groups), np.int64)
     group_of_vma = group_of_mm[snapshot.vmas["mm_id"].to_numpy()]
-    vma_of_row, freed = snapshot.mappings["vma_id"].to_numpy(), prediction.freed
+    starts, freed = vma_starts(snapshot), prediction.freed
     for rows in rows_by_content(freed.content, freed.frame_of_row, prediction.empty):
-        group, stable_node = group_of_vma[vma_of_row[rows]], prediction.stable_node[rows]
+        group, stable_node = group_of_vma[vmas_of(starts, rows)], prediction.stable_node[rows]
         inside = (stable_node >= 0) & (group >= 0)
         nodes = pd.factorize(stable_node[inside])[0]
         key, times = np.unique(nodes * groups + group[inside], return_counts=True)

@@ -59,9 +59,9 @@ def break_ups(prediction: Prediction) -> BreakUps | None:
     if pairs < 1 or not interval:
         return None
     merged, written = (np.zeros(len(snapshot.vmas), np.int64) for _ in range(2))
-    converted = prediction.converted
     for piece, some in in_pieces(snapshot.mappings, ("vma_id", "flags")):
-        vma_id, flags = (some[name].to_numpy()[converted[piece]] for name in ("vma_id", "flags"))
+        converted = prediction.is_converted(piece)
+        vma_id, flags = (some[name].to_numpy()[converted] for name in ("vma_id", "flags"))
         np.add.at(merged, vma_id, 1)
         np.add.at(written, vma_id[(flags & np.uint8(MappingFlag.CHANGED_BEFORE)) != 0], 1)
     comm = snapshot.processes["comm"].to_numpy()[snapshot.vmas["mm_id"].to_numpy()]

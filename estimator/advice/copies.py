@@ -8,9 +8,11 @@ import numpy as np
 
 from estimator.advice.attribution import page_bytes, scanned_frames
 from estimator.arrays import distinct, pieces
-from estimator.ksm.prediction import Outcome, Prediction
+from estimator.ksm.frames import frames_with
+from estimator.ksm.prediction import Prediction
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.stored_table import in_pieces
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,18 @@ class Copies:
 def copies(snapshot: Snapshot, prediction: Prediction) -> Copies:
     """Count the copies among what ksmd visits."""
     size = page_bytes(snapshot)
-    flags, hashes = snapshot.frames["flags"].to_numpy(), snapshot.frames["hash"]
+    zero = frames_with(snapshot.frames, FrameFlag.ZERO)
     frame_of_row = snapshot.mappings["frame_id"].to_numpy()
     mapped = zeroes = 0
     for piece in pieces(len(frame_of_row)):
-        frame = frame_of_row[piece][prediction.outcome[piece] > Outcome.UNKNOWN]
+        frame = frame_of_row[piece][prediction.is_scanned(piece)]
         mapped += len(frame)
-        zeroes += int(np.count_nonzero(flags[frame] & FrameFlag.ZERO))
+        zeroes += int(np.count_nonzero(zero[frame]))
     scanned = scanned_frames(snapshot, prediction)
-    words, frames = prediction.empty(len(flags), np.uint64), 0
-    for piece in pieces(len(flags)):
-        data = scanned[piece] & ((flags[piece] & FrameFlag.ZERO) == 0)
-        here = hashes.iloc[piece].to_numpy(np.uint64, na_value=0)[data]
+    words, frames = prediction.empty(len(zero), np.uint64), 0
+    for piece, some in in_pieces(snapshot.frames, ("hash",)):
+        data = scanned[piece] & ~zero[piece]
+        here = some["hash"].to_numpy(np.uint64, na_value=0)[data]
         words[frames : frames + len(here)] = here
         frames += len(here)
     contents = distinct(words[:frames])

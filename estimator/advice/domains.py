@@ -14,7 +14,7 @@ from estimator.errors import UsageError
 from estimator.ksm.content_parts import rows_by_number
 from estimator.snapshot.flags import FrameFlag, FrameKind
 from estimator.snapshot.names import is_below
-from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot, vma_starts
 from estimator.units import printable
 
 _MIX = np.uint64(0x9E37_79B9_7F4A_7C15)
@@ -120,8 +120,8 @@ def separated(snapshot: Snapshot, domain_of_mm: Ints | None, *, keep_zero: bool)
         word = np.arange(1, len(frames) + 1, dtype=np.uint64) * _MIX
     else:
         frame = snapshot.mappings["frame_id"].to_numpy()
-        vma, domain_of_vma = snapshot.mappings["vma_id"], domain_of_mm[snapshot.vmas["mm_id"]]
-        word = set_signatures(frame, vma.to_numpy(), domain_of_vma, len(frames))
+        domain_of_vma = domain_of_mm[snapshot.vmas["mm_id"]]
+        word = set_signatures(frame, vma_starts(snapshot), domain_of_vma, len(frames))
     if keep_zero:
         zero = (frames["flags"].to_numpy() & FrameFlag.ZERO) != 0
         word = np.where(zero, np.uint64(0), word)

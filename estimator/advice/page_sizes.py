@@ -17,17 +17,20 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.advice.attribution import page_bytes, scanned_frames
-from estimator.arrays import Ints, Mask, Words, distinct, pieces
+from estimator.arrays import Ints, Mask, Words, ascending, distinct, pieces
 from estimator.ksm.content_parts import rows_by_number
 from estimator.ksm.contents import content_keys
 from estimator.ksm.frames import frames_with
-from estimator.ksm.prediction import Outcome, Prediction
+from estimator.ksm.prediction import Prediction
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.stored_table import in_pieces
 
 PAGE_SIZES = (4 << 10, 16 << 10, 64 << 10, 2 << 20)
 """Bytes: of x86_64 and arm64, and a huge page."""
 _MIX = np.uint64(0x9E37_79B9_7F4A_7C15)
+_PART_BITS = 3
+_TO_PART = np.uint64(64 - _PART_BITS)
 _COLUMNS = ["page_bytes", "whole_bytes", "bytes_saved", "zero_bytes"]
 
 
@@ -53,21 +56,28 @@ def _groups(snapshot: Snapshot, prediction: Prediction) -> Iterator[tuple[int, i
 
 
 def _single(snapshot: Snapshot, prediction: Prediction, keys: Words) -> tuple[int, int, int, int]:
-    flags, frames = snapshot.frames["flags"].to_numpy(), scanned_frames(snapshot, prediction)
-    contents = _Contents(prediction.empty(len(keys), np.uint64))
+    zero = frames_with(snapshot.frames, FrameFlag.ZERO)
+    frames = scanned_frames(snapshot, prediction)
+    pages = zero_pages = contents = 0
     for piece in pieces(len(keys)):
-        here = frames[piece]
-        contents.add(keys[piece][here], _is_zero(flags[piece][here]))
-    return contents.row(page_bytes(snapshot))
+        pages += int(np.count_nonzero(frames[piece]))
+        zero_pages += int(np.count_nonzero(zero[piece] & frames[piece]))
+    for part in range(1 << _PART_BITS):
+        here = [
+            ascending(keys[piece][frames[piece] & (keys[piece] >> _TO_PART == part)])
+            for piece in pieces(len(keys))
+        ]
+        contents += distinct(np.concatenate([keys[:0], *here]))
+    size = page_bytes(snapshot)
+    return size, pages * size, (pages - contents) * size, max(zero_pages - 1, 0) * size
 
 
 def _grouped(
     snapshot: Snapshot, prediction: Prediction, keys: Words, pages: int
 ) -> tuple[int, int, int, int]:
     """Each group of ``pages`` that lie on other frames than those before, in parts."""
-    flags, frame_of_row = (
-        column.to_numpy() for column in (snapshot.frames["flags"], snapshot.mappings["frame_id"])
-    )
+    zero_frames = frames_with(snapshot.frames, FrameFlag.ZERO)
+    frame_of_row = snapshot.mappings["frame_id"].to_numpy()
     most, whole = len(frame_of_row) // pages, 0
     first, frames = (prediction.empty(most, dtype) for dtype in (np.uint32, np.uint64))
     for rows in _whole_groups(snapshot, prediction, pages):
@@ -80,7 +90,7 @@ def _grouped(
         rows = first[part[new]].astype(np.int64)
         zero = np.ones(len(rows), np.bool_)
         for number in range(pages):
-            zero &= _is_zero(flags[frame_of_row[rows + number]])
+            zero &= zero_frames[frame_of_row[rows + number]]
         contents.add(_together(frame_of_row, rows, pages, keys), zero)
     return contents.row(pages * page_bytes(snapshot))
 
@@ -129,28 +139,28 @@ class _Contents:
         return size, self._pages * size, saved * size, max(self._zero - 1, 0) * size
 
 
-def _is_zero(flags: npt.NDArray[np.unsignedinteger]) -> Mask:
-    zero: Mask = (flags & FrameFlag.ZERO) != 0
-    return zero
-
-
 def _whole_groups(snapshot: Snapshot, prediction: Prediction, pages: int) -> Iterator[Ints]:
     """The rows of ``mappings`` at which each whole group begins: ``pages`` follow one another.
 
     Piece by piece.
     """
     start = snapshot.vmas["start"].to_numpy() // np.uint64(page_bytes(snapshot))
-    vma_of_row = snapshot.mappings["vma_id"].to_numpy()
-    index_of_row = snapshot.mappings["page_index"].to_numpy()
-    for piece in pieces(len(vma_of_row)):
-        here = slice(piece.start, piece.stop + pages - 1)  # to the end of the last that begins here
-        rows = np.flatnonzero(prediction.outcome[here] > Outcome.UNKNOWN) + piece.start
-        vma = vma_of_row[rows]
-        group = (start[vma] + index_of_row[rows]) // np.uint64(pages)
+    rows, vma, group = np.zeros(0, np.int64), np.zeros(0, np.uint32), np.zeros(0, np.uint64)
+    for piece, some in in_pieces(snapshot.mappings, ("vma_id", "page_index")):
+        scanned = prediction.is_scanned(piece)
+        new_vma, index = (some[name].to_numpy()[scanned] for name in ("vma_id", "page_index"))
+        rows = np.append(rows, np.flatnonzero(scanned) + piece.start)
+        vma = np.append(vma, new_vma)
+        group = np.append(group, (start[new_vma] + index) // np.uint64(pages))
         new = np.append(True, (group[1:] != group[:-1]) | (vma[1:] != vma[:-1]))[: len(rows)]
         begins = np.flatnonzero(new)
-        whole = rows[begins[np.diff(np.append(begins, len(rows))) == pages]]
-        yield whole[whole < piece.stop]
+        yield rows[begins[:-1][np.diff(begins) == pages]]
+        rest = slice(
+            int(begins[-1]) if len(begins) else 0, None
+        )  # of the last group, which may go on
+        rows, vma, group = rows[rest], vma[rest], group[rest]
+    if len(rows) == pages:
+        yield rows[:1]
 
 
 def _together(

@@ -17,7 +17,7 @@ from estimator.arrays import Ints, Words, ascending, in_turn
 from estimator.ksm.content_parts import rows_by_content
 from estimator.ksm.credits import folio_rows
 from estimator.ksm.prediction import Prediction
-from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot, vma_of, vma_starts
 
 _ODD = np.uint64(0x9E37_79B9_7F4A_7C15)
 _MIX = (  # as in splitmix64
@@ -66,7 +66,7 @@ def patterns(
     per frame of ``prediction.freed``, only frames with equal values count as able to merge.
     """
     freed = prediction.freed
-    holders = _Holders(piece_of_vma, snapshot.mappings["vma_id"].to_numpy())
+    holders = _Holders(piece_of_vma, vma_starts(snapshot))
     found = _Found()
     parts = rows_by_content(freed.content, freed.frame_of_row, prediction.empty)
     for part in in_turn(lambda rows: _part(prediction, rows, holders, domain_of_frame), parts):
@@ -81,8 +81,8 @@ class _Holders:
     The empty set is 0.
     """
 
-    def __init__(self, piece_of_vma: Ints, vma_of_row: npt.NDArray[np.uint32]) -> None:
-        self._piece_of_vma, self._vma_of_row = piece_of_vma, vma_of_row
+    def __init__(self, piece_of_vma: Ints, starts: Ints) -> None:
+        self._piece_of_vma, self._starts = piece_of_vma, starts
         self._pieces = int(piece_of_vma.max(initial=0)) + 1
         self._names = np.random.default_rng(0).integers(
             1, 2**64, size=self._pieces, dtype=np.uint64
@@ -90,7 +90,7 @@ class _Holders:
 
     def pairs(self, rows: Ints, unit: Ints) -> Ints:
         """``unit`` (i64 per mapping in ``rows``) with each of its pieces once, as one number."""
-        piece = self._piece_of_vma[self._vma_of_row[rows]]
+        piece = self._piece_of_vma[vma_of(self._starts, rows)]
         inside = piece >= 0
         pairs: Ints = pd.unique(unit[inside] * self._pieces + piece[inside])
         return pairs
@@ -236,7 +236,7 @@ def _kept(
     found = prediction.credits
     node = found.stable_node[given_up]
     used = ascending(node[node >= 0]).astype(np.int64)
-    stays = found.stays[used]
+    stays = found.stays(used)
     stay, others = used[stays], used[~stays]
     pages = np.append(stay, others)
     again = pd.Series(_numbered(prediction, pages, domain_of_frame)).duplicated().to_numpy()
@@ -259,7 +259,7 @@ def _add_splits_and_copies(found: _Found, prediction: Prediction, holders: _Hold
     pairs = [np.zeros(0, np.int64)]
     if len(folios):
         place = np.cumsum(of_folio > 0) - 1
-        for rows, folio in folio_rows(freed, prediction.scanned, of_folio > 0):
+        for rows, folio in folio_rows(freed, prediction.is_scanned, of_folio > 0):
             pairs.append(holders.pairs(rows, place[folio]))
     copies = np.arange(len(freed.copied))
     pairs.append(holders.pairs(freed.copied, len(folios) + copies))

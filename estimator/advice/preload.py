@@ -15,13 +15,14 @@ import pandas as pd
 
 from estimator.advice.attribution import page_bytes
 from estimator.advice.domains import by_family
-from estimator.arrays import Empty, Ints, pieces
+from estimator.arrays import Empty, Ints
 from estimator.ksm.content_parts import rows_by_content
 from estimator.ksm.credits import ends_of
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.names import units_of
-from estimator.snapshot.snapshot import Snapshot
+from estimator.snapshot.snapshot import Snapshot, vma_starts, vmas_of
+from estimator.snapshot.stored_table import in_pieces
 
 _INIT = 1
 
@@ -119,15 +120,15 @@ def _holders(snapshot: Snapshot, prediction: Prediction) -> Iterator[pd.DataFram
     """
     found, frame_of_row = prediction.credits, prediction.freed.frame_of_row
     node = ends_of(found.given_up, found.stable_node, prediction.empty)
-    flags = snapshot.frames["flags"].to_numpy()
-    for piece in pieces(len(flags)):
-        node[piece][(flags[piece] & FrameFlag.ZERO) != 0] = -1
-    vma_of_row = snapshot.mappings["vma_id"].to_numpy()
+    for piece, some in in_pieces(snapshot.frames, ("flags",)):
+        node[piece][(some["flags"].to_numpy() & FrameFlag.ZERO) != 0] = -1
+    starts = vma_starts(snapshot)
     mm_of_vma = snapshot.vmas["mm_id"].to_numpy()
     for part in rows_by_content(prediction.freed.content, frame_of_row, prediction.empty):
         rows = part[node[frame_of_row[part]] >= 0]
         frame = frame_of_row[rows]
-        columns = {"node": node[frame], "frame": frame, "mm": mm_of_vma[vma_of_row[rows]]}
+        mm = mm_of_vma[vmas_of(starts, rows)]
+        columns = {"node": node[frame], "frame": frame, "mm": mm}
         yield pd.DataFrame(columns).astype(np.int64).drop_duplicates()
 
 

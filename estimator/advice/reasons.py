@@ -228,12 +228,11 @@ def _changing(prediction: Prediction, size: int) -> list[Reason]:
 
 def _pinned(snapshot: Snapshot, prediction: Prediction, copies: Numbers, size: int) -> list[Reason]:
     """Frames that have equals and stay, for somebody holds them."""
-    frame_of_row, outcome = snapshot.mappings["frame_id"].to_numpy(), prediction.outcome
-    converted = prediction.converted
+    frame_of_row = snapshot.mappings["frame_id"].to_numpy()
     staying = prediction.empty(len(snapshot.frames), np.bool_)
     staying[:] = False
     for piece in pieces(len(frame_of_row)):
-        rows = (outcome[piece] > Outcome.UNKNOWN) & ~converted[piece]
+        rows = prediction.is_scanned(piece) & ~prediction.is_converted(piece)
         staying[frame_of_row[piece][rows]] = True
     content = prediction.content
     awake = snapshot.info.get("damon_awake", 0)

@@ -47,8 +47,7 @@ def side_effects(snapshot: Snapshot, prediction: Prediction) -> SideEffects:
     folios = len(freed.split)
     scanned, folio_bytes = np.zeros(folios, np.bool_), np.zeros(folios, np.int64)
     if folios:
-        every_folio, scanned_rows = np.ones(folios, np.bool_), prediction.scanned
-        for _, folio in folio_rows(freed, scanned_rows, every_folio):
+        for _, folio in folio_rows(freed, prediction.is_scanned, np.ones(folios, np.bool_)):
             scanned[folio] = True
         # pages that are there only after unmerging are no large folios
         for piece, some in in_pieces(snapshot.frames, ("order",)):

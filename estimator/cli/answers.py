@@ -414,7 +414,9 @@ def _advise(
     means = [MEANS[name] for name in advice.only]
     share, within = advice.share / 100, advice.within
     plan = make_plan(snapshot, Policy(**policy), share, within, means, room=room)
-    risk = assess(snapshot, plan.prediction, labels=labels)  # the forecast holds as much again
+    risk = assess(snapshot, plan.prediction, labels=labels)
+    for prediction in (plan.everything, plan.reachable, plan.prediction):
+        prediction.forget()  # the forecast holds as much again
     times = schedule(snapshot, plan.prediction, advice.scan_time, advice.page_cost, room=room)
     return plan, times, risk
 

@@ -48,6 +48,10 @@ class Candidates:
     changing: npt.NDArray[np.int32]
     written: Numbers
 
+    def before(self, row: int) -> int:
+        """How many candidates there are before ``row`` of the mappings."""
+        return row if self.rows is None else int(np.searchsorted(self.rows, row))
+
     def row_numbers(self, part: slice = slice(None)) -> npt.NDArray[np.int32]:
         """``part`` of ``rows``, as i32 also where it is None."""
         if self.rows is None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Empty, Ints, made, pieces, take
+from estimator.arrays import Empty, Ints, pieces
 
-_ROWS_OF_A_PART = 1 << 18
+_ROWS_OF_A_PART = 1 << 17
 
 
 def rows_by_content(
@@ -24,14 +24,14 @@ def rows_by_content(
     """The rows of ``mappings`` (i64, ascending) part by part, each row once.
 
     ``content``: per frame, -1 where it is not known. ``frame_of_row``: per row. ``empty``: makes
-    arrays of all frames and rows.
+    an array of all rows.
     """
     parts = _parts_of(len(frame_of_row))
-    part_of_frame = made(
-        len(content), np.uint16, lambda piece: content[piece] % np.int32(parts), empty
-    )
     yield from _rows_by_part(
-        len(frame_of_row), parts, lambda piece: take(part_of_frame, frame_of_row[piece]), empty
+        len(frame_of_row),
+        parts,
+        lambda piece: (content.take(frame_of_row[piece]) % parts).astype(np.uint16),
+        empty,
     )
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from estimator.arrays import Empty, Ints, Mask, Numbers, count_where, made, pieces, rows_where
-from estimator.ksm.case import Case
+from estimator.arrays import Empty, Ints, Mask, Numbers, alike, count_where, made, move_up, pieces
+from estimator.ksm.credits import Freed
 from estimator.ksm.fate import Fate
 from estimator.ksm.prediction import Outcome, Prediction
+from estimator.ksm.ranks import Ranks
 from estimator.ksm.readings import processes_all
-from estimator.ksm.scans import Scans, Times, copies, splits, vanishing_rows
+from estimator.ksm.scans import Scans, Times, copies, vanishing_rows
 from estimator.ksm.timing import Timing
 
 
@@ -47,46 +48,46 @@ class Course:
         return int(found[wanted - 1])
 
 
-def course_of(
-    case: Case, timing: Timing, fate: Fate, prediction: Prediction, times: Times
-) -> Course:
+def course_of(timing: Timing, fate: Fate, prediction: Prediction, times: Times) -> Course:
     """The course of what ``times`` says by full scans.
 
     The first two items of a new stable node join it when the second one is visited; others at
     their own visit. A frame is free with its last mapping.
     """
     empty = prediction.empty
-    in_order, split_in_order = _in_order(case, timing, empty)
-    split_row = np.append(splits(case, timing)[1], 0)
-    freed, frame = prediction.freed, case.frame_of_row
-    gone = rows_where(len(freed.gone), lambda piece: freed.gone[piece], empty)
-    placed, at_row = empty(len(gone), np.bool_), empty(len(gone), np.int32)
-    place = empty(len(freed.gone), np.int32)
-    place[:] = -1
-    for piece in pieces(len(gone)):
-        here = gone[piece]
+    freed, frame = prediction.freed, prediction.freed.frame_of_row
+    in_order, split_in_order = _in_order(timing, freed)
+    split_row = np.append(times.split_row, 0)
+    gone = Ranks(len(freed.gone), lambda piece: freed.gone[piece])
+    placed, by_split, at_row = (
+        empty(gone.total, dtype) for dtype in (np.bool_, np.bool_, np.int32)
+    )
+    end = 0
+    for piece in pieces(len(freed.gone)):
+        here = np.flatnonzero(freed.gone[piece]) + piece.start
+        some = slice(end, end := end + len(here))
         folio = np.where(fate.vanished[here], freed.folio[here], -1)
-        split = folio >= 0
-        placed[piece] = np.where(split, ~split_in_order[folio], ~in_order[here])
-        at_row[piece] = np.where(split, split_row[folio], 0)
-        place[here[~split]] = np.flatnonzero(~split) + piece.start
+        by_split[some] = split = folio >= 0
+        placed[some] = np.where(split, ~split_in_order[folio], ~in_order[here])
+        at_row[some] = np.where(split, split_row[folio], 0)
     unmapped = np.flatnonzero((times.split_in > 0) & (freed.unmapped > 0))
     number = freed.unmapped[unmapped]
     after_pages: dict[int, Numbers] = {}
     taken, unplaced = (Counter(numbers.tolist()) for numbers in copies(timing))
     for scan in _numbers_in(times.gone_in, times.split_in[unmapped]):
         for moving, moved in _moves(fate, times, scan, empty):
-            where = place[frame[moving]]
-            where, moved = where[where >= 0], moved[where >= 0]
-            last = times.gone_in[where] == scan  # no mapping of it comes later
+            there = np.flatnonzero(gone.holds(frame[moving]))
+            where, moved = gone.before(frame[moving[there]]), moved[there]
+            # no mapping of it comes later
+            last = (times.gone_in[where] == scan) & ~by_split[where]
             np.maximum.at(at_row, where[last], moved[last])
         split_now = times.split_in[unmapped] == scan
         known = split_now & ~split_in_order[unmapped]
-        if processes_all(scan, smart_scan=case.rules.smart_scan):
+        if processes_all(scan, smart_scan=prediction.smart_scan):
             at = np.repeat(split_row[unmapped[known]], number[known])
-            now = made(len(gone), np.bool_, _equal(times.gone_in, scan, placed), empty)
+            now = made(gone.total, np.bool_, _equal(times.gone_in, scan, placed), empty)
             after_pages[scan] = _visited_by(fate, times, scan, at_row, now, at, empty)
-        free = count_where(len(gone), _equal(times.gone_in, scan)) + int(number[split_now].sum())
+        free = count_where(gone.total, _equal(times.gone_in, scan)) + int(number[split_now].sum())
         unplaced[scan] += free - len(after_pages.get(scan, ()))
     return Course(after_pages, dict(taken), dict(unplaced))
 
@@ -117,63 +118,74 @@ def _moves(fate: Fate, times: Times, scan: int, empty: Empty) -> Iterator[tuple[
         yield rows, rows
     first, second = first_items(fate, times, scan, empty)
     for piece in pieces(len(first)):
-        new = np.flatnonzero(first[piece] >= 0)
-        yield first[piece][new].astype(np.int64), second[piece][new].astype(np.int64)
+        yield first[piece].astype(np.int64), second[piece].astype(np.int64)
 
 
 def _visited_by(
     fate: Fate, times: Times, scan: int, at_row: Numbers, now: Mask, at: Ints, empty: Empty
 ) -> Numbers:
     """How many pages ``scan`` has visited by each row of ``at_row[now]`` and ``at``, sorted."""
-    so_far = visited_by(visited_in(fate, times, scan, empty), empty)
+    so_far = visited_by(visited_in(fate, times, scan, empty))
     found = empty(int(np.count_nonzero(now)) + len(at), np.int32)
     filled = 0
     for piece in pieces(len(now)):
-        here = so_far[at_row[piece][now[piece]]]
+        here = so_far(at_row[piece][now[piece]])
         found[filled : filled + len(here)] = here
         filled += len(here)
-    found[filled:] = so_far[at]
+    found[filled:] = so_far(at)
     found.sort()
     return found
 
 
-def _in_order(case: Case, timing: Timing, empty: Empty) -> tuple[Mask, Mask]:
+def _in_order(timing: Timing, freed: Freed) -> tuple[Mask, Mask]:
     """Bool per frame, and per large folio (the last one for none): a simulation decides of them."""
-    frames = empty(len(case.facts.items), np.bool_)
-    frames[:] = False
-    folios = np.zeros(int(case.facts.folio.max(initial=-1)) + 2, dtype=np.bool_)
+    frames = np.zeros(len(freed.gone), np.bool_)
+    folios = np.zeros(len(freed.split) + 1, dtype=np.bool_)
     if timing.ordered is not None:
-        frames[case.frame_of_row[timing.ordered.rows]] = True
+        frames[freed.frame_of_row[timing.ordered.rows]] = True
         folios[list(timing.ordered.simulation.splits)] = True
-    return frames, folios
+    return alike(frames), folios
 
 
 def first_items(
     fate: Fate, times: Times, scan: int, empty: Empty, among: Mask | None = None
 ) -> tuple[Numbers, Numbers]:
-    """Per frame, where it is the page of a stable node that is new in ``scan``, else -1 (i32).
+    """Of each stable node that is new in ``scan``, in the order of their frames (i32).
 
     The row of the first item of it that settles in the scan, and when that one moves: at the row of
-    the second one. ``among``: bool per row, of these items.
+    the second one. ``among``: bool per row, of these items; nodes without any are left out.
     """
-    first, second = (empty(len(fate.node), np.int32) for _ in range(2))
+    new = _new_nodes(fate, times, scan)
+    first, second = (empty(new.total, np.int32) for _ in range(2))
     first[:], second[:] = -1, -1
-    new = empty(len(fate.node), np.bool_)
-    new[:] = False
-    new[fate.node] = times.nodes_in == scan
     for piece in pieces(len(times.settled_in)):
         node = fate.stable_frame[piece]
         settling = (times.settled_in[piece] == scan) & (node >= 0)
         here = np.flatnonzero(settling if among is None else settling & among[piece])
-        here = here[new[node[here]]]
-        node, row = node[here], (here + piece.start).astype(np.int32)
-        fresh = first[node] < 0
-        first[node[fresh][::-1]] = row[fresh][::-1]
-        later = (row != first[node]) & (second[node] < 0)
-        second[node[later][::-1]] = row[later][::-1]
+        here = here[new.holds(node[here])]
+        place, row = new.before(node[here]), (here + piece.start).astype(np.int32)
+        fresh = first[place] < 0
+        first[place[fresh][::-1]] = row[fresh][::-1]
+        later = (row != first[place]) & (second[place] < 0)
+        second[place[later][::-1]] = row[later][::-1]
     for piece in pieces(len(first)):
         np.copyto(second[piece], first[piece], where=second[piece] < 0)
-    return first, second
+    found = made(len(first), np.bool_, lambda piece: first[piece] >= 0, empty)
+    return move_up(first, found), move_up(second, found)
+
+
+def _new_nodes(fate: Fate, times: Times, scan: int) -> Ranks:
+    """The frames of the stable nodes that are new in ``scan``."""
+    end = 0
+
+    def of(piece: slice) -> Mask:
+        nonlocal end
+        new = fate.node[piece].copy()
+        begin, end = end, end + int(np.count_nonzero(new))
+        new[new] = times.nodes_in[begin:end] == scan
+        return new
+
+    return Ranks(len(fate.node), of)
 
 
 def visited_in(fate: Fate, times: Times, scan: int, empty: Empty) -> Mask:
@@ -186,10 +198,7 @@ def visited_in(fate: Fate, times: Times, scan: int, empty: Empty) -> Mask:
     return visited
 
 
-def visited_by(visited: Mask, empty: Empty) -> Numbers:
-    """i32 per row: how many pages are ``visited`` (bool per row) up to it and with it."""
-    so_far, before = empty(len(visited), np.int32), 0
-    for piece in pieces(len(visited)):
-        so_far[piece] = np.cumsum(visited[piece]) + before
-        before = int(so_far[piece.stop - 1])
-    return so_far
+def visited_by(visited: Mask) -> Callable[[Ints | Numbers], Numbers]:
+    """How many pages are ``visited`` (bool per row) up to each of some rows and with it."""
+    ranks = Ranks(len(visited), lambda piece: visited[piece])
+    return lambda rows: ranks.before(rows + 1)

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Empty, Ints, Mask, Numbers, count, made, pieces
+from estimator.arrays import Empty, Ints, Mask, Numbers, Rows, Where, at, made, pieces
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Freed:
 
     ``frame_of_row``: u32 per row of ``mappings``, and ``content``: i32 per frame, of the frames as
     the model starts with them (after unmerging where that comes first, see ``unmerge.py``).
-    ``mapcount``: i32 per frame, all its mappings. ``gone``: bool per frame, it becomes free.
+    ``mapcount``: per frame, all its mappings. ``gone``: bool per frame, it becomes free.
     ``copied``: i64 rows, each takes a frame for a copy made by break_cow(). ``folio``: i32 per
     frame, number of its large folio, else -1. ``unmapped``: i64 per large folio, pieces that
     nobody maps and that its split frees. ``split``: bool per large folio, ksmd splits it.
@@ -27,7 +27,7 @@ class Freed:
 
     frame_of_row: npt.NDArray[np.uint32]
     content: npt.NDArray[np.int32]
-    mapcount: npt.NDArray[np.int32]
+    mapcount: npt.NDArray[np.integer]
     gone: npt.NDArray[np.bool_]
     copied: npt.NDArray[np.int64]
     folio: npt.NDArray[np.int32]
@@ -46,35 +46,51 @@ class Credits:
 
     Per frame, as the model starts with them: ``converted``: i32, how many of its mappings take part
     in a merge or go to the zero page. ``given_up``: bool, all its mappings, system-wide, do: it is
-    freed, or ``stays`` (bool) as a KSM page. ``stable_node``: i32, the frame that its merged
-    mappings map in the end, -1 for none.
+    freed, or ``stays`` as a KSM page. ``stable_node``: i32, the frame that its merged mappings map
+    in the end, -1 for none. ``ends``: i32, how many frames that are given up end on it.
 
     ``of_folio``: i64 per large folio, frames that its split frees and that no mapping gives up,
     credited to the mappings of the folio that ksmd scans, in equal parts.
     ``of_row[rows]``: f64 per row of ``mappings``, all that it is credited with; a copy made by
     break_cow() is a credit of -1. The sum of all is ``physical["frames_freed"]``. ``converts``,
-    ``scanned``: bool per row, see ``credits_of``.
+    ``scanned``: see ``credits_of``.
     """
 
     converted: Numbers
     given_up: Mask
-    stays: Mask
     stable_node: Numbers
+    ends: Numbers
     of_folio: Ints
     freed: Freed = field(repr=False)
-    converts: Mask = field(repr=False)
-    scanned: Mask = field(repr=False)
-    empty: Empty = field(repr=False)
+    converts: Where = field(repr=False)
+    scanned: Where = field(repr=False)
+
+    def stays(self, frames: Rows) -> Mask:
+        """Which of ``frames`` stay as KSM pages, though all their mappings are merged."""
+        stays: Mask = at(self.given_up, frames) & ~at(self.freed.gone, frames)
+        return stays
+
+    def of_frame(self, frames: Rows) -> npt.NDArray[np.float64]:
+        """What each of ``frames`` is credited with (f64): where ``d`` end as one, (d - 1) / d."""
+        given_up, end = at(self.given_up, frames), at(self.stable_node, frames)
+        credit = given_up.astype(np.float64)
+        onto = np.flatnonzero(given_up & (end >= 0))
+        end = end.take(onto)
+        credit[onto] -= self.stays(end) / np.maximum(self.ends.take(end), 1)
+        return credit
+
+    @property
+    def of_row(self) -> CreditOfRow:
+        """Checked, that it adds up, when first asked for."""
+        return CreditOfRow(self, self._of_folio_each, np.sort(self.freed.copied))
 
     @cached_property
-    def of_row(self) -> CreditOfRow:
-        """Worked out when first asked for."""
-        freed, leave = self.freed, self.converted
-        of_frame = frame_credits(self.given_up, self.stable_node, self.stays, self.empty)
+    def _of_folio_each(self) -> npt.NDArray[np.float64]:
+        """See ``CreditOfRow.of_folio``; AssertionError where the credits don't add up."""
+        freed = self.freed
         total = -float(len(freed.copied))
-        for piece in pieces(len(of_frame)):
-            total += float(of_frame[piece][leave[piece] > 0].sum())
-            of_frame[piece] /= np.maximum(leave[piece], 1)
+        for piece in pieces(len(self.converted)):
+            total += float(self.of_frame(piece)[self.converted[piece] > 0].sum())
         each = np.zeros(0)
         if (folios := self.of_folio > 0).any():
             sharers = np.zeros(len(folios), np.int64)
@@ -84,44 +100,43 @@ class Credits:
             total += float((each * sharers).sum())
         if not math.isclose(total, freed.frames, rel_tol=1e-9, abs_tol=1e-6):
             raise AssertionError(f"credits of {total} frames for {freed.frames} freed ones")
-        copied = np.sort(freed.copied)
-        return CreditOfRow(freed, self.converts, self.scanned, of_frame, each, copied)
+        return each
 
 
 @dataclass(frozen=True)
 class CreditOfRow:
     """What rows of ``mappings`` are credited with, worked out for those that are asked for.
 
-    ``converts``, ``scanned``: bool per row. ``of_frame``: f64 per frame, each of its mappings that
-    convert; ``of_folio``: f64 per large folio, each of its mappings that is scanned; ``copied``:
-    i64 rows, ascending.
+    ``of_folio``: f64 per large folio, each of its mappings that is scanned; ``copied``: i64 rows,
+    ascending.
     """
 
-    freed: Freed
-    converts: Mask
-    scanned: Mask
-    of_frame: npt.NDArray[np.float64]
+    credits: Credits
     of_folio: npt.NDArray[np.float64]
     copied: Ints
 
     def __len__(self) -> int:
-        return len(self.converts)
+        return len(self.credits.freed.frame_of_row)
 
     def __getitem__(self, rows: slice | Ints | Numbers) -> npt.NDArray[np.float64]:
-        frame = self.freed.frame_of_row[rows]
-        credit = np.where(self.converts[rows], self.of_frame.take(frame), 0.0)
+        found, freed = self.credits, self.credits.freed
+        frame = at(freed.frame_of_row, rows)
+        credit = np.zeros(len(frame))
+        converts = np.flatnonzero(found.converts(rows))
+        leaving = frame.take(converts)
+        credit[converts] = found.of_frame(leaving) / np.maximum(found.converted.take(leaving), 1)
         if len(self.copied):
             number = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
             before, through = (np.searchsorted(self.copied, number, s) for s in ("left", "right"))
             credit -= through - before
         if len(self.of_folio):
-            of_folio = np.append(self.of_folio, 0.0).take(self.freed.folio[frame])
-            credit += np.where(self.scanned[rows], of_folio, 0.0)
+            of_folio = np.append(self.of_folio, 0.0).take(freed.folio[frame])
+            credit += np.where(found.scanned(rows), of_folio, 0.0)
         return credit
 
 
 def credits_of(
-    freed: Freed, stable_node: Numbers, converted: Mask, scanned: Mask, empty: Empty
+    freed: Freed, stable_node: Numbers, converts: Where, scanned: Where, empty: Empty
 ) -> Credits:
     """Credit every freed frame to the mappings that gave it up, as PSS splits a shared page.
 
@@ -129,41 +144,28 @@ def credits_of(
     stays, in a process that does not take part or a VMA that can't, is not freed (ksm-model §12).
     The split of a huge page takes a zero-filled piece away from all who map it.
 
-    Per row of ``mappings``: ``stable_node`` as in ``Prediction``; ``converted``: it stops mapping
-    the frame it maps now; ``scanned``: ksmd scans it. ``empty``: makes the arrays of ``Credits``.
+    ``stable_node``: per row of ``mappings``, as in ``Prediction``. Of rows, ``converts``: they stop
+    mapping the frame they map now; ``scanned``: ksmd scans them. ``empty``: makes the arrays of
+    ``Credits``.
     """
     frame_of_row, frame_count = freed.frame_of_row, len(freed.gone)
-    leave, node = (empty(frame_count, np.int32) for _ in range(2))
-    leave[:], node[:] = 0, -1
+    leave, node, ends = (empty(frame_count, np.int32) for _ in range(3))
+    leave[:], node[:], ends[:] = 0, -1, 0
     for piece in pieces(len(frame_of_row)):
-        np.add.at(leave, frame_of_row[piece][converted[piece]], np.int32(1))
+        np.add.at(leave, frame_of_row[piece][converts(piece)], np.int32(1))
         merged = stable_node[piece] >= 0
         node[frame_of_row[piece][merged]] = stable_node[piece][merged]
 
-    stays, given_up = (empty(frame_count, np.bool_) for _ in range(2))
+    given_up = empty(frame_count, np.bool_)
     of_folio = freed.unmapped.copy()
     for piece in pieces(frame_count):
         gone, all_leave = freed.gone[piece], leave[piece] >= freed.mapcount[piece]
-        stays[piece] = (node[piece] == _numbers(piece)) & all_leave & ~gone
-        given_up[piece] = (gone & (leave[piece] > 0)) | stays[piece]
+        stays = (node[piece] == _numbers(piece)) & all_leave & ~gone
+        given_up[piece] = (gone & (leave[piece] > 0)) | stays
+        end = node[piece][given_up[piece]]
+        np.add.at(ends, end[end >= 0], np.int32(1))
         np.add.at(of_folio, freed.folio[piece][gone & (leave[piece] == 0)], 1)
-    return Credits(leave, given_up, stays, node, of_folio, freed, converted, scanned, empty)
-
-
-def frame_credits(
-    given_up: Mask, node: Numbers, stays: Mask, empty: Empty = np.empty
-) -> npt.NDArray[np.float64]:
-    """What each frame is credited with (f64 per frame), see ``Credits``: of ``d``, (d - 1) / d."""
-    frames = count(ends_of(given_up, node, empty), len(node), empty=empty, ignore=-1)
-
-    def credits_in(piece: slice) -> npt.NDArray[np.float64]:
-        of_frame, end = given_up[piece].astype(np.float64), node[piece]
-        onto = given_up[piece] & (end >= 0)
-        end = end[onto]
-        of_frame[onto] -= stays[end] / np.maximum(frames[end], 1)
-        return of_frame
-
-    return made(len(node), np.float64, credits_in, empty)
+    return Credits(leave, given_up, node, ends, of_folio, freed, converts, scanned)
 
 
 def ends_of(given_up: Mask, node: Numbers, empty: Empty) -> Numbers:
@@ -176,7 +178,7 @@ def ends_of(given_up: Mask, node: Numbers, empty: Empty) -> Numbers:
     )
 
 
-def folio_rows(freed: Freed, scanned: Mask, folios: Mask) -> Iterator[tuple[Ints, Ints]]:
+def folio_rows(freed: Freed, scanned: Where, folios: Mask) -> Iterator[tuple[Ints, Ints]]:
     """The mappings of ``folios`` (bool per large folio) that ksmd scans: rows, and their folio.
 
     Piece by piece.
@@ -184,7 +186,7 @@ def folio_rows(freed: Freed, scanned: Mask, folios: Mask) -> Iterator[tuple[Ints
     chosen = np.append(folios, False)
     for piece in pieces(len(freed.frame_of_row)):
         folio = freed.folio[freed.frame_of_row[piece]]
-        rows = np.flatnonzero(scanned[piece] & chosen[folio])
+        rows = np.flatnonzero(scanned(piece) & chosen[folio])
         yield rows + piece.start, folio[rows].astype(np.int64)
 
 

@@ -71,14 +71,16 @@ def forecast(
     if len(fate.simulated):  # more of them than the state at rest hangs on
         at_rest = question.answer(question.at_rest())
         prediction = replace(prediction, warnings=at_rest.warnings)
+    fate = replace(fate, left=fate.left[:0])  # memory, for what comes: it is in the prediction
     times = times_of(case, timing, fate, prediction)
     table = scan_table(case, timing, fate, prediction, times, scans or min(fate.scans, MOST_SCANS))
     seen = not question.told.starts_over and seen_before(case)
     bounds = scan_bounds(case, timing, fate, prediction, times, table, seen=seen)
-    course = course_of(case, timing, fate, prediction, times)
-    within = Within(case, timing, fate, times, table, question.empty)
-    size = case.rules.page_bytes
-    return Forecast(prediction, table, bounds, course, within, size, times.settled_in)
+    rules = case.rules
+    del question, case  # nobody asks for contents and first rows any more
+    course = course_of(timing, fate, prediction, times)
+    within = Within(rules, timing, fate, prediction, times, table)
+    return Forecast(prediction, table, bounds, course, within, rules.page_bytes, times.settled_in)
 
 
 def with_smart_scan(snapshot: Snapshot, smart_scan: bool | None) -> Snapshot:

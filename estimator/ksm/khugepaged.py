@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from estimator.arrays import Ints, Mask, pieces
+from estimator.arrays import Ints, Mask
 from estimator.ksm.case import Case
 from estimator.ksm.fate import Fate
 from estimator.ksm.prediction import Outcome
 from estimator.ksm.vm_flags import VALUES
+from estimator.snapshot.stored_table import in_pieces
 
 _LEAST_ORDER = 2  # KHUGEPAGED_MIN_MTHP_ORDER
 
@@ -68,13 +69,15 @@ def sharing_bounds(case: Case, fate: Fate, sharing: int) -> Bounds | None:
     unknown = len(case.contents)  # where content -1 is counted
     items, merged, outside = (np.zeros(unknown + 1, np.int64) for _ in range(3))
     touched = np.zeros(unknown + 1, np.bool_)
-    vma_of_row = case.snapshot.mappings["vma_id"].to_numpy()
-    index_of_row = case.snapshot.mappings["page_index"].to_numpy()
     filled = _keeps_zeroes(case)
-    holes, last = 0, (-1, -1)
-    for piece in pieces(len(case.candidates.frame)):
+    holes, last, end = 0, (-1, -1), 0
+    for of_rows, some in in_pieces(case.snapshot.mappings, ("vma_id", "page_index")):
+        piece = slice(end, end := case.candidates.before(of_rows.stop))
         rows = case.candidates.row_numbers(piece)
-        vma, index = vma_of_row[rows].astype(np.int64), index_of_row[rows].astype(np.int64)
+        vma, index = (
+            some[name].to_numpy()[rows - of_rows.start].astype(np.int64)
+            for name in ("vma_id", "page_index")
+        )
         inside = blocks.contain(vma, index)
         content = case.contents.of_frame[case.candidates.frame[piece]]
         on_node = fate.outcome[rows] == Outcome.MERGED

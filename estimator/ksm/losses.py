@@ -12,7 +12,6 @@ import pandas as pd
 from estimator.arrays import Bytes, Empty, Mask, Numbers, Words, made, pieces
 from estimator.ksm.accounting import still_there
 from estimator.ksm.case import Case
-from estimator.ksm.credits import frame_credits
 from estimator.ksm.fate import Fate
 from estimator.ksm.frames import live_node_frames
 from estimator.ksm.prediction import Prediction
@@ -175,12 +174,13 @@ def _credited(
     """What mappings in ``vmas`` are credited with: frames that have an equal one, pieces of folios,
     copies.
     """
-    credits, freed, empty = prediction.credits, prediction.freed, prediction.empty
-    of_frame = frame_credits(credits.given_up, credits.stable_node, credits.stays, empty)
+    credits, freed = prediction.credits, prediction.freed
     goes, credit = 0.0, 0.0
     for piece in pieces(len(part)):
         by_split = freed.gone[piece] & (credits.converted[piece] == 0)
-        goes += float((of_frame[piece] * part[piece]).sum()) + float(part[piece][by_split].sum())
+        goes += float((credits.of_frame(piece) * part[piece]).sum()) + float(
+            part[piece][by_split].sum()
+        )
     copied = 0
     copies = np.sort(freed.copied)
     for piece, inside in _inside(case, vmas):

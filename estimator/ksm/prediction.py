@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty, Mask, made
+from estimator.arrays import Empty, Mask, Rows, at, made
 from estimator.ksm.credits import Credits, Freed, credits_of
 from estimator.ksm.policy import Policy
 from estimator.ksm.sharing import By, sums_between
@@ -35,6 +34,11 @@ class Outcome(enum.IntEnum):
     MERGED = 4  # its rmap_item is on a stable node
     ZERO_PAGE = 5  # ksmd replaced it by the zero page (use_zero_pages): no rmap_item
     SPLIT_AWAY = 6  # the split of its folio mapped the zero page instead: in no counter
+
+
+_LEAVING: Mask = np.isin(
+    np.arange(len(Outcome)), (Outcome.MERGED, Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY)
+)
 
 
 @dataclass(frozen=True)
@@ -91,28 +95,39 @@ class Prediction:
     @property
     def scanned(self) -> Mask:
         """Which mappings ksmd visits and can read (bool per row of ``mappings``)."""
-        return self._per_row(lambda piece: self.outcome[piece] > Outcome.UNKNOWN)
+        return made(len(self.outcome), np.bool_, self.is_scanned, self.empty)
 
     @property
     def converted(self) -> Mask:
         """Which mappings stop mapping the frame they map now (bool per row of ``mappings``)."""
-        leaving = np.zeros(len(Outcome), np.bool_)
-        leaving[[Outcome.MERGED, Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY]] = True
-        return self._per_row(lambda piece: leaving[self.outcome[piece]])
+        return made(len(self.outcome), np.bool_, self.is_converted, self.empty)
 
-    def _per_row(self, of: Callable[[slice], Mask]) -> Mask:
-        return made(len(self.outcome), np.bool_, of, self.empty)
+    def is_scanned(self, rows: Rows) -> Mask:
+        """``scanned`` of some rows."""
+        scanned: Mask = at(self.outcome, rows) > Outcome.UNKNOWN
+        return scanned
+
+    def is_converted(self, rows: Rows) -> Mask:
+        """``converted`` of some rows."""
+        return _LEAVING.take(at(self.outcome, rows))
 
     @cached_property
     def credits(self) -> Credits:
         """Who is credited with the frames that become free; worked out when first asked for."""
-        return credits_of(self.freed, self.stable_node, self.converted, self.scanned, self.empty)
+        return credits_of(
+            self.freed, self.stable_node, self.is_converted, self.is_scanned, self.empty
+        )
 
     @cached_property
     def between_mms(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """``sums_between`` of every two mms; worked out when first asked for."""
         mms = len(self.snapshot.processes)
         return sums_between(self, np.arange(mms), mms)
+
+    def forget(self) -> None:
+        """Give back the memory of what is worked out when first asked for; it can be again."""
+        for name in ("credits", "between_mms"):
+            vars(self).pop(name, None)
 
     def contents(self, limit: int = 100) -> pd.DataFrame:
         """The ``limit`` most duplicated contents: those that free the most frames, biggest first.

@@ -38,10 +38,11 @@ class Times:
     of the last two, in order, when its rmap_item was freed: the walk has to come by. ``nodes_in``:
     per frame that is the page of a stable node with items, in order of frame_id, when it got its
     first item. ``gone_in``: per frame that becomes free, in that order. ``split_in``: per large
-    folio. ``left_behind``: i64 rows whose page vanished at their own visit in scan 2, the first one
-    of each content that has no item to wait in the tree: searches go on after that, and leave them
-    in the unstable tree until the next scan. ``gone_in_tree``: i64, the first row of any content
-    that was left there so, even if others waited behind it; empty if there is none.
+    folio; ``split_row``: i64, the row at which it was split. ``left_behind``: i64 rows whose page
+    vanished at their own visit in scan 2, the first one of each content that has no item to wait in
+    the tree: searches go on after that, and leave them in the unstable tree until the next scan.
+    ``gone_in_tree``: i64, the first row of any content that was left there so, even if others
+    waited behind it; empty if there is none.
     """
 
     settled_in: Scans
@@ -49,6 +50,7 @@ class Times:
     nodes_in: Scans
     gone_in: Scans
     split_in: Scans
+    split_row: Ints
     left_behind: Ints
     gone_in_tree: Ints
 
@@ -56,7 +58,7 @@ class Times:
 def times_of(case: Case, timing: Timing, fate: Fate, prediction: Prediction) -> Times:
     """When what ``prediction`` says came about."""
     empty = prediction.empty
-    split_in, split_row = splits(case, timing)
+    split_in, split_row = _splits(case, timing)
     settled_in = _settled_in(case, timing, fate, split_in, empty)
     left_behind, in_tree = _left_behind(case, timing, fate, split_row)
     return Times(
@@ -65,12 +67,13 @@ def times_of(case: Case, timing: Timing, fate: Fate, prediction: Prediction) -> 
         nodes_in=_nodes_in(timing, fate, settled_in, empty),
         gone_in=_gone_in(case, fate, prediction.freed.gone, settled_in, split_in, empty),
         split_in=split_in,
+        split_row=split_row,
         left_behind=left_behind,
         gone_in_tree=in_tree[:1],
     )
 
 
-def splits(case: Case, timing: Timing) -> tuple[Scans, Ints]:
+def _splits(case: Case, timing: Timing) -> tuple[Scans, Ints]:
     """Per large folio, the scan and the row at which it was split: by the first who does."""
     row = first_split_of_folio(case.facts, timing.split).astype(np.int64)
     scan = np.where(row == NEVER, 0, MERGING).astype(np.uint16)

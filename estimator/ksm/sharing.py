@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import FirstOf, Ints, Words, count, in_turn, pieces
+from estimator.arrays import FirstOf, Ints, Words, in_turn, pieces
 from estimator.ksm.content_parts import rows_by_content
-from estimator.ksm.credits import ends_of
 from estimator.snapshot.names import units_of
 from estimator.snapshot.snapshot import vma_starts, vmas_of
 
@@ -86,29 +85,19 @@ def sums_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tupl
     freed, found = prediction.freed, prediction.credits
     group_of_vma = group_of_mm[prediction.snapshot.vmas["mm_id"].to_numpy()]
     starts = vma_starts(prediction.snapshot)
-    node = ends_of(found.given_up, found.stable_node, prediction.empty)
-    is_end = prediction.empty(len(node), np.bool_)
-    is_end[:] = False
-    for piece in pieces(len(node)):
-        is_end[node[piece][node[piece] >= 0]] = True
-    for piece in pieces(len(node)):
-        ends = np.flatnonzero(is_end[piece])
-        node[piece][ends] = ends + piece.start
-    del is_end
-    frames = count(node, len(node), empty=prediction.empty, ignore=-1)
-    converted = prediction.converted
-
     names = np.random.default_rng(0).integers(1, 2**64, size=groups, dtype=np.uint64)
-    first = FirstOf(len(node), prediction.empty)
+    first, credit_of_row = FirstOf(len(found.ends), prediction.empty), found.of_row
 
     def part(rows: Ints) -> tuple[Floats, list[_Vectors]]:
         """What ``rows`` save alone, and who holds the frames that end with others."""
-        group, credit = group_of_vma[vmas_of(starts, rows)], found.of_row[rows]
+        group, credit = group_of_vma[vmas_of(starts, rows)], credit_of_row[rows]
         frame = freed.frame_of_row.take(rows)
-        end, left = node.take(frame), found.given_up.take(frame)
-        merging = np.flatnonzero((end >= 0) & (converted.take(rows) | ~left))
+        end, left = found.stable_node.take(frame), found.given_up.take(frame)
+        end = np.where(found.ends.take(frame) > 0, frame.astype(np.int32), np.where(left, end, -1))
+        merging = np.flatnonzero((end >= 0) & (prediction.is_converted(rows) | ~left))
         frame, end, left = frame[merging], end[merging], left[merging]
-        ending = frames.take(end)
+        stays = found.given_up.take(end) & (found.stable_node.take(end) == end)
+        ending = found.ends.take(end) + ~stays  # with the one that stays, whoever holds it
         each = np.where(found.given_up.take(end), 1 - 1 / ending, 1.0)
         each /= np.maximum(found.converted.take(frame), 1)
         credit[merging[left]] -= each[left]
@@ -185,9 +174,10 @@ def _groups(prediction: Prediction, by: By) -> tuple[pd.DataFrame, Ints]:
     mm_of_vma, vma_of_row = (
         table.to_numpy() for table in (snapshot.vmas["mm_id"], snapshot.mappings["vma_id"])
     )
-    weight, converted = np.zeros(len(names), np.int64), prediction.converted
-    for piece in pieces(len(converted)):
-        np.add.at(weight, group[mm_of_vma[vma_of_row[piece]]], converted[piece])
+    weight = np.zeros(len(names), np.int64)
+    for piece in pieces(len(vma_of_row)):
+        converted = prediction.is_converted(piece)
+        np.add.at(weight, group[mm_of_vma[vma_of_row[piece]]], converted)
     kept = np.sort(np.argsort(-weight, kind="stable")[: _MOST - 1])
     place: Ints = np.full(len(names), len(kept), np.int64)
     place[kept] = np.arange(len(kept))

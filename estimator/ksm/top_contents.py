@@ -16,6 +16,7 @@ from estimator.ksm.sharing import TIE_DIGITS
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.names import units_of, vma_labels
 from estimator.snapshot.snapshot import Snapshot, vma_starts, vmas_of
+from estimator.snapshot.stored_table import rows_at
 
 if TYPE_CHECKING:
     from estimator.ksm.prediction import Prediction
@@ -26,39 +27,47 @@ _PLACE = ["comm", "unit", "label"]
 def contents(prediction: Prediction, limit: int) -> pd.DataFrame:
     """``Prediction.contents``."""
     snapshot, content = prediction.snapshot, prediction.content
-    frame_id = snapshot.mappings["frame_id"].to_numpy()
+    frame_id, starts = snapshot.mappings["frame_id"].to_numpy(), vma_starts(snapshot)
     place_of_vma, places = _places(snapshot)
-    number = np.random.default_rng(0).integers(1, 2**64, size=len(places), dtype=np.uint64)
-    converted, zero = prediction.converted, frames_with(snapshot.frames, FrameFlag.ZERO)
-    starts, number_of_vma = vma_starts(snapshot), number[place_of_vma]
-
-    first_of_frame = FirstOf(len(content), prediction.empty)
-    first_of_content = FirstOf(int(content.max(initial=-1)) + 1, prediction.empty)
-
-    def patterns_of(rows: Ints) -> pd.DataFrame:
-        rows = rows[converted[rows]]
-        frame = frame_id.take(rows)
-        of_row = content.take(frame)
-        known = np.flatnonzero(of_row >= 0)
-        rows, frame, of_row = rows[known], frame[known], of_row[known]
-        firsts = first_of_frame.row(frame), first_of_content.row(of_row)
-        number = number_of_vma[vmas_of(starts, rows)]
-        return _patterns(rows, *firsts, number, zero.take(frame), prediction.credits.of_row[rows])
-
-    parts = in_turn(patterns_of, rows_by_content(content, frame_id, prediction.empty))
-    patterns = _alike(pd.concat(parts).sort_values("row"))
+    patterns = _all_patterns(prediction, place_of_vma, starts)
     saved = patterns["saved_pages"].round(TIE_DIGITS)
     order = np.lexsort((-patterns["mappings"], -saved))[:limit]
     patterns = patterns.take(order).reset_index()
     example = patterns["row"].to_numpy()
     chosen = content[frame_id[example]]
     rows = _rows_of(content, frame_id, chosen, prediction.empty)
-    rows = rows[converted[rows]]
+    rows = rows[prediction.is_converted(rows)]
     place = place_of_vma[vmas_of(starts, rows)]
     holders = _holders(places, place, content[frame_id[rows]], chosen)
     patterns["holders"] = pd.Series(holders, dtype=object)
     columns = ["contents", "frames", "mappings", "saved_pages", "zero", "holders"]
     return patterns[columns].join(_whereabouts(snapshot, example))
+
+
+def _all_patterns(prediction: Prediction, place_of_vma: Ints, starts: Ints) -> pd.DataFrame:
+    """``_patterns`` of all contents; ``starts``: ``vma_starts``."""
+    snapshot, content = prediction.snapshot, prediction.content
+    frame_id = snapshot.mappings["frame_id"].to_numpy()
+    number = np.random.default_rng(0).integers(
+        1, 2**64, size=int(place_of_vma.max(initial=-1)) + 1, dtype=np.uint64
+    )
+    zero, credit_of_row = frames_with(snapshot.frames, FrameFlag.ZERO), prediction.credits.of_row
+    number_of_vma = number[place_of_vma]
+    first_of_frame = FirstOf(len(content), prediction.empty)
+    first_of_content = FirstOf(int(content.max(initial=-1)) + 1, prediction.empty)
+
+    def patterns_of(rows: Ints) -> pd.DataFrame:
+        rows = rows[prediction.is_converted(rows)]
+        frame = frame_id.take(rows)
+        of_row = content.take(frame)
+        known = np.flatnonzero(of_row >= 0)
+        rows, frame, of_row = rows[known], frame[known], of_row[known]
+        firsts = first_of_frame.row(frame), first_of_content.row(of_row)
+        number = number_of_vma[vmas_of(starts, rows)]
+        return _patterns(rows, *firsts, number, zero.take(frame), credit_of_row[rows])
+
+    parts = in_turn(patterns_of, rows_by_content(content, frame_id, prediction.empty))
+    return _alike(pd.concat(parts).sort_values("row"))
 
 
 def _patterns(
@@ -149,7 +158,7 @@ def _holders(
 
 
 def _whereabouts(snapshot: Snapshot, rows: Ints) -> pd.DataFrame:
-    vma, page = (snapshot.mappings[name].to_numpy()[rows] for name in ("vma_id", "page_index"))
+    vma, page = rows_at(snapshot.mappings, ("vma_id", "page_index"), rows)
     vmas = snapshot.vmas.iloc[vma]
     page_bytes = np.uint64(snapshot.info["kernel"]["page_size"])
     return pd.DataFrame(

@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty, Ints, Mask, Numbers, made, move_up, pieces, rows_where
+from estimator.arrays import Ints, Mask, Numbers, made, pieces, rows_where
 from estimator.ksm.accounting import general_profit_bytes
-from estimator.ksm.case import Case
 from estimator.ksm.course import first_items, visited_by, visited_in
 from estimator.ksm.fate import Fate
-from estimator.ksm.prediction import Outcome
+from estimator.ksm.prediction import Outcome, Prediction
 from estimator.ksm.readings import processes_all
+from estimator.ksm.rules import Rules
 from estimator.ksm.scans import MERGING, Times, alone_in_tree, vanishing_rows
 from estimator.ksm.timing import Timing
 
@@ -65,15 +65,15 @@ class Within:
 
     def __init__(
         self,
-        case: Case,
+        rules: Rules,
         timing: Timing,
         fate: Fate,
+        prediction: Prediction,
         times: Times,
         table: pd.DataFrame,
-        empty: Empty,
     ) -> None:
-        self._rules = case.rules
-        self._changes = cache(lambda: _Scans(case, timing, fate, times, empty))
+        self._rules = rules
+        self._changes = cache(lambda: _Scans(rules, timing, fate, prediction, times))
         self._table = table.assign(merged=table["pages_shared"] + table["pages_sharing"])
         self._steps: dict[int, dict[str, Steps]] = {}
 
@@ -116,15 +116,18 @@ class Within:
 class _Scans:
     """What changes when, but for the items that are simulated."""
 
-    def __init__(self, case: Case, timing: Timing, fate: Fate, times: Times, empty: Empty) -> None:
-        self._case, self._fate, self._times, self._empty = case, fate, times, empty
+    def __init__(
+        self, rules: Rules, timing: Timing, fate: Fate, prediction: Prediction, times: Times
+    ) -> None:
+        empty, freed = prediction.empty, prediction.freed
+        self._rules, self._fate, self._times, self._empty = rules, fate, times, empty
         placed = empty(len(fate.outcome), np.bool_)
         placed[:] = True
         self._trees = 0
         if timing.ordered is not None:
             rows = timing.ordered.rows
             placed[rows] = False
-            self._trees = len(np.unique(case.contents.of_frame[case.frame_of_row[rows]]))
+            self._trees = len(np.unique(freed.content[freed.frame_of_row[rows]]))
         self._placed = placed
         alone = alone_in_tree(timing, fate, empty)
         self._alone = self._rows(lambda piece: alone[piece])
@@ -139,7 +142,7 @@ class _Scans:
         """Gains, losses and spread of each counter, see ``Steps``."""
         outcome, times, none = self._fate.outcome, self._times, np.zeros(0, np.int64)
         in_step = self._in_step(scan)
-        so_far = visited_by(self._processed(scan, in_step=in_step), self._empty)
+        so_far = visited_by(self._processed(scan, in_step=in_step))
         first, second, is_first = self._first_items(scan)
 
         def settled(piece: slice) -> Mask:
@@ -163,7 +166,7 @@ class _Scans:
         left = times.left_behind if scan == MERGING else none
         back = times.left_behind if scan == MERGING + 1 else none
         enter, leave = self._of_tree(scan, in_step=in_step)
-        counts_zeroes = self._case.rules.counts_zero_pages
+        counts_zeroes = self._rules.counts_zero_pages
 
         def at(*rows: Ints | Numbers, after: tuple[Ints, ...] = ()) -> Numbers:
             return self._visited(so_far, rows, after)
@@ -190,8 +193,6 @@ class _Scans:
         The rows are i32.
         """
         first, second = first_items(self._fate, self._times, scan, self._empty, self._placed)
-        new = made(len(first), np.bool_, lambda piece: first[piece] >= 0, self._empty)
-        first, second = move_up(first, new), move_up(second, new)
         is_first = self._empty(len(self._placed), np.bool_)
         is_first[:] = False
         for piece in pieces(len(first)):
@@ -205,7 +206,7 @@ class _Scans:
 
     def _visited(
         self,
-        so_far: Numbers,
+        so_far: Callable[[Ints | Numbers], Numbers],
         rows: tuple[Ints | Numbers, ...],
         after: tuple[Ints, ...],
     ) -> Numbers:
@@ -213,7 +214,7 @@ class _Scans:
         found, filled = self._empty(sum(map(len, (*rows, *after))), np.int32), 0
         for some, more in (*((each, 0) for each in rows), *((each, 1) for each in after)):
             for piece in pieces(len(some)):
-                here = so_far[some[piece]] + np.int32(more)
+                here = so_far(some[piece]) + np.int32(more)
                 found[filled : filled + len(here)] = here
                 filled += len(here)
         found.sort()
@@ -236,7 +237,7 @@ class _Scans:
         return len(away)
 
     def _in_step(self, scan: int) -> bool:
-        return processes_all(scan, smart_scan=self._case.rules.smart_scan)
+        return processes_all(scan, smart_scan=self._rules.smart_scan)
 
     def _processed(self, scan: int, *, in_step: bool) -> Mask:
         """Bool per row: ksmd visits its page in this scan."""

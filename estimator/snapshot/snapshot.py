@@ -67,6 +67,12 @@ def vma_starts(snapshot: Snapshot) -> Ints:
     return np.cumsum(rows)
 
 
+def vma_of(starts: Ints, rows: Ints | Numbers) -> Ints:
+    """The vma_id of ``rows`` of mappings, in any order; ``starts``: ``vma_starts``."""
+    found: Ints = np.searchsorted(starts, rows, side="right") - 1
+    return found
+
+
 def vmas_of(starts: Ints, rows: Ints | Numbers) -> Ints:
     """The vma_id of ``rows`` of mappings, which ascend; ``starts``: ``vma_starts``."""
     return np.repeat(np.arange(len(starts) - 1), np.diff(np.searchsorted(rows, starts)))

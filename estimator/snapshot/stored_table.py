@@ -45,6 +45,22 @@ def in_pieces(
         yield piece, pd.DataFrame({name: each.iloc[piece] for name, each in columns.items()})
 
 
+def rows_at(
+    table: pd.DataFrame | StoredTable, names: Sequence[str], rows: npt.NDArray[np.integer]
+) -> list[npt.NDArray[Any]]:
+    """Some columns, without nulls, of a few ``rows``, in any order."""
+    if not isinstance(table, StoredTable):
+        return [table[name].to_numpy()[rows] for name in names]
+    fields = [table.schema.field(name) for name in names]
+    found = [np.empty(len(rows), field.type.to_pandas_dtype()) for field in fields]
+    order = np.argsort(rows, kind="stable")
+    for piece, some in table.in_pieces(list(names)):
+        here = slice(*np.searchsorted(rows, (piece.start, piece.stop), sorter=order))
+        for values, name in zip(found, names, strict=True):
+            values[order[here]] = some[name].to_numpy()[rows[order[here]] - piece.start]
+    return found
+
+
 class StoredTable:
     """Rows that ``batches`` gives, of an open Parquet file or a collection, used as a DataFrame is.
 
@@ -62,7 +78,7 @@ class StoredTable:
         schema: pa.Schema,
         empty: Empty | None = None,
     ):
-        self._path, self._rows, self._some, self._schema = path, rows, batches, schema
+        self._path, self._rows, self._some, self.schema = path, rows, batches, schema
         self._kept = frozenset(schema.names) if empty else KEPT
         self._empty = empty or np.empty
         self._held: dict[str, pd.Series[Any]] = {}
@@ -81,15 +97,15 @@ class StoredTable:
         return column
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._schema.names)
+        return iter(self.schema.names)
 
     @property
     def columns(self) -> pd.Index[str]:
         """The names of the columns."""
-        return pd.Index(self._schema.names)
+        return pd.Index(self.schema.names)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._schema.names
+        return name in self.schema.names
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -98,11 +114,11 @@ class StoredTable:
 
     def whole(self) -> pd.DataFrame:
         """All columns, in memory."""
-        return self.read(self._schema.names)
+        return self.read(self.schema.names)
 
     def read(self, names: list[str]) -> pd.DataFrame:
         """Some columns, a piece at a time; TargetError if they are damaged."""
-        fields, rows, at = [self._schema.field(name) for name in names], len(self), 0
+        fields, rows, at = [self.schema.field(name) for name in names], len(self), 0
         columns = {f.name: self._empty(rows, f.type.to_pandas_dtype()) for f in fields}
         masks = {f.name: self._empty(rows, np.bool_) for f in fields if f.nullable}
         for batch in self._batches(names):
@@ -130,7 +146,7 @@ class StoredTable:
     def _values(self, batch: pa.RecordBatch, name: str) -> npt.NDArray[Any] | ExtensionArray:
         """A column of ``batch``; to be read alone."""
         values = batch.column(name)
-        if not self._schema.field(name).nullable:
+        if not self.schema.field(name).nullable:
             return values.to_numpy()
         return pd.arrays.IntegerArray(*_apart(values))
 
@@ -143,7 +159,7 @@ class StoredTable:
         try:
             for batch in batches:
                 for name in names:
-                    require_no_nulls(self._path, self._schema.field(name), batch.column(name))
+                    require_no_nulls(self._path, self.schema.field(name), batch.column(name))
                 yield batch
         except (OSError, pa.ArrowException) as error:
             raise TargetError(f"{self._path} can't be read: {error}") from error
