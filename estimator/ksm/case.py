@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,12 @@ class Case:
     def mapping_flags(self) -> npt.NDArray[np.uint8]:
         """``MappingFlag`` per row of ``mappings``."""
         return self.snapshot.mappings["flags"].to_numpy()
+
+    def settled(self) -> Case:
+        """Without what only they ask who decide what becomes of the frames: memory for the rest."""
+        none = np.zeros(0, np.int32)
+        contents = replace(self.contents, order=none, starts=none)
+        return replace(self, contents=contents, facts=replace(self.facts, first=none))
 
 
 def case_of(snapshot: Snapshot, policy: Policy, rules: Rules, changed: Mask | None) -> Case:

@@ -42,14 +42,16 @@ class Contents:
     ``of_frame``: i32, number of the content per frame, -1 where unknown. ``order``: i32, known
     frames, those of one content together, in the order in which the scan meets them; frames without
     candidates last. ``starts``: i32, where in ``order`` each content starts, and its length.
+    ``number``: how many contents there are.
     """
 
     of_frame: Numbers
     order: Numbers
     starts: Numbers
+    number: int
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return self.number
 
     def frames_of(self, chosen: Ints | Numbers) -> tuple[Numbers, Ints, Ints]:
         """The frames of the ``chosen`` contents, one content after the other.
@@ -108,7 +110,7 @@ def group_by_content(
         starts[first : first + len(begins)] = begins + piece.start
 
     each_piece(len(order), number)
-    return Contents(of_frame, order, starts)
+    return Contents(of_frame, order, starts, len(starts) - 1)
 
 
 def _as_met(facts: FrameFacts, frame_of_row: npt.NDArray[np.uint32]) -> Iterator[Numbers]:

@@ -72,7 +72,9 @@ class Solved:
 
 def settle(case: Case) -> Fate:
     """Decide the fate of every candidate."""
-    return fate_of(case, solve(case))
+    solved = solve(case)
+    case = case.settled()
+    return fate_of(case, solved)
 
 
 def solve(

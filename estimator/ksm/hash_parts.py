@@ -336,7 +336,7 @@ class _Whole:
         )
         facts = FrameFacts(**(self._facts | {"folio": self._folio}))
         starts = self._starts[: self._contents + 1]
-        contents = Contents(self._of_frame, self._order[: self._known], starts)
+        contents = Contents(self._of_frame, self._order[: self._known], starts, self._contents)
         return Case(snapshot, self._rules, candidates, contents, facts)
 
     def fate(self) -> Fate:

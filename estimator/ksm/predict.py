@@ -64,7 +64,7 @@ def predict(
     0  web               3                  2
     1  web               3                  2
     """
-    question = ask(snapshot, policy, later=later, room=room)
+    question = ask(snapshot, policy, later=later, room=room, once=True)
     return question.answer(question.at_rest())
 
 
@@ -99,10 +99,12 @@ def ask(
     later: Snapshot | None = None,
     room: Workroom | None = None,
     through: int | None = None,
+    once: bool = False,
 ) -> Question:
     """Gather all that a prediction looks at; arguments and errors as for ``predict``.
 
     ``through``: the full scan up to which ``Question.in_time`` tells; None: it is not asked.
+    ``once``: ``Question.at_rest`` is asked once and nothing else, ``Question.case`` is ``settled``.
     """
     if snapshot.info.get("without_contents"):
         raise CannotAnswerError(
@@ -123,7 +125,7 @@ def ask(
     starts_over = has_to_start_over(snapshot, policy, ksm)
     if starts_over:
         snapshot = unmerged(snapshot, empty)
-    asked = _Asked(snapshot, policy, rules, room, through)
+    asked = _Asked(snapshot, policy, rules, room, through, once)
     case, at_rest, in_time = asked.case(changes.changed if changes else None)
     candidates = case.candidates
     if len(candidates.frame) and not case.facts.known.any():
@@ -142,6 +144,7 @@ class _Asked:
     rules: Rules
     room: Workroom | None
     through: int | None
+    once: bool
 
     def case(
         self, changed: Mask | None
@@ -149,7 +152,10 @@ class _Asked:
         """The case where ``changed`` (bool per mapping) keep changing, and what settles it."""
         if self.room is None:
             case = case_of(self.snapshot, self.policy, self.rules, changed)
-            return case, partial(settle, case), partial(self._in_time, case)
+            if not self.once:
+                return case, partial(settle, case), partial(self._in_time, case)
+            whole = [case]  # which nobody else holds on to
+            return case.settled(), lambda: settle(whole.pop()), lambda: self._in_time(whole.pop())
         in_parts = partial(
             settle_in_parts, self.snapshot, self.policy, self.rules, changed, self.room
         )
@@ -173,7 +179,7 @@ def _other_looks(asked: _Asked, case: Case, changes: Changes, empty: Empty) -> O
         return items + count_where(len(changing), lambda piece: mask[changing[piece]])
 
     def freed(changed: Mask | None) -> int:
-        other, at_rest, _ = replace(asked, through=None).case(changed)
+        other, at_rest, _ = replace(asked, through=None, once=True).case(changed)
         return freed_frames(other, at_rest(), unmapped_pieces(other)).frames
 
     ever = made(

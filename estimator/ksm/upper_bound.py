@@ -160,7 +160,7 @@ def _case(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Case:
     reason = frames["unknown"].to_numpy()
     unread = frames.assign(unknown=np.where(reason == Unknown.HASHED, Unknown.NOT_READ, reason))
     nothing = np.zeros(0, np.int32)
-    contents = Contents(np.full(len(frames), -1, np.int32), nothing, np.zeros(1, np.int32))
+    contents = Contents(np.full(len(frames), -1, np.int32), nothing, np.zeros(1, np.int32), 0)
     return Case(replace(snapshot, frames=unread), rules, candidates, contents, facts)
 
 
