@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,8 +10,8 @@ import numpy.typing as npt
 
 from estimator.arrays import Mask
 from estimator.ksm.candidates import Candidates, find_candidates
-from estimator.ksm.contents import Contents, group_by_content
-from estimator.ksm.frames import FrameFacts, frame_facts
+from estimator.ksm.contents import Contents, content_keys, group_by_content
+from estimator.ksm.frames import FrameFacts, frame_facts, items_of_frames, look_at_frames
 from estimator.ksm.policy import Policy
 from estimator.ksm.rules import Rules
 from estimator.snapshot.snapshot import Snapshot
@@ -45,8 +46,14 @@ class Case:
 
 def case_of(snapshot: Snapshot, policy: Policy, rules: Rules, changed: Mask | None) -> Case:
     """Gather all that the rules look at. ``changed``: see ``find_candidates``."""
-    candidates = find_candidates(snapshot, policy, rules, changed)
-    facts = frame_facts(snapshot, candidates, rules)
+    with ThreadPoolExecutor(1) as beside:  # one looks at frames, one at mappings
+        looks = beside.submit(look_at_frames, snapshot)
+        of_frames = beside.submit(lambda: content_keys(snapshot.frames, looks.result().tagged))
+        candidates = find_candidates(snapshot, policy, rules, changed)
+        items, first = items_of_frames(candidates, len(snapshot.frames))
+    keys = [of_frames.result()]
+    del of_frames
+    facts = frame_facts(snapshot, candidates, rules, looks.result(), items, first)
     frame = snapshot.mappings["frame_id"].to_numpy()
-    contents = group_by_content(snapshot.frames, facts, frame, rules)
+    contents = group_by_content(snapshot.frames, facts, frame, rules, keys.pop())
     return Case(snapshot, rules, candidates, contents, facts)

@@ -83,14 +83,17 @@ def content_keys(frames: pd.DataFrame, tagged: Mask, empty: Empty = np.empty) ->
 
 
 def group_by_content(
-    frames: pd.DataFrame, facts: FrameFacts, frame_of_row: npt.NDArray[np.uint32], rules: Rules
+    frames: pd.DataFrame,
+    facts: FrameFacts,
+    frame_of_row: npt.NDArray[np.uint32],
+    rules: Rules,
+    keys: Words,
 ) -> Contents:
-    """Group the frames whose content is known.
+    """Group the frames whose content is known. ``keys``: ``content_keys``.
 
     A content is the bytes of a page; where trees are per NUMA node (get_kpfn_nid() in mm/ksm.c),
     of one node. KSM compares bytes: equal 64-bit hashes are taken for equal bytes.
     """
-    keys = content_keys(frames, facts.tagged)
     order, new = _by_hash(keys, facts.known, _as_met(facts, frame_of_row))
     del keys
     if not rules.merge_across_nodes:

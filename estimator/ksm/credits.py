@@ -152,9 +152,10 @@ def credits_of(
     leave, node, ends = (empty(frame_count, np.int32) for _ in range(3))
     leave[:], node[:], ends[:] = 0, -1, 0
     for piece in pieces(len(frame_of_row)):
-        np.add.at(leave, frame_of_row[piece][converts(piece)], np.int32(1))
-        merged = stable_node[piece] >= 0
-        node[frame_of_row[piece][merged]] = stable_node[piece][merged]
+        frame, to = frame_of_row[piece], stable_node[piece]
+        np.add.at(leave, frame.take(np.flatnonzero(converts(piece))), np.int32(1))
+        merged = np.flatnonzero(to >= 0)
+        node[frame.take(merged)] = to.take(merged)
 
     given_up = empty(frame_count, np.bool_)
     of_folio = freed.unmapped.copy()
@@ -162,9 +163,10 @@ def credits_of(
         gone, all_leave = freed.gone[piece], leave[piece] >= freed.mapcount[piece]
         stays = (node[piece] == _numbers(piece)) & all_leave & ~gone
         given_up[piece] = (gone & (leave[piece] > 0)) | stays
-        end = node[piece][given_up[piece]]
+        end = node[piece].take(np.flatnonzero(given_up[piece]))
         np.add.at(ends, end[end >= 0], np.int32(1))
-        np.add.at(of_folio, freed.folio[piece][gone & (leave[piece] == 0)], 1)
+        by_split = np.flatnonzero(gone & (leave[piece] == 0))
+        np.add.at(of_folio, freed.folio[piece][by_split], 1)
     return Credits(leave, given_up, node, ends, of_folio, freed, converts, scanned)
 
 

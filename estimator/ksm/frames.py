@@ -56,8 +56,25 @@ class FrameFacts:
     opaque: Mask
 
 
-def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> FrameFacts:
-    """Gather the facts; linear in the number of mappings and frames."""
+@dataclass(frozen=True)
+class FrameLooks:
+    """What the rows of ``frames`` say by themselves; fields as in ``FrameFacts``, and ``large`` and
+    ``exclusive`` (PageAnonExclusive()), bool per frame.
+    """
+
+    known: Mask
+    ksm: Mask
+    large: Mask
+    exclusive: Mask
+    zero: Mask
+    tagged: Mask
+    mlocked: Mask
+    mapcount: Numbers
+    pinned: Mask
+
+
+def look_at_frames(snapshot: Snapshot) -> FrameLooks:
+    """Look at each row of ``frames``."""
     frames = snapshot.frames
     count = len(frames)
     known, ksm, large, exclusive = (np.empty(count, np.bool_) for _ in range(4))
@@ -80,14 +97,34 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
 
     for seen in bulk.in_turn(look, in_pieces(frames, ("unknown", "kind", *pins.columns))):
         pins.note(seen)
-    pinned = pins.pinned()
-    known, ksm, large, exclusive, zero, mlocked, tagged, pinned = map(
-        bulk.alike, (known, ksm, large, exclusive, zero, mlocked, tagged, pinned)
+    known, ksm, large, exclusive, zero, tagged, mlocked, pinned = map(
+        bulk.alike, (known, ksm, large, exclusive, zero, tagged, mlocked, pins.pinned())
     )
-    items = bulk.count(candidates.frame, count)
-    first = np.full(count, NEVER, dtype=np.int32)
+    return FrameLooks(known, ksm, large, exclusive, zero, tagged, mlocked, mapcount, pinned)
+
+
+def items_of_frames(candidates: Candidates, frames: int) -> tuple[Numbers, Numbers]:
+    """``items`` and ``first`` of ``FrameFacts``, also where the content is not known."""
+    first = np.full(frames, NEVER, dtype=np.int32)
     for piece in reversed(list(bulk.pieces(len(candidates.frame)))):
         first[candidates.frame[piece][::-1]] = candidates.row_numbers(piece)[::-1]
+    return bulk.count(candidates.frame, frames), first
+
+
+def frame_facts(
+    snapshot: Snapshot,
+    candidates: Candidates,
+    rules: Rules,
+    looks: FrameLooks,
+    items: Numbers,
+    first: Numbers,
+) -> FrameFacts:
+    """Gather the facts; linear in the number of mappings and frames.
+
+    ``items``, ``first``: of ``items_of_frames``; they become those of the facts.
+    """
+    frames, count = snapshot.frames, len(snapshot.frames)
+    known, ksm, large, pinned = looks.known, looks.ksm, looks.large, looks.pinned
     if not known.all():
         items[~known] = 0
         first[~known] = NEVER
@@ -100,7 +137,7 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         on_node = np.bincount(merged, minlength=count).astype(np.int32)
 
     orphan = ksm & ~node
-    blocked = orphan | (pinned & (large | exclusive))
+    blocked = orphan | (pinned & (large | looks.exclusive))
     maybe_blocked = pinned & ~blocked & (items > 0)
     if maybe_blocked.any():
         free = _items_without_reference_test(snapshot, candidates, maybe_blocked)
@@ -116,14 +153,14 @@ def frame_facts(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Fra
         known=known,
         items=items,
         first=first,
-        mapcount=mapcount,
+        mapcount=looks.mapcount,
         folio=_folios(frames, large),
         pinned=pinned,
         blocked=bulk.alike(blocked),
         maybe_blocked=bulk.alike(maybe_blocked),
-        zero=zero,
-        tagged=tagged,
-        mlocked=mlocked,
+        zero=looks.zero,
+        tagged=looks.tagged,
+        mlocked=looks.mlocked,
         ksm=ksm,
         node=bulk.alike(node),
         on_node=on_node,

@@ -19,7 +19,7 @@ from estimator.ksm.case import Case
 from estimator.ksm.caveats import Told, warnings_without_contents
 from estimator.ksm.contents import Contents
 from estimator.ksm.coverage import Coverage, coverage_of
-from estimator.ksm.frames import FrameFacts, frame_facts
+from estimator.ksm.frames import FrameFacts, frame_facts, items_of_frames, look_at_frames
 from estimator.ksm.policy import Policy
 from estimator.ksm.rules import Rules, tunables
 from estimator.ksm.seen_nodes import with_seen_nodes
@@ -156,7 +156,9 @@ def _case(snapshot: Snapshot, candidates: Candidates, rules: Rules) -> Case:
     """The facts of all frames, as if they had been read; and no contents."""
     frames = snapshot.frames
     as_if_read = frames.assign(unknown=np.uint8(Unknown.HASHED))
-    facts = frame_facts(replace(snapshot, frames=as_if_read), candidates, rules)
+    read = replace(snapshot, frames=as_if_read)
+    items, first = items_of_frames(candidates, len(frames))
+    facts = frame_facts(read, candidates, rules, look_at_frames(read), items, first)
     reason = frames["unknown"].to_numpy()
     unread = frames.assign(unknown=np.where(reason == Unknown.HASHED, Unknown.NOT_READ, reason))
     nothing = np.zeros(0, np.int32)

@@ -7,6 +7,7 @@ give another prediction without a word.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,10 @@ def _wrong(snapshot: Snapshot) -> Iterator[str]:
     yield from _wrong_info(snapshot.info)
     yield from _wrong_processes(snapshot)
     yield from _wrong_vmas(snapshot)
-    yield from _wrong_mappings(snapshot)
-    yield from _wrong_frames(snapshot, _ANONYMOUS)
+    with ThreadPoolExecutor(1) as beside:
+        frames = beside.submit(lambda: list(_wrong_frames(snapshot, _ANONYMOUS)))
+        yield from _wrong_mappings(snapshot)
+        yield from frames.result()
     yield from _wrong_nodes(snapshot)
     if others := others_alone(snapshot):
         yield from _wrong_mappings(others)
