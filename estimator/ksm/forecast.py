@@ -14,7 +14,7 @@ from estimator.ksm.hash_parts import Workroom
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import ask
 from estimator.ksm.prediction import Prediction
-from estimator.ksm.scan_bounds import ScanBounds, scan_bounds, seen_before
+from estimator.ksm.scan_bounds import ScanBounds, blocked_searches, scan_bounds, seen_before
 from estimator.ksm.scans import LATEST, scan_table, times_of
 from estimator.ksm.within import Within
 from estimator.snapshot.snapshot import Snapshot
@@ -71,13 +71,16 @@ def forecast(
     if len(fate.simulated):  # more of them than the state at rest hangs on
         at_rest = question.answer(question.at_rest())
         prediction = replace(prediction, warnings=at_rest.warnings)
-    fate = replace(fate, left=fate.left[:0])  # memory, for what comes: it is in the prediction
+    fate = replace(fate, left=np.zeros(0, np.int32))  # memory for what comes: it is told
     times = times_of(case, timing, fate, prediction)
-    table = scan_table(case, timing, fate, prediction, times, scans or min(fate.scans, MOST_SCANS))
+    blocked = blocked_searches(case, timing, fate, times)
     seen = not question.told.starts_over and seen_before(case)
-    bounds = scan_bounds(case, timing, fate, prediction, times, table, seen=seen)
+    del question
+    case = case.settled()
+    table = scan_table(case, timing, fate, prediction, times, scans or min(fate.scans, MOST_SCANS))
+    bounds = scan_bounds(case, timing, fate, prediction, times, table, blocked, seen=seen)
     rules = case.rules
-    del question, case  # nobody asks for contents and first rows any more
+    del case
     course = course_of(timing, fate, prediction, times)
     within = Within(rules, timing, fate, prediction, times, table)
     return Forecast(prediction, table, bounds, course, within, rules.page_bytes, times.settled_in)

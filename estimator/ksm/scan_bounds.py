@@ -54,7 +54,7 @@ class ScanBounds:
 
 
 @dataclass(frozen=True)
-class _Blocked:
+class Blocked:
     """Searches that give up.
 
     ``rows``: per scan in which some do, the row from which on; ``since``: the first of these scans.
@@ -82,14 +82,15 @@ def scan_bounds(
     prediction: Prediction,
     times: Times,
     scans: pd.DataFrame,
+    blocked: Blocked | None,
     *,
     seen: bool,
 ) -> ScanBounds:
     """The bounds of every number of ``scans``; equal where it is exact.
 
-    ``seen``: ksmd has seen pages before, see ``seen_before``.
+    ``case``: ``settled`` is enough. ``blocked``: of ``blocked_searches``. ``seen``: ksmd has seen
+    pages before, see ``seen_before``.
     """
-    blocked = _blocked(case, timing, fate, times)
     if blocked is None and not seen:
         return ScanBounds(scans, scans, [])
     early, late = times, times
@@ -159,7 +160,8 @@ def seen_before(case: Case) -> bool:
     return int(counted.sum()) > int(case.facts.on_node.sum())
 
 
-def _blocked(case: Case, timing: Timing, fate: Fate, times: Times) -> _Blocked | None:
+def blocked_searches(case: Case, timing: Timing, fate: Fate, times: Times) -> Blocked | None:
+    """Where searches of the unstable tree give up; None: nowhere."""
     rows = dict(timing.ordered.simulation.blocked_from) if timing.ordered is not None else {}
     for row in times.gone_in_tree.tolist():
         rows[MERGING] = min(row, rows.get(MERGING, row))
@@ -182,7 +184,7 @@ def _blocked(case: Case, timing: Timing, fate: Fate, times: Times) -> _Blocked |
     for piece in pieces(len(times.settled_in)):
         concerned = slow[case.frame_of_row[piece]]
         last = int(times.settled_in[piece][concerned].max(initial=last))
-    return _Blocked(
+    return Blocked(
         since=since,
         rows=rows,
         delay=delay,
@@ -233,7 +235,7 @@ def _all_doubtful(
     fate: Fate,
     prediction: Prediction,
     times: Times,
-    blocked: _Blocked,
+    blocked: Blocked,
     change: Callable[[Scans], Ints],
 ) -> Times:
     """``times`` with a ``change`` of what is doubtful and comes when searches can give up."""
@@ -287,7 +289,7 @@ def _moved(times: Times, scans: int, empty: Empty) -> Times:
 
 
 def _unshared_of_blocked(
-    case: Case, alone: Mask, blocked: _Blocked, scans: pd.DataFrame
+    case: Case, alone: Mask, blocked: Blocked, scans: pd.DataFrame
 ) -> tuple[Ints, Ints]:
     """The least and the most of pages_unshared after each scan. ``alone``: see ``alone_in_tree``.
 
@@ -317,7 +319,7 @@ def _smart_scan_forgets(case: Case) -> bool:
     return case.rules.smart_scan and case.rules.break_cow_forgets
 
 
-def _reasons(case: Case, blocked: _Blocked | None, *, seen: bool) -> list[str]:
+def _reasons(case: Case, blocked: Blocked | None, *, seen: bool) -> list[str]:
     found = []
     if blocked is not None and case.facts.opaque.any():
         found.append(
