@@ -224,12 +224,12 @@ def ascending(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return ordered[new]
 
 
-def narrow(values: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-    """``values``, in a type of one or two bytes if that holds them."""
+def narrow(values: npt.NDArray[np.integer], empty: Empty = np.empty) -> npt.NDArray[np.integer]:
+    """``values``, in a type of one or two bytes if that holds them: no numbers to reckon with."""
     least, most = int(values.min(initial=0)), int(values.max(initial=0))
     for dtype in (np.uint8, np.int8, np.uint16, np.int16):
         if np.iinfo(dtype).min <= least and most <= np.iinfo(dtype).max:
-            return values.astype(dtype)
+            return made(len(values), dtype, lambda piece: values[piece], empty)
     return values
 
 

@@ -256,6 +256,32 @@ def test_the_forecast_warns_as_the_prediction_does(
     assert forecast(snapshot, policy).at_rest.warnings == predict(snapshot, policy).warnings
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.one_of(worn(), systems().map(lambda made: made.snapshot())), st.sampled_from([None, 2, 3])
+)
+def test_with_the_state_at_rest_at_hand_it_says_the_same(
+    snapshot: Snapshot, limit: int | None
+) -> None:
+    policy = Policy(max_page_sharing=limit)
+    alone = forecast(snapshot, policy)
+    known = predict(snapshot, policy)
+    beside = forecast(snapshot, known.policy, at_rest=known)
+    pd.testing.assert_frame_equal(alone.scans, beside.scans)
+    for one, other in (
+        (alone.bounds.least, beside.bounds.least),
+        (alone.bounds.most, beside.bounds.most),
+    ):
+        pd.testing.assert_frame_equal(one, other)
+    assert alone.at_rest.warnings == beside.at_rest.warnings
+    assert alone.at_rest.counters == beside.at_rest.counters
+    assert alone.settled_in.tolist() == beside.settled_in.tolist()
+    for scan in alone.scans["full_scans"].tolist():
+        for pages in (0, 3, len(snapshot.mappings)):
+            assert alone.course.freed(scan, pages) == beside.course.freed(scan, pages)
+            assert alone.within.after(scan, pages) == beside.within.after(scan, pages)
+
+
 def test_the_forecast_warns_as_the_prediction_does_where_a_page_is_held() -> None:
     made = System("6.12", max_page_sharing=2, merge_across_nodes=0, smart_scan=1)
     flags = FrameFlag.LRU | FrameFlag.MLOCKED

@@ -149,7 +149,7 @@ def schedule(
     if advisor:
         ends = (end.in_scan(merging) for end in (costs.least, costs.most))
         advised = ScanRange(*(advisor_course(pages, paused, end, advisor)[-1] for end in ends))
-    found = forecast(prediction.snapshot, prediction.policy, room=room)
+    found = forecast(prediction.snapshot, prediction.policy, room=room, at_rest=prediction)
     on = settings_of(snapshot) if ksm.get("advisor_mode") == 1 else None
     as_set = Pacing(pages_to_scan, sleep, on, advisor_was_on=on is not None)
     return Schedule(

@@ -62,7 +62,7 @@ def savings(snapshot: Snapshot, prediction: Prediction) -> Savings:
         merged_now = np.zeros(piece.stop - piece.start, np.bool_)
         merged_now[: max(len(kind) - piece.start, 0)] = kind[piece] == FrameKind.KSM
         given_up, converted = fate.given_up[piece], fate.converted[piece]
-        more = np.maximum(converted - 1, 0)
+        more = np.maximum(converted, 1).astype(np.int64) - 1
         references_now += int(more[merged_now].sum())
         forked += int(more[given_up & ~merged_now].sum())
         kept += int(converted[~given_up & ~merged_now].sum())

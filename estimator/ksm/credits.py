@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Empty, Ints, Mask, Numbers, Rows, Where, at, made, pieces
+from estimator.arrays import Empty, Ints, Mask, Numbers, Rows, Where, at, made, narrow, pieces
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,11 @@ class Freed:
 class Credits:
     """Who is credited with the frames that become free.
 
-    Per frame, as the model starts with them: ``converted``: i32, how many of its mappings take part
-    in a merge or go to the zero page. ``given_up``: bool, all its mappings, system-wide, do: it is
-    freed, or ``stays`` as a KSM page. ``stable_node``: i32, the frame that its merged mappings map
-    in the end, -1 for none. ``ends``: i32, how many frames that are given up end on it.
+    Per frame, as the model starts with them: ``converted``: unsigned, how many of its mappings take
+    part in a merge or go to the zero page. ``given_up``: bool, all its mappings, system-wide, do:
+    it is freed, or ``stays`` as a KSM page. ``stable_node``: i32, the frame that its merged
+    mappings map in the end, -1 for none. ``ends``: i32, how many frames that are given up end on
+    it.
 
     ``of_folio``: i64 per large folio, frames that its split frees and that no mapping gives up,
     credited to the mappings of the folio that ksmd scans, in equal parts.
@@ -56,7 +57,7 @@ class Credits:
     ``scanned``: see ``credits_of``.
     """
 
-    converted: Numbers
+    converted: npt.NDArray[np.integer]
     given_up: Mask
     stable_node: Numbers
     ends: Numbers
@@ -167,7 +168,7 @@ def credits_of(
         np.add.at(ends, end[end >= 0], np.int32(1))
         by_split = np.flatnonzero(gone & (leave[piece] == 0))
         np.add.at(of_folio, freed.folio[piece][by_split], 1)
-    return Credits(leave, given_up, node, ends, of_folio, freed, converts, scanned)
+    return Credits(narrow(leave, empty), given_up, node, ends, of_folio, freed, converts, scanned)
 
 
 def ends_of(given_up: Mask, node: Numbers, empty: Empty) -> Numbers:

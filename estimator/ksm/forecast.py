@@ -53,13 +53,15 @@ def forecast(
     smart_scan: bool | None = None,
     scans: int | None = None,
     room: Workroom | None = None,
+    at_rest: Prediction | None = None,
 ) -> Forecast:
     """What ksmd's counters will be after every full scan while memory holds still.
 
     ``smart_scan``: None: as the snapshot's kernel has it. ``scans``: how many full scans; None:
-    until nothing changes any more, but at most ``MOST_SCANS``. The rest as for ``predict``, and so
-    are the errors; UsageError too for smart_scan where the kernel has none, and for more than
-    ``LATEST`` scans.
+    until nothing changes any more, but at most ``MOST_SCANS``. ``at_rest``: what ``predict`` says
+    of the same snapshot and policy, if it is there: what it holds is not held twice. The rest as
+    for ``predict``, and so are the errors; UsageError too for smart_scan where the kernel has none,
+    and for more than ``LATEST`` scans.
     """
     snapshot = with_smart_scan(snapshot, smart_scan)
     if scans is not None and not 0 < scans <= LATEST:
@@ -67,10 +69,15 @@ def forecast(
     question = ask(snapshot, policy, later=later, room=room, through=scans or MOST_SCANS)
     case = question.case
     fate, timing = question.in_time()
-    prediction = question.answer(fate)
+    if at_rest is not None and not (len(fate.simulated) or question.told.starts_over):
+        prediction, of_frame = at_rest, at_rest.freed.content
+        fate = replace(fate, outcome=at_rest.outcome, stable_frame=at_rest.stable_node)
+        case = replace(case, contents=replace(case.contents, of_frame=of_frame))
+    else:
+        prediction = question.answer(fate)
     if len(fate.simulated):  # more of them than the state at rest hangs on
-        at_rest = question.answer(question.at_rest())
-        prediction = replace(prediction, warnings=at_rest.warnings)
+        whole = question.answer(question.at_rest())
+        prediction = replace(prediction, warnings=whole.warnings)
     fate = replace(fate, left=np.zeros(0, np.int32))  # memory for what comes: it is told
     times = times_of(case, timing, fate, prediction)
     blocked = blocked_searches(case, timing, fate, times)
