@@ -69,7 +69,7 @@ def forecast(
     question = ask(snapshot, policy, later=later, room=room, through=scans or MOST_SCANS)
     case = question.case
     fate, timing = question.in_time()
-    if at_rest is not None and not (len(fate.simulated) or question.told.starts_over):
+    if at_rest is not None and not len(fate.simulated):
         prediction, of_frame = at_rest, at_rest.freed.content
         fate = replace(fate, outcome=at_rest.outcome, stable_frame=at_rest.stable_node)
         case = replace(case, contents=replace(case.contents, of_frame=of_frame))
