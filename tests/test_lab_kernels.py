@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from tests.lab import prepare
+from tests.lab.apt import LabError
 from tests.lab.kernels import _pattern
 
 
@@ -29,3 +31,19 @@ def test_the_kernel_of_a_series(series: str, package: str) -> None:
 )
 def test_another_kernel(package: str) -> None:
     assert not re.search(_pattern("6.1", "linux-image-"), package)
+
+
+def test_what_cannot_be_made_is_told_and_the_rest_is_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+
+    def fail() -> None:
+        raise LabError("no network")
+
+    monkeypatch.setattr(
+        prepare, "_steps", lambda: [("one", fail), ("other", lambda: made.append(1))]
+    )
+    prepare.prepare()
+    assert made == [1]
+    assert capsys.readouterr().err.splitlines() == ["lab: one: no network", "lab: other: 0 s"]
