@@ -201,16 +201,18 @@ def _merge(
 
 def _note_splits(case: Case, m: Meeting, kind: npt.NDArray[np.uint8], split: Numbers) -> None:
     facts, of_frame = case.facts, case.contents.of_frame
-    large = np.flatnonzero((facts.folio >= 0) & facts.known & (facts.items > 0) & ~facts.blocked)
-    of_large = kind[of_frame[large]]
-    in_scan_2 = (Kind.FITS, Kind.FIRST_BLOCKED, Kind.OVERTAKEN)
-    prepared = large[np.isin(of_large, in_scan_2)]
-    split[prepared] = facts.first[prepared]
+    in_scan_2 = np.isin(np.arange(len(Kind)), (Kind.FITS, Kind.FIRST_BLOCKED, Kind.OVERTAKEN))
+    for piece in pieces(len(split)):
+        there = (facts.folio[piece] >= 0) & facts.known[piece] & (facts.items[piece] > 0)
+        large = np.flatnonzero(there & ~facts.blocked[piece]) + piece.start
+        of_large = kind[of_frame[large]]
+        prepared = large[in_scan_2[of_large]]
+        split[prepared] = facts.first[prepared]
+        joining = large[of_large == Kind.ONE_NODE]
+        split[joining] = facts.first[joining] if case.rules.checksum_before_stable_tree else -1
     met = of_kind(kind, Kind.FITS)
     met = met[facts.folio[first_frame(case, met)] >= 0]
     split[first_frame(case, met)] = m.second[met]
-    joining = large[of_large == Kind.ONE_NODE]
-    split[joining] = facts.first[joining] if case.rules.checksum_before_stable_tree else -1
 
 
 def _fill_nodes(case: Case, chosen: Numbers, stable_frame: Numbers, split: Numbers) -> Numbers:

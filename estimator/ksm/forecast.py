@@ -76,7 +76,7 @@ def forecast(
     else:
         prediction = question.answer(fate)
     if len(fate.simulated):  # more of them than the state at rest hangs on
-        whole = question.answer(question.at_rest())
+        whole = question.answer(question.at_rest()) if at_rest is None else at_rest
         prediction = replace(prediction, warnings=whole.warnings)
     fate = replace(fate, left=np.zeros(0, np.int32))  # memory for what comes: it is told
     times = times_of(case, timing, fate, prediction)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from estimator import arrays as bulk
-from estimator.arrays import Ints, Mask, Numbers, Words
+from estimator.arrays import Bytes, Ints, Mask, Numbers, Words
 from estimator.ksm.candidates import Candidates
 from estimator.ksm.mergeable import Pins, clean_read_only
 from estimator.ksm.rules import Rules
@@ -133,8 +135,10 @@ def frame_facts(
     node[live_node_frames(snapshot)] = True
     on_node = np.broadcast_to(np.int32(0), count)
     if node.any():
-        merged = candidates.frame[_on_node(snapshot, candidates, node)]
-        on_node = np.bincount(merged, minlength=count).astype(np.int32)
+        on_node = np.zeros(count, np.int32)
+        for frame, flags in _items(snapshot, candidates):
+            merged = ((flags & MappingFlag.MERGED) != 0) & node[frame]
+            np.add.at(on_node, frame[merged], np.int32(1))
 
     orphan = ksm & ~node
     blocked = orphan | (pinned & (large | looks.exclusive))
@@ -147,8 +151,8 @@ def frame_facts(
     opaque = np.broadcast_to(np.False_, count)
     if rules.prot_none_blocks_tree:
         opaque = np.zeros(count, dtype=bool)
-        prot_none = (snapshot.mappings["flags"].to_numpy() & MappingFlag.PROT_NONE) != 0
-        opaque[candidates.frame[prot_none[candidates.row_numbers()]]] = True
+        for frame, flags in _items(snapshot, candidates):
+            opaque[frame[(flags & MappingFlag.PROT_NONE) != 0]] = True
     return FrameFacts(
         known=known,
         items=items,
@@ -201,16 +205,21 @@ def live_node_frames(snapshot: Snapshot) -> Ints:
     return frame_id[live].to_numpy(dtype=np.int64)
 
 
-def _on_node(snapshot: Snapshot, candidates: Candidates, node: Mask) -> Mask:
-    flags = snapshot.mappings["flags"].to_numpy()
-    if candidates.rows is not None:
-        flags = flags[candidates.rows]
-    on_node: Mask = ((flags & MappingFlag.MERGED) != 0) & node[candidates.frame]
-    return on_node
+def _items(
+    snapshot: Snapshot, candidates: Candidates
+) -> Iterator[tuple[npt.NDArray[np.uint32], Bytes]]:
+    """The frame_id (u32) and the ``MappingFlag`` (u8) of every candidate, a piece at a time."""
+    end = 0
+    for piece, some in in_pieces(snapshot.mappings, ("flags",)):
+        here = slice(end, end := candidates.before(piece.stop))
+        rows = candidates.row_numbers(here) - piece.start
+        yield candidates.frame[here], some["flags"].to_numpy().take(rows)
 
 
-def _items_without_reference_test(snapshot: Snapshot, candidates: Candidates, frames: Mask) -> Ints:
-    chosen = np.flatnonzero(frames[candidates.frame])
-    flags = snapshot.mappings["flags"].to_numpy()[candidates.row_numbers()[chosen]]
-    free = clean_read_only(flags)
-    return np.bincount(candidates.frame[chosen[free]], minlength=len(frames))
+def _items_without_reference_test(
+    snapshot: Snapshot, candidates: Candidates, frames: Mask
+) -> Numbers:
+    free = np.zeros(len(frames), np.int32)
+    for frame, flags in _items(snapshot, candidates):
+        np.add.at(free, frame[frames[frame] & clean_read_only(flags)], np.int32(1))
+    return free

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Ints, Mask, Numbers, alike, each_piece, numbers_where
+from estimator.arrays import Ints, Mask, Numbers, alike, each_piece, numbers_where, pieces
 from estimator.ksm.case import Case
 from estimator.ksm.frames import NEVER, distinct
 
@@ -70,14 +70,16 @@ def meetings(case: Case) -> Meeting:
         return m
     nodes, on_nodes = m.nodes.copy(), m.on_nodes.copy()
     node_frame, undecided = m.node_frame.copy(), m.undecided.copy()
-    frame, begin, of = contents.frames_of(chosen)
-    skip = facts.blocked[frame] | (frame == first_frame(case, chosen)[of])
-    second[chosen] = np.minimum.reduceat(np.where(skip, NEVER, facts.first[frame]), begin)
-    nodes[chosen] = np.add.reduceat(facts.node[frame], begin, dtype=np.int32)
-    on_nodes[chosen] = np.add.reduceat(facts.on_node[frame], begin)
-    node_frame[chosen] = np.maximum.reduceat(np.where(facts.node[frame], frame, -1), begin)
-    strange = (facts.maybe_blocked | facts.opaque)[frame] & (facts.items[frame] > 0)
-    undecided[chosen] = np.logical_or.reduceat(strange, begin)
+    for piece in pieces(len(chosen)):
+        some = chosen[piece]
+        frame, begin, of = contents.frames_of(some)
+        skip = facts.blocked[frame] | (frame == first_frame(case, some)[of])
+        second[some] = np.minimum.reduceat(np.where(skip, NEVER, facts.first[frame]), begin)
+        nodes[some] = np.add.reduceat(facts.node[frame], begin, dtype=np.int32)
+        on_nodes[some] = np.add.reduceat(facts.on_node[frame], begin)
+        node_frame[some] = np.maximum.reduceat(np.where(facts.node[frame], frame, -1), begin)
+        strange = (facts.maybe_blocked[frame] | facts.opaque[frame]) & (facts.items[frame] > 0)
+        undecided[some] = np.logical_or.reduceat(strange, begin)
     return replace(m, nodes=nodes, on_nodes=on_nodes, node_frame=node_frame, undecided=undecided)
 
 
