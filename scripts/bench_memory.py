@@ -16,7 +16,8 @@ from scripts.bench_measure import peak_of
 from scripts.bench_predict import gathered
 
 _COMMANDS: dict[tuple[str, ...], Need] = {
-    ("predict", "--json"): COUNTERS,
+    ("predict",): COUNTERS,
+    ("predict", "--json"): REPORT,
     ("report",): REPORT,
     ("advise",): ADVICE,
     ("forecast",): FORECAST,

@@ -22,9 +22,9 @@ def test_a_running_system_takes_more_than_a_dump() -> None:
 
 
 def test_a_prediction_that_follows_is_asked_for_before_work() -> None:
-    whole = needed_bytes(MAPPINGS, running=True, answers=True)
+    takes = COUNTERS.more_bytes(1, 1)
     alone = needed_bytes(MAPPINGS, running=True)
-    more = COUNTERS.bytes_for(MAPPINGS, MAPPINGS) - COUNTERS.bytes_for(0, 0)
-    assert whole - alone == more
+    whole = needed_bytes(MAPPINGS, running=True, answers=takes)
+    assert whole - alone == COUNTERS.more_bytes(MAPPINGS, MAPPINGS)
     with pytest.raises(UsageError, match="more than --max-memory"):
-        refuse_beyond(alone, MAPPINGS, running=True, answers=True)
+        refuse_beyond(alone, MAPPINGS, running=True, answers=takes)

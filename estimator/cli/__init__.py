@@ -44,7 +44,7 @@ from estimator.cli.options import (
     snapshot_argument,
 )
 from estimator.cli.place import place, sketch
-from estimator.cli.room import COUNTERS, IN_MEMORY, max_memory_option, room_for
+from estimator.cli.room import COUNTERS, IN_MEMORY, REPORT, max_memory_option, room_for
 from estimator.cli.source import Source, source_options, target_options
 from estimator.cli.streams import say, standard_streams
 from estimator.cli.trend import trend
@@ -143,7 +143,7 @@ def predict(
     from estimator.snapshot.store import open_snapshots
 
     others = bool(policy["as_if"])
-    need = IN_MEMORY if others else COUNTERS
+    need = IN_MEMORY if others else REPORT if as_json else COUNTERS
     with room_for(need, max_memory, in_parts=True) as allow:
         paths = [later, snapshot] if later else [snapshot]
         *second, first = open_snapshots(paths, others=others, stored=True, allow=allow)
@@ -178,10 +178,11 @@ def run(
 
         check_output(output, replace=force)
     get_ready = partial(_import_answer, as_json)
+    takes = (REPORT if as_json else COUNTERS).more_bytes(1, 1)
     if worth_it(source.core):
-        found = in_a_fork(lambda: _collect(source, answers=True), get_ready)
+        found = in_a_fork(lambda: _collect(source, answers=takes), get_ready)
     else:
-        found = _collect(source, answers=True, meanwhile=get_ready)
+        found = _collect(source, answers=takes, meanwhile=get_ready)
     unwritten: TargetError | None = None
     if output is not None:
         try:
@@ -201,7 +202,7 @@ def run(
 
 
 def _collect(
-    source: Source, *, answers: bool = False, meanwhile: Callable[[], None] = lambda: None
+    source: Source, *, answers: int = 0, meanwhile: Callable[[], None] = lambda: None
 ) -> Gathered | Snapshot:
     from estimator.cli.progress import progress_bar
 

@@ -27,7 +27,7 @@ from estimator.cli.options import (
 )
 from estimator.cli.private_file import require_new, write_private
 from estimator.cli.quantities import Cost
-from estimator.cli.room import ADVICE, COUNTERS, PAGE, REPORT, max_memory_option, room_for
+from estimator.cli.room import ADVICE, PAGE, REPORT, max_memory_option, room_for
 from estimator.cli.streams import say
 from estimator.cli.whatif import read_labels, show_why
 from estimator.errors import (
@@ -144,8 +144,7 @@ def report(
         raise UsageError("--why has no page", hint="leave out --html")
     if html is None:
         _refuse_advice_options()
-    need = PAGE if html else COUNTERS if as_json and not why else REPORT
-    with room_for(need, max_memory, in_parts=True) as allow:
+    with room_for(PAGE if html else REPORT, max_memory, in_parts=True) as allow:
         opened = open_snapshot(snapshot, stored=True, allow=allow)
         if why:
             show_why(opened, policy, vma, as_json, min_coverage, allow.parts)

@@ -49,8 +49,8 @@ class Need:
 
 
 # ./scripts/bench memory measures them
-COUNTERS = Need(per_mapping=36, per_frame=56)
-REPORT = Need(per_mapping=70, per_frame=60)  # where half of all has one content
+COUNTERS = Need(per_mapping=28, per_frame=44)
+REPORT = Need(per_mapping=70, per_frame=60)  # JSON too; where half of all has one content
 ADVICE = Need(per_mapping=70, per_frame=60)
 PAGE = Need(per_mapping=110, per_frame=80)
 FORECAST = Need(per_mapping=50, per_frame=56)

@@ -94,13 +94,14 @@ class Source:
         self,
         progress: Progress,
         *,
-        answers: bool = False,
+        answers: int = 0,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> Gathered | Snapshot:
         """Read the target; of several passes as a Snapshot, which they are compared as.
 
-        ``answers``: a prediction follows, whose memory is asked for, too. ``meanwhile`` is done
-        while others hash a dump, which can wait. Raises the errors of opening and reading it.
+        ``answers``: bytes of a mapping that a prediction takes afterwards, asked for too; 0: none
+        follows. ``meanwhile`` is done while others hash a dump, which can wait. Raises the errors
+        of opening and reading it.
         """
         self.check()
         seed = self._seed()
@@ -142,7 +143,7 @@ class Source:
         return seed_of(self.like) if self.like else random_seed()
 
     def _running(
-        self, pace: Pace, progress: Progress, seed: int, opened: ExitStack, answers: bool
+        self, pace: Pace, progress: Progress, seed: int, opened: ExitStack, answers: int
     ) -> Callable[[], Gathered]:
         """Open the running system, closed with ``opened``; what takes a snapshot of it."""
         if self.procfs:

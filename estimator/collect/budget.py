@@ -8,21 +8,20 @@ from estimator.errors import ResourceError, UsageError
 _FIXED_BYTES = 200 << 20  # interpreter, libraries, symbols
 _BYTES_PER_MAPPING = 24  # where each has a frame of its own; tests/test_collect_memory.py
 _BYTES_PER_MOVING_MAPPING = 36  # two walks are compared, contents come in the order of addresses
-_BYTES_TO_ANSWER = 92  # cli.room.COUNTERS, of a mapping and its frame
 
 
-def needed_bytes(mappings: int, *, running: bool, answers: bool = False) -> int:
+def needed_bytes(mappings: int, *, running: bool, answers: int = 0) -> int:
     """An upper bound of the memory, not backed by files, for so many mappings.
 
-    ``running``: of a system that runs, not of a dump. ``answers``: a prediction follows.
+    ``running``: of a system that runs, not of a dump. ``answers``: bytes of a mapping
+    that a prediction takes afterwards; 0: none follows.
     """
     each = _BYTES_PER_MOVING_MAPPING if running else _BYTES_PER_MAPPING
-    each += _BYTES_TO_ANSWER if answers else 0
-    return _FIXED_BYTES + each * mappings
+    return _FIXED_BYTES + (each + answers) * mappings
 
 
 def refuse_beyond(
-    max_memory_bytes: int | None, mappings: int, *, running: bool, answers: bool = False
+    max_memory_bytes: int | None, mappings: int, *, running: bool, answers: int = 0
 ) -> None:
     """Raise UsageError if ``mappings`` may take more memory than ``max_memory_bytes`` allows.
 

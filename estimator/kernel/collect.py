@@ -130,7 +130,7 @@ def gather(
     pace: Pace | None = None,
     workers: int | None = None,
     max_memory_bytes: int | None = None,
-    answers: bool = False,
+    answers: int = 0,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Gathered:
     """Everything a prediction needs from the open ``target``; ``seed`` is the hash's.
@@ -142,8 +142,8 @@ def gather(
     ``wanted``: further hashes. ``pace`` limits how fast memory is read (only of a running system).
     ``workers``: how many processes read and hash; without it one of a running system, of a dump as
     many as there are cores. The connection to QEMU can't be shared: one.
-    ``answers``: a prediction follows, whose memory is asked for, too. ``meanwhile`` is done while
-    the other workers hash.
+    ``answers``: bytes of a mapping that a prediction takes afterwards, asked for too; 0: none
+    follows. ``meanwhile`` is done while the other workers hash.
 
     Raises CannotAnswerError if that kernel has no KSM or is not supported, or if a dump has no user
     pages and contents are asked for; TargetError if it can't be read, UsageError if more than
@@ -195,7 +195,7 @@ class _Collector:
         self._started = datetime.datetime.now(datetime.UTC)
 
     def gather(
-        self, max_memory_bytes: int | None, answers: bool, meanwhile: Callable[[], None]
+        self, max_memory_bytes: int | None, answers: int, meanwhile: Callable[[], None]
     ) -> Gathered:
         from estimator.kernel.address_spaces import AddressSpaces
         from estimator.kernel.clock import uptime_seconds, wall_clock

@@ -117,7 +117,7 @@ def gather_procfs(
     pace: Callable[[int], None],
     workers: int | None = None,
     max_memory_bytes: int | None = None,
-    answers: bool = False,
+    answers: int = 0,
 ) -> Gathered:
     """Everything /proc says of this machine; what it doesn't is listed in ``info["not_known"]``.
 
@@ -125,7 +125,8 @@ def gather_procfs(
     without it two, or one where we may use one core. Without ``seed`` the hashes have a new
     one. ``wanted``: further hashes. ``without_contents``: no page of a process is read; what is in
     the frames is unknown. ``contents``: of which memory, one of ``CONTENTS``.
-    ``answers``: a prediction follows, whose memory is asked for, too.
+    ``answers``: bytes of a mapping that a prediction takes afterwards, asked for too; 0: none
+    follows.
     Raises TargetError without the right to see PFNs, CannotAnswerError if this kernel has no KSM.
     """
     require_rights()
