@@ -155,10 +155,8 @@ def _whole_groups(snapshot: Snapshot, prediction: Prediction, pages: int) -> Ite
         new = np.append(True, (group[1:] != group[:-1]) | (vma[1:] != vma[:-1]))[: len(rows)]
         begins = np.flatnonzero(new)
         yield rows[begins[:-1][np.diff(begins) == pages]]
-        rest = slice(
-            int(begins[-1]) if len(begins) else 0, None
-        )  # of the last group, which may go on
-        rows, vma, group = rows[rest], vma[rest], group[rest]
+        last = int(begins[-1]) if len(begins) else 0  # this group may go on
+        rows, vma, group = rows[last:], vma[last:], group[last:]
     if len(rows) == pages:
         yield rows[:1]
 
