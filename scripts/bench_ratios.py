@@ -113,6 +113,8 @@ def _of_running(gib: float, rounds: int) -> Iterator[Ratio]:
     one = f"with one: {live.one:.2f} s"
     name = "collect --live: how much faster with two workers"
     yield Ratio(name, f"{live.two:.2f} s", one, live.one / live.two, "at least 1.70")
+    name = "two plain loops over /proc/kcore at once, in a guest"
+    yield Ratio(name, f"{live.loops:.2f} s", loop, live.loop / live.loops, "")
     alone = f"copying and hashing as much, one core: {qemu.loop:.2f} s"
     yield Ratio("collect --qemu", f"{qemu.ours:.2f} s", alone, qemu.ours / qemu.loop, "")
 
