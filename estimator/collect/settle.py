@@ -26,10 +26,12 @@ def settle(
     facts: Table,
     walk: Callable[[], Mapped],
     look: Callable[[Packed], Table],
+    ours: Mask | None = None,
 ) -> tuple[Mapped, Packed, Table, Ints]:
     """Walk until two walks agree; what they agree on, the frames with their facts, pages lost.
 
     ``facts``: of the frames ``pfns``, read after ``mapped``; ``look`` reads them for other frames.
+    ``ours``: bool per VMA, of this process: what moves because we work is not waited for.
     Pages on which the last two walks do not agree are lost: i64 per VMA, and counted in
     ``unknown_pages``. What is given is used up.
     """
@@ -39,7 +41,7 @@ def settle(
         for mask in _same(mapped, latest):
             same.append(mask)
         steady, moved = (_distinct(latest, same, which) for which in (True, False))
-        if number == _WALKS or _count_moved(same) * _ENOUGH <= len(same):
+        if number == _WALKS or _count_moved(latest, same, ours) * _ENOUGH <= len(same):
             break
         fresh = _without(moved, steady)
         if len(fresh):
@@ -64,8 +66,13 @@ def _distinct(mapped: Mapped, same: Packed, which: bool) -> Packed:
     return distinct_of(mapped.pfn, (pfn[mask == which] for pfn, mask in masks))
 
 
-def _count_moved(same: Packed) -> int:
-    return sum(len(mask) - int(np.count_nonzero(mask)) for mask in same.pieces())
+def _count_moved(mapped: Mapped, same: Packed, ours: Mask | None) -> int:
+    """The rows that are not the ``same``, but for those of VMAs that are ``ours``."""
+    moved = 0
+    for vma_id, mask in zip(mapped.vma_id.pieces(), same.pieces(), strict=True):
+        others = ~mask if ours is None else ~mask & ~ours[vma_id]
+        moved += int(np.count_nonzero(others))
+    return moved
 
 
 def _without(pfns: Packed, others: Packed) -> Packed:

@@ -259,7 +259,8 @@ class _Collector:
                 kinds = self._kinds(more, latest[0], spaces)
                 return reader.read(more, kinds, self._first_mm(latest[0], more, vmas))
 
-            mapped, pfns, facts, lost = settle(mapped, pfns, facts, walk_again, look)
+            ours = self._target.ours(mms.columns["pid"])[vmas.mm]
+            mapped, pfns, facts, lost = settle(mapped, pfns, facts, walk_again, look, ours)
             latest.clear()
             changed = int(lost[spaces.anonymous].sum())
             there = still_there(self._prog, self._memory, mms)  # what has exited is left out

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
+import numpy as np
+import numpy.typing as npt
 from drgn import Program
 
+from estimator.arrays import Mask
 from estimator.kernel.memory import Memory
+
+_PID_NAMESPACE = Path("/proc/self/ns/pid")
+_INITIAL = 0xEFFF_FFFC  # PROC_PID_INIT_INO in include/linux/proc_ns.h
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,15 @@ class Target:
     path: str
     format: str
     warnings: tuple[str, ...] = ()
+
+    def ours(self, pids: npt.NDArray[np.int32]) -> Mask:
+        """Which of ``pids``, as the kernel has them, is this process; none where it can't know.
+
+        In a PID namespace of its own a process does not know the pid that the kernel goes by.
+        """
+        known = self.kind == "live" and _PID_NAMESPACE.stat().st_ino == _INITIAL
+        ours: Mask = (pids == os.getpid()) & known
+        return ours
 
     def __enter__(self) -> Self:
         return self
