@@ -31,7 +31,7 @@ def settle(
     """Walk until two walks agree; what they agree on, the frames with their facts, pages lost.
 
     ``facts``: of the frames ``pfns``, read after ``mapped``; ``look`` reads them for other frames.
-    ``ours``: bool per VMA, of this process: what moves because we work is not waited for.
+    ``ours``: bool per VMA, of this process: what moves because we work is read again once, no more.
     Pages on which the last two walks do not agree are lost: i64 per VMA, and counted in
     ``unknown_pages``. What is given is used up.
     """
@@ -41,7 +41,8 @@ def settle(
         for mask in _same(mapped, latest):
             same.append(mask)
         steady, moved = (_distinct(latest, same, which) for which in (True, False))
-        if number == _WALKS or _count_moved(latest, same, ours) * _ENOUGH <= len(same):
+        not_waited_for = None if number == 2 else ours
+        if number == _WALKS or _count_moved(latest, same, not_waited_for) * _ENOUGH <= len(same):
             break
         fresh = _without(moved, steady)
         if len(fresh):
@@ -66,12 +67,12 @@ def _distinct(mapped: Mapped, same: Packed, which: bool) -> Packed:
     return distinct_of(mapped.pfn, (pfn[mask == which] for pfn, mask in masks))
 
 
-def _count_moved(mapped: Mapped, same: Packed, ours: Mask | None) -> int:
-    """The rows that are not the ``same``, but for those of VMAs that are ``ours``."""
+def _count_moved(mapped: Mapped, same: Packed, without: Mask | None) -> int:
+    """The rows that are not the ``same``, ``without`` those of some VMAs."""
     moved = 0
     for vma_id, mask in zip(mapped.vma_id.pieces(), same.pieces(), strict=True):
-        others = ~mask if ours is None else ~mask & ~ours[vma_id]
-        moved += int(np.count_nonzero(others))
+        counted = ~mask if without is None else ~mask & ~without[vma_id]
+        moved += int(np.count_nonzero(counted))
     return moved
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from estimator.kernel.target import Target
 
 _FRAMES_AT_ONCE = 1 << 20  # in memory as they were read: 40 MB
+_FEW_FRAMES = 1 << 14  # are read before others are forked, which makes what we write to copies
 
 
 class FrameReader:
@@ -86,7 +87,8 @@ class FrameReader:
             pieces = Pieces(-(-len(block) // size))
 
             read = partial(read_block, begin, block, pieces)
-            with forked(self._workers - 1, partial(_help, read)):
+            others = 0 if len(pfns) <= _FEW_FRAMES else self._workers - 1
+            with forked(others, partial(_help, read)):
                 if begin == 0:
                     meanwhile()
                 read(self._progress)
