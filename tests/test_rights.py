@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from estimator.collect import memory_room
+from estimator.collect import memory_room, namespaces
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.ksm.predict import predict
 from estimator.procfs import check, pagemap, processes, rights, vmas
@@ -197,7 +197,7 @@ def test_threads_of_a_namespace_are_counted(
     assert rights.part_of_host() is None  # a kernel without namespaces
     (tmp_path / "self/ns/pid").touch()
     assert rights.part_of_host() == rights.PartOfHost(3, 378)
-    monkeypatch.setitem(rights._FIRST, "pid", (tmp_path / "self/ns/pid").stat().st_ino)
+    monkeypatch.setitem(namespaces.FIRST, "pid", (tmp_path / "self/ns/pid").stat().st_ino)
     assert rights.part_of_host() is None
 
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from drgn import Program
 
 from estimator.arrays import Mask
+from estimator.collect.namespaces import in_first_namespace
 from estimator.kernel.memory import Memory
 
-_PID_NAMESPACE = Path("/proc/self/ns/pid")
-_INITIAL = 0xEFFF_FFFC  # PROC_PID_INIT_INO in include/linux/proc_ns.h
+_PROC = Path("/proc")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Target:
 
         In a PID namespace of its own a process does not know the pid that the kernel goes by.
         """
-        known = self.kind == "live" and _PID_NAMESPACE.stat().st_ino == _INITIAL
+        known = self.kind == "live" and in_first_namespace(_PROC, "pid")
         ours: Mask = (pids == os.getpid()) & known
         return ours
 

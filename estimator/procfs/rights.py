@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from estimator.collect.capabilities import SYS_ADMIN, SYS_PTRACE, capabilities
+from estimator.collect.namespaces import in_first_namespace
 from estimator.errors import AS_ROOT, CannotAnswerError, TargetError
 from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.pagemap import own_page
@@ -19,8 +20,6 @@ from estimator.procfs.processes import PROC, Process
 _NEEDED = {"CAP_SYS_ADMIN": SYS_ADMIN, "CAP_SYS_PTRACE": SYS_PTRACE}
 _READ_HERE = {"x86_64": (4096,), "aarch64": (4096, 16384, 65536)}
 """Pages of which sizes are read on which machines."""
-# the inodes of the first namespaces: PROC_*_INIT_INO in include/linux/proc_ns.h
-_FIRST = {"user": 0xEFFFFFFD, "pid": 0xEFFFFFFC}
 _KSM = Path("/sys/kernel/mm/ksm")
 
 
@@ -31,7 +30,8 @@ def require_rights() -> None:
         raise CannotAnswerError(
             f"{machine} with pages of {PAGE_BYTES} bytes: --procfs reads x86_64 and arm64 (aarch64)"
         )
-    if not in_first_namespace("user"):  # pagemap_open() in fs/proc/task_mmu.c asks the first one
+    # pagemap_open() in fs/proc/task_mmu.c asks the first one
+    if not in_first_namespace(PROC, "user"):
         raise TargetError(
             "PFNs are hidden: this is a user namespace (a rootless container), its root is not the "
             "host's",
@@ -63,14 +63,6 @@ def require_rights() -> None:
         raise CannotAnswerError(f"kernel {platform.release()} is built without CONFIG_KSM")
 
 
-def in_first_namespace(kind: str) -> bool:
-    """Whether our namespace ("user" or "pid") is the first one, the host's."""
-    try:
-        return (PROC / "self" / "ns" / kind).stat().st_ino == _FIRST[kind]
-    except FileNotFoundError:  # a kernel without them
-        return True
-
-
 @dataclass(frozen=True)
 class PartOfHost:
     """What a pid namespace shows of its host, in threads: those of the kernel are the host's."""
@@ -90,7 +82,7 @@ def part_of_host() -> PartOfHost | None:
 
     /proc/loadavg counts the threads of all namespaces (loadavg_proc_show() in fs/proc/loadavg.c).
     """
-    if in_first_namespace("pid"):
+    if in_first_namespace(PROC, "pid"):
         return None
     threads = 0
     for task in PROC.glob("[0-9]*/task"):
