@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimator import arrays
+from estimator import arrays, ranks
 from estimator.arrays import FirstOf, in_turn, narrow
-from estimator.ksm import ranks
-from estimator.ksm.ranks import Ranks
+from estimator.ranks import Ranks
 
 
 @given(st.lists(st.lists(st.integers(0, 30), max_size=50), max_size=4))
@@ -28,7 +27,7 @@ def test_ranks(rows: int, chosen: set[int]) -> None:
     mask = np.isin(np.arange(rows), list(chosen))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranks, "_ROWS_AT_ONCE", 64)
-        found = Ranks(rows, lambda piece: mask[piece])
+        found = Ranks.of(rows, lambda piece: mask[piece])
     every = np.arange(rows + 1, dtype=np.int32)
     assert found.before(every).tolist() == [0, *np.cumsum(mask).tolist()]
     assert found.holds(every[:-1]).tolist() == mask.tolist()

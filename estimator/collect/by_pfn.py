@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from estimator.arrays import Ints, Mask, Words
 from estimator.packed import Packed
+from estimator.ranks import Ranks
 
 _DENSE = 2  # a table of all PFNs is made if one in so many is used
 _SCATTERED = 1024  # a map of them, bit by bit, if one in so many is
@@ -80,25 +81,19 @@ class _Map:
 
     def __init__(self, first: int, span: int, pfns: Packed) -> None:
         self._first, self._span, self.size = np.uint64(first), np.uint64(span), len(pfns)
-        self._words = np.zeros(-(-span // 64), np.uint64)
+        words = np.zeros(-(-span // 64), np.uint64)
         for piece in pfns.pieces():
             at = piece - self._first
-            np.bitwise_or.at(self._words, (at >> _WORD_BITS).view(np.int64), _ONE << (at & _BITS))
-        before = np.cumsum(np.bitwise_count(self._words), dtype=np.uint32)
-        self._before = before - np.bitwise_count(self._words)
+            np.bitwise_or.at(words, (at >> _WORD_BITS).view(np.int64), _ONE << (at & _BITS))
+        self._ranks = Ranks(words)
 
     def of(self, pfns: Words) -> Ints:
-        at = pfns - self._first
-        word = (at >> _WORD_BITS).view(np.int64)
-        lower = self._words[word] & ((_ONE << (at & _BITS)) - _ONE)
-        return self._before[word].astype(np.int64) + np.bitwise_count(lower)
+        return self._ranks.before(pfns - self._first)
 
     def has(self, pfns: Words) -> Mask:
         at = pfns - self._first
         within = at < self._span
-        at = np.where(within, at, np.uint64(0))
-        word = self._words[(at >> _WORD_BITS).view(np.int64)]
-        return within & ((word >> (at & _BITS)) & _ONE).astype(np.bool_)
+        return within & self._ranks.holds(np.where(within, at, np.uint64(0)))
 
 
 class _List:

@@ -12,10 +12,10 @@ from estimator.arrays import Empty, Ints, Mask, Numbers, alike, count_where, mad
 from estimator.ksm.credits import Freed
 from estimator.ksm.fate import Fate
 from estimator.ksm.prediction import Outcome, Prediction
-from estimator.ksm.ranks import Ranks
 from estimator.ksm.readings import processes_all
 from estimator.ksm.scans import Scans, Times, copies, vanishing_rows
 from estimator.ksm.timing import Timing
+from estimator.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def course_of(timing: Timing, fate: Fate, prediction: Prediction, times: Times) 
     freed, frame = prediction.freed, prediction.freed.frame_of_row
     in_order, split_in_order = _in_order(timing, freed)
     split_row = np.append(times.split_row, 0)
-    gone = Ranks(len(freed.gone), lambda piece: freed.gone[piece])
+    gone = Ranks.of(len(freed.gone), lambda piece: freed.gone[piece])
     placed, by_split, at_row = (
         empty(gone.total, dtype) for dtype in (np.bool_, np.bool_, np.int32)
     )
@@ -185,7 +185,7 @@ def _new_nodes(fate: Fate, times: Times, scan: int) -> Ranks:
         new[new] = times.nodes_in[begin:end] == scan
         return new
 
-    return Ranks(len(fate.node), of)
+    return Ranks.of(len(fate.node), of)
 
 
 def visited_in(fate: Fate, times: Times, scan: int, empty: Empty) -> Mask:
@@ -198,7 +198,7 @@ def visited_in(fate: Fate, times: Times, scan: int, empty: Empty) -> Mask:
     return visited
 
 
-def visited_by(visited: Mask) -> Callable[[Ints | Numbers], Numbers]:
+def visited_by(visited: Mask) -> Callable[[Ints | Numbers], Ints]:
     """How many pages are ``visited`` (bool per row) up to each of some rows and with it."""
-    ranks = Ranks(len(visited), lambda piece: visited[piece])
+    ranks = Ranks.of(len(visited), lambda piece: visited[piece])
     return lambda rows: ranks.before(rows + 1)

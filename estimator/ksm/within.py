@@ -206,7 +206,7 @@ class _Scans:
 
     def _visited(
         self,
-        so_far: Callable[[Ints | Numbers], Numbers],
+        so_far: Callable[[Ints | Numbers], Ints],
         rows: tuple[Ints | Numbers, ...],
         after: tuple[Ints, ...],
     ) -> Numbers:
