@@ -21,12 +21,19 @@ from tests.test_procfs import at_base, digest, needs_pfns, on_command, only
 
 _PIDS = 1 << 22  # PID_MAX_LIMIT
 COLLECT = """
-import runpy, sys
-from estimator.procfs import collect
-everything, pid = collect.read_processes, int(sys.argv[1])
-collect.read_processes = lambda: ([p for p in everything()[0] if p.pid == pid], 0)
-sys.argv = ["estimator", "collect", "--procfs", *sys.argv[2:]]
-runpy.run_module("estimator", run_name="__main__")
+import sys
+from estimator import cli
+main, pid = cli.main, int(sys.argv[1])
+
+def of_one_process():
+    from estimator.procfs import collect
+    everything = collect.read_processes
+    collect.read_processes = lambda: ([p for p in everything()[0] if p.pid == pid], 0)
+    main()
+
+cli.main = of_one_process
+sys.argv = ["ksm-estimator", "collect", "--procfs", *sys.argv[2:]]
+cli.entry()
 """
 
 

@@ -25,12 +25,14 @@ def prepare() -> None:
     Memory that was given back to the kernel and is taken again is zeroed again. The C library has
     to be glibc; another one is left as it is. Arrow, if it is imported later, is to take its memory
     from the C library as well. drgn need not load our own plugin for it, which is a command of its
-    prompt.
+    prompt. OpenBLAS, if NumPy is imported later, is to start no threads, which spin for a while on
+    each core, and by whose number sums differ.
     """
     gc.disable()
     left_out = os.environ.get("DRGN_DISABLE_PLUGINS")
     os.environ["DRGN_DISABLE_PLUGINS"] = f"{left_out},{_PLUGIN}" if left_out else _PLUGIN
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for option, value in _KEEP_WHAT_IS_FREED:

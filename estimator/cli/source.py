@@ -6,6 +6,7 @@ The target is always named. If it can't be read, that is the answer: no other on
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
@@ -161,6 +162,7 @@ class Source:
                 max_memory_bytes=self.max_memory,
                 answers=answers,
             )
+        _threads_of_drgn(self.workers or 1)
         from estimator.kernel.collect import gather
         from estimator.kernel.running import open_live, open_qemu
 
@@ -192,11 +194,17 @@ class Source:
             from estimator.kernel.check_core import check_core
 
             return check_core(self.core, self.symbols, self.architecture, without)
+        _threads_of_drgn(self.workers or 1)
         from estimator.kernel.check_running import check_live, check_qemu
 
         if self.qemu:
             return check_qemu(self.qemu, self.symbols, without)
         return check_live(self.symbols, without)
+
+
+def _threads_of_drgn(workers: int) -> None:
+    """Before drgn is imported: how many read symbols; else as many as there are cores."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(workers))
 
 
 INTERVAL_SECONDS = 10.0

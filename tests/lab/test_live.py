@@ -44,6 +44,15 @@ EXISTS = "exists already; choose another name or remove it (collect, run: --forc
 HASHES = ["hash", "near_hash", "no_address_hash"]
 SAME_FLAGS = int(FrameFlag.ZERO | FrameFlag.LARGE | FrameFlag.SWAPBACKED)
 
+TIMED = """
+import resource, subprocess, sys, time
+started = time.monotonic()
+code = subprocess.run([sys.executable, "-m", "estimator", *sys.argv[1:]]).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, time.monotonic() - started)
+sys.exit(code)
+"""
+
 
 FAMILY = """
 comm family
@@ -240,6 +249,16 @@ def test_a_session_of_drgn_has_the_command(system: Running, live: Snapshot) -> N
     assert any("pages_sharing" in line for line in report)
     assert sharing == [str(predict(live, Policy(scope="enabled")).counters["pages_sharing"])]
     assert nice == ["0"]
+
+
+@ON_ONE
+def test_one_worker_uses_one_core(system: Running) -> None:
+    """All that the command does, symbols too; the guest has two cores."""
+    collect = "collect --live --symbols /symbols/vmlinux -o /tmp/one.ksm"
+    status, output = system.python(f"-c {shlex.quote(TIMED)} {collect}")
+    assert status == 0, output
+    used, seconds = map(float, output.split()[-2:])
+    assert used < 1.05 * seconds
 
 
 @ON_ONE
