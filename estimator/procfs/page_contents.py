@@ -101,7 +101,8 @@ def _page_flags(pfns: Packed, contents: str, workers: int) -> Table:
 
         def read(block: Words = block, pieces: Pieces = pieces) -> None:
             for number in pieces:
-                piece = slice(number * _FACTS_AT_ONCE, (number + 1) * _FACTS_AT_ONCE)
+                begin = number * _FACTS_AT_ONCE
+                piece = slice(begin, min(begin + _FACTS_AT_ONCE, len(block)))
                 for name, values in frame_facts(block[piece], contents).items():
                     if name in columns:
                         columns[name][piece] = values
