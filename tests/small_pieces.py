@@ -21,7 +21,7 @@ _SIZES = {
     "kernel.memory.files.MappedFiles.piece_pages": 300,
     "kernel.memory.kdump.Kdump.piece_pages": 300,
     "kernel.page_array._RUN_PAGES": 70,
-    "kernel.pagetable._ENTRIES_AT_ONCE": 1024,
+    "kernel.pagetable._ENTRIES_AT_ONCE": 8192,  # a table of pages of 64 KiB
     "procfs.page_contents.PIECE_ROWS": _PIECE_ROWS,
     "procfs.page_contents.PAGES_AT_ONCE": _PAGES_AT_ONCE,
     "procfs.page_contents._FRAMES_AT_ONCE": 1000,

@@ -30,6 +30,7 @@ from tests.lab.running import running
 from tests.lab.truth import report, settle
 from tests.lab.verdict import judge
 from tests.lab.workloads import find
+from tests.small_pieces import small_pieces
 
 pytestmark = pytest.mark.lab
 
@@ -87,6 +88,8 @@ def test_one_moment_is_the_same_however_it_is_read(series: str, tmp_path: Path) 
         settle(system.guest, min_scans=4)
         truth = report(system.guest)
     as_kdump(tmp_path / "core", tmp_path / "kdump", kernel.machine, PAGE_BYTES[series])
+    with small_pieces():
+        small = collect_core(tmp_path / "core", [OWN], seed=seed)
     looks = {
         "vmlinux": collect_core(tmp_path / "core", [kernel.vmlinux], seed=seed, wanted=near),
         "own": collect_core(tmp_path / "core", [OWN], seed=seed),
@@ -95,7 +98,8 @@ def test_one_moment_is_the_same_however_it_is_read(series: str, tmp_path: Path) 
         **inside,
     }
     for table in ("mappings", "frames"):
-        assert getattr(looks["kdump"], table).equals(getattr(looks["own"], table))
+        for other in (looks["kdump"], small):
+            assert getattr(other, table).equals(getattr(looks["own"], table))
     assert looks["live"].info["symbols"] == "BTF"
     assert {look.info["kernel"]["page_size"] for look in looks.values()} == {PAGE_BYTES[series]}
     found = {name: _of_actors(look).counters for name, look in looks.items()}

@@ -34,6 +34,7 @@ from tests.lab.dumps import SERIES
 from tests.lab.makedumpfile import makedumpfile, rearrange
 from tests.lab.recompress import FLAGS, recompress
 from tests.lab.spoiled import with_wrong_note, without_note
+from tests.small_pieces import small_pieces
 
 pytestmark = pytest.mark.lab
 
@@ -80,6 +81,13 @@ def assert_same(found: Snapshot, expected: Snapshot) -> None:
 @pytest.mark.parametrize("name", ["elf-paging", "kdump-zlib"])
 def test_dump_by_qemu(name: str, moment: Path, from_elf: Snapshot) -> None:
     assert_same(snapshot_of(moment / name), from_elf)
+
+
+@pytest.mark.parametrize("name", ["elf", "elf-paging", "kdump-zlib"])
+def test_a_dump_by_qemu_in_small_pieces(name: str, moment: Path, from_elf: Snapshot) -> None:
+    with small_pieces():
+        found = snapshot_of(moment / name)
+    assert_same(found, from_elf)
 
 
 def test_a_flattened_dump_with_a_wrong_note(
@@ -228,6 +236,15 @@ def test_user_pages_filtered_by_a_makedumpfile_older_than_the_kernel(
 @pytest.mark.parametrize("name", ["zlib-1", "lzo-23", "elf-16", "flattened-16"])
 def test_dump_by_a_crash_kernel(name: str, crashed: Path, from_plain: Snapshot) -> None:
     assert_same(snapshot_of(crashed / name), from_plain)
+
+
+@pytest.mark.parametrize("name", ["lzo-23", "flattened-16"])
+def test_a_dump_by_a_crash_kernel_in_small_pieces(
+    name: str, crashed: Path, from_plain: Snapshot
+) -> None:
+    with small_pieces():
+        found = snapshot_of(crashed / name)
+    assert_same(found, from_plain)
 
 
 @pytest.mark.parametrize("name", ["zlib-1", "elf-16"])

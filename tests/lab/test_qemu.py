@@ -26,6 +26,7 @@ from tests.lab.conftest import newest_and_oldest
 from tests.lab.kernels import IN_FULL, ensure_tools, fetch_kernel
 from tests.lab.running import Running, running
 from tests.lab.workload import Workload
+from tests.small_pieces import small_pieces
 
 pytestmark = pytest.mark.lab
 
@@ -73,6 +74,8 @@ def test_a_guest_and_its_dump_are_the_same_snapshot(system: Running, tmp_path: P
     system.guest.qmp("stop")
     live = collect(open_qemu(str(system.monitor), [vmlinux]), seed=0)
     own = collect(open_qemu(str(system.monitor)), seed=0)
+    with small_pieces():
+        small = collect(open_qemu(str(system.monitor), [vmlinux]), seed=0)
     system.guest.dump(tmp_path / "vmcore")
     system.guest.qmp("cont")
     dump = collect_core(tmp_path / "vmcore", [vmlinux], seed=0)
@@ -83,6 +86,7 @@ def test_a_guest_and_its_dump_are_the_same_snapshot(system: Running, tmp_path: P
     for name in TABLES:
         pd.testing.assert_frame_equal(getattr(live, name), getattr(dump, name))
         pd.testing.assert_frame_equal(getattr(own, name), getattr(dump, name))
+        pd.testing.assert_frame_equal(getattr(small, name), getattr(dump, name))
 
 
 def test_a_session_of_drgn_with_a_guest_is_one_with_a_guest(system: Running) -> None:

@@ -21,6 +21,7 @@ from tests.lab.conftest import again, findings, lab_kernel
 from tests.lab.dumps import stopped_guest
 from tests.lab.workload import Workload
 from tests.raw_memory import avml, lime
+from tests.small_pieces import small_pieces
 
 pytestmark = pytest.mark.lab
 
@@ -85,6 +86,13 @@ def test_all_formats_give_the_same(name: str, moment: Path, from_elf: Snapshot) 
     assert_same(found, from_elf)
     assert found.info["source"]["format"] == name
     assert found.info["source"]["warnings"] == []
+
+
+@pytest.mark.parametrize("name", ["lime", "avml"])
+def test_read_in_small_pieces(name: str, moment: Path, from_elf: Snapshot) -> None:
+    with small_pieces():
+        found = snapshot_of(moment / name)
+    assert_same(found, from_elf)
 
 
 def test_pieces_of_one_file_in_another_order(
