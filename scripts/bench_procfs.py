@@ -121,7 +121,9 @@ def _measure(pids: list[int], rounds: int) -> Measured:
 
 
 _START_UP = """
-import estimator.cli, estimator.procfs.collect, estimator.cli.progress, estimator.snapshot.store
+from estimator.cli import one_run
+one_run.prepare()
+import estimator.procfs.collect, estimator.cli.progress, estimator.snapshot.store
 """
 
 

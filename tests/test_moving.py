@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from estimator.arrays import Columns, Mask
+from estimator.arrays import Columns
 from estimator.collect.load import Pace
 from estimator.collect.mappings import FRAME_FACTS, Mapped, Rows, distinct_of
 from estimator.collect.settle import settle
@@ -42,11 +42,11 @@ class System:
         columns["hash"] = pfns * np.uint64(100) + np.uint64(len(self.looks))
         return packed(columns)
 
-    def settle(self, ours: Mask | None = None) -> tuple[Mapped, dict[int, int], int]:
+    def settle(self) -> tuple[Mapped, dict[int, int], int]:
         first = next(self.walks)
         pfns = distinct_of(first.pfn)
         kept, pfns, facts, lost = settle(
-            first, pfns, self.look(pfns), lambda: next(self.walks), self.look, ours
+            first, pfns, self.look(pfns), lambda: next(self.walks), self.look
         )
         hashes = dict(zip(pfns[:].tolist(), facts["hash"][:].tolist(), strict=True))
         return kept, hashes, int(lost.sum())
@@ -87,18 +87,6 @@ def test_what_never_holds_still_is_counted_and_left_out() -> None:
     assert lost == 1
     assert kept.counts["unknown_pages"].tolist() == [0, 1, 0]
     assert len(system.looks) < 10
-
-
-def test_what_moves_because_we_work_is_not_waited_for() -> None:
-    """The pages of VMA 1 are other frames each time; they are left out after the third walk."""
-    walks = [mapped((0, 1, 10), (1, 0, 100 + n), (1, 1, 200 + n)) for n in range(20)]
-    system = System(*walks)
-    kept, _, lost = system.settle(np.array([False, True, False]))
-    assert kept.pfn[:].tolist() == [10]
-    assert lost == 2
-    assert kept.counts["unknown_pages"].tolist() == [0, 2, 0]
-    assert system.looks == [[10, 100, 200], [101, 201]]
-    assert next(system.walks).pfn[:].tolist() == [10, 103, 203]
 
 
 def test_a_pace_makes_reading_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,12 +26,10 @@ def settle(
     facts: Table,
     walk: Callable[[], Mapped],
     look: Callable[[Packed], Table],
-    ours: Mask | None = None,
 ) -> tuple[Mapped, Packed, Table, Ints]:
     """Walk until two walks agree; what they agree on, the frames with their facts, pages lost.
 
     ``facts``: of the frames ``pfns``, read after ``mapped``; ``look`` reads them for other frames.
-    ``ours``: bool per VMA, of this process: what moves because we work is read again once, no more.
     Pages on which the last two walks do not agree are lost: i64 per VMA, and counted in
     ``unknown_pages``. What is given is used up.
     """
@@ -41,8 +39,7 @@ def settle(
         for mask in _same(mapped, latest):
             same.append(mask)
         steady, moved = (_distinct(latest, same, which) for which in (True, False))
-        not_waited_for = None if number == 2 else ours
-        if number == _WALKS or _count_moved(latest, same, not_waited_for) * _ENOUGH <= len(same):
+        if number == _WALKS or _count_moved(same) * _ENOUGH <= len(same):
             break
         fresh = _without(moved, steady)
         if len(fresh):
@@ -67,13 +64,8 @@ def _distinct(mapped: Mapped, same: Packed, which: bool) -> Packed:
     return distinct_of(mapped.pfn, (pfn[mask == which] for pfn, mask in masks))
 
 
-def _count_moved(mapped: Mapped, same: Packed, without: Mask | None) -> int:
-    """The rows that are not the ``same``, ``without`` those of some VMAs."""
-    moved = 0
-    for vma_id, mask in zip(mapped.vma_id.pieces(), same.pieces(), strict=True):
-        counted = ~mask if without is None else ~mask & ~without[vma_id]
-        moved += int(np.count_nonzero(counted))
-    return moved
+def _count_moved(same: Packed) -> int:
+    return sum(len(mask) - int(np.count_nonzero(mask)) for mask in same.pieces())
 
 
 def _without(pfns: Packed, others: Packed) -> Packed:

@@ -205,6 +205,7 @@ class _Collector:
         from estimator.kernel.lru_batches import read_batches
         from estimator.kernel.mapcounts import derive_mapcounts
         from estimator.kernel.merged_pages import frame_ids, mark_merged
+        from estimator.kernel.own_process import own_mm
         from estimator.kernel.page_array import PageArray
         from estimator.kernel.processes import read_processes, still_there
         from estimator.kernel.snapshot_info import snapshot_info
@@ -218,6 +219,8 @@ class _Collector:
         }
         self._progress("processes", 0, 1)
         mms = read_processes(self._prog, self._memory)
+        if self._target.kind == "live" and len(mms.structs):
+            mms = mms.without(own_mm(mms))  # reading changes it
         if not len(mms.structs):
             if self._target.warnings:
                 raise TargetError(f"{self._target.warnings[0]} (no process can be read)")
@@ -259,8 +262,7 @@ class _Collector:
                 kinds = self._kinds(more, latest[0], spaces)
                 return reader.read(more, kinds, self._first_mm(latest[0], more, vmas))
 
-            ours = self._target.ours(mms.columns["pid"])[vmas.mm]
-            mapped, pfns, facts, lost = settle(mapped, pfns, facts, walk_again, look, ours)
+            mapped, pfns, facts, lost = settle(mapped, pfns, facts, walk_again, look)
             latest.clear()
             changed = int(lost[spaces.anonymous].sum())
             there = still_there(self._prog, self._memory, mms)  # what has exited is left out

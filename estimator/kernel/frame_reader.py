@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from estimator.kernel.target import Target
 
 _FRAMES_AT_ONCE = 1 << 20  # in memory as they were read: 40 MB
-_FEW_FRAMES = 1 << 14  # are read before others are forked, which makes what we write to copies
+_FEW_FRAMES = 1 << 14  # are read before another process is forked
 
 
 class FrameReader:

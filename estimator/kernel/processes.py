@@ -93,6 +93,10 @@ class Mms:
             unreadable=unreadable,
         )
 
+    def without(self, rows: Mask) -> Mms:
+        """The mms where ``rows`` is false, numbered anew; that the others are missing is known."""
+        return replace(self.keep(~rows), unreadable=self.unreadable)
+
 
 def read_processes(prog: Program, memory: Memory) -> Mms:
     """Every mm that has a task or stands on ksmd's list, in ksmd's scan order.

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
-import numpy as np
-import numpy.typing as npt
 from drgn import Program
 
-from estimator.arrays import Mask
-from estimator.collect.namespaces import in_first_namespace
 from estimator.kernel.memory import Memory
-
-_PROC = Path("/proc")
 
 
 @dataclass(frozen=True)
@@ -32,15 +24,6 @@ class Target:
     path: str
     format: str
     warnings: tuple[str, ...] = ()
-
-    def ours(self, pids: npt.NDArray[np.int32]) -> Mask:
-        """Which of ``pids``, as the kernel has them, is this process; none where it can't know.
-
-        In a PID namespace of its own a process does not know the pid that the kernel goes by.
-        """
-        known = self.kind == "live" and in_first_namespace(_PROC, "pid")
-        ours: Mask = (pids == os.getpid()) & known
-        return ours
 
     def __enter__(self) -> Self:
         return self
