@@ -38,9 +38,9 @@ def settle(
         same = Packed(np.bool_)
         for mask in _same(mapped, latest):
             same.append(mask)
-        steady, moved = (_distinct(latest, same, which) for which in (True, False))
         if number == _WALKS or _count_moved(same) * _ENOUGH <= len(same):
             break
+        steady, moved = (_distinct(latest, same, which) for which in (True, False))
         fresh = _without(moved, steady)
         if len(fresh):
             pfns, facts = _merge(pfns, facts, fresh, look(fresh))

@@ -109,13 +109,12 @@ def other_tables(
     return make_tables({}, here, others.pop("pfn"), others, seed, page_bytes)
 
 
-def only_mapped(mapped: Mapped, pfns: Packed, facts: Table) -> tuple[Packed, Table]:
-    """Of the frames ``pfns`` with their ``facts``, those that ``mapped`` has; these are used up."""
+def leave_out_unmapped(mapped: Mapped, pfns: Packed, facts: Table) -> None:
+    """Let those of the frames ``pfns`` that ``mapped`` has not be of no kind in their ``facts``."""
     used = ByPfn(pfns, np.bool_, False)
     for rows in mapped.pieces():
         used.put(rows.pfn, True)
-    there = {"pfn": pfns, **facts}
-    kept = like(there)
-    for piece in used_up(there):
-        add(kept, piece, used.of(piece["pfn"]))
-    return kept.pop("pfn"), kept
+    for number, piece in enumerate(side_by_side({"pfn": pfns, "kind": facts["kind"]})):
+        here = used.of(piece["pfn"])
+        if not here.all():
+            facts["kind"].change(number, np.where(here, piece["kind"], np.uint8(0)))

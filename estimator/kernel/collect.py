@@ -19,7 +19,7 @@ from estimator.collect.mappings import Mapped, distinct_of, first_mappings
 from estimator.collect.progress import Progress, silent
 from estimator.collect.seed import random_seed
 from estimator.collect.settle import settle
-from estimator.collect.tables import Table, kinds_of, make_tables, only_mapped, other_tables
+from estimator.collect.tables import Table, kinds_of, leave_out_unmapped, make_tables, other_tables
 from estimator.errors import CannotAnswerError, TargetError
 from estimator.kernel.frame_reader import FrameReader
 from estimator.packed import Packed
@@ -269,7 +269,7 @@ class _Collector:
             mapped = mapped.of_vmas(there[vmas.mm])
             mms, vmas = mms.keep(there), vmas.of_mms(there)
             spaces = AddressSpaces(self._prog, self._memory, mms, vmas, self._contents)
-            pfns, facts = only_mapped(mapped, pfns, facts)
+            leave_out_unmapped(mapped, pfns, facts)
         vma_columns = spaces.columns
         others = None
         if self._contents != CONTENTS[0]:

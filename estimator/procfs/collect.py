@@ -21,7 +21,7 @@ from estimator.collect.further_hashes import Areas, Further, Wanted
 from estimator.collect.mappings import Mapped, distinct_of
 from estimator.collect.seed import about_hash, random_seed
 from estimator.collect.settle import settle
-from estimator.collect.tables import Table, make_tables, only_mapped, other_tables
+from estimator.collect.tables import Table, leave_out_unmapped, make_tables, other_tables
 from estimator.packed import Packed, side_by_side
 from estimator.procfs.ksm_counters import ksmd_cpu_seconds, read_identity
 from estimator.procfs.ksm_settings import read_settings, thp_enabled, thp_orders
@@ -199,7 +199,7 @@ def gather_procfs(
     names, pages = unreadable(processes, there)
     table = numbered(table, there, listed, said)
     vmas = _renumbered(vmas, there)
-    pfns, facts = only_mapped(mapped, pfns, facts)
+    leave_out_unmapped(mapped, pfns, facts)
     tables = None
     if contents != CONTENTS[0]:
         tables = other_tables(mapped, pfns, facts, seed, PAGE_BYTES)
