@@ -22,6 +22,7 @@ Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int32]  # rows, frames, contents: 2^31 pages are 8 TiB
 Bytes = npt.NDArray[np.uint8]
+Narrow = npt.NDArray[np.integer]  # what ``narrow`` makes
 Columns = dict[str, npt.NDArray[Any]]  # of a table, by name
 Empty = Callable[[int, npt.DTypeLike], npt.NDArray[Any]]
 """Makes an array of so many elements of a type, as ``np.empty`` does, in memory or elsewhere."""
@@ -224,7 +225,7 @@ def ascending(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return ordered[new]
 
 
-def narrow(values: npt.NDArray[np.integer], empty: Empty = np.empty) -> npt.NDArray[np.integer]:
+def narrow(values: Narrow, empty: Empty = np.empty) -> Narrow:
     """``values``, in a type of one or two bytes if that holds them: no numbers to reckon with."""
     least, most = int(values.min(initial=0)), int(values.max(initial=0))
     for dtype in (np.uint8, np.int8, np.uint16, np.int16):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from estimator.arrays import Ints, Mask, narrow, pieces
+from estimator.arrays import Ints, Mask, pieces
 from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.case import Case
 from estimator.ksm.credits import Freed
@@ -104,7 +104,7 @@ def freed_frames(case: Case, fate: Fate, unmapped: Ints) -> Freed:
     return Freed(
         frame_of_row=case.frame_of_row,
         content=case.contents.of_frame,
-        mapcount=narrow(facts.mapcount),
+        mapcount=facts.mapcount,
         gone=free | fate.vanished,
         copied=fate.copied,
         folio=facts.folio,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator import arrays as bulk
-from estimator.arrays import Bytes, Ints, Mask, Numbers, Words
+from estimator.arrays import Bytes, Ints, Mask, Narrow, Numbers, Words
 from estimator.ksm.candidates import Candidates
 from estimator.ksm.mergeable import Pins, clean_read_only
 from estimator.ksm.rules import Rules
@@ -38,13 +38,14 @@ class FrameFacts:
     ``on_node``: how many of the items are on that node already. ``opaque``: an item is PROT_NONE
     where that hides it from searches of the unstable tree.
 
-    To be read alone: one that is the same of all frames may be a single number in memory.
+    To be read alone: one that is the same of all frames may be a single number in memory. Numbers
+    may be of one byte (``arrays.narrow``): no reckoning with two of them.
     """
 
     known: Mask
-    items: Numbers
+    items: Narrow
     first: Numbers
-    mapcount: Numbers
+    mapcount: Narrow
     folio: Numbers
     pinned: Mask
     blocked: Mask
@@ -54,7 +55,7 @@ class FrameFacts:
     mlocked: Mask
     ksm: Mask
     node: Mask
-    on_node: Numbers
+    on_node: Narrow
     opaque: Mask
 
 
@@ -71,7 +72,7 @@ class FrameLooks:
     zero: Mask
     tagged: Mask
     mlocked: Mask
-    mapcount: Numbers
+    mapcount: Narrow
     pinned: Mask
 
 
@@ -102,15 +103,17 @@ def look_at_frames(snapshot: Snapshot) -> FrameLooks:
     known, ksm, large, exclusive, zero, tagged, mlocked, pinned = map(
         bulk.alike, (known, ksm, large, exclusive, zero, tagged, mlocked, pins.pinned())
     )
-    return FrameLooks(known, ksm, large, exclusive, zero, tagged, mlocked, mapcount, pinned)
+    return FrameLooks(
+        known, ksm, large, exclusive, zero, tagged, mlocked, bulk.narrow(mapcount), pinned
+    )
 
 
-def items_of_frames(candidates: Candidates, frames: int) -> tuple[Numbers, Numbers]:
+def items_of_frames(candidates: Candidates, frames: int) -> tuple[Narrow, Numbers]:
     """``items`` and ``first`` of ``FrameFacts``, also where the content is not known."""
     first = np.full(frames, NEVER, dtype=np.int32)
     for piece in reversed(list(bulk.pieces(len(candidates.frame)))):
         first[candidates.frame[piece][::-1]] = candidates.row_numbers(piece)[::-1]
-    return bulk.count(candidates.frame, frames), first
+    return bulk.narrow(bulk.count(candidates.frame, frames)), first
 
 
 def frame_facts(
@@ -118,7 +121,7 @@ def frame_facts(
     candidates: Candidates,
     rules: Rules,
     looks: FrameLooks,
-    items: Numbers,
+    items: Narrow,
     first: Numbers,
 ) -> FrameFacts:
     """Gather the facts; linear in the number of mappings and frames.
@@ -167,7 +170,7 @@ def frame_facts(
         mlocked=looks.mlocked,
         ksm=ksm,
         node=bulk.alike(node),
-        on_node=on_node,
+        on_node=bulk.narrow(on_node) if node.any() else on_node,
         opaque=opaque,
     )
 

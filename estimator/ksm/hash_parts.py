@@ -195,9 +195,9 @@ def _without(facts: FrameFacts, frames: Mask) -> FrameFacts:
     maybe_blocked = facts.maybe_blocked & ~frames
     return replace(
         facts,
-        items=items.astype(np.int32),
+        items=items,
         first=first.astype(np.int32),
-        on_node=on_node.astype(np.int32),
+        on_node=on_node,
         opaque=opaque,
         maybe_blocked=maybe_blocked,
     )
@@ -290,7 +290,8 @@ class _Whole:
         for field in fields(FrameFacts):
             values = getattr(facts, field.name)
             if field.name not in self._facts:
-                self._facts[field.name] = self._empty(self._frames, values.dtype)
+                dtype = np.bool_ if values.dtype == np.bool_ else np.int32
+                self._facts[field.name] = self._empty(self._frames, dtype)
             self._facts[field.name][frames] = values
         contents = case.contents
         number = np.where(contents.of_frame < 0, -1, contents.of_frame + self._contents)
