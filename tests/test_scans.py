@@ -57,7 +57,7 @@ def played(case: Case, kind: type[Ksmd] = Ksmd, within_scans: int = 0) -> pd.Dat
     facts, never = case.facts, np.full(len(case.facts.items), NEVER, dtype=np.int32)
     items, state = items_of(case, facts.items > 0, never[:0], closed_trees, never)
     ksmd = kind(items, state, case.rules)
-    lost = can_vanish(facts, case.rules)
+    lost = can_vanish(facts, case.rules).copy()
     locked = case.frame_of_row[in_locked_vma(case.snapshot, np.arange(len(case.frame_of_row)))]
     lost[locked] = False
     unmapped = unmapped_pieces(case)

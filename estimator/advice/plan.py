@@ -9,16 +9,16 @@ the share, by the model's own answer for exactly that set and what is on already
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.advice.attribution import contributions, page_bytes
+from estimator.advice.attribution import contributions, page_bytes, scanned_pages
 from estimator.advice.borders import domain_signature
 from estimator.advice.elsewhere import on_elsewhere
 from estimator.advice.frontier import Peeling, frontier
@@ -27,6 +27,7 @@ from estimator.advice.opt_in import Means, OptIns, opt_ins, visited_pages
 from estimator.advice.patterns import Patterns, patterns
 from estimator.advice.program_file import program_file
 from estimator.advice.smallest import Best, best_sets
+from estimator.advice.verdict import Savings, savings
 from estimator.arrays import Ints, Mask
 from estimator.errors import UsageError
 from estimator.ksm.hash_parts import Workroom
@@ -60,7 +61,8 @@ class Plan:
     ``only``: by which means, empty where none were named. ``worth_bytes``: less than this, net, no
     line brings. ``possible``: how many lines there were to choose from. ``share_reached``: False
     where what is worth a line saves less than the share. ``reachable``: the model's answer for all
-    lines and what is on; ``everything``: for all candidates; ``prediction``: for exactly this plan.
+    lines and what is on; ``everything``: for all candidates, with its ``savings``; ``prediction``:
+    for exactly this plan, which visits ``scanned_pages`` in a full scan.
     ``frontier``: groups of VMAs, best first: cgroup, comm, name, and cumulated scanned_pages and
     saved_pages. ``within``: the border that counted sharing may not cross; ``within_pages``: frames
     that the plan saves without crossing it. ``elsewhere``: what is on and was not selected, see
@@ -76,8 +78,10 @@ class Plan:
     share_reached: bool
     frontier: pd.DataFrame
     everything: Prediction
+    savings: Savings
     reachable: Prediction
     prediction: Prediction
+    scanned_pages: int
     within_pages: int
     elsewhere: pd.DataFrame
     host: Host
@@ -97,21 +101,24 @@ def make_plan(
     only: Collection[Means] = (),
     *,
     room: Workroom | None = None,
+    keep_rows: bool = True,
 ) -> Plan:
     """The fewest lines found that save ``share`` of what all lines by the means ``only`` would.
 
     ``only``: empty for services, programs and virtual machines. ``within`` counts only sharing
     inside one uid or one cgroup; the kernel itself merges across. The set is the smallest where no
     more than ``smallest.EXACT`` lines are worth doing, greedy where there are more. Its numbers
-    come from a prediction of exactly this set. ``room``: as for ``predict``. Raises UsageError if
-    ``share`` is not in (0, 1] or the kernel lacks the means.
+    come from a prediction of exactly this set. ``room``: as for ``predict``. ``keep_rows``: False
+    where nobody asks for those of ``everything`` and ``reachable``: they are given back. Raises
+    UsageError if ``share`` is not in (0, 1] or the kernel lacks the means.
     """
     if not 0 < share <= 1:
         raise UsageError(f"a share of {share:g} is not between 0 and 1")
     everything = predict(snapshot, policy or Policy(), room=room)
     ways = opt_ins(snapshot, everything, only, apart_by_uid=within == "uid")
-    answer = partial(_with, snapshot, everything, ways, room)
-    reachable = answer(np.arange(len(ways.lines)))
+    saved, steps = savings(snapshot, everything), _frontier(snapshot, everything, within)
+    answers = _Answers(snapshot, everything, ways, room, keep_rows)
+    reachable = answers.of(np.arange(len(ways.lines)))
     found = _patterns(snapshot, reachable, ways.line_of_vma, within)
     size = page_bytes(snapshot)
     visited = visited_pages(snapshot, reachable, ways.line_of_vma, len(ways.lines))
@@ -119,8 +126,10 @@ def make_plan(
     all_pages = Peeling(found, max(len(ways.lines), 1)).saved_pages - cost_pages.sum()
     worth_bytes = max(1, int(min(WORTH_BYTES, WORTH_SHARE * all_pages * size)))
     sets = best_sets(found, cost_pages, worth_bytes / size)
+    del found
+    reachable.forget()
     chosen, prediction, reached = _first_that_saves(
-        partial(_with, snapshot, reachable, ways, room),
+        answers,
         sets,
         share,
         all_pages,
@@ -137,10 +146,12 @@ def make_plan(
         worth_bytes=worth_bytes,
         possible=len(ways.lines),
         share_reached=reached,
-        frontier=_frontier(snapshot, everything, within),
+        frontier=steps,
         everything=everything,
+        savings=saved,
         reachable=reachable,
         prediction=prediction,
+        scanned_pages=scanned_pages(prediction),
         within_pages=Peeling(found, max(len(lines), 1)).saved_pages,
         elsewhere=on_elsewhere(snapshot, everything, room),
         host=host_of(snapshot),
@@ -163,19 +174,53 @@ def restrict(snapshot: Snapshot, vmas: Mask) -> Snapshot:
     )
 
 
-def _with(
-    snapshot: Snapshot, everything: Prediction, ways: OptIns, room: Workroom | None, lines: Ints
-) -> Prediction:
-    """The model's answer for ``lines`` and what is on already."""
-    vmas = ways.on | np.isin(ways.line_of_vma, lines)
-    taking_part = everything.vmas.loc[everything.vmas["excluded_by"].isna(), "vma_id"].to_numpy()
-    if vmas[taking_part].all():
-        return everything
-    return predict(restrict(snapshot, vmas), everything.policy, room=room)
+class _Answers:
+    """The model's answers for some lines and what is on.
+
+    Without ``keep_rows`` two at most have their rows: the latest and ``best``.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        everything: Prediction,
+        ways: OptIns,
+        room: Workroom | None,
+        keep_rows: bool,
+    ) -> None:
+        self._snapshot, self._ways, self._room = snapshot, ways, room
+        self._keep_rows, self._policy = keep_rows, everything.policy
+        is_open = everything.vmas["excluded_by"].isna()
+        self._open = everything.vmas.loc[is_open, "vma_id"].to_numpy()
+        self._held = [(np.ones(len(self._open), np.bool_), everything)]
+        self.best: Prediction | None = None
+
+    def of(self, lines: Ints) -> Prediction:
+        """The answer for these lines; what another one holds may be given back."""
+        takes_part = self._takes_part(lines)
+        for known, prediction in self._held:
+            if np.array_equal(known, takes_part):
+                return prediction
+        if not self._keep_rows:
+            others = [each for each in self._held if each[1] is not self.best]
+            self._held = [each for each in self._held if each[1] is self.best]
+            for _, prediction in others:
+                prediction.give_back()
+        vmas = np.zeros(len(self._snapshot.vmas), np.bool_)
+        vmas[self._open] = takes_part
+        found = predict(restrict(self._snapshot, vmas), self._policy, room=self._room)
+        self._held.append((takes_part, found))
+        return found
+
+    def _takes_part(self, lines: Ints) -> Mask:
+        """Which of the VMAs that are open to merging do."""
+        line = self._ways.line_of_vma[self._open]
+        takes_part: Mask = self._ways.on[self._open] | np.isin(line, lines)
+        return takes_part
 
 
 def _first_that_saves(
-    predict_with: Callable[[Ints], Prediction],
+    answers: _Answers,
     sets: list[Best],
     share: float,
     all_pages: float,
@@ -194,16 +239,18 @@ def _first_that_saves(
     goal = min(share * most, most)  # below 0, where what is on costs more than it frees
 
     @cache
-    def answer(number: int) -> Prediction:
-        return predict_with(sets[number].lines)
-
     def saves(number: int) -> bool:
-        return answer(number).physical["net_bytes_saved"] >= goal
+        found = answers.of(sets[number].lines)
+        enough = found.physical["net_bytes_saved"] >= goal
+        if enough:
+            answers.best = found  # so far: those that are asked later are smaller
+        return enough
 
     number = min(first, last)
     if exact and not saves(number):
         number = bisect_left(range(last), True, lo=number + 1, key=saves) if number < last else last
-    return sets[number].lines, answer(number), saves(number) if exact else first <= last
+    reached = saves(number) if exact else first <= last
+    return sets[number].lines, answers.of(sets[number].lines), reached
 
 
 def _patterns(

@@ -113,11 +113,13 @@ def schedule(
     cost: PageCost | None = None,
     *,
     room: Workroom | None = None,
+    keep_rows: bool = True,
 ) -> Schedule:
     """Settings that scan what ``prediction`` scans in ``target_seconds``; ``cost``: if known.
 
-    ``room``: as for ``predict``. Raises CannotAnswerError if the snapshot does not say how ksmd is
-    set.
+    ``room``: as for ``predict``. ``keep_rows``: False where nobody asks for those of ``prediction``
+    afterwards: they are given back. Raises CannotAnswerError if the snapshot does not say how ksmd
+    is set.
     """
     ksm, counters = snapshot.info["ksm"], prediction.counters
     pages = scanned_pages(prediction)
@@ -149,7 +151,11 @@ def schedule(
     if advisor:
         ends = (end.in_scan(merging) for end in (costs.least, costs.most))
         advised = ScanRange(*(advisor_course(pages, paused, end, advisor)[-1] for end in ends))
-    found = forecast(prediction.snapshot, prediction.policy, room=room, at_rest=prediction)
+    resting = resting_work(prediction, rest)
+    if not keep_rows:
+        prediction.give_back()
+    at_rest = prediction if keep_rows else None
+    found = forecast(prediction.snapshot, prediction.policy, room=room, at_rest=at_rest)
     on = settings_of(snapshot) if ksm.get("advisor_mode") == 1 else None
     as_set = Pacing(pages_to_scan, sleep, on, advisor_was_on=on is not None)
     return Schedule(
@@ -160,7 +166,7 @@ def schedule(
         as_proposed=pace(snapshot, found, Pacing(wanted, paused), costs),
         first=scan(merging, pages, pages_to_scan, sleep),
         proposed=scan(merging, pages, wanted, paused),
-        at_rest=scan(resting_work(prediction, rest), rest, wanted, paused),
+        at_rest=scan(resting, rest, wanted, paused),
         advisor=advisor,
         advised=advised,
         running=ksm.get("run") == 1,

@@ -191,7 +191,7 @@ def advise(
     advice, policy = _split(chosen)
     with room_for(ADVICE, max_memory, in_parts=True) as allow:
         opened = open_snapshot(snapshot, stored=True, allow=allow)
-        plan, schedule, risk = _advise(opened, policy, advice, allow.parts)
+        plan, schedule, risk = _advise(opened, policy, advice, allow.parts, keep_rows=False)
         if as_json:
             click.echo(json.dumps(plan_json(plan, schedule, risk)))
         else:
@@ -401,8 +401,14 @@ def write_json(prediction: Prediction) -> None:
 
 
 def _advise(
-    snapshot: Snapshot, policy: dict[str, Any], advice: _Advice, room: Workroom | None
+    snapshot: Snapshot,
+    policy: dict[str, Any],
+    advice: _Advice,
+    room: Workroom | None,
+    *,
+    keep_rows: bool,
 ) -> Any:
+    """``keep_rows``: see ``make_plan`` and ``schedule``."""
     from estimator.advice.opt_in import MEANS
     from estimator.advice.plan import make_plan
     from estimator.advice.risk import assess
@@ -412,11 +418,19 @@ def _advise(
     labels = read_labels(snapshot, advice.labels) if advice.labels else None
     means = [MEANS[name] for name in advice.only]
     share, within = advice.share / 100, advice.within
-    plan = make_plan(snapshot, Policy(**policy), share, within, means, room=room)
+    asked = Policy(**policy)
+    plan = make_plan(snapshot, asked, share, within, means, room=room, keep_rows=keep_rows)
     risk = assess(snapshot, plan.prediction, labels=labels)
     for prediction in (plan.everything, plan.reachable, plan.prediction):
         prediction.forget()  # the forecast holds as much again
-    times = schedule(snapshot, plan.prediction, advice.scan_time, advice.page_cost, room=room)
+    times = schedule(
+        snapshot,
+        plan.prediction,
+        advice.scan_time,
+        advice.page_cost,
+        room=room,
+        keep_rows=keep_rows,
+    )
     return plan, times, risk
 
 
@@ -436,7 +450,7 @@ def _page(
 
         bound = upper_bound(snapshot, Policy(**policy))
         return bound_page(snapshot, bound), bound.coverage
-    plan, times, risk = _advise(snapshot, policy, advice, room)
+    plan, times, risk = _advise(snapshot, policy, advice, room, keep_rows=True)
     return report_page(snapshot, plan.everything, plan, times, risk), plan.everything.coverage
 
 

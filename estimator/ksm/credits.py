@@ -10,7 +10,19 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Empty, Ints, Mask, Numbers, Rows, Where, at, made, narrow, pieces
+from estimator.arrays import (
+    Empty,
+    Ints,
+    Mask,
+    Narrow,
+    Numbers,
+    Rows,
+    Where,
+    at,
+    made,
+    narrow,
+    pieces,
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,7 @@ class Freed:
 
     frame_of_row: npt.NDArray[np.uint32]
     content: npt.NDArray[np.int32]
-    mapcount: npt.NDArray[np.integer]
+    mapcount: Narrow
     gone: npt.NDArray[np.bool_]
     copied: npt.NDArray[np.int64]
     folio: npt.NDArray[np.int32]
@@ -47,8 +59,8 @@ class Credits:
     Per frame, as the model starts with them: ``converted``: unsigned, how many of its mappings take
     part in a merge or go to the zero page. ``given_up``: bool, all its mappings, system-wide, do:
     it is freed, or ``stays`` as a KSM page. ``stable_node``: i32, the frame that its merged
-    mappings map in the end, -1 for none. ``ends``: i32, how many frames that are given up end on
-    it.
+    mappings map in the end, -1 for none. ``ends``: as narrow, how many frames that are given up end
+    on it.
 
     ``of_folio``: i64 per large folio, frames that its split frees and that no mapping gives up,
     credited to the mappings of the folio that ksmd scans, in equal parts.
@@ -57,10 +69,10 @@ class Credits:
     ``scanned``: see ``credits_of``.
     """
 
-    converted: npt.NDArray[np.integer]
+    converted: Narrow
     given_up: Mask
     stable_node: Numbers
-    ends: Numbers
+    ends: Narrow
     of_folio: Ints
     freed: Freed = field(repr=False)
     converts: Where = field(repr=False)
@@ -168,7 +180,8 @@ def credits_of(
         np.add.at(ends, end[end >= 0], np.int32(1))
         by_split = np.flatnonzero(gone & (leave[piece] == 0))
         np.add.at(of_folio, freed.folio[piece][by_split], 1)
-    return Credits(narrow(leave, empty), given_up, node, ends, of_folio, freed, converts, scanned)
+    leave, ends = (narrow(numbers, empty) for numbers in (leave, ends))
+    return Credits(leave, given_up, node, ends, of_folio, freed, converts, scanned)
 
 
 def ends_of(given_up: Mask, node: Numbers, empty: Empty) -> Numbers:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Ints, Mask, Numbers, alike, each_piece, take
+from estimator.arrays import Ints, Mask, Numbers, alike, each_piece, pieces, take
 from estimator.ksm.case import Case
 from estimator.ksm.closed_forms import ClosedForms, closed_forms
 from estimator.ksm.contents import first_split_of_folio, per_frame
@@ -236,7 +236,8 @@ def fate_of(case: Case, solved: Solved) -> Fate:
         moved &= ~_gone(code[frame])
         np.add.at(left, frame[moved], np.int32(1))
     np.add.at(left, case.frame_of_row[copied], np.int32(1))
-    vanished[case.frame_of_row[candidates.written]] = False
+    if vanished.any():
+        vanished[case.frame_of_row[candidates.written]] = False
     simulated = solved.ordered.rows if solved.ordered else root[:0]
     return Fate(outcome, stable_frame, copied, left, vanished, ksm, node, split, scans, simulated)
 
@@ -301,9 +302,10 @@ def _locked_zero_pages(
 
 def _per_row(case: Case, of_frame: npt.NDArray[Any], elsewhere: int) -> npt.NDArray[Any]:
     """Values per frame as those of its items; ``elsewhere`` for mappings that are none."""
-    of_candidate = take(of_frame, case.candidates.frame)
-    if case.candidates.rows is None:
-        return of_candidate
+    frame, rows = case.candidates.frame, case.candidates.rows
+    if rows is None:
+        return take(of_frame, frame)
     of_row = np.full(len(case.frame_of_row), elsewhere, of_frame.dtype)
-    of_row[case.candidates.rows] = of_candidate
+    for piece in pieces(len(rows)):
+        of_row[rows[piece]] = of_frame.take(frame[piece])
     return of_row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -129,6 +129,15 @@ class Prediction:
         for name in ("credits", "between_mms"):
             vars(self).pop(name, None)
 
+    def give_back(self) -> None:
+        """Give back the memory of all that is said of rows and frames: to ask is an error then.
+
+        What is counted stays: ``counters``, ``physical``, ``coverage``, the tables.
+        """
+        self.forget()
+        rows = ("outcome", "stable_node", "content", "freed")
+        vars(self).update(dict.fromkeys(rows, _GivenBack()))
+
     def contents(self, limit: int = 100) -> pd.DataFrame:
         """The ``limit`` most duplicated contents: those that free the most frames, biggest first.
 
@@ -177,3 +186,12 @@ class Prediction:
     def _repr_html_(self) -> str:
         """The counters, in a notebook."""
         return pd.Series(self.counters | self.physical, name="predicted").to_frame().to_html()
+
+
+class _GivenBack:
+    """In the place of arrays that are gone."""
+
+    def _gone(self, *_: object) -> NoReturn:
+        raise RuntimeError("the rows of this prediction were given back")
+
+    __getattr__ = __getitem__ = __len__ = __array__ = _gone

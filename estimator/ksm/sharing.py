@@ -97,7 +97,8 @@ def sums_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tupl
         merging = np.flatnonzero((end >= 0) & (prediction.is_converted(rows) | ~left))
         frame, end, left = frame[merging], end[merging], left[merging]
         stays = found.given_up.take(end) & (found.stable_node.take(end) == end)
-        ending = found.ends.take(end) + ~stays  # with the one that stays, whoever holds it
+        ending = found.ends.take(end).astype(np.int64)
+        ending += ~stays  # with the one that stays, whoever holds it
         each = np.where(found.given_up.take(end), 1 - 1 / ending, 1.0)
         each /= np.maximum(found.converted.take(frame), 1)
         credit[merging[left]] -= each[left]

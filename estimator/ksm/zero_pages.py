@@ -30,9 +30,12 @@ def zero_contents_apart(contents: Contents, facts: FrameFacts, rules: Rules) -> 
 
 
 def can_vanish(facts: FrameFacts, rules: Rules) -> Mask:
-    """Bool per frame: a split of its folio replaces its unlocked mappings by the zero page."""
+    """Bool per frame: a split of its folio replaces its unlocked mappings by the zero page.
+
+    To be read alone.
+    """
     if not rules.split_maps_zero_page or facts.folio.max(initial=-1) < 0:
-        return np.zeros(len(facts.items), dtype=bool)
+        return np.broadcast_to(np.False_, len(facts.items))
     return facts.zero & facts.known & (facts.folio >= 0) & ~facts.pinned & ~facts.mlocked
 
 

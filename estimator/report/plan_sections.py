@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from estimator.advice import verdict as _savings
-from estimator.advice.attribution import page_bytes, scanned_pages
+from estimator.advice.attribution import page_bytes
 from estimator.advice.opt_in import MEANS
 from estimator.advice.plan import Plan
 from estimator.advice.risk import Risk
@@ -79,7 +78,7 @@ def plan_sections(snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk
 
 def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
     """The plan in a few sentences: worth it or not, what it brings, what it scans."""
-    everything = _savings.savings(snapshot, plan.everything)
+    everything = plan.savings
     sentences = []
     if plan.lines.empty or not everything.worth_it:
         sentences = [words.verdict(plan.everything.policy, everything, plan.everything.coverage)]
@@ -89,7 +88,7 @@ def plan_words(snapshot: Snapshot, plan: Plan) -> list[str]:
         sentences.append(
             f"{more} is not worth it here; the best set there is follows all the same."
         )
-    scanned = scanned_pages(plan.prediction)
+    scanned = plan.scanned_pages
     net, most, lines_net = (
         _or_nothing(one.physical["net_bytes_saved"])
         for one in (plan.prediction, plan.everything, plan.reachable)

@@ -16,7 +16,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from estimator.advice.attribution import page_bytes, scanned_pages
+from estimator.advice.attribution import page_bytes
 from estimator.advice.plan import Plan
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.sharing import saved_between
@@ -45,7 +45,7 @@ def frontier_figure(snapshot: Snapshot, plan: Plan, *, narrow: bool = False) -> 
     scanned = np.concatenate([[0], steps["scanned_pages"]]) * scale
     saved = np.concatenate([[0], steps["saved_pages"]]) * scale
     freed, whole = (p.physical["frames_freed"] for p in (plan.prediction, plan.everything))
-    place = (scanned_pages(plan.prediction) * scale, freed * scale)
+    place = (plan.scanned_pages * scale, freed * scale)
     figure = Figure(
         figsize=(NARROW_INCHES, 3.4) if narrow else (WIDE_INCHES, 3.8), layout="constrained"
     )
