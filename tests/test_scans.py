@@ -197,6 +197,15 @@ def test_what_break_cow_did_not_make_new_merges_earlier(kind: type[Ksmd]) -> Non
     assert_inside_the_bounds(system, kind)
 
 
+def test_what_others_keep_need_not_be_what_stays() -> None:
+    """A search that gives up at a piece that went makes another frame the KSM page."""
+    system = System("6.12")
+    system.process(*folio([0, 1, 1, 0]), *small(1, outside=1))
+    snapshot = assert_inside_the_bounds(system, Blocking)
+    bounds, at_rest = forecast(snapshot, ENABLED).bounds, predict(snapshot, ENABLED)
+    assert bounds.least["frames_freed"].iloc[-1] < at_rest.physical["frames_freed"]
+
+
 def assert_inside_the_bounds(system: System, kind: type[Ksmd]) -> Snapshot:
     snapshot = system.snapshot()
     seen = played(case_of(snapshot)[0], kind)

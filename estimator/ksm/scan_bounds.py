@@ -5,7 +5,9 @@ is neither inserted nor merged in this scan (unstable_tree_search_insert() in mm
 happens where a split of a huge page takes a zero-filled piece that is in the tree. Which searches
 come by depends on how the bytes of pages compare, which hashes do not tell. So from the place in
 the scan where the page goes, each search may give up or not; what has a stable node by then is not
-concerned. In later scans the item is not in the tree any more. With smart_scan, where break_cow()
+concerned. In later scans the item is not in the tree any more. Another page may be the first that
+merges, and becomes the KSM page: fewer frames are freed where one that others map as well, who keep
+it anyhow, is not the one that stays. With smart_scan, where break_cow()
 makes an item new (7.3), a search that gave up can also be for the good: what it did not undo keeps
 its age, and merges earlier than without.
 
@@ -121,6 +123,10 @@ def scan_bounds(
         waiting = scans["full_scans"].between(blocked.since, blocked.until, inclusive="left")
         copied = copies(timing)[0] if blocked.ages else fate.copied
         most["frames_freed"] += waiting * len(copied)
+        fewer, more = _other_nodes(case, fate, blocked.doubtful)
+        then = scans["full_scans"] >= blocked.since
+        least["frames_freed"] -= then * fewer
+        most["frames_freed"] += then * more
     unmerged = most["ksm_rmap_items"] - least["pages_shared"] - least["pages_sharing"]
     if blocked is not None and blocked.ages:
         _skip_any(least, most, unmerged, blocked.since)
@@ -131,7 +137,8 @@ def scan_bounds(
         if case.rules.smart_scan:
             _skip_any(least, most, unmerged, since=1)
         least["pages_scanned"] -= least["pages_scanned"].iloc[0]  # of it, all but the last page
-    most["bytes_saved"] = most["frames_freed"] * case.rules.page_bytes
+    for bound in (least, most):
+        bound["bytes_saved"] = bound["frames_freed"] * case.rules.page_bytes
     merged = most["pages_shared"] + most["pages_sharing"]
     volatile = least["ksm_rmap_items"] - merged - most["pages_unshared"]
     least["pages_volatile"] = np.maximum(volatile, 0)
@@ -312,6 +319,25 @@ def _unshared_of_blocked(
         least[scan - 1] = min(certain, least[scan - 1])
         most[scan - 1] += doubtful
     return least, most
+
+
+def _other_nodes(case: Case, fate: Fate, doubtful: Mask) -> tuple[int, int]:
+    """How many frames fewer and more are freed if other ones become the KSM pages of a content.
+
+    ``doubtful``: bool per content. A frame that is mapped outside of the items is kept anyhow.
+    """
+    facts, contents = case.facts, case.contents
+    can_be = per_frame(doubtful, contents) & (facts.items > 0) & ~facts.blocked & ~facts.node
+    frame = np.flatnonzero(can_be)
+    content, outside = contents.of_frame[frame], facts.mapcount[frame] > facts.items[frame]
+
+    def of_each(chosen: Mask) -> Ints:
+        return np.bincount(content[chosen], minlength=len(contents))
+
+    nodes, kept_nodes = of_each(fate.node[frame]), of_each(fate.node[frame] & outside)
+    kept, others = of_each(outside), of_each(~outside)
+    fewest, most = np.maximum(nodes - others, 0), np.minimum(nodes, kept)
+    return int((kept_nodes - fewest).sum()), int((most - kept_nodes).sum())
 
 
 def _smart_scan_forgets(case: Case) -> bool:
