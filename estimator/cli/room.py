@@ -49,11 +49,11 @@ class Need:
 
 
 # ./scripts/bench memory measures them
-COUNTERS = Need(per_mapping=28, per_frame=44)
+COUNTERS = Need(per_mapping=20, per_frame=28)
 REPORT = Need(per_mapping=70, per_frame=60)  # JSON too; where half of all has one content
 ADVICE = Need(per_mapping=70, per_frame=60)
 PAGE = Need(per_mapping=110, per_frame=80)
-FORECAST = Need(per_mapping=50, per_frame=56)
+FORECAST = Need(per_mapping=30, per_frame=40)
 RAMP = Need(per_mapping=160, per_frame=100)
 IN_MEMORY = Need(per_mapping=60, per_frame=140)  # as-if: no row stays in its file
 IN_PARTS = Need(per_mapping=4, per_frame=12)  # what there is of all, whatever the parts
