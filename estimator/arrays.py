@@ -93,16 +93,20 @@ class FirstOf:
     def __init__(self, size: int, empty: Empty = np.empty) -> None:
         self._row = empty(size, np.int32)
 
-    def row(self, numbers: npt.NDArray[np.integer]) -> Ints:
-        """The first row of each one's number, i64 per row of ``numbers``.
+    def row(self, numbers: npt.NDArray[np.integer]) -> Numbers:
+        """The first row of each one's number, i32 per row of ``numbers``.
 
         In several threads at once only where they look at different numbers; AssertionError where
         it is noticed that they do not.
         """
-        self._row[numbers[::-1]] = np.arange(len(numbers) - 1, -1, -1, dtype=np.int32)
-        row = self._row.take(numbers).astype(np.int64)
-        if not np.array_equal(numbers.take(row, mode="clip"), numbers):
-            raise AssertionError("two threads looked at the same numbers")
+        for piece in reversed(list(pieces(len(numbers)))):
+            backwards = np.arange(piece.stop - 1, piece.start - 1, -1, dtype=np.int32)
+            self._row[numbers[piece][::-1]] = backwards
+        row = np.empty(len(numbers), np.int32)
+        for piece in pieces(len(numbers)):
+            row[piece] = self._row.take(numbers[piece])
+            if not np.array_equal(numbers.take(row[piece], mode="clip"), numbers[piece]):
+                raise AssertionError("two threads looked at the same numbers")
         return row
 
 

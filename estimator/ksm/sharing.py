@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import FirstOf, Ints, Words, in_turn, pieces
+from estimator.arrays import FirstOf, Ints, Numbers, Words, in_turn, pieces
 from estimator.ksm.content_parts import rows_by_content
 from estimator.snapshot.names import units_of
 from estimator.snapshot.snapshot import vma_starts, vmas_of
@@ -90,26 +90,30 @@ def sums_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tupl
 
     def part(rows: Ints) -> tuple[Floats, list[_Vectors]]:
         """What ``rows`` save alone, and who holds the frames that end with others."""
-        group, credit = group_of_vma[vmas_of(starts, rows)], credit_of_row[rows]
-        frame = freed.frame_of_row.take(rows)
-        end, left = found.stable_node.take(frame), found.given_up.take(frame)
-        end = np.where(found.ends.take(frame) > 0, frame.astype(np.int32), np.where(left, end, -1))
-        merging = np.flatnonzero((end >= 0) & (prediction.is_converted(rows) | ~left))
-        frame, end, left = frame[merging], end[merging], left[merging]
-        stays = found.given_up.take(end) & (found.stable_node.take(end) == end)
-        ending = found.ends.take(end).astype(np.int64)
-        ending += ~stays  # with the one that stays, whoever holds it
-        each = np.where(found.given_up.take(end), 1 - 1 / ending, 1.0)
-        each /= np.maximum(found.converted.take(frame), 1)
-        credit[merging[left]] -= each[left]
-        inside = group >= 0
-        alone = np.bincount(group[inside], credit[inside], groups).astype(np.float64)
-        of_frame = first.row(frame)
-        held = 1 / np.bincount(of_frame).take(of_frame)
-        sharers = group[merging]
+        alone, merging = np.zeros(groups), _Merging(len(rows))
+        for piece in pieces(len(rows)):
+            here = rows[piece]
+            group, credit = group_of_vma[vmas_of(starts, here)], credit_of_row[here]
+            frame = freed.frame_of_row.take(here).astype(np.int32)
+            end, left = found.stable_node.take(frame), found.given_up.take(frame)
+            end = np.where(found.ends.take(frame) > 0, frame, np.where(left, end, -1))
+            chosen = np.flatnonzero((end >= 0) & (prediction.is_converted(here) | ~left))
+            frame, end, left = frame[chosen], end[chosen], left[chosen]
+            stays = found.given_up.take(end) & (found.stable_node.take(end) == end)
+            ending = found.ends.take(end).astype(np.int32)
+            ending += ~stays  # with the one that stays, whoever holds it
+            each = np.where(found.given_up.take(end), 1 - 1 / ending, 1.0)
+            each /= np.maximum(found.converted.take(frame), 1)
+            credit[chosen[left]] -= each[left]
+            inside = np.flatnonzero(group >= 0)
+            np.add.at(alone, group[inside], credit[inside])
+            merging.add(frame, end, group[chosen], ending)
+        frame, end, group, ending = merging.columns
+        frame = first.row(frame)
+        held, factor = 1 / np.bincount(frame).take(frame), 1 / ending
         return alone, [
-            _vectors(first.row(end), sharers, held, 1 / ending, names),
-            _vectors(of_frame, sharers, held, -1 / ending, names),
+            _vectors(first.row(end), group, held, factor, names),
+            _vectors(frame, group, held, -factor, names),
         ]
 
     matrix: Floats = np.zeros((groups, groups))
@@ -120,6 +124,26 @@ def sums_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tupl
         for some in vectors:
             _add_products(matrix, some)
     return matrix, alone
+
+
+class _Merging:
+    """Of at most ``rows`` mappings that merge, i32: frame, end, group, how many end with it."""
+
+    def __init__(self, rows: int) -> None:
+        self._columns = np.empty((4, rows), np.int32)
+        self._rows = 0
+
+    def add(self, *columns: Numbers | Ints) -> None:
+        """Append the values of some more."""
+        till = self._rows + len(columns[0])
+        for whole, values in zip(self._columns, columns, strict=True):
+            whole[self._rows : till] = values
+        self._rows = till
+
+    @property
+    def columns(self) -> npt.NDArray[np.int32]:
+        """(4, rows)."""
+        return self._columns[:, : self._rows]
 
 
 @dataclass(frozen=True)
@@ -135,24 +159,30 @@ class _Vectors:
     factor: Floats
 
 
-def _vectors(first: Ints, group: Ints, value: Floats, factor: Floats, names: Words) -> _Vectors:
+def _vectors(
+    first: Numbers, group: Numbers, value: Floats, factor: Floats, names: Words
+) -> _Vectors:
     """What the mappings of each frame, or of each end of frames, come to for the groups.
 
     Per mapping: the ``first`` one of the same frame or end, its ``group``, -1 for none, its
     ``value`` and the ``factor`` of that frame or end. Where the vectors are equal, by the random
     ``names`` of the groups, they are one with the sum of their factors.
     """
-    inside = np.flatnonzero(group >= 0)
-    heads, group, value = first[inside], group[inside], value[inside]
+    heads = first
+    if (group < 0).any():
+        inside = np.flatnonzero(group >= 0)
+        heads, group, value = first[inside], group[inside], value[inside]
     signature = np.zeros(len(first), np.uint64)
-    np.add.at(signature, heads, names.take(group) * np.rint(value * 2**20).astype(np.uint64))
-    one_each = np.flatnonzero(first == np.arange(len(first)))
+    for piece in pieces(len(heads)):
+        weight = np.rint(value[piece] * 2**20).astype(np.uint64)
+        np.add.at(signature, heads[piece], names.take(group[piece]) * weight)
+    one_each = np.flatnonzero(first == np.arange(len(first), dtype=np.int32))
     _, example, kind = np.unique(signature[one_each], return_index=True, return_inverse=True)
-    number = np.full(len(first), -1)
+    number = np.full(len(first), -1, np.int32)
     number[one_each[example]] = np.arange(len(example))
     vector = number.take(heads)
     chosen = np.flatnonzero(vector >= 0)
-    keys = vector[chosen] * len(names) + group[chosen]
+    keys = vector[chosen].astype(np.int64) * len(names) + group[chosen]
     entries, place = np.unique(keys, return_inverse=True)
     sums = np.bincount(place, value[chosen], len(entries)).astype(np.float64)
     factors = np.bincount(kind, factor[one_each], len(example)).astype(np.float64)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty, FirstOf, Ints, Mask, Numbers, Words, in_turn, rows_where
+from estimator.arrays import Empty, FirstOf, Ints, Mask, Numbers, Words, in_turn, pieces, rows_where
 from estimator.ksm.content_parts import rows_by_content
 from estimator.ksm.frames import frames_with
 from estimator.ksm.sharing import TIE_DIGITS
@@ -52,43 +52,51 @@ def _all_patterns(prediction: Prediction, place_of_vma: Ints, starts: Ints) -> p
         1, 2**64, size=int(place_of_vma.max(initial=-1)) + 1, dtype=np.uint64
     )
     zero, credit_of_row = frames_with(snapshot.frames, FrameFlag.ZERO), prediction.credits.of_row
-    number_of_vma = number[place_of_vma]
     first_of_frame = FirstOf(len(content), prediction.empty)
     first_of_content = FirstOf(int(content.max(initial=-1)) + 1, prediction.empty)
 
     def patterns_of(rows: Ints) -> pd.DataFrame:
-        rows = rows[prediction.is_converted(rows)]
-        frame = frame_id.take(rows)
-        of_row = content.take(frame)
-        known = np.flatnonzero(of_row >= 0)
-        rows, frame, of_row = rows[known], frame[known], of_row[known]
+        columns, found = np.empty((4, len(rows)), np.int32), 0
+        credit = np.empty(len(rows))
+        for piece in pieces(len(rows)):
+            here = rows[piece]
+            here = here[prediction.is_converted(here)]
+            frame = frame_id.take(here)
+            of_row = content.take(frame)
+            known = np.flatnonzero(of_row >= 0)
+            here, till = here[known], found + len(known)
+            place = place_of_vma[vmas_of(starts, here)]
+            columns[:, found:till] = here, frame[known], of_row[known], place
+            credit[found:till], found = credit_of_row[here], till
+        row, frame, of_row, place = columns[:, :found]
         firsts = first_of_frame.row(frame), first_of_content.row(of_row)
-        number = number_of_vma[vmas_of(starts, rows)]
-        return _patterns(rows, *firsts, number, zero.take(frame), credit_of_row[rows])
+        return _patterns(row, *firsts, place, number, zero.take(frame), credit[:found])
 
     parts = in_turn(patterns_of, rows_by_content(content, frame_id, prediction.empty))
     return _alike(pd.concat(parts).sort_values("row"))
 
 
 def _patterns(
-    rows: Ints,
-    of_frame: Ints,
-    of_content: Ints,
+    rows: Numbers,
+    of_frame: Numbers,
+    of_content: Numbers,
+    place: Numbers,
     number: Words,
     zero: Mask,
     credit: npt.NDArray[np.float64],
 ) -> pd.DataFrame:
     """What ``contents`` says of the contents of ``rows``, which have all of their mappings.
 
-    Per row: the first one of its frame and of its content, the ``number`` of its place, whether it
-    is ``zero``-filled, and its ``credit``.
+    Per row: the first one of its frame and of its content, its ``place``, whether it is
+    ``zero``-filled, and its ``credit``. ``number``: per place.
     """
-    row = np.arange(len(rows))
+    row = np.arange(len(rows), dtype=np.int32)
     one_each = np.flatnonzero(of_content == row)
     signature = np.zeros(len(rows), np.uint64)
-    np.add.at(signature, of_content, number)
+    for piece in pieces(len(rows)):
+        np.add.at(signature, of_content[piece], number.take(place[piece]))
 
-    def sums(of: Ints, weights: npt.NDArray[np.float64] | None = None) -> npt.NDArray[Any]:
+    def sums(of: Numbers, weights: npt.NDArray[np.float64] | None = None) -> npt.NDArray[Any]:
         return np.bincount(of, weights, len(rows))[one_each]
 
     table = pd.DataFrame(
