@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.lab.kernels import RECENT
 from tests.lab.workload import WITHOUT_DAMON_STAT, Workload
 
@@ -103,17 +105,27 @@ WORKLOADS = (
         )
         for series in (RECENT[:2], RECENT[2:])  # so that an older one has its turn
     ),
-    Workload("pinned-pipe", five("pin")),
-    Workload("pinned-io-uring", five("register")),
-    Workload("pinned-orphans", (holder("pin data"), holder(forks=2), holder(), holder())),
-    Workload("pinned-last-of-many", (*(holder(),) * 4, holder("pin data"), holder(forks=3))),
-    Workload("pinned-smart-scan", five("pin"), series=RECENT, ksm={"smart_scan": 1}, min_scans=15),
-    Workload(
-        "pinned-orphans-smart-scan",
-        (holder("pin data"), holder(forks=2), holder(), holder()),
-        series=RECENT,
-        ksm={"smart_scan": 1},
-        min_scans=15,
+    # of what is held, as many folios as kdamond has threads awake count as held by it
+    *(
+        replace(workload, commands=(WITHOUT_DAMON_STAT,))
+        for workload in (
+            Workload("pinned-pipe", five("pin")),
+            Workload("pinned-io-uring", five("register")),
+            Workload("pinned-orphans", (holder("pin data"), holder(forks=2), holder(), holder())),
+            Workload(
+                "pinned-last-of-many", (*(holder(),) * 4, holder("pin data"), holder(forks=3))
+            ),
+            Workload(
+                "pinned-smart-scan", five("pin"), series=RECENT, ksm={"smart_scan": 1}, min_scans=15
+            ),
+            Workload(
+                "pinned-orphans-smart-scan",
+                (holder("pin data"), holder(forks=2), holder(), holder()),
+                series=RECENT,
+                ksm={"smart_scan": 1},
+                min_scans=15,
+            ),
+            Workload("pinned-huge", (f"{PINNED_HUGE}\npin data[100]", PINNED_HUGE, PINNED_HUGE)),
+        )
     ),
-    Workload("pinned-huge", (f"{PINNED_HUGE}\npin data[100]", PINNED_HUGE, PINNED_HUGE)),
 )
