@@ -398,7 +398,10 @@ def test_without_contents_no_memory_is_opened(monkeypatch: pytest.MonkeyPatch) -
     columns = ["vma_id", "page_index", "flags"]
     assert found.mappings[columns].equals(whole.mappings[columns])
     assert at_base(found, pids[1]) == dict.fromkeys(range(50))
-    assert found.frames["mapcount"].equals(whole.frames["mapcount"])
+    mapcounts, expected = (  # by mapping: the kernel may have moved frames
+        each.frames["mapcount"].to_numpy()[each.mappings["frame_id"]] for each in (found, whole)
+    )
+    np.testing.assert_array_equal(mapcounts, expected)
     assert warned["coverage"] == "warn"
 
 
