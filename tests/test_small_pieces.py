@@ -48,7 +48,11 @@ def test_processes_through_proc(workers: int, monkeypatch: pytest.MonkeyPatch) -
 
 def by_mapping(snapshot: Snapshot) -> pd.DataFrame:
     """Every mapping with what is known of its frame, which the kernel may move."""
-    frames = snapshot.frames.drop(columns=["pfn", "head_pfn", "node"])
-    frames["flags"] &= ~int(FrameFlag.LRU) & 0xFFFF_FFFF  # it puts them on lists when it likes
-    rows = snapshot.mappings.join(frames, on="frame_id", rsuffix="_of_frame")
+    frames = snapshot.frames.drop(columns=["pfn", "head_pfn", "node"]).rename(
+        columns={"flags": "frame_flags"}
+    )
+    frames["frame_flags"] &= (
+        ~int(FrameFlag.LRU) & 0xFFFF_FFFF
+    )  # it puts them on lists when it likes
+    rows = snapshot.mappings.join(frames, on="frame_id")
     return rows.drop(columns="frame_id")
