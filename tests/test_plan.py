@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
+from typing import Literal
 from unittest import mock
 
 import numpy as np
@@ -21,6 +23,7 @@ from estimator.errors import CannotAnswerError, UsageError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
+from estimator.report.as_json import plan_json
 from estimator.report.plan_sections import plan_words
 from estimator.snapshot.snapshot import Snapshot
 from tests.systems import Area, Process, fork_server, system
@@ -272,6 +275,23 @@ def test_more_saving_never_takes_fewer_lines(snapshot: Snapshot) -> None:
             plan.prediction.physical["frames_freed"]
         )
         assert (plan.lines["loss_pages"][~plan.lines["opted_in"]] * 4096 >= plan.worth_bytes).all()
+
+
+@given(services(), st.sampled_from([0.2, 0.6, 0.9, 1.0]), st.sampled_from([None, "uid"]))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_plan_whose_rows_are_given_back_is_the_same(
+    snapshot: Snapshot, share: float, within: Literal["uid"] | None
+) -> None:
+    plans = [make_plan(snapshot, None, share, within, keep_rows=keep) for keep in (True, False)]
+    found = [
+        plan_json(plan, schedule(snapshot, plan.prediction, keep_rows=keep), risk)
+        for plan, keep in zip(plans, (True, False), strict=True)
+        if (risk := assess(snapshot, plan.prediction))
+    ]
+    assert json.dumps(found[0]) == json.dumps(found[1])
+    for one in ("everything", "reachable", "prediction"):
+        with pytest.raises(RuntimeError, match="given back"):
+            len(getattr(plans[1], one).outcome)
 
 
 def test_within_counts_only_what_stays_inside() -> None:
