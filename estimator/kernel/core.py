@@ -26,7 +26,7 @@ from estimator.kernel.memory_map import memory_map, missing_memory
 from estimator.kernel.missing_note import find_note, note_fits
 from estimator.kernel.symbols import load_symbols
 from estimator.kernel.target import Target
-from estimator.kernel.vmcoreinfo import kernel_release, page_shift
+from estimator.kernel.vmcoreinfo import kernel_release, page_shift, tells_page_size
 
 _LACKS_NOTE = "linux.vmcoreinfo.raw is not set"  # libkdumpfile
 _X86_PAGE_BYTES = 4096
@@ -72,11 +72,11 @@ def open_program(dump: DumpFile, architecture: str | None = None) -> tuple[Progr
             raise unsaid from error
         prog = None  # so for QEMU's dumps without a VMCOREINFO note
     has_note = prog is not None and bool(prog.flags & ProgramFlags.IS_LINUX_KERNEL)
-    if prog is not None and has_note:
+    if prog is not None and has_note and tells_page_size(prog):
         _refuse_other_blocks(prog, dump)
-    cut = any(file.cut for file in dump.files)
-    if prog is not None and has_note and (cut or note_fits(prog)):
-        return prog, dump
+        cut = any(file.cut for file in dump.files)
+        if cut or note_fits(prog):
+            return prog, dump
     with own_limits():
         found = find_note(dump, platform)
     if found is None:

@@ -6,6 +6,8 @@ import re
 
 from drgn import Program
 
+from estimator.errors import TargetError
+
 _BUILD_ID = re.compile(rb"^BUILD-ID=([0-9a-f]+)$", re.MULTILINE)
 _SYMBOL = re.compile(rb"^SYMBOL\((\w+)\)=([0-9a-f]+)$", re.MULTILINE)
 _LENGTH = re.compile(rb"^LENGTH\((\w+)\)=(\d+)$", re.MULTILINE)
@@ -44,9 +46,14 @@ def number(prog: Program, name: str) -> int:
     return int(found[1], 0)
 
 
+def tells_page_size(prog: Program) -> bool:
+    """Whether it does, as that of every kernel, if it is whole."""
+    return _PAGE_SIZE.search(prog["VMCOREINFO"].string_()) is not None
+
+
 def page_shift(prog: Program) -> int:
-    """Of the kernel: 12 for pages of 4 KiB."""
+    """Of the kernel: 12 for pages of 4 KiB. Raises TargetError unless ``tells_page_size``."""
     found = _PAGE_SIZE.search(prog["VMCOREINFO"].string_())
     if found is None:
-        raise LookupError("VMCOREINFO does not say the size of a page")
+        raise TargetError("VMCOREINFO is damaged: it does not say the size of a page")
     return int(found[1]).bit_length() - 1

@@ -44,6 +44,14 @@ def with_wrong_note(core: Path, copy: Path) -> Path:
     return copy
 
 
+def cut_note(core: Path, copy: Path) -> Path:
+    """``copy`` of the ELF dump ``core`` whose note, as text, ends within the release."""
+    with _copied(core, copy) as data:
+        at = data.find(b"OSRELEASE=") + 16
+        data[at : at + 8] = bytes(8)
+    return copy
+
+
 @contextlib.contextmanager
 def _copied(core: Path, copy: Path) -> Iterator[mmap.mmap]:
     shutil.copyfile(core, copy)

@@ -33,7 +33,7 @@ from tests.lab.conftest import findings, lab_kernel
 from tests.lab.dumps import SERIES
 from tests.lab.makedumpfile import makedumpfile, rearrange
 from tests.lab.recompress import FLAGS, recompress
-from tests.lab.spoiled import with_wrong_note, without_note
+from tests.lab.spoiled import cut_note, with_wrong_note, without_note
 from tests.small_pieces import small_pieces
 
 pytestmark = pytest.mark.lab
@@ -94,6 +94,14 @@ def test_a_flattened_dump_with_a_wrong_note(
     moment: Path, from_elf: Snapshot, tmp_path: Path
 ) -> None:
     found = snapshot_of(with_wrong_note(moment / "kdump-zlib", tmp_path / "vmcore"))
+    assert_same(found, from_elf)
+    assert "note does not fit the memory; found in memory" in found.info["source"]["warnings"][0]
+
+
+def test_a_note_that_is_cut_before_the_size_of_a_page(
+    moment: Path, from_elf: Snapshot, tmp_path: Path
+) -> None:
+    found = snapshot_of(cut_note(moment / "elf", tmp_path / "vmcore"))
     assert_same(found, from_elf)
     assert "note does not fit the memory; found in memory" in found.info["source"]["warnings"][0]
 
