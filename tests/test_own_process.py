@@ -25,7 +25,7 @@ def proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for number, value in zip((28, 47, 48), LIKE_US, strict=True):
         fields[number - 3] = str(value)
     (tmp_path / "self/ns").mkdir(parents=True)
-    (tmp_path / "self/stat").write_text(f"7 (a) b) {' '.join(fields)}\n")
+    (tmp_path / "self/stat").write_bytes(b"7 (a) \xff) " + " ".join(fields).encode() + b"\n")
     monkeypatch.setattr(own_process, "_PROC", tmp_path)
     return tmp_path
 

@@ -24,7 +24,7 @@ def own_mm(mms: Mms) -> Mask:
     Where several lie alike, since one has forked the others, by pid; in a PID namespace a process
     does not know the pid that the kernel goes by: then none is.
     """
-    fields = (_PROC / "self/stat").read_text().rpartition(")")[2].split()
+    fields = (_PROC / "self/stat").read_bytes().rpartition(b")")[2].split()  # a name is bytes
     own = np.ones(len(mms.structs), np.bool_)
     for name, number in _FIELDS.items():
         own &= mms.structs[name] == int(fields[number - 3])
