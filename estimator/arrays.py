@@ -110,6 +110,29 @@ class FirstOf:
         return row
 
 
+class Appended:
+    """So many ``columns`` of at most ``rows``, i32, which come a piece at a time."""
+
+    def __init__(self, columns: int, rows: int) -> None:
+        self._columns = np.empty((columns, rows), np.int32)
+        self._rows = 0
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def add(self, *values: npt.NDArray[np.integer]) -> None:
+        """Append to each column its ``values``."""
+        end = self._rows + len(values[0])
+        for column, some in zip(self._columns, values, strict=True):
+            column[self._rows : end] = some
+        self._rows = end
+
+    @property
+    def columns(self) -> Numbers:
+        """(columns, rows), of the rows that have come."""
+        return self._columns[:, : self._rows]
+
+
 def in_turn(do: Callable[[T], Found], items: Iterable[T]) -> Iterator[Found]:
     """What ``do`` gives for each of ``items``, in their order; the next ones are done meanwhile."""
     if THREADS == 1:

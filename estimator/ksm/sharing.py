@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import FirstOf, Ints, Numbers, Words, in_turn, pieces
+from estimator.arrays import Appended, FirstOf, Ints, Numbers, Words, in_turn, pieces
 from estimator.ksm.content_parts import rows_by_content
 from estimator.snapshot.names import units_of
 from estimator.snapshot.snapshot import vma_starts, vmas_of
@@ -90,7 +90,7 @@ def sums_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tupl
 
     def part(rows: Ints) -> tuple[Floats, list[_Vectors]]:
         """What ``rows`` save alone, and who holds the frames that end with others."""
-        alone, merging = np.zeros(groups), _Merging(len(rows))
+        alone, merging = np.zeros(groups), Appended(4, len(rows))
         for piece in pieces(len(rows)):
             here = rows[piece]
             group, credit = group_of_vma[vmas_of(starts, here)], credit_of_row[here]
@@ -124,26 +124,6 @@ def sums_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tupl
         for some in vectors:
             _add_products(matrix, some)
     return matrix, alone
-
-
-class _Merging:
-    """Of at most ``rows`` mappings that merge, i32: frame, end, group, how many end with it."""
-
-    def __init__(self, rows: int) -> None:
-        self._columns = np.empty((4, rows), np.int32)
-        self._rows = 0
-
-    def add(self, *columns: Numbers | Ints) -> None:
-        """Append the values of some more."""
-        till = self._rows + len(columns[0])
-        for whole, values in zip(self._columns, columns, strict=True):
-            whole[self._rows : till] = values
-        self._rows = till
-
-    @property
-    def columns(self) -> npt.NDArray[np.int32]:
-        """(4, rows)."""
-        return self._columns[:, : self._rows]
 
 
 @dataclass(frozen=True)

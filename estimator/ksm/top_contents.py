@@ -9,7 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty, FirstOf, Ints, Mask, Numbers, Words, in_turn, pieces, rows_where
+from estimator.arrays import (
+    Appended,
+    Empty,
+    FirstOf,
+    Ints,
+    Mask,
+    Numbers,
+    Words,
+    in_turn,
+    pieces,
+    rows_where,
+)
 from estimator.ksm.content_parts import rows_by_content
 from estimator.ksm.frames import frames_with
 from estimator.ksm.sharing import TIE_DIGITS
@@ -56,21 +67,20 @@ def _all_patterns(prediction: Prediction, place_of_vma: Ints, starts: Ints) -> p
     first_of_content = FirstOf(int(content.max(initial=-1)) + 1, prediction.empty)
 
     def patterns_of(rows: Ints) -> pd.DataFrame:
-        columns, found = np.empty((4, len(rows)), np.int32), 0
-        credit = np.empty(len(rows))
+        found, credit = Appended(4, len(rows)), np.empty(len(rows))
         for piece in pieces(len(rows)):
             here = rows[piece]
             here = here[prediction.is_converted(here)]
             frame = frame_id.take(here)
             of_row = content.take(frame)
             known = np.flatnonzero(of_row >= 0)
-            here, till = here[known], found + len(known)
+            here = here[known]
+            credit[len(found) :][: len(here)] = credit_of_row[here]
             place = place_of_vma[vmas_of(starts, here)]
-            columns[:, found:till] = here, frame[known], of_row[known], place
-            credit[found:till], found = credit_of_row[here], till
-        row, frame, of_row, place = columns[:, :found]
+            found.add(here, frame[known], of_row[known], place)
+        row, frame, of_row, place = found.columns
         firsts = first_of_frame.row(frame), first_of_content.row(of_row)
-        return _patterns(row, *firsts, place, number, zero.take(frame), credit[:found])
+        return _patterns(row, *firsts, place, number, zero.take(frame), credit[: len(found)])
 
     parts = in_turn(patterns_of, rows_by_content(content, frame_id, prediction.empty))
     return _alike(pd.concat(parts).sort_values("row"))

@@ -90,18 +90,15 @@ def test_a_dump_by_qemu_in_small_pieces(name: str, moment: Path, from_elf: Snaps
     assert_same(found, from_elf)
 
 
-def test_a_flattened_dump_with_a_wrong_note(
-    moment: Path, from_elf: Snapshot, tmp_path: Path
+@pytest.mark.parametrize(("name", "spoil"), [("kdump-zlib", with_wrong_note), ("elf", cut_note)])
+def test_a_dump_by_qemu_whose_note_does_not_fit(
+    name: str,
+    spoil: Callable[[Path, Path], Path],
+    moment: Path,
+    from_elf: Snapshot,
+    tmp_path: Path,
 ) -> None:
-    found = snapshot_of(with_wrong_note(moment / "kdump-zlib", tmp_path / "vmcore"))
-    assert_same(found, from_elf)
-    assert "note does not fit the memory; found in memory" in found.info["source"]["warnings"][0]
-
-
-def test_a_note_that_is_cut_before_the_size_of_a_page(
-    moment: Path, from_elf: Snapshot, tmp_path: Path
-) -> None:
-    found = snapshot_of(cut_note(moment / "elf", tmp_path / "vmcore"))
+    found = snapshot_of(spoil(moment / name, tmp_path / "vmcore"))
     assert_same(found, from_elf)
     assert "note does not fit the memory; found in memory" in found.info["source"]["warnings"][0]
 
