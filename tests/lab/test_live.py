@@ -253,6 +253,12 @@ def test_a_session_of_drgn_has_the_command(system: Running, live: Snapshot) -> N
 
 
 @ON_ONE
+def test_the_process_that_reads_is_left_out(live: Snapshot) -> None:
+    assert not live.processes["comm"].str.startswith("python").any()
+    assert live.info["unknown"]["processes"] == 0
+
+
+@ON_ONE
 def test_one_worker_uses_one_core(system: Running) -> None:
     """All that the command does, symbols too; the guest has two cores."""
     collect = "collect --live --symbols /symbols/vmlinux --force -o /tmp/one.ksm"
