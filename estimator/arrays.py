@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -133,19 +133,31 @@ class Appended:
         return self._columns[:, : self._rows]
 
 
-def in_turn(do: Callable[[T], Found], items: Iterable[T]) -> Iterator[Found]:
+def in_turn(
+    do: Callable[[T], Found], items: Iterable[T], threads: int = THREADS
+) -> Iterator[Found]:
     """What ``do`` gives for each of ``items``, in their order; the next ones are done meanwhile."""
-    if THREADS == 1:
+    if threads == 1:
         yield from map(do, items)
         return
-    with ThreadPoolExecutor(THREADS) as threads:
+    with ThreadPoolExecutor(threads) as pool:
         coming: deque[Future[Found]] = deque()
         for item in items:
-            coming.append(threads.submit(do, item))
-            if len(coming) > THREADS:
+            coming.append(pool.submit(do, item))
+            if len(coming) > threads:
                 yield coming.popleft().result()
         while coming:
             yield coming.popleft().result()
+
+
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same; a thread makes the next one meanwhile."""
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        coming: Future[T | object] = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield cast(T, item)
 
 
 def alike(mask: Mask) -> Mask:

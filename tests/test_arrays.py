@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estimator import arrays, ranks
-from estimator.arrays import FirstOf, in_turn, narrow
+from estimator.arrays import FirstOf, in_turn, narrow, one_ahead
 from estimator.ranks import Ranks
 
 
@@ -85,3 +85,26 @@ def test_what_fails_ends_it(threads: int, monkeypatch: pytest.MonkeyPatch) -> No
 
     with pytest.raises(ValueError, match="five"):
         list(in_turn(work, range(20)))
+
+
+def test_one_ahead_is_made_while_the_one_before_is_used() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(4):
+            made.append(number)
+            yield number
+
+    found = one_ahead(items())
+    assert next(found) == 0
+    while len(made) < 2:
+        time.sleep(0.001)
+    assert list(found) == [1, 2, 3]
+    assert list(one_ahead(iter(()))) == []
+
+
+def test_what_making_one_ahead_raises_comes_in_its_turn() -> None:
+    found = one_ahead(1 // number for number in (1, 0))
+    assert next(found) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(found)

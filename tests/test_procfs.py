@@ -72,7 +72,7 @@ NO_OTHERS = np.zeros(1, np.bool_)
 def test_smaps_say_what_ksmd_may_merge(proc: Path) -> None:
     (proc / "7").mkdir()
     (proc / "7" / "smaps").write_text(SMAPS)
-    table, smaps, known = vmas.read_vmas([Process(7, "x", []), Process(8, "gone", [])])
+    table, smaps, known = vmas.read_vmas([Process(7, "x", []), Process(8, "gone", [])], 2)
     assert known.tolist() == [True, False]
     assert table["name"].tolist() == ["[anon:a b]", "/dev/shm/x y"]
     assert table["start"].tolist() == [0x7F0000000000, 0x7F0000200000]
@@ -508,10 +508,10 @@ def test_too_many_open_files_do_not_make_a_process_vanish(
     (proc / "7").mkdir()
     for opens in ("open", "read_bytes"):
         monkeypatch.setattr(Path, opens, refuse)
-    maps = pagemap.PageMaps([Process(7, "x", [])], one_vma(1), np.zeros(1, np.uint64), NO_OTHERS)
+    maps = pagemap.PageMaps([Process(7, "x", [])], one_vma(1), np.zeros(1, np.uint64), NO_OTHERS, 1)
     reading: dict[str, Callable[[], Any]] = {
         "stat": processes.read_processes,
-        "smaps": lambda: vmas.read_vmas([Process(7, "x", [])]),
+        "smaps": lambda: vmas.read_vmas([Process(7, "x", [])], 2),
         "pagemap": lambda: maps.walk(lambda _: None),
     }
     with pytest.raises(OSError, match="Too many open files"):
@@ -524,7 +524,9 @@ def test_a_process_whose_memory_can_not_be_read_is_unknown(monkeypatch: pytest.M
     with on_command(50, "fork") as (pids, _):
         only(pids, monkeypatch)
         monkeypatch.setattr(
-            vmas, "_of_process", lambda pid: None if pid == pids[0] else original(pid)
+            vmas,
+            "_of_process",
+            lambda process: None if process.pid == pids[0] else original(process),
         )
         snapshot = collect()
     assert snapshot.processes["pid"].tolist() == pids[1:]
@@ -651,7 +653,7 @@ def test_pages_far_into_a_vma_are_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(pagemap, "PROC", tmp_path)
     monkeypatch.setattr(pagemap, "_populated", lambda *_: [(5, 6), (far - 1, far + 7)])
     maps = pagemap.PageMaps(
-        [Process(7, "x", [])], one_vma(far + 8), np.zeros(1, np.uint64), NO_OTHERS
+        [Process(7, "x", [])], one_vma(far + 8), np.zeros(1, np.uint64), NO_OTHERS, 2
     )
     mapped = maps.walk(lambda _: None)
     assert mapped.page_index[:].tolist() == [5, far - 1, far + 5, far + 6]

@@ -57,7 +57,7 @@ def through_smaps(flags: list[int], where: Path, monkeypatch: pytest.MonkeyPatch
     (where / "7").mkdir()
     (where / "7" / "smaps").write_text("\n".join(lines) + "\n")
     monkeypatch.setattr(of_smaps, "PROC", where)
-    return of_smaps.read_vmas([Process(7, "x", [])])[0]
+    return of_smaps.read_vmas([Process(7, "x", [])], 1)[0]
 
 
 def test_both_readers_exclude_a_vma_by_the_same_name(

@@ -96,7 +96,7 @@ def collect(source: Source, output: Path | None, force: bool) -> None:
     check_output(output, replace=force)
     found = _collect(source)
     with while_reading(source.max_memory):
-        write_snapshot(found, output, replace=force)
+        write_snapshot(found, output, replace=force, two_cores=source.two_cores)
     if output != STREAM:
         note(f"wrote {output}; next: ksm-estimator predict {output}")
 
@@ -186,7 +186,7 @@ def run(
     unwritten: TargetError | None = None
     if output is not None:
         try:
-            write_snapshot(found, output, replace=force)
+            write_snapshot(found, output, replace=force, two_cores=source.two_cores)
             note(f"wrote {output}; next: ksm-estimator report {output}")
         except TargetError as error:  # the answer is there all the same
             unwritten = error

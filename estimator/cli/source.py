@@ -85,6 +85,11 @@ class Source:
             raise UsageError("--pieces, --near hash page contents, --without-contents reads none")
 
     @property
+    def two_cores(self) -> bool:
+        """Whether more than one may be used, while a snapshot is written too."""
+        return not (self.live or self.qemu) if self.workers is None else self.workers > 1
+
+    @property
     def wanted(self) -> Wanted:
         """The further hashes that are asked for."""
         from estimator.collect.further_hashes import Wanted

@@ -169,6 +169,9 @@ def same_frames(
             if (more := next(earlier, None)) is None:
                 break
             key, pfn = np.concatenate([key, more[0]]), np.concatenate([pfn, more[1]])
+        if np.array_equal(key[: len(wanted)], wanted):  # nothing came and went, as mostly
+            yield pfn[: len(wanted)] == wanted_pfn
+            continue
         row, same = find(key, wanted)
         same[same] = pfn[row] == wanted_pfn[same]
         yield same

@@ -90,7 +90,7 @@ def _rights(findings: Findings) -> bool:
 def _processes(findings: Findings) -> tuple[Columns, dict[str, Words]]:
     """VMAs and their numbers of smaps; notes the processes whose memory may not be read."""
     processes, _ = read_processes()
-    vmas, smaps, known = read_vmas(processes)
+    vmas, smaps, known = read_vmas(processes, 1)
     unread = list(itertools.compress(processes, ~known))
     if not known.any():
         require_memory(unread)

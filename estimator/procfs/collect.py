@@ -133,10 +133,11 @@ def gather_procfs(
     started = datetime.datetime.now(datetime.UTC)
     taken_at_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)  # as in /proc/uptime
     seed = random_seed() if seed is None else seed
+    workers = workers or workers_here()
     wanted = wanted or Wanted()
     progress("processes", 0, 1)
     processes, lost = read_processes()
-    vmas, smaps, known = read_vmas(processes)
+    vmas, smaps, known = read_vmas(processes, workers)
     if not known.any():
         require_memory(processes)
     mergeable = set(vmas["mm_id"][vmas["mergeable"]].tolist())
@@ -151,7 +152,7 @@ def gather_procfs(
     refuse_beyond(max_memory_bytes, mapped_pages, running=True, answers=answers)
     areas = Areas(vmas["mm_id"], vmas["start"], vmas["end"])
     further = Further(wanted, seed, areas, PAGE_BYTES) if wanted != Wanted() else None
-    maps = PageMaps(processes, vmas, smaps["AnonHugePages"], others)
+    maps = PageMaps(processes, vmas, smaps["AnonHugePages"], others, workers)
     kernel = RunningKernel()
     latest: list[Mapped] = []
     looks: list[Places] = []
@@ -174,7 +175,7 @@ def gather_procfs(
             contents,
             progress,
             pace,
-            workers or workers_here(),
+            workers,
             lambda: features(kernel, upstream_release()),  # it keeps what it reads
         )
         looks.append(places)
@@ -260,19 +261,22 @@ def gather_procfs(
 
 def _without_zero_page(mapped: Mapped, pfns: Packed, zero_page: Packed) -> Mapped:
     """``mapped`` without mappings of the frames that are a ``zero_page``; these are counted."""
-    zero = ByPfn(pfns, np.bool_, False)
+    zeroes = Packed(np.uint64)
     for piece in side_by_side({"pfn": pfns, "zero": zero_page}):
-        zero.put(piece["pfn"], piece["zero"])
+        zeroes.append(piece["pfn"][piece["zero"]])
+    if not len(zeroes):
+        return mapped
+    zero = ByPfn(zeroes, np.bool_, False)
+    zero.put(zeroes[:], True)
 
     def others() -> Iterator[Mask]:
         for rows in mapped.pieces():
-            gone = zero.of(rows.pfn)
+            gone = zero.has(rows.pfn)
+            gone[gone] = zero.of(rows.pfn[gone])
             pages = np.bincount(rows.vma_id[gone], minlength=len(mapped.first_page))
             mapped.counts["zero_pages"] += pages.astype(np.uint64)
             yield ~gone
 
-    if not any(piece.any() for piece in zero_page.pieces()):
-        return mapped
     masks = Packed(np.bool_)
     for mask in others():
         masks.append(mask)

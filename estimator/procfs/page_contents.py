@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Columns, Ints, Words, usable_cpus
+from estimator.arrays import Columns, Ints, Mask, Words, usable_cpus
 from estimator.collect.by_pfn import ByPfn
 from estimator.collect.further_hashes import PAGES_AT_ONCE, Further
 from estimator.collect.hashing import digest_of
@@ -124,17 +124,17 @@ def _rows_of_kind(pfns: Packed, kind: Packed) -> ByPfn:
     return rows
 
 
-def forget_what_moved(pfns: Packed, facts: Table, mapped: Mapped, looks: Iterable[Places]) -> None:
+def forget_what_moved(pfns: Packed, facts: Table, mapped: Mapped, looks: Sequence[Places]) -> None:
     """Make unknown what was read through a mapping that is not in ``mapped`` with its frame.
 
     Other mappings of the frame may hold still: after fork, one process may write to its own copy.
     ``looks``: where frames were read, the latest look at last.
     """
+    if all(same.all() for places in looks for _, same in places.still_there(mapped)):
+        return
     stayed = ByPfn(pfns, np.bool_, False)
     for places in looks:
-        now = ((mapped.key(rows), rows.pfn) for rows in mapped.pieces())
-        read = zip(places.key.pieces(), places.pfn.pieces(), strict=True)
-        for same, pfn in zip(same_frames(now, read), places.pfn.pieces(), strict=True):
+        for pfn, same in places.still_there(mapped):
             there = stayed.has(pfn)
             stayed.put(pfn[there], same[there])
     columns = {name: facts[name] for name in ("hash", "unknown")}
@@ -192,6 +192,12 @@ class Places:
             self._row.append(row[there])
             self.key.append(mapped.key(rows)[there])
             self.pfn.append(rows.pfn[there])
+
+    def still_there(self, mapped: Mapped) -> Iterator[tuple[Words, Mask]]:
+        """The frames a piece at a time, and which of them ``mapped`` has at their places."""
+        now = ((mapped.key(rows), rows.pfn) for rows in mapped.pieces())
+        read = zip(self.key.pieces(), self.pfn.pieces(), strict=True)
+        return zip(self.pfn.pieces(), same_frames(now, read), strict=True)
 
     def forget_rows(self) -> None:
         """Keep ``key`` and ``pfn`` alone: all has been read."""

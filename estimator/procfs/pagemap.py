@@ -8,12 +8,15 @@ import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Columns, Mask, Words
+from estimator.arrays import Columns, Ints, Mask, Words, in_turn
 from estimator.collect.limits import is_own_limit
 from estimator.collect.mappings import Mapped, Rows, first_pages
 from estimator.procfs.page_size import HUGE_PAGES, PAGE_SHIFT
@@ -28,6 +31,8 @@ _GAP_PAGES = 512  # read over gaps shorter than this
 _VM_ACCESS = np.uint64(7)  # VM_READ | VM_WRITE | VM_EXEC
 _HUGE = np.uint8(MappingFlag.HUGE)
 
+T = TypeVar("T")
+
 
 @contextmanager
 def own_page() -> Iterator[int]:
@@ -40,82 +45,121 @@ def own_page() -> Iterator[int]:
         yield entry & int(_PFN)
 
 
+@dataclass(frozen=True)
+class _Range:
+    """Pages [first, last), in the VMAs ``vma_ids`` or between them."""
+
+    vma_ids: Ints
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a range maps. ``swap``, ``huge``: pages by VMA of the range, u64 and i64 (n,)."""
+
+    vma_ids: Ints
+    rows: Rows
+    swap: Words
+    huge: Ints
+
+
 class PageMaps:
     """The pagemaps of some processes: ``walk`` reads all of them, again and again if need be.
 
     ``huge``: pages of huge pages per VMA. ``others``: bool per VMA, pages that are not anonymous
-    count there too.
+    count there too. ``threads``: so many pieces are read at once.
     """
 
     def __init__(
-        self, processes: Sequence[Process], vmas: Columns, huge: Words, others: Mask
+        self,
+        processes: Sequence[Process],
+        vmas: Columns,
+        huge: Words,
+        others: Mask,
+        threads: int,
     ) -> None:
         self._processes = processes
         self._vmas = vmas
+        self._start, self._end = (vmas[name] >> PAGE_SHIFT for name in ("start", "end"))
         self._huge = huge
         self._others = others
+        self._threads = threads
         self.gone = np.zeros(len(processes), np.bool_)
-        self._huge_found = np.zeros(len(huge), np.int64)
 
     def walk(self, progress: Callable[[int], None]) -> Mapped:
         """Every page that the VMAs map; ``progress`` is told the number of mms done."""
-        start, end = (self._vmas[name] >> PAGE_SHIFT for name in ("start", "end"))
         names = ("zero_pages", "ksm_zero_pages", "nonpresent_pages", "unknown_pages", "swap_pages")
         counts = {name: np.zeros(len(self._huge), np.uint64) for name in names}
-        mapped = Mapped(counts, first_pages(start, end))
-        self._huge_found = np.zeros(len(self._huge), np.int64)
+        mapped = Mapped(counts, first_pages(self._start, self._end))
+        huge_found = np.zeros(len(self._huge), np.int64)
+        for places in in_turn(self._look, self._some(progress), self._threads):
+            for found in places:
+                mapped.append(found.rows)
+                mapped.counts["swap_pages"][found.vma_ids] += found.swap
+                huge_found[found.vma_ids] += found.huge
+        self._forget_huge(mapped, huge_found)
+        return mapped
+
+    def _some(self, progress: Callable[[int], None]) -> Iterator[tuple[int, list[_Range]]]:
+        """Where VMAs may map something: an mm, and some of its ranges, ``_PIECE_PAGES`` or so."""
         walked = np.flatnonzero(self._vmas["has_anon_vma"] | self._others)
         mms = self._vmas["mm_id"][walked]
         bounds = [0, *(np.flatnonzero(np.diff(mms)) + 1).tolist(), len(mms)]
-        for begin, stop in pairwise(bounds):
-            if begin == stop:
-                continue
-            mm_id = int(mms[begin])
+        for begin, stop in pairwise(bounds if len(mms) else []):
+            mm_id, vma_ids = int(mms[begin]), walked[begin:stop]
             progress(mm_id)
-            vma_ids = walked[begin:stop].astype(np.uint32)
-            try:
-                self._of_mm(mm_id, vma_ids, start[vma_ids], end[vma_ids], mapped)
-            except OSError as error:
-                if is_own_limit(error):
-                    raise
-                self.gone[mm_id] = True
-        self._forget_huge(mapped)
-        return mapped
+            ranges = partial(_ranges, vma_ids, self._start[vma_ids], self._end[vma_ids])
+            for some in _together(self._of_pagemap(mm_id, ranges)):
+                yield mm_id, some
 
-    def _of_mm(
-        self,
-        mm_id: int,
-        vma_ids: npt.NDArray[np.uint32],
-        start: Words,
-        end: Words,
-        mapped: Mapped,
-    ) -> None:
-        """Append to ``mapped`` what the VMAs ``vma_ids`` of one mm map: pages [start, end)."""
+    def _look(self, where: tuple[int, list[_Range]]) -> list[_Found]:
+        """What the ranges map."""
+        mm_id, ranges = where
+
+        def look(file: int) -> Iterator[_Found]:
+            for each in ranges:
+                raw = os.pread(file, 8 * (each.last - each.first), 8 * each.first)
+                yield self._found(each, np.frombuffer(raw, np.uint64))
+
+        return self._of_pagemap(mm_id, look)
+
+    def _of_pagemap(self, mm_id: int, look: Callable[[int], Iterator[T]]) -> list[T]:
+        """What is seen in the open file; nothing, and the mm is ``gone``, where reading fails."""
+        try:
+            with (PROC / str(self._processes[mm_id].pid) / "pagemap").open("rb", 0) as file:
+                return [*look(file.fileno())]
+        except OSError as error:
+            if is_own_limit(error):
+                raise
+            self.gone[mm_id] = True
+            return []
+
+    def _found(self, where: _Range, entries: Words) -> _Found:
+        vma_ids, first = where.vma_ids, np.uint64(where.first)
+        start, end = self._start[vma_ids], self._end[vma_ids]
         closed = (self._vmas["vm_flags"][vma_ids] & _VM_ACCESS) == 0
-        swap = mapped.counts["swap_pages"]
-        with (PROC / str(self._processes[mm_id].pid) / "pagemap").open("rb", 0) as file:
-            for first, entries in _entries(file.fileno(), start, end):
-                _, vma = _in_vmas(entries & _SWAP != 0, first, start, end)
-                swap[vma_ids] += np.bincount(vma, minlength=len(vma_ids)).astype(np.uint64)
-                place, vma = _in_vmas(entries & _PRESENT != 0, first, start, end)
-                wanted = entries[place] & _FILE == 0
-                wanted |= self._others[vma_ids[vma]]
-                place, vma = place[wanted], vma[wanted]
-                page, pfn = place.view(np.uint64) + first, entries[place] & _PFN
-                flags = closed[vma] * np.uint8(MappingFlag.PROT_NONE)
-                head = _whole_huge_pages(vma, page, pfn)
-                flags[(head[:, None] + np.arange(HUGE_PAGES)).ravel()] |= _HUGE
-                self._huge_found += HUGE_PAGES * np.bincount(
-                    vma_ids[vma[head]], minlength=len(self._huge)
-                )
-                mapped.append(Rows(vma_ids[vma], page - start[vma], pfn, flags))
+        _, vma = _in_vmas(entries & _SWAP != 0, first, start, end)
+        swap = np.bincount(vma, minlength=len(vma_ids)).astype(np.uint64)
+        at, vma = _in_vmas(entries & _PRESENT != 0, first, start, end)
+        wanted = entries[at] & _FILE == 0
+        wanted |= self._others[vma_ids[vma]]
+        if not wanted.all():
+            at, vma = at[wanted], vma[wanted]
+        page, pfn = at.view(np.uint64) + first, entries[at] & _PFN
+        flags = closed[vma] * np.uint8(MappingFlag.PROT_NONE)
+        head = _whole_huge_pages(vma, page, pfn)
+        flags[(head[:, None] + np.arange(HUGE_PAGES)).ravel()] |= _HUGE
+        huge = HUGE_PAGES * np.bincount(vma[head], minlength=len(vma_ids))
+        rows = Rows(vma_ids.astype(np.uint32)[vma], page - start[vma], pfn, flags)
+        return _Found(vma_ids, rows, swap, huge)
 
-    def _forget_huge(self, mapped: Mapped) -> None:
+    def _forget_huge(self, mapped: Mapped, huge_found: Ints) -> None:
         """Leave HUGE where smaps counts as many huge pages as were found whole.
 
         WRITABLE and DIRTY are in no file.
         """
-        wrong = (self._huge_found != self._huge) & (self._huge_found != 0)
+        wrong = (huge_found != self._huge) & (huge_found != 0)
         if not wrong.any():
             return
         for number, rows in enumerate(mapped.pieces()):
@@ -135,8 +179,22 @@ def _whole_huge_pages(vma: npt.NDArray[np.int64], page: Words, pfn: Words) -> np
     return head[whole]
 
 
-def _entries(file: int, starts: Words, ends: Words) -> Iterator[tuple[np.uint64, Words]]:
-    """Pieces of the pagemap of VMAs with the pages [start, end): first page, entries u64."""
+def _together(ranges: list[_Range]) -> Iterator[list[_Range]]:
+    """The same in lists: what little lies in many places is read by one thread."""
+    some: list[_Range] = []
+    pages = 0
+    for each in ranges:
+        some.append(each)
+        pages += each.last - each.first
+        if pages >= _PIECE_PAGES:
+            yield some
+            some, pages = [], 0
+    if some:
+        yield some
+
+
+def _ranges(vma_ids: Ints, starts: Words, ends: Words, file: int) -> Iterator[_Range]:
+    """Where the VMAs, with the pages [start, end), may map some; ``_PIECE_PAGES`` at most."""
     apart = np.flatnonzero(starts[1:] - ends[:-1] >= _GAP_PAGES) + 1
     for first_vma, next_vma in pairwise([0, *apart.tolist(), len(starts)]):
         start, end = int(starts[first_vma]), int(ends[next_vma - 1])
@@ -145,10 +203,8 @@ def _entries(file: int, starts: Words, ends: Words) -> Iterator[tuple[np.uint64,
             ranges = _populated(file, start, end)
         for first, last in ranges:
             bounds = range(first // _PIECE_PAGES + 1, -(-last // _PIECE_PAGES))
-            edges = [first, *(n * _PIECE_PAGES for n in bounds), last]
-            for piece, stop in pairwise(edges):
-                raw = os.pread(file, 8 * (stop - piece), 8 * piece)
-                yield np.uint64(piece), np.frombuffer(raw, np.uint64)
+            for edges in pairwise([first, *(n * _PIECE_PAGES for n in bounds), last]):
+                yield _Range(vma_ids[first_vma:next_vma], *edges)
 
 
 def _in_vmas(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Columns, Mask, Words, of_rows
+from estimator.arrays import Columns, Mask, Words, in_turn, of_rows
 from estimator.collect.limits import is_own_limit
 from estimator.ksm.vm_flags import EXCLUDING, LETTERS, VALUES, excluded_by
 from estimator.procfs.page_size import PAGE_BYTES
@@ -26,7 +26,7 @@ _LINE = re.compile(
 )
 
 
-def read_vmas(processes: Sequence[Process]) -> tuple[Columns, dict[str, Words], Mask]:
+def read_vmas(processes: Sequence[Process], threads: int) -> tuple[Columns, dict[str, Words], Mask]:
     """Columns of ``vmas.parquet`` without counts, and numbers of smaps by name, in pages (u64).
 
     And of which processes they could be read, bool (n,).
@@ -35,8 +35,7 @@ def read_vmas(processes: Sequence[Process]) -> tuple[Columns, dict[str, Words], 
     """
     rows: list[dict[str, Any]] = []
     known = np.ones(len(processes), np.bool_)
-    for mm_id, process in enumerate(processes):
-        found = _of_process(process.pid)
+    for mm_id, found in enumerate(in_turn(_of_process, processes, threads)):
         known[mm_id] = found is not None
         rows += [{"mm_id": mm_id} | row for row in found or ()]
     vmas: Columns = {"vma_id": np.arange(len(rows), dtype=np.uint32)}
@@ -91,10 +90,10 @@ _COLUMNS: dict[str, Any] = {
 }
 
 
-def _of_process(pid: int) -> list[dict[str, Any]] | None:
+def _of_process(process: Process) -> list[dict[str, Any]] | None:
     """Rows of the VMAs of a process; None if they can't be read."""
     try:
-        text = (PROC / str(pid) / "smaps").read_bytes().decode(errors="replace")
+        text = (PROC / str(process.pid) / "smaps").read_bytes().decode(errors="replace")
     except OSError as error:
         if is_own_limit(error):
             raise

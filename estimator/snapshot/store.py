@@ -33,7 +33,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from estimator.arrays import Columns, Empty
+from estimator.arrays import Columns, Empty, one_ahead
 from estimator.errors import TargetError
 from estimator.packed import Packed
 from estimator.signals import interrupts_wait
@@ -61,13 +61,10 @@ _ASCENDING = {"pfn", "head_pfn", "page_index", "frame_id"}
 _Files: TypeAlias = Iterator[tuple[str, Callable[[Any], Any]]]
 
 
-def _row_groups(
-    name: str, table: pd.DataFrame | Columns | dict[str, Packed], between: Callable[[], None]
-) -> Iterator[pa.Table]:
+def _row_groups(name: str, table: pd.DataFrame | Columns | dict[str, Packed]) -> Iterator[pa.Table]:
     schema = columns_of(name, table)
     size = len(table[schema.names[0]])
     for start in range(0, size, ROW_GROUP_ROWS):
-        between()
         rows = slice(start, min(start + ROW_GROUP_ROWS, size))
         arrays = [to_arrow(table[f.name], f, rows) for f in schema]
         yield pa.Table.from_arrays(arrays, schema=schema)
@@ -88,24 +85,27 @@ def _nest_items(nodes: pd.DataFrame | Columns, items: pd.DataFrame | Columns) ->
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def write_snapshot(snapshot: Snapshot | Gathered, path: Path, *, replace: bool = False) -> None:
+def write_snapshot(
+    snapshot: Snapshot | Gathered, path: Path, *, replace: bool = False, two_cores: bool = False
+) -> None:
     """Write ``snapshot`` to the new directory ``path`` (0700, files 0600), or as one file.
 
     ``NAME.tar`` is one file, - is stdout. Else built beside ``path``, brought to the disk, and
     renamed at the end: a snapshot that exists is complete, after a power cut too. ``replace``: a
-    snapshot that is there goes. Raises TargetError if ``path`` exists or can't be written, for want
-    of space or rights; nothing is left behind then.
+    snapshot that is there goes. ``two_cores``: rows are made ready while others are written. Raises
+    TargetError if ``path`` exists or can't be written, for want of space or rights; nothing is left
+    behind then.
     """
     check_output(path, replace=replace)
     if path == STREAM:
-        write_members(_members(_files(snapshot)), sys.stdout.buffer, "snapshot.ksm")
+        write_members(_members(_files(snapshot, two_cores)), sys.stdout.buffer, "snapshot.ksm")
         return
     write = _write_file if is_archive(path) else _write
     try:
         parent = os.open(path.parent, _DIRECTORY)
         try:
             with interrupts_wait() as interrupt:
-                write(_files(snapshot, interrupt), path.name, parent, replace)
+                write(_files(snapshot, two_cores, interrupt), path.name, parent, replace)
         finally:
             os.close(parent)
     except OSError as error:
@@ -180,8 +180,10 @@ def _fill(files: _Files, directory: int, written: list[str]) -> None:
     os.fsync(directory)
 
 
-def _files(snapshot: Snapshot | Gathered, between: Callable[[], None] = lambda: None) -> _Files:
-    """Those of ``snapshot``; ``between`` is called before each group of rows."""
+def _files(
+    snapshot: Snapshot | Gathered, two_cores: bool, between: Callable[[], None] = lambda: None
+) -> _Files:
+    """Those of ``snapshot``; ``between`` is called before each group of rows is written."""
     for name in TABLES:
         table = getattr(snapshot, name)
         if table is None:
@@ -189,8 +191,9 @@ def _files(snapshot: Snapshot | Gathered, between: Callable[[], None] = lambda: 
         groups = (
             iter([_nest_items(table, snapshot.stable_items)])
             if name == "stable_nodes"
-            else _row_groups(name, table, between)
+            else _row_groups(name, table)
         )
+        groups = _each(one_ahead(groups) if two_cores else groups, between)
         yield f"{name}.parquet", partial(_write_table, columns_of(name, table), groups)
     info = json.dumps(snapshot.info, indent=1).encode()
     yield _INFO, lambda file: file.write(info)
@@ -211,6 +214,12 @@ def _remove(name: str, parent: int) -> None:
     finally:
         os.close(directory)
     os.rmdir(name, dir_fd=parent)
+
+
+def _each(groups: Iterator[pa.Table], between: Callable[[], None]) -> Iterator[pa.Table]:
+    for group in groups:
+        between()
+        yield group
 
 
 def _write_table(schema: pa.Schema, groups: Iterator[pa.Table], file: Any) -> None:
