@@ -67,6 +67,7 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 NO_OTHERS = np.zeros(1, np.bool_)
+NOTHING = dict.fromkeys(("AnonHugePages", "Rss", "Swap"), np.zeros(1, np.uint64))
 
 
 def test_smaps_say_what_ksmd_may_merge(proc: Path) -> None:
@@ -94,13 +95,15 @@ def test_page_flags_say_which_folio_a_frame_is_in(proc: Path) -> None:
     words[1100] = anon | lru
     (proc / "kpageflags").write_bytes(words.tobytes())
     (proc / "kpagecount").write_bytes(np.arange(2048, dtype=np.uint64).tobytes())
-    facts = frames.frame_facts(np.array([700, 1033, 1100, 1200], np.uint64))
+    facts = frames.frame_facts(
+        np.array([700, 1033, 1100, 1200], np.uint64), np.array([1, 1, 0, 1], np.bool_)
+    )
     assert facts["head_pfn"].tolist() == [512, 1032, 1100, 1200]
     assert facts["order"].tolist() == [9, 4, 0, 0]
     assert (facts["kind"] != 0).tolist() == [True, True, True, False]
-    assert facts["mapcount"].tolist() == [700, 1033, 1100, 1200]
+    assert facts["mapcount"].tolist() == [700, 1033, 1100, 1]
     assert facts["refcount"].tolist() == [-1] * 4
-    assert facts["folio_mapcount"].tolist() == [-1, -1, 1100, 1200]
+    assert facts["folio_mapcount"].tolist() == [-1, -1, 1100, 1]
     assert (facts["flags"] & int(FrameFlag.LARGE)).astype(bool).tolist() == [1, 1, 0, 0]
 
 
@@ -117,7 +120,7 @@ def test_page_flags_say_what_a_frame_is(proc: Path, contents: str, kinds: list[i
     words = [anon | lru | backed, lru | backed, huge | mmap, mmap, huge | anon, backed]
     (proc / "kpageflags").write_bytes(np.array(words, np.uint64).tobytes())
     (proc / "kpagecount").write_bytes(np.ones(6, np.uint64).tobytes())
-    facts = frames.frame_facts(np.arange(6, dtype=np.uint64), contents)
+    facts = frames.frame_facts(np.arange(6, dtype=np.uint64), np.zeros(6, np.bool_), contents)
     assert facts["kind"].tolist() == kinds
 
 
@@ -508,7 +511,7 @@ def test_too_many_open_files_do_not_make_a_process_vanish(
     (proc / "7").mkdir()
     for opens in ("open", "read_bytes"):
         monkeypatch.setattr(Path, opens, refuse)
-    maps = pagemap.PageMaps([Process(7, "x", [])], one_vma(1), np.zeros(1, np.uint64), NO_OTHERS, 1)
+    maps = pagemap.PageMaps([Process(7, "x", [])], one_vma(1), NOTHING, NO_OTHERS, 1)
     reading: dict[str, Callable[[], Any]] = {
         "stat": processes.read_processes,
         "smaps": lambda: vmas.read_vmas([Process(7, "x", [])], 2),
@@ -652,9 +655,7 @@ def test_pages_far_into_a_vma_are_named(tmp_path: Path, monkeypatch: pytest.Monk
             file.write((present | np.uint64(pfn)).tobytes())
     monkeypatch.setattr(pagemap, "PROC", tmp_path)
     monkeypatch.setattr(pagemap, "_populated", lambda *_: [(5, 6), (far - 1, far + 7)])
-    maps = pagemap.PageMaps(
-        [Process(7, "x", [])], one_vma(far + 8), np.zeros(1, np.uint64), NO_OTHERS, 2
-    )
+    maps = pagemap.PageMaps([Process(7, "x", [])], one_vma(far + 8), NOTHING, NO_OTHERS, 2)
     mapped = maps.walk(lambda _: None)
     assert mapped.page_index[:].tolist() == [5, far - 1, far + 5, far + 6]
     assert mapped.pfn[:].tolist() == [100, 101, 102, 103]

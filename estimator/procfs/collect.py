@@ -152,7 +152,7 @@ def gather_procfs(
     refuse_beyond(max_memory_bytes, mapped_pages, running=True, answers=answers)
     areas = Areas(vmas["mm_id"], vmas["start"], vmas["end"])
     further = Further(wanted, seed, areas, PAGE_BYTES) if wanted != Wanted() else None
-    maps = PageMaps(processes, vmas, smaps["AnonHugePages"], others, workers)
+    maps = PageMaps(processes, vmas, smaps, others, workers)
     kernel = RunningKernel()
     latest: list[Mapped] = []
     looks: list[Places] = []
@@ -167,6 +167,7 @@ def gather_procfs(
         facts, places = look_at(
             pfns,
             mapped,
+            maps.shared,
             vmas,
             processes,
             seed,

@@ -39,6 +39,7 @@ def workers_here() -> int:
 def look_at(
     pfns: Packed,
     mapped: Mapped,
+    shared: Packed,
     vmas: Columns,
     processes: Sequence[Process],
     seed: int,
@@ -52,13 +53,13 @@ def look_at(
 ) -> tuple[Table, Places]:
     """Columns of ``FRAME_FACTS`` of the frames ``pfns``, and ``zero_page``; and where they lie.
 
-    And of ``further``, where more hashes are asked for.
+    And of ``further``, where more hashes are asked for. ``shared``: of ``PageMaps``.
 
     Read by ``workers`` processes at once, which ``pace`` holds for together. ``without_contents``:
     what is in the frames is left alone. ``contents``: of which memory, one of ``CONTENTS``.
     ``meanwhile`` is what this process does before it helps the others to read.
     """
-    facts = _page_flags(pfns, contents, workers)
+    facts = _page_flags(pfns, shared, contents, workers)
     dtypes = {"hash": np.uint64, "unknown": np.uint8}
     if further is not None:
         dtypes |= further.wanted.columns(PAGE_BYTES)
@@ -89,21 +90,25 @@ def look_at(
     return facts, places
 
 
-def _page_flags(pfns: Packed, contents: str, workers: int) -> Table:
+def _page_flags(pfns: Packed, shared: Packed, contents: str, workers: int) -> Table:
     """What /proc and sysfs say of the frames ``pfns``, without their contents; ``zero_page``."""
     dtypes = {name: dtype for name, dtype in FRAME_FACTS.items() if name not in _OF_CONTENTS}
     dtypes |= {"zero_page": np.bool_}
     facts = {name: Packed(dtype) for name, dtype in dtypes.items()}
     columns = shared_columns(min(len(pfns), _FRAMES_AT_ONCE), dtypes)
+    alone = ByPfn(pfns, np.bool_, True)
+    for piece in shared.pieces():
+        alone.put(piece[alone.has(piece)], False)
     for begin in range(0, len(pfns), _FRAMES_AT_ONCE):
         block = pfns[begin : begin + _FRAMES_AT_ONCE]
+        once = alone.of(block)
         pieces = Pieces(-(-len(block) // _FACTS_AT_ONCE))
 
-        def read(block: Words = block, pieces: Pieces = pieces) -> None:
+        def read(block: Words = block, once: Mask = once, pieces: Pieces = pieces) -> None:
             for number in pieces:
                 begin = number * _FACTS_AT_ONCE
                 piece = slice(begin, min(begin + _FACTS_AT_ONCE, len(block)))
-                for name, values in frame_facts(block[piece], contents).items():
+                for name, values in frame_facts(block[piece], once[piece], contents).items():
                     if name in columns:
                         columns[name][piece] = values
 

@@ -8,7 +8,7 @@ import platform
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Bytes, Columns, Words
+from estimator.arrays import Bytes, Columns, Mask, Words
 from estimator.collect.mappings import distinct
 from estimator.procfs.page_size import HUGE_PAGES
 from estimator.procfs.processes import PROC
@@ -35,10 +35,12 @@ _ANON, _HEAD, _TAIL, KPF_KSM, _ZERO_PAGE = (np.uint64(1 << bit) for bit in (12, 
 _MMAP, _SWAPBACKED, _HUGE, _LRU = (np.uint64(1 << bit) for bit in (11, 14, 17, 5))
 
 
-def frame_facts(pfns: Words, contents: str = CONTENTS[0]) -> Columns:
+def frame_facts(pfns: Words, alone: Mask, contents: str = CONTENTS[0]) -> Columns:
     """Columns of ``FRAME_FACTS`` but ``node``, of the frames ``pfns``, and ``zero_page``, bool.
 
-    ``kind``: 0 where ``contents`` does not ask for it.
+    ``alone``: bool (n,), which ones /proc/PID/pagemap says are mapped once (PM_MMAP_EXCLUSIVE). Of
+    pages of large folios it is not believed: before 6.11 (2c1f057e5be6) it is that of the first one
+    of a huge page. ``kind``: 0 where ``contents`` does not ask for it.
     Not to be had here, and -1: ``refcount``, and the ``folio_mapcount`` of large folios.
     """
     flags, head, order = _flags(pfns)
@@ -46,7 +48,9 @@ def frame_facts(pfns: Words, contents: str = CONTENTS[0]) -> Columns:
     for bit, flag in _FLAGS.items():
         kpf[(flags & np.uint64(1 << bit)) != 0] |= np.uint32(flag)
     kpf[order > 0] |= np.uint32(FrameFlag.LARGE)
-    mapcount = frame_words("kpagecount", pfns).astype(np.int32)
+    mapcount = np.ones(len(pfns), np.int32)
+    asked = ~alone | (order > 0)
+    mapcount[asked] = frame_words("kpagecount", pfns[asked])
     return {
         "ok": np.ones(len(pfns), np.bool_),
         "kind": _kind(flags, contents),

@@ -19,14 +19,15 @@ import numpy.typing as npt
 from estimator.arrays import Columns, Ints, Mask, Words, in_turn
 from estimator.collect.limits import is_own_limit
 from estimator.collect.mappings import Mapped, Rows, first_pages
+from estimator.packed import Packed
 from estimator.procfs.page_size import HUGE_PAGES, PAGE_SHIFT
 from estimator.procfs.processes import PROC, Process
 from estimator.snapshot.flags import MappingFlag
 
-_PRESENT, _SWAP, _FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
+_PRESENT, _SWAP, _FILE, _EXCLUSIVE = (np.uint64(1 << bit) for bit in (63, 62, 61, 56))
 _PFN = np.uint64((1 << 55) - 1)
 _PIECE_PAGES = 1 << 18  # 2 MiB of entries; no huge page lies in two
-_SPARSE_PAGES = 1 << 13  # ranges from 32 MiB on are asked for what is in them first
+_SPARSE_PAGES = 1 << 13  # from 32 MiB on, mostly empty ranges are asked for what is in them first
 _GAP_PAGES = 512  # read over gaps shorter than this
 _VM_ACCESS = np.uint64(7)  # VM_READ | VM_WRITE | VM_EXEC
 _HUGE = np.uint8(MappingFlag.HUGE)
@@ -56,46 +57,53 @@ class _Range:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a range maps. ``swap``, ``huge``: pages by VMA of the range, u64 and i64 (n,)."""
+    """What a range maps. ``swap``, ``huge``: pages by VMA, u64 and i64 (n,). ``shared``: frames."""
 
     vma_ids: Ints
     rows: Rows
     swap: Words
     huge: Ints
+    shared: Words
 
 
 class PageMaps:
     """The pagemaps of some processes: ``walk`` reads all of them, again and again if need be.
 
-    ``huge``: pages of huge pages per VMA. ``others``: bool per VMA, pages that are not anonymous
-    count there too. ``threads``: so many pieces are read at once.
+    ``smaps``: its numbers by name, pages per VMA. ``others``: bool per VMA, pages that are not
+    anonymous count there too. ``threads``: so many pieces are read at once. ``gone``: bool per
+    process, whether it could not be read. ``shared``: u64, frames that the latest walk does not
+    know to be mapped once.
     """
 
     def __init__(
         self,
         processes: Sequence[Process],
         vmas: Columns,
-        huge: Words,
+        smaps: dict[str, Words],
         others: Mask,
         threads: int,
     ) -> None:
         self._processes = processes
         self._vmas = vmas
         self._start, self._end = (vmas[name] >> PAGE_SHIFT for name in ("start", "end"))
-        self._huge = huge
+        self._huge = smaps["AnonHugePages"]
+        self._populated = smaps["Rss"] + smaps["Swap"]
         self._others = others
         self._threads = threads
         self.gone = np.zeros(len(processes), np.bool_)
+        self.shared = Packed(np.uint64)
 
     def walk(self, progress: Callable[[int], None]) -> Mapped:
         """Every page that the VMAs map; ``progress`` is told the number of mms done."""
         names = ("zero_pages", "ksm_zero_pages", "nonpresent_pages", "unknown_pages", "swap_pages")
         counts = {name: np.zeros(len(self._huge), np.uint64) for name in names}
         mapped = Mapped(counts, first_pages(self._start, self._end))
+        self.shared = Packed(np.uint64)
         huge_found = np.zeros(len(self._huge), np.int64)
         for places in in_turn(self._look, self._some(progress), self._threads):
             for found in places:
                 mapped.append(found.rows)
+                self.shared.append(found.shared)
                 mapped.counts["swap_pages"][found.vma_ids] += found.swap
                 huge_found[found.vma_ids] += found.huge
         self._forget_huge(mapped, huge_found)
@@ -109,9 +117,26 @@ class PageMaps:
         for begin, stop in pairwise(bounds if len(mms) else []):
             mm_id, vma_ids = int(mms[begin]), walked[begin:stop]
             progress(mm_id)
-            ranges = partial(_ranges, vma_ids, self._start[vma_ids], self._end[vma_ids])
-            for some in _together(self._of_pagemap(mm_id, ranges)):
+            for some in _together(self._of_pagemap(mm_id, partial(self._ranges, vma_ids))):
                 yield mm_id, some
+
+    def _ranges(self, vma_ids: Ints, file: int) -> Iterator[_Range]:
+        """Where the VMAs may map something; each has ``_PIECE_PAGES`` at most."""
+        starts, ends = self._start[vma_ids], self._end[vma_ids]
+        apart = np.flatnonzero(starts[1:] - ends[:-1] >= _GAP_PAGES) + 1
+        for first_vma, next_vma in pairwise([0, *apart.tolist(), len(starts)]):
+            start, end, some = (
+                int(starts[first_vma]),
+                int(ends[next_vma - 1]),
+                vma_ids[first_vma:next_vma],
+            )
+            ranges = [(start, end)]
+            if end - start >= _SPARSE_PAGES and 2 * self._populated[some].sum() < end - start:
+                ranges = _populated(file, start, end)
+            for first, last in ranges:
+                bounds = range(first // _PIECE_PAGES + 1, -(-last // _PIECE_PAGES))
+                for edges in pairwise([first, *(n * _PIECE_PAGES for n in bounds), last]):
+                    yield _Range(some, *edges)
 
     def _look(self, where: tuple[int, list[_Range]]) -> list[_Found]:
         """What the ranges map."""
@@ -146,13 +171,14 @@ class PageMaps:
         wanted |= self._others[vma_ids[vma]]
         if not wanted.all():
             at, vma = at[wanted], vma[wanted]
-        page, pfn = at.view(np.uint64) + first, entries[at] & _PFN
+        entries = entries[at]
+        page, pfn = at.view(np.uint64) + first, entries & _PFN
         flags = closed[vma] * np.uint8(MappingFlag.PROT_NONE)
         head = _whole_huge_pages(vma, page, pfn)
         flags[(head[:, None] + np.arange(HUGE_PAGES)).ravel()] |= _HUGE
         huge = HUGE_PAGES * np.bincount(vma[head], minlength=len(vma_ids))
         rows = Rows(vma_ids.astype(np.uint32)[vma], page - start[vma], pfn, flags)
-        return _Found(vma_ids, rows, swap, huge)
+        return _Found(vma_ids, rows, swap, huge, pfn[entries & _EXCLUSIVE == 0])
 
     def _forget_huge(self, mapped: Mapped, huge_found: Ints) -> None:
         """Leave HUGE where smaps counts as many huge pages as were found whole.
@@ -191,20 +217,6 @@ def _together(ranges: list[_Range]) -> Iterator[list[_Range]]:
             some, pages = [], 0
     if some:
         yield some
-
-
-def _ranges(vma_ids: Ints, starts: Words, ends: Words, file: int) -> Iterator[_Range]:
-    """Where the VMAs, with the pages [start, end), may map some; ``_PIECE_PAGES`` at most."""
-    apart = np.flatnonzero(starts[1:] - ends[:-1] >= _GAP_PAGES) + 1
-    for first_vma, next_vma in pairwise([0, *apart.tolist(), len(starts)]):
-        start, end = int(starts[first_vma]), int(ends[next_vma - 1])
-        ranges = [(start, end)]
-        if end - start >= _SPARSE_PAGES:
-            ranges = _populated(file, start, end)
-        for first, last in ranges:
-            bounds = range(first // _PIECE_PAGES + 1, -(-last // _PIECE_PAGES))
-            for edges in pairwise([first, *(n * _PIECE_PAGES for n in bounds), last]):
-                yield _Range(vma_ids[first_vma:next_vma], *edges)
 
 
 def _in_vmas(
