@@ -110,6 +110,22 @@ class FirstOf:
         return row
 
 
+class Met:
+    """Which of the numbers from 0 to ``size`` - 1 have come already; i32 for each."""
+
+    def __init__(self, size: int, empty: Empty = np.empty) -> None:
+        self._row = empty(size, np.int32)
+        self._row[:] = -1
+
+    def new(self, numbers: npt.NDArray[np.integer]) -> Mask:
+        """Which of ``numbers`` come for the first time; several threads as for ``FirstOf``."""
+        fresh: Mask = self._row.take(numbers) < 0
+        order = np.arange(len(numbers), dtype=np.int32)
+        self._row[numbers[::-1]] = order[::-1]
+        fresh &= self._row.take(numbers) == order
+        return fresh
+
+
 class Appended:
     """So many ``columns`` of at most ``rows``, i32, which come a piece at a time."""
 

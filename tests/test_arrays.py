@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estimator import arrays, ranks
-from estimator.arrays import FirstOf, in_turn, narrow, one_ahead
+from estimator.arrays import FirstOf, Met, in_turn, narrow, one_ahead
 from estimator.ranks import Ranks
 
 
@@ -20,6 +20,15 @@ def test_where_numbers_occur_first(calls: list[list[int]]) -> None:
     first = FirstOf(31, lambda rows, dtype: np.full(rows, 77, dtype))
     for numbers in calls:
         assert first.row(np.array(numbers, np.int64)).tolist() == list(map(numbers.index, numbers))
+
+
+@given(st.lists(st.lists(st.integers(0, 30), max_size=50), max_size=4))
+def test_which_numbers_come_for_the_first_time(calls: list[list[int]]) -> None:
+    met, before = Met(31, lambda rows, dtype: np.full(rows, 77, dtype)), list[int]()
+    for numbers in calls:
+        expected = [n not in before and n not in numbers[:at] for at, n in enumerate(numbers)]
+        assert met.new(np.array(numbers, np.int64)).tolist() == expected
+        before += numbers
 
 
 @given(st.integers(0, 300), st.sets(st.integers(0, 299)))

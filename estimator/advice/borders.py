@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty, Ints, Words, ascending
-from estimator.ksm.content_parts import rows_by_content, rows_by_number
+from estimator.arrays import Empty, Ints, Numbers, Words, ascending
+from estimator.ksm.content_parts import rows_by, rows_by_number
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot, vma_starts, vmas_of
 
@@ -38,7 +38,13 @@ def borders(
     found, freed, starts = prediction.credits, prediction.freed, vma_starts(snapshot)
     domain_of_vma = domain_of_mm[snapshot.vmas["mm_id"].to_numpy()]
     names, across = _names(domain_of_vma), 0
-    for rows in rows_by_content(freed.content, freed.frame_of_row, prediction.empty):
+
+    def node_of(piece: slice) -> Numbers:
+        frame = freed.frame_of_row[piece].astype(np.int32)
+        node = found.stable_node.take(frame)
+        return np.where(node >= 0, node, frame)
+
+    for rows in rows_by(len(freed.frame_of_row), node_of, prediction.empty):
         frame, domain = freed.frame_of_row.take(rows), domain_of_vma[vmas_of(starts, rows)]
         ending = found.given_up.take(frame) & (found.stable_node.take(frame) >= 0)
         frames, signature = _signatures(frame[ending], domain[ending], names)
@@ -111,7 +117,12 @@ def sharing_matrix(
     matrix = np.zeros((groups, groups), np.int64)
     group_of_vma = group_of_mm[snapshot.vmas["mm_id"].to_numpy()]
     starts, freed = vma_starts(snapshot), prediction.freed
-    for rows in rows_by_content(freed.content, freed.frame_of_row, prediction.empty):
+
+    def node_of(piece: slice) -> Numbers:
+        node = prediction.stable_node[piece]
+        return np.where(node >= 0, node, freed.frame_of_row[piece].astype(np.int32))
+
+    for rows in rows_by(len(freed.frame_of_row), node_of, prediction.empty):
         group, stable_node = group_of_vma[vmas_of(starts, rows)], prediction.stable_node[rows]
         inside = (stable_node >= 0) & (group >= 0)
         nodes = pd.factorize(stable_node[inside])[0]

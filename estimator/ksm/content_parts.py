@@ -1,4 +1,6 @@
-"""The mappings in parts, those of one content together: what goes content by content needs no more.
+"""The mappings in parts, those of one content, or of one frame, together.
+
+What goes content by content needs no more at once.
 
 How many parts there are depends on the number of mappings alone, so sums of fractions come out the
 same wherever they are made.
@@ -26,31 +28,28 @@ def rows_by_content(
     ``content``: per frame, -1 where it is not known. ``frame_of_row``: per row. ``empty``: makes
     an array of all rows.
     """
-    parts = _parts_of(len(frame_of_row))
-    yield from _rows_by_part(
-        len(frame_of_row),
-        parts,
-        lambda piece: (content.take(frame_of_row[piece]) % parts).astype(np.uint16),
-        empty,
-    )
+    return rows_by(len(frame_of_row), lambda piece: content.take(frame_of_row[piece]), empty)
 
 
 def rows_by_number(number: npt.NDArray[np.integer], empty: Empty = np.empty) -> Iterator[Ints]:
     """The rows of ``number`` (i64, ascending) part by part, those of equal numbers together."""
-    parts = _parts_of(len(number))
-    yield from _rows_by_part(
-        len(number), parts, lambda piece: (number[piece] % parts).astype(np.uint16), empty
-    )
+    return rows_by(len(number), lambda piece: number[piece], empty)
 
 
-def _parts_of(rows: int) -> int:
+def parts_of(rows: int) -> int:
+    """How many parts so many rows come in. Number n is in part n % parts."""
     return min(rows // _ROWS_OF_A_PART + 1, 1 << 16)
 
 
-def _rows_by_part(
-    rows: int, parts: int, part_of: Callable[[slice], npt.NDArray[np.uint16]], empty: Empty
+def rows_by(
+    rows: int, number_of: Callable[[slice], npt.NDArray[np.integer]], empty: Empty = np.empty
 ) -> Iterator[Ints]:
-    """The ``rows`` (i64, ascending) part by part, each once. ``part_of``: the parts of a piece."""
+    """The same, of so many ``rows``; ``number_of``: the numbers of a piece of them, asked twice."""
+    parts = parts_of(rows)
+
+    def part_of(piece: slice) -> npt.NDArray[np.uint16]:
+        return (number_of(piece) % parts).astype(np.uint16)
+
     sizes = np.zeros(parts, np.int64)
     for piece in pieces(rows):
         sizes += np.bincount(part_of(piece), minlength=parts)

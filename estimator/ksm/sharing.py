@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.arrays import Appended, FirstOf, Ints, Numbers, Words, in_turn, pieces
-from estimator.ksm.content_parts import rows_by_content
+from estimator.ksm.content_parts import rows_by
 from estimator.snapshot.names import units_of
 from estimator.snapshot.snapshot import vma_starts, vmas_of
 
@@ -95,8 +95,7 @@ def sums_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tupl
             here = rows[piece]
             group, credit = group_of_vma[vmas_of(starts, here)], credit_of_row[here]
             frame = freed.frame_of_row.take(here).astype(np.int32)
-            end, left = found.stable_node.take(frame), found.given_up.take(frame)
-            end = np.where(found.ends.take(frame) > 0, frame, np.where(left, end, -1))
+            end, left = found.end_of(frame), found.given_up.take(frame)
             chosen = np.flatnonzero((end >= 0) & (prediction.is_converted(here) | ~left))
             frame, end, left = frame[chosen], end[chosen], left[chosen]
             stays = found.given_up.take(end) & (found.stable_node.take(end) == end)
@@ -118,7 +117,14 @@ def sums_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tupl
 
     matrix: Floats = np.zeros((groups, groups))
     alone: Floats = np.zeros(groups)
-    parts = rows_by_content(freed.content, freed.frame_of_row, prediction.empty)
+
+    def number_of(piece: slice) -> Numbers:
+        """Together come the frames that end as one."""
+        frame = freed.frame_of_row[piece].astype(np.int32)
+        end = found.end_of(frame)
+        return np.where(end >= 0, end, frame)
+
+    parts = rows_by(len(freed.frame_of_row), number_of, prediction.empty)
     for alone_of_part, vectors in in_turn(part, parts):
         alone += alone_of_part
         for some in vectors:

@@ -10,18 +10,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.arrays import (
-    Appended,
     Empty,
-    FirstOf,
     Ints,
-    Mask,
+    Met,
     Numbers,
-    Words,
     in_turn,
     pieces,
     rows_where,
 )
-from estimator.ksm.content_parts import rows_by_content
+from estimator.ksm.content_parts import parts_of, rows_by_content
 from estimator.ksm.frames import frames_with
 from estimator.ksm.sharing import TIE_DIGITS
 from estimator.snapshot.flags import FrameFlag
@@ -63,64 +60,43 @@ def _all_patterns(prediction: Prediction, place_of_vma: Ints, starts: Ints) -> p
         1, 2**64, size=int(place_of_vma.max(initial=-1)) + 1, dtype=np.uint64
     )
     zero, credit_of_row = frames_with(snapshot.frames, FrameFlag.ZERO), prediction.credits.of_row
-    first_of_frame = FirstOf(len(content), prediction.empty)
-    first_of_content = FirstOf(int(content.max(initial=-1)) + 1, prediction.empty)
+    met, parts = Met(len(content), prediction.empty), parts_of(len(frame_id))
+    size = int(content.max(initial=-1)) // parts + 1  # how many contents come in a part
 
     def patterns_of(rows: Ints) -> pd.DataFrame:
-        found, credit = Appended(4, len(rows)), np.empty(len(rows))
+        """What ``contents`` says of the contents of ``rows``, which have all of their mappings."""
+        signature, saved = np.zeros(size, np.uint64), np.zeros(size)
+        frames, mappings, first = (np.zeros(size, np.int64) for _ in range(3))
         for piece in pieces(len(rows)):
             here = rows[piece]
             here = here[prediction.is_converted(here)]
             frame = frame_id.take(here)
             of_row = content.take(frame)
             known = np.flatnonzero(of_row >= 0)
-            here = here[known]
-            credit[len(found) :][: len(here)] = credit_of_row[here]
-            place = place_of_vma[vmas_of(starts, here)]
-            found.add(here, frame[known], of_row[known], place)
-        row, frame, of_row, place = found.columns
-        firsts = first_of_frame.row(frame), first_of_content.row(of_row)
-        return _patterns(row, *firsts, place, number, zero.take(frame), credit[: len(found)])
+            here, frame, of_row = here[known], frame[known], of_row[known] // parts
+            new = np.flatnonzero(mappings[of_row] == 0)
+            first[of_row[new[::-1]]] = here[new[::-1]]
+            np.add.at(signature, of_row, number.take(place_of_vma[vmas_of(starts, here)]))
+            frames += np.bincount(of_row[met.new(frame)], minlength=size)
+            mappings += np.bincount(of_row, minlength=size)
+            saved += np.bincount(of_row, credit_of_row[here], size)
+        there = np.flatnonzero(mappings)
+        there = there[np.argsort(first[there])]
+        table = pd.DataFrame(
+            {
+                "signature": signature[there],
+                "zero": zero.take(frame_id.take(first[there])),
+                "frames": frames[there],
+                "contents": np.ones(len(there), np.int64),
+                "mappings": mappings[there],
+                "saved_pages": saved[there],
+                "row": first[there],
+            }
+        )
+        return _alike(table).reset_index()
 
-    parts = in_turn(patterns_of, rows_by_content(content, frame_id, prediction.empty))
-    return _alike(pd.concat(parts).sort_values("row"))
-
-
-def _patterns(
-    rows: Numbers,
-    of_frame: Numbers,
-    of_content: Numbers,
-    place: Numbers,
-    number: Words,
-    zero: Mask,
-    credit: npt.NDArray[np.float64],
-) -> pd.DataFrame:
-    """What ``contents`` says of the contents of ``rows``, which have all of their mappings.
-
-    Per row: the first one of its frame and of its content, its ``place``, whether it is
-    ``zero``-filled, and its ``credit``. ``number``: per place.
-    """
-    row = np.arange(len(rows), dtype=np.int32)
-    one_each = np.flatnonzero(of_content == row)
-    signature = np.zeros(len(rows), np.uint64)
-    for piece in pieces(len(rows)):
-        np.add.at(signature, of_content[piece], number.take(place[piece]))
-
-    def sums(of: Numbers, weights: npt.NDArray[np.float64] | None = None) -> npt.NDArray[Any]:
-        return np.bincount(of, weights, len(rows))[one_each]
-
-    table = pd.DataFrame(
-        {
-            "signature": signature[one_each],
-            "zero": zero[one_each],
-            "frames": sums(of_content[of_frame == row]),
-            "contents": np.ones(len(one_each), np.int64),
-            "mappings": sums(of_content),
-            "saved_pages": sums(of_content, credit),
-            "row": rows[one_each],
-        }
-    )
-    return _alike(table).reset_index()
+    found = in_turn(patterns_of, rows_by_content(content, frame_id, prediction.empty))
+    return _alike(pd.concat(found).sort_values("row"))
 
 
 def _alike(table: pd.DataFrame) -> pd.DataFrame:
