@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty, Ints, Numbers, Words, ascending
-from estimator.ksm.content_parts import rows_by, rows_by_number
+from estimator.arrays import Empty, Ints, Narrow, Numbers, Words, ascending, narrow
+from estimator.ksm.content_parts import rows_by, rows_by_end, rows_by_number
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot, vma_starts, vmas_of
 
@@ -38,13 +39,7 @@ def borders(
     found, freed, starts = prediction.credits, prediction.freed, vma_starts(snapshot)
     domain_of_vma = domain_of_mm[snapshot.vmas["mm_id"].to_numpy()]
     names, across = _names(domain_of_vma), 0
-
-    def node_of(piece: slice) -> Numbers:
-        frame = freed.frame_of_row[piece].astype(np.int32)
-        node = found.stable_node.take(frame)
-        return np.where(node >= 0, node, frame)
-
-    for rows in rows_by(len(freed.frame_of_row), node_of, prediction.empty):
+    for rows in rows_by_end(found.stable_node.take, freed.frame_of_row, prediction.empty):
         frame, domain = freed.frame_of_row.take(rows), domain_of_vma[vmas_of(starts, rows)]
         ending = found.given_up.take(frame) & (found.stable_node.take(frame) >= 0)
         frames, signature = _signatures(frame[ending], domain[ending], names)
@@ -59,36 +54,35 @@ def borders(
 
 def domain_signature(
     snapshot: Snapshot, prediction: Prediction, domain_of_mm: npt.NDArray[np.int64]
-) -> npt.NDArray[np.uint64]:
-    """A number per frame of ``prediction.freed``, equal where the set of domains is (u64)."""
-    return set_signatures(
-        prediction.freed.frame_of_row,
-        vma_starts(snapshot),
-        domain_of_mm[snapshot.vmas["mm_id"].to_numpy()],
-        len(prediction.freed.gone),
-        prediction.empty,
+) -> Narrow:
+    """A number per frame of ``prediction.freed``, equal where the set of domains is; narrow."""
+    domain_of_vma = domain_of_mm[snapshot.vmas["mm_id"].to_numpy()]
+    number = prediction.empty(len(prediction.freed.gone), np.int32)
+    numbers = pd.Index(np.zeros(1, np.uint64))
+    number[:] = 0
+    found = set_signatures(
+        prediction.freed.frame_of_row, vma_starts(snapshot), domain_of_vma, prediction.empty
     )
+    for frames, signature in found:
+        numbers = numbers.append(pd.Index(ascending(signature))).unique()
+        number[frames] = numbers.get_indexer(pd.Index(signature))
+    return narrow(number, prediction.empty)
 
 
 def set_signatures(
     frame_of_row: npt.NDArray[np.integer],
     starts: Ints,
     domain_of_vma: npt.NDArray[np.int64],
-    frames: int,
     empty: Empty = np.empty,
-) -> npt.NDArray[np.uint64]:
-    """A number for each of ``frames``, equal where the set of domains of its rows is (u64).
+) -> Iterator[tuple[Ints, Words]]:
+    """The frames that are mapped, and a number for each, equal where the set of its domains is.
 
     ``starts``: ``vma_starts`` of the rows.
     """
     names = _names(domain_of_vma)
-    signature = empty(frames, np.uint64)
-    signature[:] = 0
     for rows in rows_by_number(frame_of_row, empty):
         domain = domain_of_vma[vmas_of(starts, rows)]
-        frame, of_frame = _signatures(frame_of_row[rows], domain, names)
-        signature[frame] = of_frame
-    return signature
+        yield _signatures(frame_of_row[rows], domain, names)
 
 
 def _names(domain_of_vma: Ints) -> Words:

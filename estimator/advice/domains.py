@@ -121,7 +121,9 @@ def separated(snapshot: Snapshot, domain_of_mm: Ints | None, *, keep_zero: bool)
     else:
         frame = snapshot.mappings["frame_id"].to_numpy()
         domain_of_vma = domain_of_mm[snapshot.vmas["mm_id"]]
-        word = set_signatures(frame, vma_starts(snapshot), domain_of_vma, len(frames))
+        word = np.zeros(len(frames), np.uint64)
+        for some, of_frame in set_signatures(frame, vma_starts(snapshot), domain_of_vma):
+            word[some] = of_frame
     if keep_zero:
         zero = (frames["flags"].to_numpy() & FrameFlag.ZERO) != 0
         word = np.where(zero, np.uint64(0), word)

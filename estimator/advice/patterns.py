@@ -7,18 +7,20 @@ a million contents are a few thousand patterns. They are looked at in parts of s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Ints, Words, ascending, in_turn
-from estimator.ksm.content_parts import rows_by_content
+from estimator.arrays import Ints, Narrow, Words, ascending, in_turn, pieces
+from estimator.ksm.content_parts import rows_by_content, rows_by_frame
 from estimator.ksm.credits import folio_rows
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot, vma_of, vma_starts
 
+_CONTENT = ["content", "domain"]
 _ODD = np.uint64(0x9E37_79B9_7F4A_7C15)
 _MIX = (  # as in splitmix64
     (np.uint64(30), np.uint64(0xBF58_476D_1CE4_E5B9)),
@@ -49,7 +51,7 @@ def patterns(
     snapshot: Snapshot,
     prediction: Prediction,
     piece_of_vma: Ints,
-    domain_of_frame: Words | None = None,
+    domain_of_frame: Narrow | None = None,
 ) -> Patterns:
     """Group the frames that ``prediction`` gives up.
 
@@ -170,50 +172,104 @@ class _Part:
 
 
 def _part(
-    prediction: Prediction, rows: Ints, holders: _Holders, domain_of_frame: Words | None
+    prediction: Prediction, rows: Ints, holders: _Holders, domain_of_frame: Narrow | None
 ) -> _Part:
     """What all mappings of some contents (``rows``, ascending) come to."""
-    credits, freed = prediction.credits, prediction.freed
-    frame = freed.frame_of_row[rows].astype(np.int64)
-    given_up = ascending(frame[credits.given_up[frame]])
-    surplus, outside = _kept(prediction, given_up, domain_of_frame)
-    frames = given_up[~np.isin(given_up, surplus)]
-    place = np.searchsorted(frames, frame)
-    inside = np.append(frames, -1)[place] == frame
-    parts = [(rows[inside], place[inside])]
-    if len(outside):
-        node = prediction.stable_node[rows]
-        merged = np.flatnonzero(np.isin(node, outside))
-        for items in (merged, merged[node[merged] == frame[merged]]):
-            page, first = np.unique(node[items], return_index=True)
-            parts.append((rows[items[first]], len(frames) + np.searchsorted(outside, page)))
-    every_row, unit = (np.concatenate(part) for part in zip(*parts, strict=True))
-    frames = np.append(frames, outside)
-    set_of_unit, members = holders.sets(holders.pairs(every_row, unit), len(frames))
-    free = credits.stable_node[frames] < 0
-    number = _numbered(prediction, frames[~free], domain_of_frame)
-    of_unit, sets = pd.factorize(set_of_unit[~free])
-    group, keys = pd.factorize(number * len(sets) + of_unit)
-    content, of_group = np.divmod(keys, max(len(sets), 1))
-    count = np.bincount(group, minlength=len(keys))
+    found = [
+        _grouped(prediction, units, holders, domain_of_frame)
+        for units in _units(prediction, rows, domain_of_frame)
+    ]
+    groups = pd.concat([each.groups for each in found])
+    groups = groups.groupby([*_CONTENT, "set"], sort=False, as_index=False).sum()
+    number = np.asarray(groups.groupby(_CONTENT, sort=False).ngroup(), np.int64)
+    sets, frames = (groups[name].to_numpy() for name in ("set", "frames"))
     signature = np.zeros(int(number.max(initial=-1)) + 1, np.uint64)
-    np.add.at(signature, content, _names(sets[of_group], count))
+    np.add.at(signature, number, _names(sets, frames))
     pattern, patterns = pd.factorize(signature)
     is_first = np.zeros(len(signature), np.bool_)
     is_first[np.unique(pattern, return_index=True)[1]] = True
-    shown = is_first[content]
+    shown = is_first[number]
     return _Part(
-        members,
-        pd.DataFrame({"set": set_of_unit[free], "frames": 1}),
+        pd.concat([each.members for each in found]),
+        pd.concat([each.free for each in found]),
         pd.DataFrame({"pattern": patterns, "contents": np.bincount(pattern)}),
         pd.DataFrame(
             {
-                "pattern": signature[content[shown]],
-                "set": sets[of_group[shown]],
-                "frames": count[shown],
+                "pattern": signature[number[shown]],
+                "set": sets[shown],
+                "frames": frames[shown],
             }
         ),
     )
+
+
+@dataclass(frozen=True)
+class _Units:
+    """``frames`` (ascending), and ``rows`` whose pieces give them up, each one the ``unit``-th."""
+
+    frames: Ints
+    rows: Ints
+    unit: Ints
+
+
+def _units(prediction: Prediction, rows: Ints, domain_of_frame: Narrow | None) -> Iterator[_Units]:
+    """The frames given up of some contents (``rows``: all of their mappings), some at a time.
+
+    And at last what others keep of them.
+    """
+    credits, frame_of_row = prediction.credits, prediction.freed.frame_of_row
+    surplus, outside = _kept(prediction, rows, domain_of_frame)
+    for some in rows_by_frame(rows, frame_of_row):
+        frame = frame_of_row[some].astype(np.int64)
+        given_up = ascending(frame[credits.given_up[frame]])
+        frames = given_up[~np.isin(given_up, surplus)]
+        place = np.searchsorted(frames, frame)
+        inside = np.append(frames, -1)[place] == frame
+        yield _Units(frames, some[inside], place[inside])
+    if len(outside):
+        page, row = _first_items(prediction, rows, outside)
+        yield _Units(outside, row, np.searchsorted(outside, page))
+
+
+def _first_items(prediction: Prediction, rows: Ints, pages: Ints) -> tuple[Ints, Ints]:
+    """Of each of ``pages`` the first of ``rows`` that ends on it, and the first that is on it.
+
+    The page of each, and the row.
+    """
+    ending, there = list[pd.DataFrame](), list[pd.DataFrame]()
+    for piece in pieces(len(rows)):
+        here = rows[piece]
+        node = prediction.stable_node[here]
+        own = node == prediction.freed.frame_of_row[here]
+        items = pd.DataFrame({"page": node, "row": here})[np.isin(node, pages)]
+        ending.append(items.drop_duplicates("page"))
+        there.append(items[own[items.index]].drop_duplicates("page"))
+    first = pd.concat([pd.concat(each).drop_duplicates("page") for each in (ending, there)])
+    return first["page"].to_numpy(np.int64), first["row"].to_numpy(np.int64)
+
+
+@dataclass(frozen=True)
+class _Grouped:
+    """What some frames come to. ``members``, ``free``: as in ``_Part``.
+
+    ``groups``: the columns ``_CONTENT``, set, and how many frames of that content have it.
+    """
+
+    members: pd.DataFrame
+    free: pd.DataFrame
+    groups: pd.DataFrame
+
+
+def _grouped(
+    prediction: Prediction, units: _Units, holders: _Holders, domain_of_frame: Narrow | None
+) -> _Grouped:
+    frames = units.frames
+    set_of_unit, members = holders.sets(holders.pairs(units.rows, units.unit), len(frames))
+    free = prediction.credits.stable_node[frames] < 0
+    groups = _contents(prediction, frames[~free], domain_of_frame)
+    groups = groups.assign(set=set_of_unit[~free], frames=1)
+    groups = groups.groupby([*_CONTENT, "set"], sort=False, as_index=False).sum()
+    return _Grouped(members, pd.DataFrame({"set": set_of_unit[free], "frames": 1}), groups)
 
 
 def _names(sets: Words, frames: Ints) -> Words:
@@ -225,31 +281,30 @@ def _names(sets: Words, frames: Ints) -> Words:
     return mixed
 
 
-def _kept(
-    prediction: Prediction, given_up: Ints, domain_of_frame: Words | None
-) -> tuple[Ints, Ints]:
+def _kept(prediction: Prediction, rows: Ints, domain_of_frame: Narrow | None) -> tuple[Ints, Ints]:
     """KSM pages besides the one that a content keeps of the frames given up, by content and domain.
 
     Those that stay in excess of one, and one that somebody outside keeps for each content of which
     none stays; frames.
     """
-    found = prediction.credits
-    node = found.stable_node[given_up]
-    used = ascending(node[node >= 0]).astype(np.int64)
+    found, frame_of_row = prediction.credits, prediction.freed.frame_of_row
+    nodes = [np.zeros(0, np.int32)]
+    for piece in pieces(len(rows)):
+        frame = frame_of_row.take(rows[piece])
+        node = found.stable_node.take(frame[found.given_up.take(frame)])
+        nodes.append(ascending(node[node >= 0]))
+    used = ascending(np.concatenate(nodes)).astype(np.int64)
     stays = found.stays(used)
     stay, others = used[stays], used[~stays]
-    pages = np.append(stay, others)
-    again = pd.Series(_numbered(prediction, pages, domain_of_frame)).duplicated().to_numpy()
+    pages = _contents(prediction, np.append(stay, others), domain_of_frame)
+    again = pages.duplicated().to_numpy()
     return stay[again[: len(stay)]], others[~again[len(stay) :]]
 
 
-def _numbered(prediction: Prediction, frames: Ints, domain_of_frame: Words | None) -> Ints:
-    """A number from 0 for each pair of content and domain that ``frames`` have."""
-    content = prediction.freed.content[frames]
-    if domain_of_frame is None:
-        return np.asarray(pd.factorize(content)[0], np.int64)
-    keys = pd.DataFrame({"content": content, "domain": domain_of_frame[frames]})
-    return np.asarray(keys.groupby(["content", "domain"], sort=False).ngroup(), np.int64)
+def _contents(prediction: Prediction, frames: Ints, domain_of_frame: Narrow | None) -> pd.DataFrame:
+    """The columns ``_CONTENT`` of ``frames``."""
+    domain = 0 if domain_of_frame is None else domain_of_frame[frames]
+    return pd.DataFrame({"content": prediction.freed.content[frames], "domain": domain})
 
 
 def _add_splits_and_copies(found: _Found, prediction: Prediction, holders: _Holders) -> None:

@@ -15,7 +15,6 @@ from functools import cache
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from estimator.advice.attribution import contributions, page_bytes, scanned_pages
@@ -28,7 +27,7 @@ from estimator.advice.patterns import Patterns, patterns
 from estimator.advice.program_file import program_file
 from estimator.advice.smallest import Best, best_sets
 from estimator.advice.verdict import Savings, savings
-from estimator.arrays import Ints, Mask
+from estimator.arrays import Ints, Mask, Narrow
 from estimator.errors import UsageError
 from estimator.ksm.hash_parts import Workroom
 from estimator.ksm.policy import Policy
@@ -259,9 +258,7 @@ def _patterns(
     return patterns(snapshot, prediction, line_of_vma, _domains(snapshot, prediction, within))
 
 
-def _domains(
-    snapshot: Snapshot, prediction: Prediction, within: Domain | None
-) -> npt.NDArray[np.uint64] | None:
+def _domains(snapshot: Snapshot, prediction: Prediction, within: Domain | None) -> Narrow | None:
     if within is None:
         return None
     domain_of_mm = pd.factorize(snapshot.processes[within])[0]

@@ -16,7 +16,7 @@ import pandas as pd
 from estimator.advice.attribution import page_bytes
 from estimator.advice.domains import by_family
 from estimator.arrays import Empty, Ints
-from estimator.ksm.content_parts import rows_by_content
+from estimator.ksm.content_parts import rows_by_end
 from estimator.ksm.credits import ends_of
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.flags import FrameFlag
@@ -124,7 +124,7 @@ def _holders(snapshot: Snapshot, prediction: Prediction) -> Iterator[pd.DataFram
         node[piece][(some["flags"].to_numpy() & FrameFlag.ZERO) != 0] = -1
     starts = vma_starts(snapshot)
     mm_of_vma = snapshot.vmas["mm_id"].to_numpy()
-    for part in rows_by_content(prediction.freed.content, frame_of_row, prediction.empty):
+    for part in rows_by_end(node.take, frame_of_row, prediction.empty):
         rows = part[node[frame_of_row[part]] >= 0]
         frame = frame_of_row[rows]
         mm = mm_of_vma[vmas_of(starts, rows)]

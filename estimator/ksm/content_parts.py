@@ -31,9 +31,40 @@ def rows_by_content(
     return rows_by(len(frame_of_row), lambda piece: content.take(frame_of_row[piece]), empty)
 
 
+def rows_by_end(
+    end_of: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.int32]],
+    frame_of_row: npt.NDArray[np.integer],
+    empty: Empty = np.empty,
+) -> Iterator[Ints]:
+    """The same, those together whose frames end as one.
+
+    ``end_of``: of frames, on which frame each ends; -1 for none, it comes by itself.
+    """
+
+    def number_of(piece: slice) -> npt.NDArray[np.int32]:
+        frame = frame_of_row[piece].astype(np.int32)
+        end = end_of(frame)
+        return np.where(end >= 0, end, frame)
+
+    return rows_by(len(frame_of_row), number_of, empty)
+
+
 def rows_by_number(number: npt.NDArray[np.integer], empty: Empty = np.empty) -> Iterator[Ints]:
     """The rows of ``number`` (i64, ascending) part by part, those of equal numbers together."""
     return rows_by(len(number), lambda piece: number[piece], empty)
+
+
+def rows_by_frame(rows: Ints, frame_of_row: npt.NDArray[np.integer]) -> Iterator[Ints]:
+    """``rows`` part by part where they are many, those of one frame together."""
+    parts = len(rows) // (2 * _ROWS_OF_A_PART) + 1
+    if parts == 1:
+        yield rows
+        return
+    part_of_row = np.empty(len(rows), np.uint16)
+    for piece in pieces(len(rows)):
+        part_of_row[piece] = frame_of_row.take(rows[piece]) % parts
+    for part in range(parts):
+        yield rows[part_of_row == part]
 
 
 def parts_of(rows: int) -> int:

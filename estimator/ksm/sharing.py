@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.arrays import Appended, FirstOf, Ints, Numbers, Words, in_turn, pieces
-from estimator.ksm.content_parts import rows_by
+from estimator.ksm.content_parts import rows_by_end
 from estimator.snapshot.names import units_of
 from estimator.snapshot.snapshot import vma_starts, vmas_of
 
@@ -117,14 +117,7 @@ def sums_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tupl
 
     matrix: Floats = np.zeros((groups, groups))
     alone: Floats = np.zeros(groups)
-
-    def number_of(piece: slice) -> Numbers:
-        """Together come the frames that end as one."""
-        frame = freed.frame_of_row[piece].astype(np.int32)
-        end = found.end_of(frame)
-        return np.where(end >= 0, end, frame)
-
-    parts = rows_by(len(freed.frame_of_row), number_of, prediction.empty)
+    parts = rows_by_end(found.end_of, freed.frame_of_row, prediction.empty)
     for alone_of_part, vectors in in_turn(part, parts):
         alone += alone_of_part
         for some in vectors:

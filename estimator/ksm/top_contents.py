@@ -6,17 +6,14 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from estimator.arrays import (
-    Empty,
     Ints,
     Met,
     Numbers,
     in_turn,
     pieces,
-    rows_where,
 )
 from estimator.ksm.content_parts import parts_of, rows_by_content
 from estimator.ksm.frames import frames_with
@@ -43,11 +40,8 @@ def contents(prediction: Prediction, limit: int) -> pd.DataFrame:
     patterns = patterns.take(order).reset_index()
     example = patterns["row"].to_numpy()
     chosen = content[frame_id[example]]
-    rows = _rows_of(content, frame_id, chosen, prediction.empty)
-    rows = rows[prediction.is_converted(rows)]
-    place = place_of_vma[vmas_of(starts, rows)]
-    holders = _holders(places, place, content[frame_id[rows]], chosen)
-    patterns["holders"] = pd.Series(holders, dtype=object)
+    counts = _counts(prediction, chosen, place_of_vma, starts)
+    patterns["holders"] = pd.Series(_holders(places, counts, chosen), dtype=object)
     columns = ["contents", "frames", "mappings", "saved_pages", "zero", "holders"]
     return patterns[columns].join(_whereabouts(snapshot, example))
 
@@ -109,14 +103,22 @@ def _alike(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _rows_of(
-    content: Numbers, frame_id: npt.NDArray[np.uint32], chosen: Numbers, empty: Empty
-) -> Ints:
-    """The rows of ``mappings`` with one of the ``chosen`` contents."""
-    is_chosen = empty(int(content.max(initial=-1)) + 2, np.bool_)  # the last: of what is unknown
-    is_chosen[:] = False
+def _counts(
+    prediction: Prediction, chosen: Numbers, place_of_vma: Ints, starts: Ints
+) -> pd.DataFrame:
+    """content, place, mappings: how many that are merged have one of the ``chosen`` contents."""
+    content, frame_id = prediction.content, prediction.snapshot.mappings["frame_id"].to_numpy()
+    is_chosen = prediction.empty(int(content.max(initial=-1)) + 2, np.bool_)
+    is_chosen[:] = False  # the last: of what is unknown
     is_chosen[chosen] = True
-    return rows_where(len(frame_id), lambda piece: is_chosen[content[frame_id[piece]]])
+    found = [pd.DataFrame({"content": chosen[:0], "place": place_of_vma[:0], "mappings": 0})]
+    for piece in pieces(len(frame_id)):
+        of_row = content[frame_id[piece]]
+        here = np.flatnonzero(is_chosen[of_row] & prediction.is_converted(piece))
+        place = place_of_vma[vmas_of(starts, here + piece.start)]
+        table = pd.DataFrame({"content": of_row[here], "place": place})
+        found.append(table.value_counts(sort=False).rename("mappings").reset_index())
+    return pd.concat(found).groupby(["content", "place"], as_index=False).sum()
 
 
 def _places(snapshot: Snapshot) -> tuple[Ints, pd.DataFrame]:
@@ -135,14 +137,9 @@ def _places(snapshot: Snapshot) -> tuple[Ints, pd.DataFrame]:
 
 
 def _holders(
-    places: pd.DataFrame, place: Ints, content: Numbers, chosen: Numbers
+    places: pd.DataFrame, counts: pd.DataFrame, chosen: Numbers
 ) -> list[list[dict[Hashable, Any]]]:
-    """Of every content in ``chosen`` its places, those with most mappings first.
-
-    ``place``, ``content``: of all mappings that have one of them.
-    """
-    table = pd.DataFrame({"content": content, "place": place})
-    counts = table.value_counts(sort=False).rename("mappings").reset_index()
+    """Of every content in ``chosen`` its places, those with most mappings first."""
     counts = counts.sort_values(["mappings", "place"], ascending=[False, True])
     of_content = {
         number: places.take(rows["place"].to_numpy()).assign(mappings=rows["mappings"].to_numpy())
