@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.arrays import Empty, Ints, Narrow, Numbers, Words, ascending, narrow
-from estimator.ksm.content_parts import rows_by, rows_by_end, rows_by_number
+from estimator.ksm.content_parts import rows_by, rows_by_end, rows_by_frame, rows_by_number
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot, vma_starts, vmas_of
 
@@ -40,14 +40,15 @@ def borders(
     domain_of_vma = domain_of_mm[snapshot.vmas["mm_id"].to_numpy()]
     names, across = _names(domain_of_vma), 0
     for rows in rows_by_end(found.stable_node.take, freed.frame_of_row, prediction.empty):
-        frame, domain = freed.frame_of_row.take(rows), domain_of_vma[vmas_of(starts, rows)]
-        ending = found.given_up.take(frame) & (found.stable_node.take(frame) >= 0)
-        frames, signature = _signatures(frame[ending], domain[ending], names)
-        of_node = found.stable_node.take(frames)
-        order = np.lexsort((signature, of_node))
-        domain, of_node = signature[order], of_node[order]
-        same_node = of_node[1:] == of_node[:-1]
-        across += int(np.count_nonzero(same_node & (domain[1:] != domain[:-1])))
+        parts = []
+        for some in rows_by_frame(rows, freed.frame_of_row):
+            frame, domain = freed.frame_of_row.take(some), domain_of_vma[vmas_of(starts, some)]
+            ending = found.given_up.take(frame) & (found.stable_node.take(frame) >= 0)
+            frames, signature = _signatures(frame[ending], domain[ending], names)
+            part = pd.DataFrame({"node": found.stable_node.take(frames), "domain": signature})
+            parts.append(part.drop_duplicates())
+        sides = pd.concat(parts).drop_duplicates()
+        across += len(sides) - sides["node"].nunique()
     total = float(prediction.freed.frames)
     return Borders(within=total - across, across=float(across))
 
@@ -117,11 +118,15 @@ def sharing_matrix(
         return np.where(node >= 0, node, freed.frame_of_row[piece].astype(np.int32))
 
     for rows in rows_by(len(freed.frame_of_row), node_of, prediction.empty):
-        group, stable_node = group_of_vma[vmas_of(starts, rows)], prediction.stable_node[rows]
-        inside = (stable_node >= 0) & (group >= 0)
-        nodes = pd.factorize(stable_node[inside])[0]
-        key, times = np.unique(nodes * groups + group[inside], return_counts=True)
-        node, member = key // groups, key % groups
+        parts = []
+        for some in rows_by_frame(rows, freed.frame_of_row):
+            group, stable_node = group_of_vma[vmas_of(starts, some)], prediction.stable_node[some]
+            inside = (stable_node >= 0) & (group >= 0)
+            mappings = pd.DataFrame({"node": stable_node[inside], "group": group[inside]})
+            parts.append(mappings.value_counts(sort=False))
+        members = pd.concat(parts).groupby(["node", "group"]).sum()
+        node, member = (members.index.get_level_values(n).to_numpy() for n in ("node", "group"))
+        times = members.to_numpy()
         np.add.at(matrix, (member[times > 1], member[times > 1]), 1)
         for other in range(groups):
             common = np.isin(node, node[member == other], kind="table")

@@ -16,7 +16,7 @@ import pandas as pd
 from estimator.advice.attribution import page_bytes
 from estimator.advice.domains import by_family
 from estimator.arrays import Empty, Ints
-from estimator.ksm.content_parts import rows_by_end
+from estimator.ksm.content_parts import rows_by_end, rows_by_frame
 from estimator.ksm.credits import ends_of
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.flags import FrameFlag
@@ -25,6 +25,7 @@ from estimator.snapshot.snapshot import Snapshot, vma_starts, vmas_of
 from estimator.snapshot.stored_table import in_pieces
 
 _INIT = 1
+_OF_NODE = ["group", "node", "mm"]
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,17 @@ def preload(snapshot: Snapshot, prediction: Prediction) -> Preload:
     size, parents = page_bytes(snapshot), snapshot.processes.get("parent_pid")
     group = None if parents is None else siblings(snapshot, prediction.empty)
     merged, saved = 0, np.zeros(len(snapshot.processes), np.int64)
-    for pairs in _holders(snapshot, prediction):
-        merged += pairs["frame"].nunique() - pairs["node"].nunique()
-        if group is not None:
-            part = _saved(pairs.assign(group=group[pairs["mm"].to_numpy()]))
-            saved[part.index.to_numpy(np.int64)] += part.to_numpy(np.int64)
+    for part in _holders(snapshot, prediction):
+        counts, nodes = list[pd.DataFrame](), [np.zeros(0, np.int64)]
+        for pairs in part:
+            merged += pairs["frame"].nunique()
+            nodes.append(pairs["node"].unique())
+            if group is not None:
+                counts.append(_counts(pairs.assign(group=group[pairs["mm"].to_numpy()])))
+        merged -= len(np.unique(np.concatenate(nodes)))
+        if counts:
+            of_group = _saved(counts)
+            saved[of_group.index.to_numpy(np.int64)] += of_group.to_numpy(np.int64)
     merged *= size
     if parents is None or group is None:
         empty = pd.DataFrame(columns=["unit", "comm", "parent_pid", "processes", "bytes_saved"])
@@ -69,13 +76,25 @@ def preload(snapshot: Snapshot, prediction: Prediction) -> Preload:
     return Preload(found, int(found["bytes_saved"].sum()), int(parents.isna().sum()), merged)
 
 
-def _saved(pairs: pd.DataFrame) -> pd.Series[int]:
-    """Frames by group, of ``pairs`` with the group of each process."""
+def _counts(pairs: pd.DataFrame) -> pd.DataFrame:
+    """group, node, mm, frames: of ``pairs`` with the group of each process, as far as it has one.
+
+    With the mm -1: how many frames they have together.
+    """
     several = pairs.groupby("frame")["group"].transform("nunique") > 1
     pairs = pairs[~several & (pairs["group"] >= 0)]
-    of_node = pairs.groupby(["group", "node"])["frame"].nunique()
-    most = pairs.groupby(["group", "node", "mm"]).size().groupby(["group", "node"]).max()
-    saved: pd.Series[int] = (of_node - most).groupby("group").sum()
+    together = pairs.drop_duplicates("frame").assign(mm=-1)
+    both = pd.concat([pairs, together])
+    return both.groupby(_OF_NODE, as_index=False).size().rename(columns={"size": "frames"})
+
+
+def _saved(counts: list[pd.DataFrame]) -> pd.Series[int]:
+    """Frames by group, of ``_counts`` of some frames each, all that end on a node."""
+    frames = pd.concat(counts).groupby(_OF_NODE)["frames"].sum()
+    by_itself = frames.index.get_level_values("mm") >= 0
+    together = frames[~by_itself].groupby(["group", "node"]).sum()
+    most = frames[by_itself].groupby(["group", "node"]).max()
+    saved: pd.Series[int] = (together - most).groupby("group").sum()
     return saved
 
 
@@ -113,10 +132,10 @@ def siblings(snapshot: Snapshot, empty: Empty = np.empty) -> Ints:
     return found
 
 
-def _holders(snapshot: Snapshot, prediction: Prediction) -> Iterator[pd.DataFrame]:
+def _holders(snapshot: Snapshot, prediction: Prediction) -> Iterator[Iterator[pd.DataFrame]]:
     """node, frame, mm: who maps the frames with data that end on each stable node, in parts.
 
-    All that end on one node are in one part.
+    All that end on one node are in one part, which comes some frames at a time.
     """
     found, frame_of_row = prediction.credits, prediction.freed.frame_of_row
     node = ends_of(found.given_up, found.stable_node, prediction.empty)
@@ -124,12 +143,16 @@ def _holders(snapshot: Snapshot, prediction: Prediction) -> Iterator[pd.DataFram
         node[piece][(some["flags"].to_numpy() & FrameFlag.ZERO) != 0] = -1
     starts = vma_starts(snapshot)
     mm_of_vma = snapshot.vmas["mm_id"].to_numpy()
-    for part in rows_by_end(node.take, frame_of_row, prediction.empty):
-        rows = part[node[frame_of_row[part]] >= 0]
+
+    def pairs(rows: Ints) -> pd.DataFrame:
+        rows = rows[node[frame_of_row[rows]] >= 0]
         frame = frame_of_row[rows]
         mm = mm_of_vma[vmas_of(starts, rows)]
         columns = {"node": node[frame], "frame": frame, "mm": mm}
-        yield pd.DataFrame(columns).astype(np.int64).drop_duplicates()
+        return pd.DataFrame(columns).astype(np.int64).drop_duplicates()
+
+    for part in rows_by_end(node.take, frame_of_row, prediction.empty):
+        yield map(pairs, rows_by_frame(part, frame_of_row))
 
 
 def _named(snapshot: Snapshot, group: Ints, saved: pd.Series[int]) -> pd.DataFrame:

@@ -8,14 +8,14 @@ between its mappings. ``d`` counts the frame that stays, whoever holds it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from estimator.arrays import Appended, FirstOf, Ints, Numbers, Words, in_turn, pieces
-from estimator.ksm.content_parts import rows_by_end
+from estimator.ksm.content_parts import rows_by_end, rows_by_frame
 from estimator.snapshot.names import units_of
 from estimator.snapshot.snapshot import vma_starts, vmas_of
 
@@ -88,9 +88,9 @@ def sums_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tupl
     names = np.random.default_rng(0).integers(1, 2**64, size=groups, dtype=np.uint64)
     first, credit_of_row = FirstOf(len(found.ends), prediction.empty), found.of_row
 
-    def part(rows: Ints) -> tuple[Floats, list[_Vectors]]:
-        """What ``rows`` save alone, and who holds the frames that end with others."""
-        alone, merging = np.zeros(groups), Appended(4, len(rows))
+    def of_frames(rows: Ints, alone: Floats) -> tuple[_Vectors, _Held]:
+        """Add to ``alone`` what ``rows`` save so; who holds the frames that end with others."""
+        merging = Appended(4, len(rows))
         for piece in pieces(len(rows)):
             here = rows[piece]
             group, credit = group_of_vma[vmas_of(starts, here)], credit_of_row[here]
@@ -109,11 +109,18 @@ def sums_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tupl
             merging.add(frame, end, group[chosen], ending)
         frame, end, group, ending = merging.columns
         frame = first.row(frame)
-        held, factor = 1 / np.bincount(frame).take(frame), 1 / ending
-        return alone, [
-            _vectors(first.row(end), group, held, factor, names),
-            _vectors(frame, group, held, -factor, names),
-        ]
+        held = 1 / np.bincount(frame).take(frame)
+        return _vectors(frame, group, held, -1 / ending, names), _Held(end, group, held, ending)
+
+    def part(rows: Ints) -> tuple[Floats, list[_Vectors]]:
+        alone = np.zeros(groups)
+        vectors, held = list[_Vectors](), list[_Held]()
+        for some in rows_by_frame(rows, freed.frame_of_row):
+            of_frame, of_end = of_frames(some, alone)
+            vectors.append(of_frame)
+            held.append(of_end if len(some) == len(rows) else of_end.summed(groups))
+        end, group, value, ending = (np.concatenate(column) for column in zip(*held, strict=True))
+        return alone, [*vectors, _vectors(first.row(end), group, value, 1 / ending, names)]
 
     matrix: Floats = np.zeros((groups, groups))
     alone: Floats = np.zeros(groups)
@@ -123,6 +130,25 @@ def sums_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tupl
         for some in vectors:
             _add_products(matrix, some)
     return matrix, alone
+
+
+class _Held(NamedTuple):
+    """Per mapping: on which frame its own one ends, its group, -1 for none, and how much it holds.
+
+    ``ending``: how many frames end there.
+    """
+
+    end: Numbers
+    group: Numbers
+    value: Floats
+    ending: Numbers
+
+    def summed(self, groups: int) -> _Held:
+        """One row for what a group holds of an end; there are so many ``groups``."""
+        keys = self.end.astype(np.int64) * (groups + 1) + self.group
+        _, row, place = np.unique(keys, return_index=True, return_inverse=True)
+        value = np.bincount(place, self.value, len(row)).astype(np.float64)
+        return _Held(self.end[row], self.group[row], value, self.ending[row])
 
 
 @dataclass(frozen=True)
