@@ -118,15 +118,16 @@ def sharing_matrix(
         return np.where(node >= 0, node, freed.frame_of_row[piece].astype(np.int32))
 
     for rows in rows_by(len(freed.frame_of_row), node_of, prediction.empty):
-        parts = []
+        counted = []
         for some in rows_by_frame(rows, freed.frame_of_row):
             group, stable_node = group_of_vma[vmas_of(starts, some)], prediction.stable_node[some]
             inside = (stable_node >= 0) & (group >= 0)
-            mappings = pd.DataFrame({"node": stable_node[inside], "group": group[inside]})
-            parts.append(mappings.value_counts(sort=False))
-        members = pd.concat(parts).groupby(["node", "group"]).sum()
-        node, member = (members.index.get_level_values(n).to_numpy() for n in ("node", "group"))
-        times = members.to_numpy()
+            mappings = stable_node[inside].astype(np.int64) * groups + group[inside]
+            counted.append(np.unique(mappings, return_counts=True))
+        keys, counts = (np.concatenate(column) for column in zip(*counted, strict=True))
+        key, place = np.unique(keys, return_inverse=True)
+        times = np.bincount(place, counts, len(key))
+        node, member = pd.factorize(key // groups)[0], key % groups
         np.add.at(matrix, (member[times > 1], member[times > 1]), 1)
         for other in range(groups):
             common = np.isin(node, node[member == other], kind="table")

@@ -179,9 +179,11 @@ def _part(
         _grouped(prediction, units, holders, domain_of_frame)
         for units in _units(prediction, rows, domain_of_frame)
     ]
-    groups = pd.concat([each.groups for each in found])
-    groups = groups.groupby([*_CONTENT, "set"], sort=False, as_index=False).sum()
-    number = np.asarray(groups.groupby(_CONTENT, sort=False).ngroup(), np.int64)
+    groups = found[0].groups
+    if len(found) > 1:
+        groups = pd.concat([each.groups for each in found])
+        groups = groups.groupby([*_CONTENT, "set"], sort=False, as_index=False).sum()
+    number = _numbers(groups, domain_of_frame)
     sets, frames = (groups[name].to_numpy() for name in ("set", "frames"))
     signature = np.zeros(int(number.max(initial=-1)) + 1, np.uint64)
     np.add.at(signature, number, _names(sets, frames))
@@ -266,9 +268,11 @@ def _grouped(
     frames = units.frames
     set_of_unit, members = holders.sets(holders.pairs(units.rows, units.unit), len(frames))
     free = prediction.credits.stable_node[frames] < 0
-    groups = _contents(prediction, frames[~free], domain_of_frame)
-    groups = groups.assign(set=set_of_unit[~free], frames=1)
-    groups = groups.groupby([*_CONTENT, "set"], sort=False, as_index=False).sum()
+    table = _contents(prediction, frames[~free], domain_of_frame).assign(set=set_of_unit[~free])
+    of_unit, sets = pd.factorize(table["set"].to_numpy())
+    keys = _numbers(table, domain_of_frame) * len(sets) + of_unit
+    first, group = np.unique(keys, return_index=True, return_inverse=True)[1:]
+    groups = table.take(first).assign(frames=np.bincount(group))
     return _Grouped(members, pd.DataFrame({"set": set_of_unit[free], "frames": 1}), groups)
 
 
@@ -305,6 +309,13 @@ def _contents(prediction: Prediction, frames: Ints, domain_of_frame: Narrow | No
     """The columns ``_CONTENT`` of ``frames``."""
     domain = 0 if domain_of_frame is None else domain_of_frame[frames]
     return pd.DataFrame({"content": prediction.freed.content[frames], "domain": domain})
+
+
+def _numbers(table: pd.DataFrame, domain_of_frame: Narrow | None) -> Ints:
+    """A number from 0 for each pair of content and domain in the columns ``_CONTENT``."""
+    if domain_of_frame is None:
+        return np.asarray(pd.factorize(table["content"].to_numpy())[0], np.int64)
+    return np.asarray(table.groupby(_CONTENT, sort=False).ngroup(), np.int64)
 
 
 def _add_splits_and_copies(found: _Found, prediction: Prediction, holders: _Holders) -> None:
