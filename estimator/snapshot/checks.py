@@ -18,7 +18,7 @@ from estimator.errors import TargetError
 from estimator.snapshot.flags import FrameKind, Unknown
 from estimator.snapshot.format import CONTENTS, PAGE_SIZES
 from estimator.snapshot.schema import OPTIONAL
-from estimator.snapshot.snapshot import Snapshot, others_alone
+from estimator.snapshot.snapshot import RowsOfVmas, Snapshot, others_alone
 from estimator.snapshot.stored_table import in_pieces
 
 _STRUCTS = ("ksm_rmap_item", "ksm_stable_node", "ksm_mm_slot")
@@ -113,10 +113,12 @@ def _wrong_mappings(snapshot: Snapshot) -> Iterator[str]:
     bytes_ = (snapshot.vmas["end"] - snapshot.vmas["start"]).to_numpy()
     pages = bytes_ // np.uint64(snapshot.info["kernel"]["page_size"])
     before: Sequence[npt.NDArray[Any]] = (np.zeros(0, np.uint32), np.zeros(0, np.uint64))
+    rows = RowsOfVmas(len(pages))
     for _, some in in_pieces(snapshot.mappings, [*map(str, snapshot.mappings)]):
         v, p = (some[name].to_numpy() for name in ("vma_id", "page_index"))
         if int(v.max(initial=0)) >= len(pages):
             yield "mappings name vmas that are not there"
+        rows.add(v)
         if int(some["frame_id"].max()) >= len(snapshot.frames):
             yield "mappings name frames that are not there"
         v, p = (np.append(last, now) for last, now in zip(before, (v, p), strict=True))
@@ -127,6 +129,7 @@ def _wrong_mappings(snapshot: Snapshot) -> Iterator[str]:
         if (p[last] >= pages[v[last]]).any():
             yield "mappings lie beyond the end of their vma"
         before = v[-1:], p[-1:]
+    rows.starts(snapshot.mappings)
 
 
 def _wrong_frames(snapshot: Snapshot, kinds: tuple[FrameKind, ...]) -> Iterator[str]:

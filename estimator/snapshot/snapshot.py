@@ -11,7 +11,7 @@ import pandas as pd
 
 from estimator.arrays import Ints, Numbers, take
 from estimator.snapshot.schema import SCHEMAS
-from estimator.snapshot.stored_table import in_pieces
+from estimator.snapshot.stored_table import StoredTable, in_pieces
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,37 @@ def mapping_mm(snapshot: Snapshot) -> npt.NDArray[np.uint32]:
     return take(mm_of_vma, snapshot.mappings["vma_id"].to_numpy())
 
 
+class RowsOfVmas:
+    """How many rows of mappings each of some ``vmas`` has, counted a piece at a time."""
+
+    def __init__(self, vmas: int) -> None:
+        self._rows = np.zeros(vmas + 1, np.int64)
+
+    def add(self, vma_id: npt.NDArray[np.uint32]) -> None:
+        """The next rows, at least one."""
+        begins = np.append(0, np.flatnonzero(vma_id[1:] != vma_id[:-1]) + 1)
+        self._rows[vma_id[begins].astype(np.int64) + 1] += np.diff(np.append(begins, len(vma_id)))
+
+    def starts(self, mappings: pd.DataFrame | StoredTable) -> Ints:
+        """See ``vma_starts``; a table whose rows can't change keeps it."""
+        starts = np.cumsum(self._rows)
+        if isinstance(mappings, StoredTable):
+            mappings.vma_starts = starts
+        return starts
+
+
 def vma_starts(snapshot: Snapshot) -> Ints:
     """The first row of ``snapshot.mappings`` of every VMA, and one past the end (i64)."""
-    rows = np.zeros(len(snapshot.vmas) + 1, np.int64)
+    if (starts := _kept_starts(snapshot.mappings)) is not None:
+        return starts
+    rows = RowsOfVmas(len(snapshot.vmas))
     for _, some in in_pieces(snapshot.mappings, ("vma_id",)):
-        vma = some["vma_id"].to_numpy()
-        begins = np.append(0, np.flatnonzero(vma[1:] != vma[:-1]) + 1)
-        rows[vma[begins].astype(np.int64) + 1] += np.diff(np.append(begins, len(vma)))
-    return np.cumsum(rows)
+        rows.add(some["vma_id"].to_numpy())
+    return rows.starts(snapshot.mappings)
+
+
+def _kept_starts(mappings: pd.DataFrame | StoredTable) -> Ints | None:
+    return mappings.vma_starts if isinstance(mappings, StoredTable) else None
 
 
 def vma_of(starts: Ints, rows: Ints | Numbers) -> Ints:

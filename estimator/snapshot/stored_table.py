@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from estimator.arrays import Empty, Mask
+from estimator.arrays import Empty, Ints, Mask
 from estimator.errors import TargetError
 from estimator.snapshot.as_arrow import to_arrow
 
@@ -82,6 +82,7 @@ class StoredTable:
         self._kept = frozenset(schema.names) if empty else KEPT
         self._empty = empty or np.empty
         self._held: dict[str, pd.Series[Any]] = {}
+        self.vma_starts: Ints | None = None  # of mappings, once they are known
 
     def __len__(self) -> int:
         return self._rows
@@ -135,13 +136,19 @@ class StoredTable:
         return pd.DataFrame(columns | nullable, copy=False)
 
     def in_pieces(self, names: list[str]) -> Iterator[tuple[slice, pd.DataFrame]]:
-        """See ``in_pieces``; none of it is kept, nor copied."""
-        at = 0
+        """See ``in_pieces``; none of it is kept, but for columns in ``KEPT``, nor copied."""
+        at, kept = 0, dict[str, npt.NDArray[Any]]()
+        for name in KEPT.intersection(names).difference(self._held):
+            kept[name] = self._empty(len(self), self.schema.field(name).type.to_pandas_dtype())
         for batch in self._batches(names):
             piece = slice(at, at + batch.num_rows)
             columns = {name: self._values(batch, name) for name in names}
+            for name, values in kept.items():
+                values[piece] = columns[name]
             yield piece, pd.DataFrame(columns, copy=False)
             at = piece.stop
+        for name, values in kept.items():
+            self._held[name] = pd.Series(values, name=name, copy=False)
 
     def _values(self, batch: pa.RecordBatch, name: str) -> npt.NDArray[Any] | ExtensionArray:
         """A column of ``batch``; to be read alone."""
