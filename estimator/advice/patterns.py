@@ -271,7 +271,9 @@ def _grouped(
     table = _contents(prediction, frames[~free], domain_of_frame).assign(set=set_of_unit[~free])
     of_unit, sets = pd.factorize(table["set"].to_numpy())
     keys = _numbers(table, domain_of_frame) * len(sets) + of_unit
-    first, group = np.unique(keys, return_index=True, return_inverse=True)[1:]
+    group, distinct = pd.factorize(keys)
+    first = np.empty(len(distinct), np.int64)
+    first[group[::-1]] = np.arange(len(group))[::-1]
     groups = table.take(first).assign(frames=np.bincount(group))
     return _Grouped(members, pd.DataFrame({"set": set_of_unit[free], "frames": 1}), groups)
 
@@ -292,12 +294,12 @@ def _kept(prediction: Prediction, rows: Ints, domain_of_frame: Narrow | None) ->
     none stays; frames.
     """
     found, frame_of_row = prediction.credits, prediction.freed.frame_of_row
-    nodes = [np.zeros(0, np.int32)]
-    for piece in pieces(len(rows)):
-        frame = frame_of_row.take(rows[piece])
+    nodes = []
+    for some in rows_by_frame(rows, frame_of_row):
+        frame = frame_of_row.take(some)
         node = found.stable_node.take(frame[found.given_up.take(frame)])
         nodes.append(ascending(node[node >= 0]))
-    used = ascending(np.concatenate(nodes)).astype(np.int64)
+    used = nodes[0] if len(nodes) == 1 else ascending(np.concatenate(nodes))
     stays = found.stays(used)
     stay, others = used[stays], used[~stays]
     pages = _contents(prediction, np.append(stay, others), domain_of_frame)
