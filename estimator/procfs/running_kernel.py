@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import platform
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,10 +36,21 @@ class RunningKernel:
 
     def has_function(self, name: str) -> bool | None:
         """True if it is seen; else it may be inlined."""
-        seen = name.encode() in self._functions or (
+        seen = self._is_symbol(name.encode()) or (
             self._btf and self._btf.numbers(name, [Kind.FUNC])
         )
         return True if seen else None
+
+    def _is_symbol(self, name: bytes) -> bool:
+        """Whether kallsyms has a function ``name``, but for what the compiler adds after a dot."""
+        at = self._kallsyms.find(name)
+        while at >= 0:
+            end = at + len(name)
+            before, behind = self._kallsyms[max(at - 3, 0) : at], self._kallsyms[end : end + 1]
+            if before.lower() == b" t " and behind in (b".", b"\t", b"\n"):
+                return True
+            at = self._kallsyms.find(name, at + 1)
+        return False
 
     def has_variable(self, name: str) -> bool | None:
         """By the files of sysfs."""
@@ -78,11 +88,11 @@ class RunningKernel:
         return self._btf.word(found[0], 2) if self._btf and found else None
 
     @functools.cached_property
-    def _functions(self) -> frozenset[bytes]:
-        """Names of the kernel's functions, without what the compiler adds after a dot."""
+    def _kallsyms(self) -> bytes:
+        """A line for each symbol: address, type and name; a tab and the module's, if it is one."""
         with contextlib.suppress(OSError):
-            return frozenset(re.findall(rb" [tT] ([^.\s]+)", _KALLSYMS.read_bytes()))
-        return frozenset()
+            return _KALLSYMS.read_bytes()
+        return b""
 
     @functools.cached_property
     def _btf(self) -> BtfRecords | None:
