@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from estimator.arrays import Ints, Mask, pieces
@@ -12,6 +14,7 @@ from estimator.ksm.fate import Fate
 from estimator.ksm.frames import live_node_frames
 from estimator.ksm.rules import Rules
 from estimator.snapshot.flags import FrameFlag
+from estimator.snapshot.stored_table import rows_at
 
 OF_ALL_ITEMS = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile")
 """The counters that add up to all rmap_items (pages_volatile_show() in mm/ksm.c: what remains)."""
@@ -49,13 +52,9 @@ def unmapped_pieces(case: Case) -> Ints:
 
     0 for a folio with mappings that the snapshot does not account for, or in the swap cache.
     """
-    large, begins = _large_folios(case)
-    if not len(large):
-        return np.zeros(0, dtype=np.int64)
-    frames, first = case.snapshot.frames, large[begins]
-    mapped = np.add.reduceat(case.facts.mapcount[large], begins)
-    complete = mapped == frames["folio_mapcount"].to_numpy()[first]
-    return np.where(complete, _pages_without_row(case, large, begins), 0)
+    folios = _large_folios(case)
+    (mapcount,) = rows_at(case.snapshot.frames, ("folio_mapcount",), folios.first)
+    return np.where(folios.mapped == mapcount, _pages_without_row(case, folios), 0)
 
 
 def unseen_pieces(case: Case) -> Ints:
@@ -63,26 +62,38 @@ def unseen_pieces(case: Case) -> Ints:
 
     Only where the folio's mapcount is not known (--procfs); 0 in the swap cache.
     """
-    large, begins = _large_folios(case)
-    if not len(large):
-        return np.zeros(0, dtype=np.int64)
-    unknown = case.snapshot.frames["folio_mapcount"].to_numpy()[large[begins]] < 0
-    return np.where(unknown, _pages_without_row(case, large, begins), 0)
+    folios = _large_folios(case)
+    (mapcount,) = rows_at(case.snapshot.frames, ("folio_mapcount",), folios.first)
+    return np.where(mapcount < 0, _pages_without_row(case, folios), 0)
 
 
-def _large_folios(case: Case) -> tuple[Ints, Ints]:
-    """Row numbers of the frames of large folios, and where in these each folio begins."""
-    large = np.flatnonzero(case.facts.folio >= 0)
-    number = case.facts.folio[large]
-    return large, np.flatnonzero(np.append(len(large) > 0, number[1:] != number[:-1]))
+@dataclass(frozen=True)
+class _Folios:
+    """Per large folio, i64: the ``first`` of its rows of frames, how many, and their mappings."""
+
+    first: Ints
+    rows: Ints
+    mapped: Ints
 
 
-def _pages_without_row(case: Case, large: Ints, begins: Ints) -> Ints:
+def _large_folios(case: Case) -> _Folios:
+    folio, mapcount = case.facts.folio, case.facts.mapcount
+    first, rows, mapped = np.zeros((3, int(folio.max(initial=-1)) + 1), np.int64)
+    for piece in pieces(len(folio)):
+        inside = np.flatnonzero(folio[piece] >= 0)
+        number = folio[piece][inside]
+        new = np.flatnonzero(rows[number] == 0)[::-1]
+        first[number[new]] = inside[new] + piece.start
+        np.add.at(rows, number, 1)
+        np.add.at(mapped, number, mapcount[piece][inside])
+    return _Folios(first, rows, mapped)
+
+
+def _pages_without_row(case: Case, folios: _Folios) -> Ints:
     """i64 per large folio: pages that are no rows of ``frames``; 0 in the swap cache."""
-    frames, first = case.snapshot.frames, large[begins]
-    pages = np.left_shift(1, frames["order"].to_numpy()[first].astype(np.int64))
-    pages -= np.diff(np.append(begins, len(large)))
-    pages[(frames["flags"].to_numpy()[first] & FrameFlag.SWAPCACHE) != 0] = 0
+    order, flags = rows_at(case.snapshot.frames, ("order", "flags"), folios.first)
+    pages = np.left_shift(1, order.astype(np.int64)) - folios.rows
+    pages[(flags & FrameFlag.SWAPCACHE) != 0] = 0
     return pages
 
 

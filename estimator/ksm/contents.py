@@ -204,7 +204,8 @@ def first_split_of_folio(facts: FrameFacts, split: Numbers) -> Numbers:
     """
     folios = int(facts.folio.max(initial=-1)) + 1
     first = np.full(folios, NEVER, dtype=np.int32)
-    if folios:
-        frame = np.flatnonzero((split != NEVER) & (facts.folio >= 0))
-        np.minimum.at(first, facts.folio[frame], split[frame])
+    for piece in pieces(len(split) if folios else 0):
+        at, folio = split[piece], facts.folio[piece]
+        inside = (at != NEVER) & (folio >= 0)
+        np.minimum.at(first, folio[inside], at[inside])
     return first

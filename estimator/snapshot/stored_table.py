@@ -54,7 +54,7 @@ def rows_at(
     fields = [table.schema.field(name) for name in names]
     found = [np.empty(len(rows), field.type.to_pandas_dtype()) for field in fields]
     order = np.argsort(rows, kind="stable")
-    for piece, some in table.in_pieces(list(names)):
+    for piece, some in table.in_pieces(list(names)) if len(rows) else ():
         here = slice(*np.searchsorted(rows, (piece.start, piece.stop), sorter=order))
         for values, name in zip(found, names, strict=True):
             values[order[here]] = some[name].to_numpy()[rows[order[here]] - piece.start]
