@@ -152,7 +152,10 @@ class Appended:
 def in_turn(
     do: Callable[[T], Found], items: Iterable[T], threads: int | None = None
 ) -> Iterator[Found]:
-    """What ``do`` gives for each of ``items``, in their order; the next ones are done meanwhile."""
+    """What ``do`` gives for each of ``items``, in their order; the next ones are done meanwhile.
+
+    By so many ``threads``, without it ``THREADS``; one is none beside us.
+    """
     threads = threads or THREADS
     if threads == 1:
         yield from map(do, items)

@@ -106,8 +106,10 @@ def test_one_ahead_is_made_while_the_one_before_is_used() -> None:
 
     found = one_ahead(items())
     assert next(found) == 0
-    while len(made) < 2:
+    until = time.monotonic() + 30
+    while len(made) < 2 and time.monotonic() < until:
         time.sleep(0.001)
+    assert len(made) == 2
     assert list(found) == [1, 2, 3]
     assert list(one_ahead(iter(()))) == []
 

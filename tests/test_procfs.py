@@ -647,18 +647,72 @@ def test_a_snapshot_says_of_which_boot_it_is(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_pages_far_into_a_vma_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     far = 1 << 32  # pages
-    present = np.uint64(1 << 63)
+    present, once = np.uint64(1 << 63), np.uint64(1 << 56)
     (tmp_path / "7").mkdir()
     with (tmp_path / "7" / "pagemap").open("wb") as file:  # sparse
         for page, pfn in ((5, 100), (far - 1, 101), (far + 5, 102), (far + 6, 103)):
             file.seek(8 * page)
-            file.write((present | np.uint64(pfn)).tobytes())
+            file.write((present | once * np.uint64(pfn < 102) | np.uint64(pfn)).tobytes())
     monkeypatch.setattr(pagemap, "PROC", tmp_path)
     monkeypatch.setattr(pagemap, "_populated", lambda *_: [(5, 6), (far - 1, far + 7)])
     maps = pagemap.PageMaps([Process(7, "x", [])], one_vma(far + 8), NOTHING, NO_OTHERS, 2)
     mapped = maps.walk(lambda _: None)
     assert mapped.page_index[:].tolist() == [5, far - 1, far + 5, far + 6]
     assert mapped.pfn[:].tolist() == [100, 101, 102, 103]
+    shared = maps.shared()
+    assert shared is not None
+    assert shared[:].tolist() == [102, 103]
+    maps.walk(lambda _: None)
+    assert maps.shared() is None  # later frames are few, and all of them are asked about
+
+
+@needs_pfns
+def test_how_often_a_frame_is_mapped_is_what_the_kernel_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with on_command(50, "fork") as (pids, _):
+        only(pids, monkeypatch)
+        snapshot = collect()
+        with Path("/proc/kpagecount").open("rb", 0) as file:
+            words = [os.pread(file.fileno(), 8, 8 * int(pfn)) for pfn in snapshot.frames["pfn"]]
+    counts = [int.from_bytes(word, "little") for word in words]
+    assert snapshot.frames["mapcount"].tolist() == counts
+    assert {1, 2} <= set(counts)
+
+
+@needs_pfns
+def test_more_places_than_the_kernel_tells_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PAGEMAP_SCAN gathers 512 regions, and then says that it came no farther than that."""
+    places, apart = 700, 4 << 20  # bytes
+    with on_command(1) as (pids, execute):
+        only(pids[:1], monkeypatch)
+        execute(f"at = libc.mmap(None, {places * apart}, 3, 0x4022, -1, 0)")
+        execute(f"libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t({places * apart}), 15)")
+        execute(f"[ctypes.memset(at + n * {apart}, 7, 4096) for n in range({places})]")
+        snapshot = collect()
+    frames = snapshot.frames["hash"].iloc[snapshot.mappings["frame_id"]]
+    found = snapshot.mappings[(frames == digest(7)).to_numpy()]
+    (vma_id,) = found["vma_id"][found["vma_id"].duplicated()].unique()
+    pages = found["page_index"][found["vma_id"] == vma_id].to_numpy()
+    np.testing.assert_array_equal(np.diff(pages), apart // 4096)
+    assert len(pages) == places
+    assert snapshot.info["unknown"]["processes"] == 0
+
+
+@needs_pfns
+def test_what_is_mostly_full_is_read_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[range]()
+
+    def populated(_: int, start: int, end: int) -> list[tuple[int, int]]:
+        asked.append(range(start, end))
+        return [(start, end)]
+
+    monkeypatch.setattr(pagemap, "_populated", populated)
+    with on_command(20_000) as (pids, _):
+        only(pids[:1], monkeypatch)
+        snapshot = collect()
+    assert not any(BASE >> 12 in pages for pages in asked)
+    assert len(at_base(snapshot, pids[0])) == 20_000
 
 
 CHURN = """

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty, Ints, Narrow, Numbers, Words, ascending, narrow
+from estimator.arrays import Empty, Ints, Narrow, Numbers, Words, ascending, find, narrow
 from estimator.ksm.content_parts import rows_by, rows_by_end, rows_by_frame, rows_by_number
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot, vma_starts, vmas_of
@@ -59,14 +59,18 @@ def domain_signature(
     """A number per frame of ``prediction.freed``, equal where the set of domains is; narrow."""
     domain_of_vma = domain_of_mm[snapshot.vmas["mm_id"].to_numpy()]
     number = prediction.empty(len(prediction.freed.gone), np.int32)
-    numbers = pd.Index(np.zeros(1, np.uint64))
+    known, number_of = np.zeros(1, np.uint64), np.zeros(1, np.int32)
     number[:] = 0
     found = set_signatures(
         prediction.freed.frame_of_row, vma_starts(snapshot), domain_of_vma, prediction.empty
     )
     for frames, signature in found:
-        numbers = numbers.append(pd.Index(ascending(signature))).unique()
-        number[frames] = numbers.get_indexer(pd.Index(signature))
+        sets = ascending(signature)
+        new = sets[~find(known, sets)[1]]
+        before = np.searchsorted(known, new)
+        numbers = np.arange(len(known), len(known) + len(new), dtype=np.int32)
+        known, number_of = np.insert(known, before, new), np.insert(number_of, before, numbers)
+        number[frames] = number_of[np.searchsorted(known, sets)][np.searchsorted(sets, signature)]
     return narrow(number, prediction.empty)
 
 

@@ -86,8 +86,11 @@ class Source:
 
     @property
     def two_cores(self) -> bool:
-        """Whether more than one may be used, while a snapshot is written too."""
-        return not (self.live or self.qemu) if self.workers is None else self.workers > 1
+        """Whether more than one is there and may be used, while a snapshot is written too."""
+        from estimator.arrays import usable_cpus
+
+        several = not (self.live or self.qemu) if self.workers is None else self.workers > 1
+        return several and usable_cpus() > 1
 
     @property
     def wanted(self) -> Wanted:

@@ -1,4 +1,4 @@
-"""The mappings in parts, those of one content, or of one frame, together.
+"""The mappings in parts: those of one content together, of frames that end as one, or of a frame.
 
 What goes content by content needs no more at once.
 
@@ -75,7 +75,10 @@ def parts_of(rows: int) -> int:
 def rows_by(
     rows: int, number_of: Callable[[slice], npt.NDArray[np.integer]], empty: Empty = np.empty
 ) -> Iterator[Ints]:
-    """The same, of so many ``rows``; ``number_of``: the numbers of a piece of them, asked twice."""
+    """So many ``rows`` (i64, ascending) part by part, those of equal numbers together.
+
+    ``number_of``: the numbers of a piece of them, asked twice.
+    """
     parts = parts_of(rows)
 
     def part_of(piece: slice) -> npt.NDArray[np.uint16]:

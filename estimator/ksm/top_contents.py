@@ -47,7 +47,7 @@ def contents(prediction: Prediction, limit: int) -> pd.DataFrame:
 
 
 def _all_patterns(prediction: Prediction, place_of_vma: Ints, starts: Ints) -> pd.DataFrame:
-    """``_patterns`` of all contents; ``starts``: ``vma_starts``."""
+    """What ``contents`` says of all, alike ones together; ``starts``: ``vma_starts``."""
     snapshot, content = prediction.snapshot, prediction.content
     frame_id = snapshot.mappings["frame_id"].to_numpy()
     number = np.random.default_rng(0).integers(

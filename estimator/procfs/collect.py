@@ -121,10 +121,10 @@ def gather_procfs(
 ) -> Gathered:
     """Everything /proc says of this machine; what it doesn't is listed in ``info["not_known"]``.
 
-    ``pace`` is told how many bytes are read, and may wait. ``workers``: how many processes read;
-    without it two, or one where we may use one core. Without ``seed`` the hashes have a new
-    one. ``wanted``: further hashes. ``without_contents``: no page of a process is read; what is in
-    the frames is unknown. ``contents``: of which memory, one of ``CONTENTS``.
+    ``pace`` is told how many bytes are read, and may wait. ``workers``: how many processes, or
+    threads, read; without it two, or one where we may use one core. Without ``seed`` the hashes
+    have a new one. ``wanted``: further hashes. ``without_contents``: no page of a process is read;
+    what is in the frames is unknown. ``contents``: of which memory, one of ``CONTENTS``.
     ``answers``: bytes of a mapping that a prediction takes afterwards, asked for too; 0: none
     follows.
     Raises TargetError without the right to see PFNs, CannotAnswerError if this kernel has no KSM.
@@ -167,7 +167,7 @@ def gather_procfs(
         facts, places = look_at(
             pfns,
             mapped,
-            maps.shared,
+            maps.shared(),
             vmas,
             processes,
             seed,

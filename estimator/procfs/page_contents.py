@@ -39,7 +39,7 @@ def workers_here() -> int:
 def look_at(
     pfns: Packed,
     mapped: Mapped,
-    shared: Packed,
+    shared: Packed | None,
     vmas: Columns,
     processes: Sequence[Process],
     seed: int,
@@ -90,14 +90,14 @@ def look_at(
     return facts, places
 
 
-def _page_flags(pfns: Packed, shared: Packed, contents: str, workers: int) -> Table:
+def _page_flags(pfns: Packed, shared: Packed | None, contents: str, workers: int) -> Table:
     """What /proc and sysfs say of the frames ``pfns``, without their contents; ``zero_page``."""
     dtypes = {name: dtype for name, dtype in FRAME_FACTS.items() if name not in _OF_CONTENTS}
     dtypes |= {"zero_page": np.bool_}
     facts = {name: Packed(dtype) for name, dtype in dtypes.items()}
     columns = shared_columns(min(len(pfns), _FRAMES_AT_ONCE), dtypes)
-    alone = ByPfn(pfns, np.bool_, True)
-    for piece in shared.pieces():
+    alone = ByPfn(pfns, np.bool_, shared is not None)
+    for piece in shared.drained() if shared is not None else ():
         alone.put(piece[alone.has(piece)], False)
     for begin in range(0, len(pfns), _FRAMES_AT_ONCE):
         block = pfns[begin : begin + _FRAMES_AT_ONCE]

@@ -38,9 +38,8 @@ _MMAP, _SWAPBACKED, _HUGE, _LRU = (np.uint64(1 << bit) for bit in (11, 14, 17, 5
 def frame_facts(pfns: Words, alone: Mask, contents: str = CONTENTS[0]) -> Columns:
     """Columns of ``FRAME_FACTS`` but ``node``, of the frames ``pfns``, and ``zero_page``, bool.
 
-    ``alone``: bool (n,), which ones /proc/PID/pagemap says are mapped once (PM_MMAP_EXCLUSIVE). Of
-    pages of large folios it is not believed: before 6.11 (2c1f057e5be6) it is that of the first one
-    of a huge page. ``kind``: 0 where ``contents`` does not ask for it.
+    ``alone``: bool (n,), which ones are known to be mapped once, unless they are of a large folio.
+    ``kind``: 0 where ``contents`` does not ask for it.
     Not to be had here, and -1: ``refcount``, and the ``folio_mapcount`` of large folios.
     """
     flags, head, order = _flags(pfns)

@@ -57,7 +57,12 @@ class _Range:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a range maps. ``swap``, ``huge``: pages by VMA, u64 and i64 (n,). ``shared``: frames."""
+    """What a range maps. ``swap``, ``huge``: pages by VMA, u64 and i64 (n,).
+
+    ``shared``: frames not known to be mapped once. PM_MMAP_EXCLUSIVE of a huge page is not
+    believed: before 6.11 (2c1f057e5be6) it is that of its first page, and the page may be split by
+    the time its flags are read.
+    """
 
     vma_ids: Ints
     rows: Rows
@@ -70,9 +75,8 @@ class PageMaps:
     """The pagemaps of some processes: ``walk`` reads all of them, again and again if need be.
 
     ``smaps``: its numbers by name, pages per VMA. ``others``: bool per VMA, pages that are not
-    anonymous count there too. ``threads``: so many pieces are read at once. ``gone``: bool per
-    process, whether it could not be read. ``shared``: u64, frames that the latest walk does not
-    know to be mapped once.
+    anonymous count there too. ``threads``: so many read, and what one more found waits.
+    ``gone``: bool per process, whether it could not be read.
     """
 
     def __init__(
@@ -91,23 +95,31 @@ class PageMaps:
         self._others = others
         self._threads = threads
         self.gone = np.zeros(len(processes), np.bool_)
-        self.shared = Packed(np.uint64)
+        self._shared: Packed | None = Packed(np.uint64)
 
     def walk(self, progress: Callable[[int], None]) -> Mapped:
         """Every page that the VMAs map; ``progress`` is told the number of mms done."""
         names = ("zero_pages", "ksm_zero_pages", "nonpresent_pages", "unknown_pages", "swap_pages")
         counts = {name: np.zeros(len(self._huge), np.uint64) for name in names}
         mapped = Mapped(counts, first_pages(self._start, self._end))
-        self.shared = Packed(np.uint64)
         huge_found = np.zeros(len(self._huge), np.int64)
         for places in in_turn(self._look, self._some(progress), self._threads):
             for found in places:
                 mapped.append(found.rows)
-                self.shared.append(found.shared)
+                if self._shared is not None:
+                    self._shared.append(found.shared)
                 mapped.counts["swap_pages"][found.vma_ids] += found.swap
                 huge_found[found.vma_ids] += found.huge
         self._forget_huge(mapped, huge_found)
         return mapped
+
+    def shared(self) -> Packed | None:
+        """The frames that the first walk does not know to be mapped once, u64; None the next time.
+
+        They are told once, and held no longer: as many as rows where fork shares all.
+        """
+        shared, self._shared = self._shared, None
+        return shared
 
     def _some(self, progress: Callable[[int], None]) -> Iterator[tuple[int, list[_Range]]]:
         """Where VMAs may map something: an mm, and some of its ranges, ``_PIECE_PAGES`` or so."""
@@ -125,18 +137,18 @@ class PageMaps:
         starts, ends = self._start[vma_ids], self._end[vma_ids]
         apart = np.flatnonzero(starts[1:] - ends[:-1] >= _GAP_PAGES) + 1
         for first_vma, next_vma in pairwise([0, *apart.tolist(), len(starts)]):
-            start, end, some = (
-                int(starts[first_vma]),
-                int(ends[next_vma - 1]),
-                vma_ids[first_vma:next_vma],
-            )
+            some = slice(first_vma, next_vma)
+            some_ids, some_starts, some_ends = vma_ids[some], starts[some], ends[some]
+            start, end = int(some_starts[0]), int(some_ends[-1])
             ranges = [(start, end)]
-            if end - start >= _SPARSE_PAGES and 2 * self._populated[some].sum() < end - start:
+            if end - start >= _SPARSE_PAGES and 2 * self._populated[some_ids].sum() < end - start:
                 ranges = _populated(file, start, end)
             for first, last in ranges:
                 bounds = range(first // _PIECE_PAGES + 1, -(-last // _PIECE_PAGES))
                 for edges in pairwise([first, *(n * _PIECE_PAGES for n in bounds), last]):
-                    yield _Range(some, *edges)
+                    begin = int(np.searchsorted(some_ends, edges[0], side="right"))
+                    stop = int(np.searchsorted(some_starts, edges[1]))
+                    yield _Range(some_ids[begin:stop], *edges)
 
     def _look(self, where: tuple[int, list[_Range]]) -> list[_Found]:
         """What the ranges map."""
@@ -178,7 +190,8 @@ class PageMaps:
         flags[(head[:, None] + np.arange(HUGE_PAGES)).ravel()] |= _HUGE
         huge = HUGE_PAGES * np.bincount(vma[head], minlength=len(vma_ids))
         rows = Rows(vma_ids.astype(np.uint32)[vma], page - start[vma], pfn, flags)
-        return _Found(vma_ids, rows, swap, huge, pfn[entries & _EXCLUSIVE == 0])
+        known_once = (entries & _EXCLUSIVE != 0) & (flags & _HUGE == 0)
+        return _Found(vma_ids, rows, swap, huge, pfn[~known_once])
 
     def _forget_huge(self, mapped: Mapped, huge_found: Ints) -> None:
         """Leave HUGE where smaps counts as many huge pages as were found whole.
@@ -284,7 +297,7 @@ def _populated(file: int, start: int, end: int) -> list[tuple[int, int]]:
                 found[-1] = (found[-1][0], last)
             else:
                 found.append((first, last))
-        if argument.walk_end <= at:
+        if count < _REGIONS:  # walk_end may lie before what was found (do_pagemap_scan())
             break
-        at = argument.walk_end
+        at = regions[count - 1].end
     return found

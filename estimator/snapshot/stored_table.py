@@ -6,7 +6,6 @@ A prediction asks for most columns once. Together they are most of the memory th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from estimator.arrays import Empty, Ints, Mask
+from estimator.arrays import Empty, Ints, Mask, one_ahead
 from estimator.errors import TargetError
 from estimator.snapshot.as_arrow import to_arrow
 
@@ -158,7 +157,7 @@ class StoredTable:
         return pd.arrays.IntegerArray(*_apart(values))
 
     def _batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
-        return self._checked(names, _ahead(self._some(_ROWS_AT_ONCE, names)))
+        return self._checked(names, one_ahead(self._some(_ROWS_AT_ONCE, names)))
 
     def _checked(
         self, names: list[str], batches: Iterator[pa.RecordBatch]
@@ -177,15 +176,6 @@ def _apart(values: pa.Array) -> tuple[npt.NDArray[Any], Mask]:
     if not values.null_count:
         return values.to_numpy(), np.zeros(len(values), np.bool_)
     return values.fill_null(0).to_numpy(), values.is_null().to_numpy(zero_copy_only=False)
-
-
-def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """``batches``, the next one of which is decoded while one is looked at."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = thread.submit(next, batches, None)
-            yield batch
 
 
 def of_collection(columns: dict[str, Packed], schema: pa.Schema) -> StoredTable:
