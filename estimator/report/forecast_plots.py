@@ -39,7 +39,7 @@ def over_time_figure(forecast: Forecast, pace: Pace, *, narrow: bool = False) ->
 
 def _against_time(forecast: Forecast, pace: Pace, saved: Axes, cpu: Axes, *, narrow: bool) -> None:
     times = np.linspace(0, float(pace.scans["seconds"].iloc[-1]), _STEPS)
-    there = [moment(forecast, pace, seconds) for seconds in times.tolist()]
+    there = [moment(forecast, pace, seconds, ["bytes_saved"]) for seconds in times.tolist()]
     low, high = (
         np.array([found.counters["bytes_saved"][end] for found in there]) / _MIB for end in (0, 1)
     )

@@ -193,7 +193,7 @@ def over_time(forecast: Forecast, pace: Pace) -> list[Section]:
     if whole <= 0 or until <= 0 or not pace.marks:
         return []
     steps = np.arange(1, _STEPS + 1) * until / _STEPS
-    there = [moment(forecast, pace, s) for s in steps.tolist()]
+    there = [moment(forecast, pace, s, ["bytes_saved"]) for s in steps.tolist()]
     saved = [found.counters["bytes_saved"] for found in there]
     rows = pd.DataFrame(
         {
