@@ -451,7 +451,8 @@ def _page(
         bound = upper_bound(snapshot, Policy(**policy))
         return bound_page(snapshot, bound), bound.coverage
     plan, times, risk = _advise(snapshot, policy, advice, room, keep_rows=True)
-    return report_page(snapshot, plan.everything, plan, times, risk), plan.everything.coverage
+    found = plan.everything
+    return report_page(snapshot, found, plan, times, risk, keep_rows=False), found.coverage
 
 
 def _is_json(path: Path) -> bool:

@@ -60,14 +60,27 @@ def report_page(
     plan: Plan,
     schedule: Schedule,
     risk: Risk,
+    *,
+    keep_rows: bool = True,
 ) -> str:
-    """The whole report as an HTML document; without figures where ksmd finds nothing to scan."""
+    """The whole report as an HTML document; without figures where ksmd finds nothing to scan.
+
+    ``keep_rows``: False where nobody asks for those of any prediction but ``prediction``
+    afterwards: they are given back as soon as that can be.
+    """
+    about_plan = plan_sections(snapshot, plan, schedule, risk)
+    over_time = [_over_time(schedule)] if scanned_pages(prediction) else []
+    if not keep_rows:
+        schedule.forecast.give_back()
+        for other in (schedule.forecast.at_rest, plan.reachable, plan.prediction):
+            if other is not prediction:
+                other.give_back()
     verdict, *report = prediction_sections(snapshot, prediction)
     figures = []
-    if scanned_pages(prediction):
+    if over_time:
         found = alike(snapshot, prediction)
         report += alike_sections(found)
-        figures = [*_figures(snapshot, prediction, plan), _over_time(schedule)]
+        figures = [*_figures(snapshot, prediction, plan), *over_time]
         if found.copies.mapped:
             figures.append(_by_page_size(found))
     return _page(
@@ -79,7 +92,7 @@ def report_page(
             (title, {place: svg(figure, f"{n} {place}") for place, figure in forms.items()})
             for n, (title, forms) in enumerate(figures)
         ],
-        plan_sections(snapshot, plan, schedule, risk),
+        about_plan,
     )
 
 
