@@ -217,9 +217,10 @@ def _note_splits(case: Case, m: Meeting, kind: npt.NDArray[np.uint8], split: Num
 
 def _fill_nodes(case: Case, chosen: Numbers, stable_frame: Numbers, split: Numbers) -> Numbers:
     """Fill stable nodes in scan order, one item per frame. Returns the rows left over."""
-    facts, limit = case.facts, case.rules.max_page_sharing
+    facts = case.facts
+    limit = min(case.rules.max_page_sharing, NEVER)  # more frames than that are not taken
     frame, begin, of = case.contents.frames_of(chosen)
-    rank = np.arange(len(frame)) - begin[of]
+    rank = np.arange(len(frame), dtype=np.int32) - begin.astype(np.int32).take(of)
     used = facts.items[frame] > 0
     frame, rank, of = frame[used], rank[used], of[used]
     row = facts.first[frame]
@@ -233,8 +234,9 @@ def _fill_nodes(case: Case, chosen: Numbers, stable_frame: Numbers, split: Numbe
     large = facts.folio[frame] >= 0
     if large.any():
         split[frame[large]] = when[large]
-    node = np.minimum(np.arange(len(rank)) - rank % limit + 1, max(len(rank) - 1, 0))
-    stable_frame[frame] = np.where(left_over, -1, frame[node])
+    node = np.arange(1, len(rank) + 1, dtype=np.int32) - rank % limit
+    np.minimum(node, max(len(rank) - 1, 0), out=node)
+    stable_frame[frame] = np.where(left_over, np.int32(-1), frame.take(node))
     return row[left_over]
 
 

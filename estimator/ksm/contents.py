@@ -53,7 +53,7 @@ class Contents:
     def __len__(self) -> int:
         return self.number
 
-    def frames_of(self, chosen: Ints | Numbers) -> tuple[Numbers, Ints, Ints]:
+    def frames_of(self, chosen: Ints | Numbers) -> tuple[Numbers, Ints, Numbers]:
         """The frames of the ``chosen`` contents, one content after the other.
 
         Returns the frames, where each content starts among them, and for every frame which of the
@@ -61,9 +61,10 @@ class Contents:
         """
         sizes = self.starts[chosen + 1] - self.starts[chosen]
         starts = np.cumsum(sizes) - sizes
-        of = np.repeat(np.arange(len(chosen)), sizes)
-        place = np.arange(len(of)) + (self.starts[chosen] - starts)[of]
-        return self.order[place], starts, of
+        of = np.repeat(np.arange(len(chosen), dtype=np.int32), sizes)
+        place = (self.starts[chosen] - starts).astype(np.int32).take(of)
+        place += np.arange(len(of), dtype=np.int32)
+        return self.order.take(place), starts, of
 
 
 def content_keys(frames: pd.DataFrame, tagged: Mask, empty: Empty = np.empty) -> Words:
