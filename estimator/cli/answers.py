@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +40,7 @@ from estimator.errors import (
 
 if TYPE_CHECKING:
     from estimator.advice.page_cost import PageCost
+    from estimator.advice.plan import Plan
     from estimator.ksm.coverage import Coverage
     from estimator.ksm.hash_parts import Workroom
     from estimator.ksm.policy import Policy
@@ -191,7 +193,7 @@ def advise(
     advice, policy = _split(chosen)
     with room_for(ADVICE, max_memory, in_parts=True) as allow:
         opened = open_snapshot(snapshot, stored=True, allow=allow)
-        plan, schedule, risk = _advise(opened, policy, advice, allow.parts, keep_rows=False)
+        plan, schedule, risk = _advise(opened, policy, advice, allow.parts)
         if as_json:
             click.echo(json.dumps(plan_json(plan, schedule, risk)))
         else:
@@ -405,10 +407,9 @@ def _advise(
     policy: dict[str, Any],
     advice: _Advice,
     room: Workroom | None,
-    *,
-    keep_rows: bool,
+    show: Callable[[Plan], None] | None = None,
 ) -> Any:
-    """``keep_rows``: see ``make_plan`` and ``schedule``."""
+    """``show`` is called when the plan is there, and everybody's rows for the last time."""
     from estimator.advice.opt_in import MEANS
     from estimator.advice.plan import make_plan
     from estimator.advice.risk import assess
@@ -419,17 +420,17 @@ def _advise(
     means = [MEANS[name] for name in advice.only]
     share, within = advice.share / 100, advice.within
     asked = Policy(**policy)
+    keep_rows = show is not None
     plan = make_plan(snapshot, asked, share, within, means, room=room, keep_rows=keep_rows)
     risk = assess(snapshot, plan.prediction, labels=labels)
-    for prediction in (plan.everything, plan.reachable, plan.prediction):
-        prediction.forget()  # the forecast holds as much again
+    if show is not None:
+        show(plan)
+    for prediction in (plan.everything, plan.reachable):
+        if prediction is not plan.prediction:
+            prediction.give_back()  # the forecast holds as much again
+    plan.prediction.forget()
     times = schedule(
-        snapshot,
-        plan.prediction,
-        advice.scan_time,
-        advice.page_cost,
-        room=room,
-        keep_rows=keep_rows,
+        snapshot, plan.prediction, advice.scan_time, advice.page_cost, room=room, keep_rows=False
     )
     return plan, times, risk
 
@@ -439,7 +440,7 @@ def _page(
 ) -> tuple[str, Coverage]:
     """The page, and how much was known."""
     try:
-        from estimator.report.html import bound_page, report_page
+        from estimator.report.html import Shown, bound_page, page_with_plan, shown
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--html needs {error.name}", hint="pip install jinja2 matplotlib"
@@ -450,9 +451,13 @@ def _page(
 
         bound = upper_bound(snapshot, Policy(**policy))
         return bound_page(snapshot, bound), bound.coverage
-    plan, times, risk = _advise(snapshot, policy, advice, room, keep_rows=True)
-    found = plan.everything
-    return report_page(snapshot, found, plan, times, risk, keep_rows=False), found.coverage
+    found = list[Shown]()
+
+    def show(plan: Plan) -> None:
+        found.append(shown(snapshot, plan.everything, plan))
+
+    plan, times, risk = _advise(snapshot, policy, advice, room, show)
+    return page_with_plan(snapshot, found.pop(), plan, times, risk), plan.everything.coverage
 
 
 def _is_json(path: Path) -> bool:

@@ -13,7 +13,7 @@ from estimator.ksm.course import Course, course_of
 from estimator.ksm.hash_parts import Workroom
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import ask
-from estimator.ksm.prediction import GivenBack, Prediction
+from estimator.ksm.prediction import Prediction
 from estimator.ksm.scan_bounds import ScanBounds, blocked_searches, scan_bounds, seen_before
 from estimator.ksm.scans import LATEST, scan_table, times_of
 from estimator.ksm.within import Within
@@ -43,10 +43,6 @@ class Forecast:
     within: Within = field(repr=False)
     page_bytes: int
     settled_in: npt.NDArray[np.uint16] = field(repr=False)
-
-    def give_back(self) -> None:
-        """Give back the memory of what is said within scans: to ask is an error then."""
-        vars(self).update(dict.fromkeys(("course", "within", "settled_in"), GivenBack()))
 
 
 def forecast(

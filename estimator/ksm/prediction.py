@@ -136,7 +136,7 @@ class Prediction:
         """
         self.forget()
         rows = ("outcome", "stable_node", "content", "freed")
-        vars(self).update(dict.fromkeys(rows, GivenBack()))
+        vars(self).update(dict.fromkeys(rows, _GivenBack()))
 
     def contents(self, limit: int = 100) -> pd.DataFrame:
         """The ``limit`` most duplicated contents: those that free the most frames, biggest first.
@@ -188,10 +188,10 @@ class Prediction:
         return pd.Series(self.counters | self.physical, name="predicted").to_frame().to_html()
 
 
-class GivenBack:
+class _GivenBack:
     """In the place of arrays that are gone."""
 
     def _gone(self, *_: object) -> NoReturn:
-        raise RuntimeError("what was said of rows was given back")
+        raise RuntimeError("the rows of this prediction were given back")
 
     __getattr__ = __getitem__ = __len__ = __array__ = _gone

@@ -11,6 +11,7 @@ import hashlib
 import io
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -50,8 +51,37 @@ from estimator.report.tables import Column, total_cells
 from estimator.snapshot.snapshot import Snapshot
 from estimator.units import count, printable
 
+_Figures = tuple[str, dict[str, Figure]]
+"""Title and forms of a picture."""
+
 MAX_ROWS = 1000
 """Ints per table: enough to look through, few enough that the file stays below 5 MB."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page has of a prediction. ``figures``: title, and forms by name."""
+
+    policy: Policy
+    verdict: Section
+    report: list[Section]
+    figures: list[_Figures]
+    by_page_size: list[_Figures]
+
+
+def shown(snapshot: Snapshot, prediction: Prediction, plan: Plan) -> Shown:
+    """All that needs the rows of ``prediction``; no figures where ksmd finds nothing to scan."""
+    verdict, *report = prediction_sections(snapshot, prediction)
+    if not scanned_pages(prediction):
+        return Shown(prediction.policy, verdict, report, [], [])
+    found = alike(snapshot, prediction)
+    return Shown(
+        prediction.policy,
+        verdict,
+        report + alike_sections(found),
+        _figures(snapshot, prediction, plan),
+        [_by_page_size(found)] if found.copies.mapped else [],
+    )
 
 
 def report_page(
@@ -60,45 +90,32 @@ def report_page(
     plan: Plan,
     schedule: Schedule,
     risk: Risk,
-    *,
-    keep_rows: bool = True,
 ) -> str:
-    """The whole report as an HTML document; without figures where ksmd finds nothing to scan.
+    """The whole report as an HTML document; without figures where ksmd finds nothing to scan."""
+    return page_with_plan(snapshot, shown(snapshot, prediction, plan), plan, schedule, risk)
 
-    ``keep_rows``: False where nobody asks for those of any prediction but ``prediction``
-    afterwards: they are given back as soon as that can be.
-    """
-    about_plan = plan_sections(snapshot, plan, schedule, risk)
-    over_time = [_over_time(schedule)] if scanned_pages(prediction) else []
-    if not keep_rows:
-        schedule.forecast.give_back()
-        for other in (schedule.forecast.at_rest, plan.reachable, plan.prediction):
-            if other is not prediction:
-                other.give_back()
-    verdict, *report = prediction_sections(snapshot, prediction)
-    figures = []
-    if over_time:
-        found = alike(snapshot, prediction)
-        report += alike_sections(found)
-        figures = [*_figures(snapshot, prediction, plan), *over_time]
-        if found.copies.mapped:
-            figures.append(_by_page_size(found))
+
+def page_with_plan(
+    snapshot: Snapshot, found: Shown, plan: Plan, schedule: Schedule, risk: Risk
+) -> str:
+    """The same of what ``shown`` found: nothing is asked of rows but those of the forecast."""
+    figures = found.figures
+    if figures:
+        figures = [*figures, _over_time(schedule), *found.by_page_size]
     return _page(
         snapshot,
-        prediction.policy,
-        verdict,
-        report,
+        found.policy,
+        found.verdict,
+        found.report,
         [
             (title, {place: svg(figure, f"{n} {place}") for place, figure in forms.items()})
             for n, (title, forms) in enumerate(figures)
         ],
-        about_plan,
+        plan_sections(snapshot, plan, schedule, risk),
     )
 
 
-def _figures(
-    snapshot: Snapshot, prediction: Prediction, plan: Plan
-) -> list[tuple[str, dict[str, Figure]]]:
+def _figures(snapshot: Snapshot, prediction: Prediction, plan: Plan) -> list[_Figures]:
     """Title and forms of each picture: for a screen, and for a phone, where a whole one scrolls.
 
     ``report.css`` shows the form that fits.
@@ -128,7 +145,7 @@ def _figures(
     ]
 
 
-def _by_page_size(found: Alike) -> tuple[str, dict[str, Figure]]:
+def _by_page_size(found: Alike) -> _Figures:
     return (
         "What pages of other sizes would share",
         {
@@ -138,7 +155,7 @@ def _by_page_size(found: Alike) -> tuple[str, dict[str, Figure]]:
     )
 
 
-def _over_time(schedule: Schedule) -> tuple[str, dict[str, Figure]]:
+def _over_time(schedule: Schedule) -> _Figures:
     found, pace = schedule.forecast, schedule.as_proposed
     return (
         f"The plan over time, with pages_to_scan {count(pace.pacing.pages_to_scan)} and "
