@@ -215,7 +215,9 @@ def test_memory_that_a_security_module_forbids_is_no_answer(
 @needs_pfns
 def test_processes_whose_memory_is_denied_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     original, denied = vmas._of_process, {os.getppid()}
-    monkeypatch.setattr(vmas, "_of_process", lambda pid: None if pid in denied else original(pid))
+    monkeypatch.setattr(
+        vmas, "_of_process", lambda one: None if one.pid in denied else original(one)
+    )
     monkeypatch.setattr(check, "memory_denied", lambda process: process.pid in denied)
     found = check.check_procfs()
     assert found.exit_code == 0

@@ -116,8 +116,10 @@ def make_plan(
     everything = predict(snapshot, policy or Policy(), room=room)
     ways = opt_ins(snapshot, everything, only, apart_by_uid=within == "uid")
     saved, steps = savings(snapshot, everything), _frontier(snapshot, everything, within)
-    answers = _Answers(snapshot, everything, ways, room, keep_rows)
+    answers = _Answers(snapshot, everything, ways, room)
+    answers.kept += [everything] if keep_rows else []
     reachable = answers.of(np.arange(len(ways.lines)))
+    answers.kept += [reachable] if keep_rows else []
     found = _patterns(snapshot, reachable, ways.line_of_vma, within)
     size = page_bytes(snapshot)
     visited = visited_pages(snapshot, reachable, ways.line_of_vma, len(ways.lines))
@@ -176,7 +178,7 @@ def restrict(snapshot: Snapshot, vmas: Mask) -> Snapshot:
 class _Answers:
     """The model's answers for some lines and what is on.
 
-    Without ``keep_rows`` two at most have their rows: the latest and ``best``.
+    Rows have the latest, ``best`` and those in ``kept``.
     """
 
     def __init__(
@@ -185,14 +187,14 @@ class _Answers:
         everything: Prediction,
         ways: OptIns,
         room: Workroom | None,
-        keep_rows: bool,
     ) -> None:
         self._snapshot, self._ways, self._room = snapshot, ways, room
-        self._keep_rows, self._policy = keep_rows, everything.policy
+        self._policy = everything.policy
         is_open = everything.vmas["excluded_by"].isna()
         self._open = everything.vmas.loc[is_open, "vma_id"].to_numpy()
         self._held = [(np.ones(len(self._open), np.bool_), everything)]
         self.best: Prediction | None = None
+        self.kept: list[Prediction] = []
 
     def of(self, lines: Ints) -> Prediction:
         """The answer for these lines; what another one holds may be given back."""
@@ -200,11 +202,11 @@ class _Answers:
         for known, prediction in self._held:
             if np.array_equal(known, takes_part):
                 return prediction
-        if not self._keep_rows:
-            others = [each for each in self._held if each[1] is not self.best]
-            self._held = [each for each in self._held if each[1] is self.best]
-            for _, prediction in others:
-                prediction.give_back()
+        staying = [id(each) for each in (self.best, *self.kept)]
+        others = [each for each in self._held if id(each[1]) not in staying]
+        self._held = [each for each in self._held if id(each[1]) in staying]
+        for _, prediction in others:
+            prediction.give_back()
         vmas = np.zeros(len(self._snapshot.vmas), np.bool_)
         vmas[self._open] = takes_part
         found = predict(restrict(self._snapshot, vmas), self._policy, room=self._room)

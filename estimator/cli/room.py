@@ -51,8 +51,8 @@ class Need:
 # ./scripts/bench memory measures them
 COUNTERS = Need(per_mapping=20, per_frame=28)
 REPORT = Need(per_mapping=24, per_frame=36)  # JSON too
-ADVICE = Need(per_mapping=30, per_frame=40)
-PAGE = Need(per_mapping=50, per_frame=40)
+ADVICE = Need(per_mapping=50, per_frame=50)  # with many services
+PAGE = Need(per_mapping=70, per_frame=60)
 FORECAST = Need(per_mapping=30, per_frame=40)
 RAMP = Need(per_mapping=160, per_frame=100)
 IN_MEMORY = Need(per_mapping=60, per_frame=140)  # as-if: no row stays in its file

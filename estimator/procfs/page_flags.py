@@ -38,7 +38,7 @@ _MMAP, _SWAPBACKED, _HUGE, _LRU = (np.uint64(1 << bit) for bit in (11, 14, 17, 5
 def frame_facts(pfns: Words, alone: Mask, contents: str = CONTENTS[0]) -> Columns:
     """Columns of ``FRAME_FACTS`` but ``node``, of the frames ``pfns``, and ``zero_page``, bool.
 
-    ``alone``: bool (n,), which ones are known to be mapped once, unless they are of a large folio.
+    ``alone``: bool (n,), which ones are taken to be mapped once, but for those of large folios.
     ``kind``: 0 where ``contents`` does not ask for it.
     Not to be had here, and -1: ``refcount``, and the ``folio_mapcount`` of large folios.
     """

@@ -146,8 +146,8 @@ class PageMaps:
             for first, last in ranges:
                 bounds = range(first // _PIECE_PAGES + 1, -(-last // _PIECE_PAGES))
                 for edges in pairwise([first, *(n * _PIECE_PAGES for n in bounds), last]):
-                    begin = int(np.searchsorted(some_ends, edges[0], side="right"))
-                    stop = int(np.searchsorted(some_starts, edges[1]))
+                    begin = int(np.searchsorted(some_ends, np.uint64(edges[0]), side="right"))
+                    stop = int(np.searchsorted(some_starts, np.uint64(edges[1])))
                     yield _Range(some_ids[begin:stop], *edges)
 
     def _look(self, where: tuple[int, list[_Range]]) -> list[_Found]:

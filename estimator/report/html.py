@@ -55,7 +55,7 @@ _Figures = tuple[str, dict[str, Figure]]
 """Title and forms of a picture."""
 
 MAX_ROWS = 1000
-"""Ints per table: enough to look through, few enough that the file stays below 5 MB."""
+"""Rows per table: enough to look through, few enough that the file stays below 5 MB."""
 
 
 @dataclass(frozen=True)
