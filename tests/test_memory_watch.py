@@ -91,3 +91,17 @@ def test_nothing_is_left_behind(options: tuple[str, ...], said: str, tmp_path: P
     assert done.stderr.startswith(f"ksm-estimator: stopped: {said}; ")
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_looks_that_cost_much_are_fewer() -> None:
+    """As on an emulated CPU, where the watching would take a part of a core that is seen."""
+    looks = []
+
+    def slow() -> None:
+        looks.append(time.thread_time())
+        while time.thread_time() < looks[-1] + 0.01:
+            pass
+
+    with memory_watch.watched(slow):
+        time.sleep(1.2)
+    assert 1 <= len(looks) <= 3

@@ -6,6 +6,7 @@ import contextlib
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -15,7 +16,8 @@ from estimator.collect.budget import mib, needed_bytes
 from estimator.collect.memory_room import memory_room
 from estimator.errors import ResourceError
 
-_WATCH_SECONDS = 0.05
+_WATCH_SECONDS, _MOST_SECONDS = 0.05, 0.5
+_LOOKS_SHARE = 0.01  # of a core: a look costs 20 times as much where a CPU is emulated
 _LEFT_BYTES = 64 << 20  # more than is taken between two looks
 _STATUS = Path("/proc/self/status")
 
@@ -34,8 +36,11 @@ def watched(
     def watch() -> None:
         if begin is not None:
             begin.wait()
-        while not ended.wait(_WATCH_SECONDS):
+        seconds = _WATCH_SECONDS
+        while not ended.wait(min(seconds, _MOST_SECONDS)):
+            began = time.thread_time()
             error = beyond()
+            seconds = max(_WATCH_SECONDS, (time.thread_time() - began) / _LOOKS_SHARE)
             if error is not None:
                 said.append(error)
                 signal.pthread_kill(main, signal.SIGUSR1)
