@@ -133,9 +133,6 @@ class Appended:
         self._columns = np.empty((columns, rows), np.int32)
         self._rows = 0
 
-    def __len__(self) -> int:
-        return self._rows
-
     def add(self, *values: npt.NDArray[np.integer]) -> None:
         """Append to each column its ``values``."""
         end = self._rows + len(values[0])

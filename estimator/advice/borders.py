@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from estimator.arrays import Empty, Ints, Narrow, Numbers, Words, ascending, find, narrow
-from estimator.ksm.content_parts import rows_by, rows_by_end, rows_by_frame, rows_by_number
+from estimator.arrays import Empty, Ints, Narrow, Words, ascending, find, narrow
+from estimator.ksm.content_parts import rows_by_end, rows_by_frame, rows_by_number
 from estimator.ksm.prediction import Prediction
 from estimator.snapshot.snapshot import Snapshot, vma_starts, vmas_of
 
@@ -39,7 +39,10 @@ def borders(
     found, freed, starts = prediction.credits, prediction.freed, vma_starts(snapshot)
     domain_of_vma = domain_of_mm[snapshot.vmas["mm_id"].to_numpy()]
     names, across = _names(domain_of_vma), 0
-    for rows in rows_by_end(found.stable_node.take, freed.frame_of_row, prediction.empty):
+    nodes = rows_by_end(
+        lambda _, frame: found.stable_node.take(frame), freed.frame_of_row, prediction.empty
+    )
+    for rows in nodes:
         parts = []
         for some in rows_by_frame(rows, freed.frame_of_row):
             frame, domain = freed.frame_of_row.take(some), domain_of_vma[vmas_of(starts, some)]
@@ -116,12 +119,10 @@ def sharing_matrix(
     matrix = np.zeros((groups, groups), np.int64)
     group_of_vma = group_of_mm[snapshot.vmas["mm_id"].to_numpy()]
     starts, freed = vma_starts(snapshot), prediction.freed
-
-    def node_of(piece: slice) -> Numbers:
-        node = prediction.stable_node[piece]
-        return np.where(node >= 0, node, freed.frame_of_row[piece].astype(np.int32))
-
-    for rows in rows_by(len(freed.frame_of_row), node_of, prediction.empty):
+    nodes = rows_by_end(
+        lambda piece, _: prediction.stable_node[piece], freed.frame_of_row, prediction.empty
+    )
+    for rows in nodes:
         counted = []
         for some in rows_by_frame(rows, freed.frame_of_row):
             group, stable_node = group_of_vma[vmas_of(starts, some)], prediction.stable_node[some]

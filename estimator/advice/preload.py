@@ -151,7 +151,8 @@ def _holders(snapshot: Snapshot, prediction: Prediction) -> Iterator[Iterator[pd
         columns = {"node": node[frame], "frame": frame, "mm": mm}
         return pd.DataFrame(columns).astype(np.int64).drop_duplicates()
 
-    for part in rows_by_end(node.take, frame_of_row, prediction.empty):
+    parts = rows_by_end(lambda _, frame: node.take(frame), frame_of_row, prediction.empty)
+    for part in parts:
         yield map(pairs, rows_by_frame(part, frame_of_row))
 
 

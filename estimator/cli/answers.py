@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,6 +40,8 @@ from estimator.errors import (
 if TYPE_CHECKING:
     from estimator.advice.page_cost import PageCost
     from estimator.advice.plan import Plan
+    from estimator.advice.risk import Risk
+    from estimator.advice.schedule import Schedule
     from estimator.ksm.coverage import Coverage
     from estimator.ksm.hash_parts import Workroom
     from estimator.ksm.policy import Policy
@@ -193,7 +194,8 @@ def advise(
     advice, policy = _split(chosen)
     with room_for(ADVICE, max_memory, in_parts=True) as allow:
         opened = open_snapshot(snapshot, stored=True, allow=allow)
-        plan, schedule, risk = _advise(opened, policy, advice, allow.parts)
+        plan, risk = _plan(opened, policy, advice, allow.parts, keep_rows=False)
+        schedule = _schedule(opened, plan, advice, allow.parts)
         if as_json:
             click.echo(json.dumps(plan_json(plan, schedule, risk)))
         else:
@@ -402,37 +404,38 @@ def write_json(prediction: Prediction) -> None:
     click.echo()
 
 
-def _advise(
+def _plan(
     snapshot: Snapshot,
     policy: dict[str, Any],
     advice: _Advice,
     room: Workroom | None,
-    show: Callable[[Plan], None] | None = None,
-) -> Any:
-    """``show`` is called when the plan is there, and everybody's rows for the last time."""
+    *,
+    keep_rows: bool,
+) -> tuple[Plan, Risk]:
+    """``keep_rows``: see ``make_plan``."""
     from estimator.advice.opt_in import MEANS
     from estimator.advice.plan import make_plan
     from estimator.advice.risk import assess
-    from estimator.advice.schedule import schedule
     from estimator.ksm.policy import Policy
 
     labels = read_labels(snapshot, advice.labels) if advice.labels else None
     means = [MEANS[name] for name in advice.only]
     share, within = advice.share / 100, advice.within
     asked = Policy(**policy)
-    keep_rows = show is not None
     plan = make_plan(snapshot, asked, share, within, means, room=room, keep_rows=keep_rows)
-    risk = assess(snapshot, plan.prediction, labels=labels)
-    if show is not None:
-        show(plan)
+    return plan, assess(snapshot, plan.prediction, labels=labels)
+
+
+def _schedule(snapshot: Snapshot, plan: Plan, advice: _Advice, room: Workroom | None) -> Schedule:
+    """How to set ksmd. All rows of ``plan`` are given back: the forecast holds as much again."""
+    from estimator.advice.schedule import schedule
+
     for prediction in (plan.everything, plan.reachable):
         if prediction is not plan.prediction:
-            prediction.give_back()  # the forecast holds as much again
-    plan.prediction.forget()
-    times = schedule(
+            prediction.give_back()
+    return schedule(
         snapshot, plan.prediction, advice.scan_time, advice.page_cost, room=room, keep_rows=False
     )
-    return plan, times, risk
 
 
 def _page(
@@ -440,7 +443,7 @@ def _page(
 ) -> tuple[str, Coverage]:
     """The page, and how much was known."""
     try:
-        from estimator.report.html import Shown, bound_page, page_with_plan, shown
+        from estimator.report.html import bound_page, page_with_plan, shown
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--html needs {error.name}", hint="pip install jinja2 matplotlib"
@@ -451,13 +454,10 @@ def _page(
 
         bound = upper_bound(snapshot, Policy(**policy))
         return bound_page(snapshot, bound), bound.coverage
-    found = list[Shown]()
-
-    def show(plan: Plan) -> None:
-        found.append(shown(snapshot, plan.everything, plan))
-
-    plan, times, risk = _advise(snapshot, policy, advice, room, show)
-    return page_with_plan(snapshot, found.pop(), plan, times, risk), plan.everything.coverage
+    plan, risk = _plan(snapshot, policy, advice, room, keep_rows=True)
+    found = shown(snapshot, plan.everything, plan)
+    times = _schedule(snapshot, plan, advice, room)
+    return page_with_plan(snapshot, found, plan, times, risk), plan.everything.coverage
 
 
 def _is_json(path: Path) -> bool:

@@ -32,18 +32,19 @@ def rows_by_content(
 
 
 def rows_by_end(
-    end_of: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.int32]],
+    end_of: Callable[[slice, npt.NDArray[np.int32]], npt.NDArray[np.int32]],
     frame_of_row: npt.NDArray[np.integer],
     empty: Empty = np.empty,
 ) -> Iterator[Ints]:
-    """The same, those together whose frames end as one.
+    """The same, those together that end on one frame.
 
-    ``end_of``: of frames, on which frame each ends; -1 for none, it comes by itself.
+    ``end_of``: of a piece of rows and their frames, on which frame each ends; -1 for none, it comes
+    with its own.
     """
 
     def number_of(piece: slice) -> npt.NDArray[np.int32]:
         frame = frame_of_row[piece].astype(np.int32)
-        end = end_of(frame)
+        end = end_of(piece, frame)
         return np.where(end >= 0, end, frame)
 
     return rows_by(len(frame_of_row), number_of, empty)

@@ -92,11 +92,10 @@ class Credits:
         credit[onto] -= self.stays(end) / np.maximum(self.ends.take(end), 1)
         return credit
 
-    def end_of(self, frames: Rows) -> Numbers:
+    def end_of(self, frames: Numbers) -> Numbers:
         """On which frame each of ``frames`` ends, with others or as the one that stays; else -1."""
-        numbers = np.arange(frames.start, frames.stop) if isinstance(frames, slice) else frames
-        onto = np.where(at(self.given_up, frames), at(self.stable_node, frames), np.int32(-1))
-        return np.where(at(self.ends, frames) > 0, numbers, onto).astype(np.int32)
+        onto = np.where(self.given_up.take(frames), self.stable_node.take(frames), np.int32(-1))
+        return np.where(self.ends.take(frames) > 0, frames, onto)
 
     @property
     def of_row(self) -> CreditOfRow:

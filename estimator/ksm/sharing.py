@@ -124,7 +124,7 @@ def sums_between(prediction: Prediction, group_of_mm: Ints, groups: int) -> tupl
 
     matrix: Floats = np.zeros((groups, groups))
     alone: Floats = np.zeros(groups)
-    parts = rows_by_end(found.end_of, freed.frame_of_row, prediction.empty)
+    parts = rows_by_end(lambda _, frame: found.end_of(frame), freed.frame_of_row, prediction.empty)
     for alone_of_part, vectors in in_turn(part, parts):
         alone += alone_of_part
         for some in vectors:

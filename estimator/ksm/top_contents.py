@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from estimator.arrays import (
-    Ints,
-    Met,
-    Numbers,
-    in_turn,
-    pieces,
-)
+from estimator.arrays import Ints, Met, Numbers, in_turn, pieces
 from estimator.ksm.content_parts import parts_of, rows_by_content
 from estimator.ksm.frames import frames_with
 from estimator.ksm.sharing import TIE_DIGITS
