@@ -291,20 +291,58 @@ static void end_sleep(void)
 	write_file(KSM "sleep_millisecs", text);
 }
 
+/* /proc/PID/stat of ksmd. */
+static const char *ksmd_stat(void)
+{
+	static char name[64];
+	char text[512];
+	struct dirent *entry;
+	DIR *directory = *name ? NULL : opendir("/proc");
+
+	while (directory && !*name && (entry = readdir(directory))) {
+		snprintf(name, sizeof(name), "/proc/%.16s/stat", entry->d_name);
+		if (!isdigit(*entry->d_name) || !slurp(name, text, sizeof(text)) ||
+		    !strstr(text, "(ksmd)"))
+			*name = 0;
+	}
+	if (directory)
+		closedir(directory);
+	return name;
+}
+
+/* What ksmd waits for in a scan, locks and pages, it can't be woken from. */
+static bool ksmd_sleeps(void)
+{
+	char text[512];
+
+	return slurp(ksmd_stat(), text, sizeof(text)) && strstr(text, "(ksmd) S");
+}
+
 /*
  * Let ksmd finish at least one full scan, and stop it between two scans: writing to "run" waits
  * for the end of the batch, and a batch of many pages ends where the full scan ends. It is one
- * scan if ksmd sleeps longer than it takes to see that the scan has ended.
+ * scan if ksmd sleeps longer than it takes to see that the scan has ended. ksm_scan_thread() looks
+ * at "run" twice, before a batch and before its sleep: where "1" is written in between, it goes to
+ * sleep without a batch, and is woken once more.
  */
 static void one_scan(void)
 {
 	long before = read_counter("full_scans");
+	bool long_sleep = read_counter("sleep_millisecs") > LONG_SLEEP_MILLISECS;
 
-	if (read_counter("sleep_millisecs") > LONG_SLEEP_MILLISECS)
+	if (long_sleep)
 		end_sleep();
 	write_run("1");
-	while (read_counter("full_scans") == before)
-		usleep(2000);
+	for (;;) {
+		bool sleeps = long_sleep && ksmd_sleeps();
+
+		if (read_counter("full_scans") != before)
+			break;
+		if (sleeps)
+			end_sleep();
+		else
+			usleep(2000);
+	}
 	write_run("0");
 }
 
