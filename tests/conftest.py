@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 
 import pytest
+from _pytest.terminal import TerminalReporter
+
+from tests.lab.guest import LOST_TO_EMULATION
 
 os.environ.pop("COLUMNS", None)  # output is that of a pipe, whoever's shell exports its width
 
@@ -20,3 +23,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     guest.
     """
     items.sort(key=lambda item: item.path.name in LAST)
+
+
+#: The exit status where nothing but guests lost to emulation failed (EX_TEMPFAIL of sysexits.h).
+ASK_AGAIN = 75
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Say that it is worth another try (``scripts/test`` makes one)."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if isinstance(reporter, TerminalReporter):  # a worker of xdist has none
+        failed = reporter.stats.get("failed", []) + reporter.stats.get("error", [])
+        if failed and all(LOST_TO_EMULATION in report.longreprtext for report in failed):
+            session.exitstatus = ASK_AGAIN
