@@ -154,8 +154,7 @@ def schedule(
     resting = resting_work(prediction, rest)
     if not keep_rows:
         prediction.give_back()
-    at_rest = prediction if keep_rows else None
-    found = forecast(prediction.snapshot, prediction.policy, room=room, at_rest=at_rest)
+    found = forecast(prediction.snapshot, prediction.policy, room=room, at_rest=prediction)
     on = settings_of(snapshot) if ksm.get("advisor_mode") == 1 else None
     as_set = Pacing(pages_to_scan, sleep, on, advisor_was_on=on is not None)
     return Schedule(

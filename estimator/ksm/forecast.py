@@ -59,8 +59,9 @@ def forecast(
 
     ``smart_scan``: None: as the snapshot's kernel has it. ``scans``: how many full scans; None:
     until nothing changes any more, but at most ``MOST_SCANS``. ``at_rest``: what ``predict`` says
-    of the same snapshot and policy, if it is there: what it holds is not held twice. The rest as
-    for ``predict``, and so are the errors; UsageError too for smart_scan where the kernel has none,
+    of the same snapshot and policy, if it is there: what it holds is not held twice, and what it
+    warns of not worked out again; its rows may be given back. The rest as for ``predict``, and so
+    are the errors; UsageError too for smart_scan where the kernel has none,
     and for more than ``LATEST`` scans.
     """
     snapshot = with_smart_scan(snapshot, smart_scan)
@@ -69,7 +70,7 @@ def forecast(
     question = ask(snapshot, policy, later=later, room=room, through=scans or MOST_SCANS)
     case = question.case
     fate, timing = question.in_time()
-    if at_rest is not None and not len(fate.simulated):
+    if at_rest is not None and at_rest.has_rows and not len(fate.simulated):
         prediction, of_frame = at_rest, at_rest.freed.content
         fate = replace(fate, outcome=at_rest.outcome, stable_frame=at_rest.stable_node)
         case = replace(case, contents=replace(case.contents, of_frame=of_frame))

@@ -138,6 +138,11 @@ class Prediction:
         rows = ("outcome", "stable_node", "content", "freed")
         vars(self).update(dict.fromkeys(rows, _GivenBack()))
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether what is said of rows and frames is still there."""
+        return not isinstance(self.outcome, _GivenBack)
+
     def contents(self, limit: int = 100) -> pd.DataFrame:
         """The ``limit`` most duplicated contents: those that free the most frames, biggest first.
 
