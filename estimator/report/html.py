@@ -74,6 +74,7 @@ def shown(snapshot: Snapshot, prediction: Prediction, plan: Plan) -> Shown:
     verdict, *report = prediction_sections(snapshot, prediction)
     if not scanned_pages(prediction):
         return Shown(prediction.policy, verdict, report, [], [])
+    prediction.forget()  # what lies in larger pages takes as much
     found = alike(snapshot, prediction)
     return Shown(
         prediction.policy,
