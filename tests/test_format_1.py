@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 
 from estimator import Policy, open_snapshot, predict
+from estimator.cli import cli
 from estimator.errors import CannotAnswerError
 from estimator.snapshot.flags import FrameKind
 
@@ -58,3 +59,17 @@ def test_format_1_of_a_kernel_that_it_did_not_know_is_not_guessed(tmp_path: Path
     (path / "snapshot.json").write_text(json.dumps(info))
     with pytest.raises(CannotAnswerError, match="break_cow_forgets"):
         predict(open_snapshot(path))
+
+
+@pytest.mark.parametrize("command", [["advise"], ["report", "--html", "page.html"]])
+def test_the_advice_says_at_once_that_format_1_has_no_settings(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worked(*_: object, **__: object) -> None:
+        raise AssertionError("it worked out what it can't tell")
+
+    monkeypatch.setattr("estimator.advice.plan.make_plan", worked)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CannotAnswerError, match="how ksmd is set"):
+        cli([*command, str(WRITTEN)], standalone_mode=False)
+    assert not any(tmp_path.iterdir())

@@ -123,13 +123,7 @@ def schedule(
     """
     ksm, counters = snapshot.info["ksm"], prediction.counters
     pages = scanned_pages(prediction)
-    try:
-        sleep, pages_to_scan = int(ksm["sleep_millisecs"]), int(ksm["pages_to_scan"])
-    except KeyError as error:
-        raise CannotAnswerError(
-            f"the snapshot does not say how ksmd is set ({error.args[0]}): no time of a scan",
-            hint="collect again with this version of ksm-estimator",
-        ) from error
+    pages_to_scan, sleep = settings_in(snapshot)
     costs = page_cost(snapshot, cost)
     merging = merging_work(prediction)
     dearest = costs.most.in_scan(merging)
@@ -170,6 +164,18 @@ def schedule(
         advised=advised,
         running=ksm.get("run") == 1,
     )
+
+
+def settings_in(snapshot: Snapshot) -> tuple[int, int]:
+    """pages_to_scan and sleep_millisecs; CannotAnswerError if the snapshot does not say."""
+    ksm = snapshot.info["ksm"]
+    try:
+        return int(ksm["pages_to_scan"]), int(ksm["sleep_millisecs"])
+    except KeyError as error:
+        raise CannotAnswerError(
+            f"the snapshot does not say how ksmd is set ({error.args[0]}): no time of a scan",
+            hint="collect again with this version of ksm-estimator",
+        ) from error
 
 
 def _pages_to_scan_of(cpu_share: float, sleep_millisecs: int, cost: PageCost) -> int:

@@ -15,14 +15,9 @@ import click
 
 from estimator._version import __version__
 from estimator.cli import one_run
-from estimator.cli.answers import (
-    advise,
-    answer_with_bound,
-    compare,
-    report,
-    show_prediction,
-    verify,
-)
+from estimator.cli.advise import advise
+from estimator.cli.answers import answer_with_bound, show_prediction
+from estimator.cli.compare import compare
 from estimator.cli.coverage import require_coverage
 from estimator.cli.fleet import fleet
 from estimator.cli.forecast import forecast
@@ -44,10 +39,12 @@ from estimator.cli.options import (
     snapshot_argument,
 )
 from estimator.cli.place import place, sketch
+from estimator.cli.report import report
 from estimator.cli.room import COUNTERS, IN_MEMORY, REPORT, max_memory_option, room_for
 from estimator.cli.source import Source, source_options, target_options
 from estimator.cli.streams import say, standard_streams
 from estimator.cli.trend import trend
+from estimator.cli.verify import verify
 from estimator.cli.whatif import whatif
 from estimator.errors import EXIT_INTERRUPTED, EstimatorError, TargetError, UsageError
 from estimator.units import printable_lines
