@@ -5,6 +5,7 @@ Namespaces and cgroups are tried without a guest, in tests/test_rights.py.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from estimator.advice.plan import make_plan
 from estimator.errors import EstimatorError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
+from estimator.ksm.prediction import Prediction
 from estimator.procfs.collect import collect_procfs
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import open_snapshot
@@ -48,6 +50,14 @@ CONTAINERS = Workload(
     settings={"/sys/block/zram0/disksize": "64M", "/proc/sys/vm/nr_hugepages": "8"},
     commands=("mkswap /dev/zram0", "swapon /dev/zram0"),
 )
+
+COLLECT = "collect --live --symbols /symbols/vmlinux --workers 2 --force -o /tmp/live.ksm"
+OPTED_IN = """
+import ctypes, runpy, sys
+PR_SET_MEMORY_MERGE = 67
+assert ctypes.CDLL(None).prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0) == 0
+runpy.run_module("estimator", run_name="__main__", alter_sys=True)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +124,45 @@ def test_pages_of_hugetlb_are_no_candidates(snapshot: Snapshot) -> None:
     found = predict(snapshot, Policy(comms=("hugetlb",)))
     assert found.coverage.candidate_pages < 400
     assert "VM_HUGETLB" in set(found.vmas["excluded_by"])
+
+
+@pytest.fixture(scope="module")
+def enabled(system: Running, tmp_path_factory: pytest.TempPathFactory) -> Prediction:
+    """Of --live, by a process that is in no container and has opted into nothing."""
+    return _enabled(system, *system.estimator(COLLECT), tmp_path_factory.mktemp("live"))
+
+
+def _enabled(system: Running, status: int, output: str, directory: Path) -> Prediction:
+    assert status == 0, output
+    snapshot = open_snapshot(system.fetch_snapshot("/tmp/live.ksm", directory))
+    assert not snapshot.processes["comm"].str.startswith("python").any()
+    return predict(snapshot, Policy(scope="enabled"))
+
+
+def test_in_a_pid_namespace_all_of_the_host_is_seen(
+    system: Running, enabled: Prediction, tmp_path: Path
+) -> None:
+    """Pids there are others: the process that reads is known by where its memory lies."""
+    collect = system.command(f"-m estimator {COLLECT}")
+    script = f"mount -t proc proc {DEBIAN}/proc && exec {collect}"
+    status, output = system.guest.run_raw(
+        f"unshare -m -p -f sh -c '{script}'", timeout_seconds=RUN_SECONDS
+    )
+    found = _enabled(system, status, output.decode(), tmp_path)
+    assert found.counters == enabled.counters
+    *pids, _ = found.processes["pid"]
+    assert pids == enabled.processes["pid"].tolist()
+    assert found.processes["comm"].iloc[-1] == "unshare"  # which waits
+
+
+def test_a_process_that_has_opted_in_itself_is_left_out(
+    system: Running, enabled: Prediction, tmp_path: Path
+) -> None:
+    """As in a session of systemd with MemoryKSM=: whoever is started there has opted in."""
+    opted_in = f"-c {shlex.quote(OPTED_IN)} {COLLECT}"
+    found = _enabled(system, *system.python(opted_in), tmp_path)
+    assert found.counters == enabled.counters
+    assert found.processes["pid"].tolist() == enabled.processes["pid"].tolist()
 
 
 def test_a_masked_kcore_is_named_and_procfs_does_without(system: Running) -> None:
