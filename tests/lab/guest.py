@@ -276,13 +276,14 @@ class Guest:
     def qmp(self, command: str, **arguments: Any) -> Any:
         """Execute a QMP command; what it returns."""
         request = {"execute": command, "arguments": arguments}
-        self._qmp.sendall(json.dumps(request).encode())
-        while line := self._qmp_reader.readline():
-            reply = json.loads(line)
-            if "error" in reply:
-                raise self._error(f"QMP {command}: {reply['error']['desc']}")
-            if "return" in reply:
-                return reply["return"]
+        with contextlib.suppress(ConnectionError):  # what has ended is told below
+            self._qmp.sendall(json.dumps(request).encode())
+            while line := self._qmp_reader.readline():
+                reply = json.loads(line)
+                if "error" in reply:
+                    raise self._error(f"QMP {command}: {reply['error']['desc']}")
+                if "return" in reply:
+                    return reply["return"]
         raise self._error(f"QMP {command}: QEMU is gone")
 
     def dump(self, destination: Path) -> None:

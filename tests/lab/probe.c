@@ -321,17 +321,15 @@ static bool ksmd_sleeps(void)
 /*
  * Let ksmd finish at least one full scan, and stop it between two scans: writing to "run" waits
  * for the end of the batch, and a batch of many pages ends where the full scan ends. It is one
- * scan if ksmd sleeps longer than it takes to see that the scan has ended. ksm_scan_thread() looks
- * at "run" twice, before a batch and before its sleep: where "1" is written in between, it goes to
- * sleep without a batch, and is woken once more.
+ * scan if ksmd sleeps longer than it takes to see that the scan has ended. A long sleep is ended
+ * where ksmd has not scanned yet: ksm_scan_thread() looks at "run" before a batch and before its
+ * sleep, and where "1" is written in between it goes to sleep without a batch.
  */
 static void one_scan(void)
 {
 	long before = read_counter("full_scans");
 	bool long_sleep = read_counter("sleep_millisecs") > LONG_SLEEP_MILLISECS;
 
-	if (long_sleep)
-		end_sleep();
 	write_run("1");
 	for (;;) {
 		bool sleeps = long_sleep && ksmd_sleeps();
