@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from estimator.advice.advisor import AdvisorSettings, advisor_course, settings_of
 from estimator.advice.attribution import scanned_pages
 from estimator.advice.cost_terms import ScanWork, merging_work, resting_work
-from estimator.advice.pace import Pace, Pacing, pace
+from estimator.advice.pace import Pace, Pacing, pace, pacing_of
 from estimator.advice.page_cost import CostRange, PageCost, page_cost
 from estimator.advice.scan_time import ScanTime, pause_seconds, scan_time
 from estimator.errors import CannotAnswerError
@@ -123,7 +123,7 @@ def schedule(
     """
     ksm, counters = snapshot.info["ksm"], prediction.counters
     pages = scanned_pages(prediction)
-    pages_to_scan, sleep = settings_in(snapshot)
+    sleep, pages_to_scan = settings_in(snapshot)
     costs = page_cost(snapshot, cost)
     merging = merging_work(prediction)
     dearest = costs.most.in_scan(merging)
@@ -150,12 +150,11 @@ def schedule(
         prediction.give_back()
     found = forecast(prediction.snapshot, prediction.policy, room=room, at_rest=prediction)
     on = settings_of(snapshot) if ksm.get("advisor_mode") == 1 else None
-    as_set = Pacing(pages_to_scan, sleep, on, advisor_was_on=on is not None)
     return Schedule(
         target_seconds=target_seconds,
         cost=costs,
         forecast=found,
-        as_set=pace(snapshot, found, as_set, costs),
+        as_set=pace(snapshot, found, pacing_of(snapshot, advisor=on), costs),
         as_proposed=pace(snapshot, found, Pacing(wanted, paused), costs),
         first=scan(merging, pages, pages_to_scan, sleep),
         proposed=scan(merging, pages, wanted, paused),
@@ -167,10 +166,10 @@ def schedule(
 
 
 def settings_in(snapshot: Snapshot) -> tuple[int, int]:
-    """pages_to_scan and sleep_millisecs; CannotAnswerError if the snapshot does not say."""
+    """sleep_millisecs and pages_to_scan; CannotAnswerError if the snapshot does not say."""
     ksm = snapshot.info["ksm"]
     try:
-        return int(ksm["pages_to_scan"]), int(ksm["sleep_millisecs"])
+        return int(ksm["sleep_millisecs"]), int(ksm["pages_to_scan"])
     except KeyError as error:
         raise CannotAnswerError(
             f"the snapshot does not say how ksmd is set ({error.args[0]}): no time of a scan",

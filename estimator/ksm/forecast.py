@@ -61,8 +61,8 @@ def forecast(
     until nothing changes any more, but at most ``MOST_SCANS``. ``at_rest``: what ``predict`` says
     of the same snapshot and policy, if it is there: what it holds is not held twice, and what it
     warns of not worked out again; its rows may be given back. The rest as for ``predict``, and so
-    are the errors; UsageError too for smart_scan where the kernel has none,
-    and for more than ``LATEST`` scans.
+    are the errors; UsageError too for smart_scan where the kernel has none, and for more than
+    ``LATEST`` scans.
     """
     snapshot = with_smart_scan(snapshot, smart_scan)
     if scans is not None and not 0 < scans <= LATEST:
