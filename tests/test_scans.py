@@ -267,14 +267,18 @@ def test_the_forecast_warns_as_the_prediction_does(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    st.one_of(worn(), systems().map(lambda made: made.snapshot())), st.sampled_from([None, 2, 3])
+    st.one_of(worn(), systems().map(lambda made: made.snapshot())),
+    st.sampled_from([None, 2, 3]),
+    st.booleans(),
 )
 def test_with_the_state_at_rest_at_hand_it_says_the_same(
-    snapshot: Snapshot, limit: int | None
+    snapshot: Snapshot, limit: int | None, given_back: bool
 ) -> None:
     policy = Policy(max_page_sharing=limit)
     alone = forecast(snapshot, policy)
     known = predict(snapshot, policy)
+    if given_back:
+        known.give_back()
     beside = forecast(snapshot, known.policy, at_rest=known)
     pd.testing.assert_frame_equal(alone.scans, beside.scans)
     for one, other in (
