@@ -42,9 +42,17 @@ ELSEWHERE = {
 """Archive and suite of series that the machine's own suites lack."""
 FROM_SOURCE = ("6.12-arm64-64k",)
 """Not to be had as packages: built from Debian's source, where they are asked for by name."""
-ARM64 = ("7.2-arm64", "6.12-arm64", "7.2-arm64-16k", "6.12-arm64-16k", *FROM_SOURCE)
+ARM64 = (
+    *("7.2-arm64", "6.12-arm64", "6.1-arm64", "5.10-arm64"),
+    *("7.2-arm64-16k", "6.12-arm64-16k", *FROM_SOURCE),
+)
 """For arm64, with pages of 4, 16 and 64 KiB; they run emulated."""
-ARM64_SUITES = {"6.12": ("debian", "trixie"), "7.2": ("debian", "sid")}
+ARM64_SUITES = {
+    "5.10": ("debian", "bullseye"),
+    "6.1": ("debian", "bookworm"),
+    "6.12": ("debian", "trixie"),
+    "7.2": ("debian", "sid"),
+}
 FLAVOURS = {"": "cloud-amd64", "arm64": "cloud-arm64", "arm64-16k": "arm64-16k"}
 """What Debian calls the kernels of a series, by what follows its number."""
 
