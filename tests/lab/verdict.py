@@ -20,6 +20,7 @@ from tests.lab.compare import (
     unequal,
     vma_numbers,
 )
+from tests.lab.kernels import number_of
 from tests.lab.truth import State, Truth
 from tests.lab.workload import LabResult, Workload
 
@@ -101,7 +102,8 @@ def judge(result: LabResult) -> Verdict:
         notes.append("predicted with scope all, before the processes opted in")
     prediction = predict(snapshot, policy, later=later)
     inherited: Mapping[int, Mapping[str, int]] = {}
-    if workload.name in FORKED_AFTER_MERGING and result.kernel.series in COUNTERS_INHERITED:
+    copied = number_of(result.kernel.series) in COUNTERS_INHERITED
+    if copied and workload.name in FORKED_AFTER_MERGING:
         inherited = inherited_counters(truth)
         notes.append(
             f"{len(inherited)} children also count for ever what their parent had when it forked: "
