@@ -26,6 +26,7 @@ KERNELS = {
         "prot_none_blocks_tree": True,
         "advisor": False,
         "khugepaged_any_order": False,
+        "skips_holes": True,
     },
     "6.12": {
         "merge_any_prctl": True,
@@ -38,6 +39,7 @@ KERNELS = {
         "break_cow_forgets": False,
         "advisor": True,
         "khugepaged_any_order": False,
+        "skips_holes": True,
     },
 }
 KERNELS["7.3"] = KERNELS["6.12"] | {"break_cow_forgets": True, "khugepaged_any_order": True}

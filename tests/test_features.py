@@ -144,6 +144,7 @@ def test_readers_agree(
     assert found["counts_zero_pages"] == (ZERO in names)
     assert found["smart_scan"] == (SMART in names)
     assert found["advisor"] == (ADVISOR in names)
+    assert found["skips_holes"] == (WALK in names)
     assert found["checksum_before_stable_tree"] == (FIRST in names)
     assert found["split_maps_zero_page"] == (SPLIT in names)
     own = by_debug_information(monkeypatch, release, names, parameters, own=True)

@@ -16,10 +16,11 @@ from estimator.ksm.contents import _by_hash
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Outcome
+from estimator.ksm.upper_bound import upper_bound
 from estimator.report import as_json
 from estimator.report.as_json import prediction_json, prediction_json_parts
 from estimator.snapshot.flags import UNKNOWN_NODE, FrameFlag, MappingFlag
-from tests.synthetic import Frame, System, folio, small
+from tests.synthetic import Frame, System, Vma, folio, small
 
 ENABLED = Policy(scope="enabled")
 
@@ -435,6 +436,32 @@ def test_warnings_tell_what_can_go_wrong() -> None:
     snapshot.info["damon_runs"] = True
     assert "DAMON is running" in " ".join(predict(snapshot, ENABLED).warnings)
     assert "no prctl" in texts
+
+
+@pytest.mark.parametrize(
+    ("skips", "last_page", "mergeable", "told"),
+    [
+        (False, 99_999_999, True, True),
+        (True, 99_999_999, True, False),  # since the range walk of 6.18
+        (False, 20, True, False),
+        (False, 99_999_999, False, False),
+    ],
+)
+def test_addresses_that_ksmd_looks_up_in_vain_are_told(
+    skips: bool, last_page: int, mergeable: bool, told: bool
+) -> None:
+    system = System()
+    system.features["skips_holes"] = skips
+    process = system.process(*small(7))
+    pages = {index: (Frame(7), int(MappingFlag.DIRTY)) for index in (0, last_page)}
+    process.vmas.append(Vma(pages, mergeable=mergeable))
+    snapshot = system.snapshot()
+    texts = predict(snapshot, ENABLED).warnings
+    said = "99,999,998 addresses (381 GiB) besides 3 candidate pages"
+    assert any(said in text for text in texts) == told
+    assert any("mmap_lock" in text for text in texts) == told
+    without = upper_bound(snapshot, ENABLED).warnings
+    assert any("mmap_lock" in text for text in without) == told
 
 
 @pytest.mark.parametrize(

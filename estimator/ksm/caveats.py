@@ -22,6 +22,7 @@ from estimator.ksm.prediction import Outcome
 from estimator.snapshot.flags import MappingFlag
 from estimator.units import plural
 
+_MANY_HOLES = 10  # for each candidate page: in an hour for 32 TiB, that is as long as it takes
 _TAKES_IN_LATER_CHANGES = re.compile(r"\.el\d|-default$")  # RHEL and its kin, SUSE
 
 
@@ -83,6 +84,7 @@ def warnings(
         _order(case, policy, fate),
         str(khugepaged) if khugepaged else None,
         _no_prctl(case, policy),
+        _holes(case),
         _uncounted_zero_pages(case, fate),
         _unseen_pieces(case, fate),
         _changing(case, coverage, told),
@@ -106,6 +108,7 @@ def warnings_without_contents(
         _starts_over(told),
         _by_release(case),
         _no_prctl(case, policy),
+        _holes(case),
     ]
     return [text for text in found if text]
 
@@ -318,6 +321,25 @@ def _no_prctl(case: Case, policy: Policy) -> str | None:
     return (
         "This kernel has no prctl(PR_SET_MEMORY_MERGE): the numbers are as if every compatible "
         "range had been given to madvise(MADV_MERGEABLE)."
+    )
+
+
+def _holes(case: Case) -> str | None:
+    """What scan_get_next_rmap_item() looks up in vain, where it walks address by address."""
+    if case.snapshot.info["features"].get("skips_holes", True):
+        return None
+    vmas, candidates = case.snapshot.vmas, case.candidates
+    bytes_ = (vmas["end"] - vmas["start"]).to_numpy()[candidates.vmas]
+    addresses = int(bytes_.sum()) // case.rules.page_bytes
+    pages = len(candidates.frame) + len(candidates.changing)
+    holes = addresses - pages
+    if holes < _MANY_HOLES * max(pages, 1):
+        return None
+    return (
+        f"This kernel's ksmd looks up every page of a VMA, mapped or not (later ones jump over "
+        f"holes): in each full scan {holes:,} addresses ({holes * case.rules.page_bytes >> 30:,} "
+        f"GiB) besides {plural(pages, 'candidate page')}, holding the mmap_lock of their process. "
+        "No time and no CPU given here has that in it: 32 TiB were seen to take more than an hour."
     )
 
 

@@ -98,10 +98,13 @@ _ADVISOR = Change(lambda s: s.has_variable("ksm_advisor"), ((6, 8),))
 _CHECKSUM_FIRST = Change(lambda s: s.has_function("try_to_merge_with_zero_page"), ((6, 11),))
 # splitting a folio maps its zero-filled subpages to the zero page (b1f202060afe, mm/migrate.c)
 _SPLIT_TO_ZERO = Change(_splits_to_zero, ((6, 12),))
-# the scan has a walker of its own. 5.10, 5.15 and 6.6 have it in stable releases too: there it
-# decides nothing, since follow_page() refuses nothing
+# the scan has a walker of its own (f5548c318d6f)
 _RANGE_WALK = Change(
-    lambda s: s.has_function("ksm_next_page_pmd_entry"), ((6, 18), (6, 12, 59), (6, 1, 161))
+    lambda s: s.has_function("ksm_next_page_pmd_entry"),
+    (
+        *((6, 18), (6, 17, 9), (6, 12, 59), (6, 6, 121)),
+        *((6, 1, 161), (5, 15, 199), (5, 10, 249)),
+    ),
 )
 # instead of follow_page(), in the scan and for the tree side
 _FOLIO_WALK = Change(lambda s: s.has_function("folio_walk_start"), ((6, 12),))
@@ -128,6 +131,7 @@ FEATURES = (
     Feature("smart_scan", "what pages_unshared shows at rest", lambda has: has(_SMART_SCAN)),
     Feature("advisor", "", lambda has: has(_ADVISOR)),
     Feature("khugepaged_any_order", "", lambda has: has(_ANY_ORDER)),
+    Feature("skips_holes", "", lambda has: has(_RANGE_WALK)),
     Feature(
         "checksum_before_stable_tree",
         "the order in which pages join stable nodes",

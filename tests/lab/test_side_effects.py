@@ -15,7 +15,7 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from tests.lab.conftest import RunWorkload, newest_and_oldest
 from tests.lab.kernels import IN_FULL
-from tests.lab.truth import State, report, settle
+from tests.lab.truth import TICK_NS, State, ksmd_ns, report, settle
 from tests.lab.workload import Session, Workload
 from tests.lab.workloads.forks import outsider, shared_by
 from tests.lab.workloads.huge import COPY, huge
@@ -23,8 +23,6 @@ from tests.lab.workloads.huge import COPY, huge
 pytestmark = pytest.mark.lab
 
 SCRIPTS = (huge(then="fill data[9] same 7"), huge(), COPY, shared_by(8, 500), outsider(500))
-KSMD_STAT = "cat $(grep -l '^ksmd$' /proc/[0-9]*/comm | sed 's/comm$/stat/')"
-TICK_NS = 10_000_000  # of /proc: USER_HZ is 100
 # Free memory fell by exactly that in 24 of 25 looks on 7.3 and 6.1; a kernel thread may take a page
 # or give one back meanwhile.
 OTHERS_PAGES = 8
@@ -54,7 +52,7 @@ def test_splits_memory_to_undo_it_and_cpu_time(
 ) -> None:
     """Each of eight processes that shared 500 pages by fork gets 500 of its own."""
     states: list[State] = []
-    ksmd_ns: list[int] = []
+    spent_ns: list[int] = []
     memory: list[dict[str, Any]] = []
 
     def note(session: Session) -> None:
@@ -65,8 +63,7 @@ def test_splits_memory_to_undo_it_and_cpu_time(
         note(session)
         settle(session.guest, min_scans=6)
         note(session)
-        fields = session.guest.run(KSMD_STAT).rpartition(")")[2].split()
-        ksmd_ns.append((int(fields[11]) + int(fields[12])) * TICK_NS)
+        spent_ns.append(ksmd_ns(session.guest))
         session.guest.dump(tmp_path / "merged")
         memory.extend(json.loads(session.guest.run("probe unmerge")))
 
@@ -88,5 +85,5 @@ def test_splits_memory_to_undo_it_and_cpu_time(
 
     ksm = collect_core(tmp_path / "merged", [result.vmlinux]).info["ksm"]
     (tmp_path / "merged").unlink()
-    assert 0 <= ksm["ksmd_cpu_ns"] - ksmd_ns[0] < 2 * TICK_NS
+    assert 0 <= ksm["ksmd_cpu_ns"] - spent_ns[0] < 2 * TICK_NS
     assert ksm["counters"].get("pages_scanned") == merged.counter("pages_scanned")

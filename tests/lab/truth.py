@@ -11,6 +11,8 @@ from typing import Any
 from tests.lab.guest import Guest
 
 KSM = "/sys/kernel/mm/ksm"
+TICK_NS = 10_000_000  # of /proc: USER_HZ is 100
+_KSMD_STAT = "cat $(grep -l '^ksmd$' /proc/[0-9]*/comm | sed 's/comm$/stat/')"
 SETTLE_SECONDS = 900.0  # only what hangs should end so
 STABLE_SCANS = 3
 
@@ -81,6 +83,12 @@ HISTORY = (
 def report(guest: Guest) -> State:
     """Ask the guest for its state."""
     return State(**json.loads(guest.run("probe report", timeout_seconds=SETTLE_SECONDS)))
+
+
+def ksmd_ns(guest: Guest) -> int:
+    """The CPU time of ksmd since boot, in ticks of 10 ms."""
+    fields = guest.run(_KSMD_STAT).rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * TICK_NS
 
 
 def settle(
