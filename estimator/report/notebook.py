@@ -14,7 +14,7 @@ from estimator.ksm.prediction import Prediction
 from estimator.ksm.upper_bound import UpperBound
 from estimator.report.bound_sections import bound_sections
 from estimator.report.compare_sections import comparison_sections
-from estimator.report.plan_sections import plan_sections
+from estimator.report.plan_sections import advice_sections
 from estimator.report.prediction_sections import Section, prediction_sections
 from estimator.report.tables import make_console
 from estimator.report.text import print_sections
@@ -59,7 +59,7 @@ def show_plan(
     """A plan with its settings for a full scan in ``scan_seconds`` and its risk."""
     times = schedule(snapshot, plan.prediction, scan_seconds, cost)
     risk = assess(snapshot, plan.prediction)
-    return Display(plan_sections(snapshot, plan, times, risk))
+    return Display(advice_sections(snapshot, plan, times, risk))
 
 
 def show_comparison(comparison: Comparison) -> Display:

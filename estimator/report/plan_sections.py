@@ -19,7 +19,7 @@ from estimator.report.commands import (
     systemd_note,
     undo_commands,
 )
-from estimator.report.prediction_sections import Section
+from estimator.report.prediction_sections import Section, doubts
 from estimator.report.risk_sections import risk_sections
 from estimator.report.settings_words import cpu_words, settings_words
 from estimator.report.tables import Column, memory, pages
@@ -29,6 +29,14 @@ from estimator.units import count, human_bytes, percent, plural, printable
 
 _BLOCKS = 200
 _FRONTIER_SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+
+
+def advice_sections(
+    snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk
+) -> list[Section]:
+    """``plan_sections``, and what to know before trusting them, which a page has in its report."""
+    first, *more = plan_sections(snapshot, plan, schedule, risk)
+    return [first, *doubts(plan.prediction.warnings, snapshot), *more]
 
 
 def plan_sections(snapshot: Snapshot, plan: Plan, schedule: Schedule, risk: Risk) -> list[Section]:

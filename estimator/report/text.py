@@ -100,10 +100,10 @@ def render_plan(
     tables: Tables = _USUAL,
 ) -> None:
     """Print what to opt in, how to set ksmd, and what risk comes with it."""
-    from estimator.report.plan_sections import plan_sections
+    from estimator.report.plan_sections import advice_sections
 
     asked = question_words(snapshot.info, plan.everything.policy.to_json())
-    print_sections(plan_sections(snapshot, plan, schedule, risk), console, asked, tables)
+    print_sections(advice_sections(snapshot, plan, schedule, risk), console, asked, tables)
 
 
 def render_comparison(
