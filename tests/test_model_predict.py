@@ -438,6 +438,22 @@ def test_warnings_tell_what_can_go_wrong() -> None:
     assert "no prctl" in texts
 
 
+def test_no_page_is_equal_to_a_zero_page_that_is_flagged_as_tagged() -> None:
+    system = System(use_zero_pages=1)
+    for _ in range(3):
+        system.process(*small(0, 0, 7))
+    snapshot = system.snapshot()
+    assert predict(snapshot, ENABLED).counters["ksm_zero_pages"] == 6
+    snapshot.info["zero_page_tagged"] = True
+    found = predict(snapshot, ENABLED)
+    assert found.counters["ksm_zero_pages"] == 0
+    assert (found.counters["pages_shared"], found.counters["pages_sharing"]) == (2, 7)
+    assert any("use_zero_pages does nothing here" in text for text in found.warnings)
+    off = predict(snapshot, replace(ENABLED, use_zero_pages=False))
+    assert off.counters == found.counters
+    assert not any("use_zero_pages does" in text for text in off.warnings)
+
+
 @pytest.mark.parametrize(
     ("skips", "last_page", "mergeable", "told"),
     [

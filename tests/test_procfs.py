@@ -85,6 +85,23 @@ def test_smaps_say_what_ksmd_may_merge(proc: Path) -> None:
     assert smaps["KSM"].tolist() == [2, 0]
 
 
+@pytest.mark.parametrize(
+    ("word", "machine_has_mte", "tagged"),
+    [
+        (1 << 24, True, False),
+        (1 << 24 | 1 << 41, True, True),
+        (1 << 24 | 1 << 41, False, False),  # of x86-64 the bit is another
+        (1 << 41, True, None),
+    ],
+)
+def test_the_zero_page_may_be_flagged_as_tagged(
+    word: int, machine_has_mte: bool, tagged: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "frame_words", lambda name, pfns: np.array([word], np.uint64))
+    monkeypatch.setattr(frames, "_FLAGS", {41: FrameFlag.MTE} if machine_has_mte else {})
+    assert frames.zero_page_tagged() is tagged
+
+
 def test_page_flags_say_which_folio_a_frame_is_in(proc: Path) -> None:
     head, tail, anon, lru = 1 << 15, 1 << 16, 1 << 12, 1 << 5
     words = np.zeros(2048, np.uint64)

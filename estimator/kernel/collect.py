@@ -304,6 +304,7 @@ class _Collector:
             without_contents=self._without_contents,
             contents=self._contents,
             mms=mms,
+            pages=pages,
             unknown=unknown,
         )
         gathered = Gathered(

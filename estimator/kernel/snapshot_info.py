@@ -5,16 +5,24 @@ from __future__ import annotations
 import datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from estimator._version import __version__
 from estimator.collect.further_hashes import Wanted
 from estimator.collect.seed import about_hash
 from estimator.kernel import ksm_settings as settings
 from estimator.kernel.identity import boot_id, host
+from estimator.kernel.layout import first_variable
+from estimator.kernel.requirements import ZERO_PFN
 from estimator.kernel.symbols import source_of_symbols
 from estimator.kernel.vmcoreinfo import kernel_build_id, kernel_release
+from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.format import FORMAT_VERSION
 
 if TYPE_CHECKING:
+    from drgn import Program
+
+    from estimator.kernel.page_array import PageArray
     from estimator.kernel.processes import Mms
     from estimator.kernel.target import Target
 
@@ -29,11 +37,13 @@ def snapshot_info(
     without_contents: bool,
     contents: str,
     mms: Mms,
+    pages: PageArray,
     unknown: dict[str, int],
 ) -> dict[str, Any]:
     """See ``estimator.snapshot.format``; the collection began when it ``started``, and ends now.
 
-    ``clock``: the time in that kernel. ``unknown``: how many of what could not be read.
+    ``clock``: the time in that kernel. ``pages``: its struct pages. ``unknown``: how many of what
+    could not be read.
     """
     prog = target.prog
     return {
@@ -67,7 +77,15 @@ def snapshot_info(
         "thp_orders": settings.thp_orders(prog),
         "damon_runs": mms.damon.runs,
         "damon_awake": mms.damon.awake,
+        "zero_page_tagged": _zero_page_tagged(prog, pages),
         "without_contents": without_contents,
         "contents": contents,
         "unknown": unknown,
     }
+
+
+def _zero_page_tagged(prog: Program, pages: PageArray) -> bool | None:
+    """PG_mte_tagged of the kernel's zero page; None: its struct page can't be read."""
+    pfn = int(first_variable(prog, *ZERO_PFN))
+    found = pages.read(np.array([pfn], np.uint64))
+    return bool(found.flags[0] & FrameFlag.MTE) if found.ok[0] else None

@@ -81,6 +81,7 @@ def warnings(
         _prot_none(case),
         _damon(case),
         _tagged(case),
+        _zero_page_tagged(case, policy),
         _order(case, policy, fate),
         str(khugepaged) if khugepaged else None,
         _no_prctl(case, policy),
@@ -264,6 +265,17 @@ def _tagged(case: Case) -> str | None:
             "find those equal, so they may not merge although they count as merged."
         )
     return text
+
+
+def _zero_page_tagged(case: Case, policy: Policy) -> str | None:
+    """From 68d54ceeec0e (5.12, 5.10.19) to f620d66af316 (6.18, and stable releases)."""
+    if not (policy.use_zero_pages and case.snapshot.info.get("zero_page_tagged")):
+        return None
+    return (
+        "use_zero_pages does nothing here: this kernel flags its zero page as memory with tags "
+        "(MTE), which no page is equal to, so zero-filled pages merge as any others do. It splits "
+        "huge pages to try, which is not in these numbers."
+    )
 
 
 def _prot_none(case: Case) -> str | None:

@@ -16,7 +16,9 @@ class Rules:
     """One kernel's KSM under one policy.
 
     ``max_page_sharing``, ``use_zero_pages``, ``merge_across_nodes`` and ``smart_scan`` are files
-    of /sys/kernel/mm/ksm. The sizes are of one slab object, in bytes.
+    of /sys/kernel/mm/ksm; no page is equal to a zero page that is flagged as tagged
+    (memcmp_pages() in arch/arm64/kernel/mte.c), which is as if ``use_zero_pages`` were off. The
+    sizes are of one slab object, in bytes.
     """
 
     max_page_sharing: int
@@ -58,7 +60,7 @@ class Rules:
         try:
             return Rules(
                 max_page_sharing=int(policy.max_page_sharing or 0),
-                use_zero_pages=bool(policy.use_zero_pages),
+                use_zero_pages=bool(policy.use_zero_pages) and not info.get("zero_page_tagged"),
                 merge_across_nodes=bool(policy.merge_across_nodes),
                 smart_scan=bool(ksm.get("smart_scan")) and bool(features["smart_scan"]),
                 merge_any_prctl=bool(features["merge_any_prctl"]),

@@ -27,6 +27,7 @@ from estimator.procfs.ksm_counters import ksmd_cpu_seconds, read_identity
 from estimator.procfs.ksm_settings import read_settings, thp_enabled, thp_orders
 from estimator.procfs.merged_frames import ksm_flag_holds, mark_ksm
 from estimator.procfs.page_contents import Places, forget_what_moved, look_at, workers_here
+from estimator.procfs.page_flags import zero_page_tagged
 from estimator.procfs.page_size import PAGE_BYTES
 from estimator.procfs.pagemap import PageMaps
 from estimator.procfs.processes import (
@@ -242,6 +243,7 @@ def gather_procfs(
         "thp_enabled": thp_enabled(),
         "thp_orders": thp_orders(),
         "damon_runs": damon_runs(),
+        "zero_page_tagged": zero_page_tagged(),
         "without_contents": without_contents,
         "contents": contents,
         "part_of_host": dataclasses.asdict(part) if part else None,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from estimator.arrays import Bytes, Columns, Mask, Words
 from estimator.collect.mappings import distinct
 from estimator.procfs.page_size import HUGE_PAGES
+from estimator.procfs.pagemap import own_page
 from estimator.procfs.processes import PROC
 from estimator.snapshot.flags import FrameFlag, FrameKind, Unknown
 from estimator.snapshot.format import CONTENTS
@@ -29,8 +30,9 @@ _FLAGS = {
     19: FrameFlag.HWPOISON,
     33: FrameFlag.MLOCKED,
 }
+_ARCH_2 = 41  # KPF_ARCH_2
 if platform.machine() == "aarch64":
-    _FLAGS[41] = FrameFlag.MTE  # KPF_ARCH_2
+    _FLAGS[_ARCH_2] = FrameFlag.MTE
 _ANON, _HEAD, _TAIL, KPF_KSM, _ZERO_PAGE = (np.uint64(1 << bit) for bit in (12, 15, 16, 21, 24))
 _MMAP, _SWAPBACKED, _HUGE, _LRU = (np.uint64(1 << bit) for bit in (11, 14, 17, 5))
 
@@ -63,6 +65,15 @@ def frame_facts(pfns: Words, alone: Mask, contents: str = CONTENTS[0]) -> Column
         "folio_mapcount": np.where(order > 0, np.int32(-1), mapcount).astype(np.int32),
         "zero_page": (flags & _ZERO_PAGE) != 0,
     }
+
+
+def zero_page_tagged() -> bool | None:
+    """Whether the kernel's zero page is flagged as memory with tags (MTE); None: not known."""
+    with own_page(written=False) as pfn:
+        flags = int(frame_words("kpageflags", np.array([pfn], np.uint64))[0])
+    if not flags & int(_ZERO_PAGE):
+        return None
+    return _ARCH_2 in _FLAGS and bool(flags & 1 << _ARCH_2)
 
 
 def _kind(flags: Words, contents: str) -> Bytes:

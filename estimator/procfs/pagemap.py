@@ -36,10 +36,16 @@ T = TypeVar("T")
 
 
 @contextmanager
-def own_page() -> Iterator[int]:
-    """The PFN of an anonymous page of our own, there until the end; 0: PFNs are not shown to us."""
+def own_page(*, written: bool = True) -> Iterator[int]:
+    """The PFN of an anonymous page of our own, there until the end; 0: PFNs are not shown to us.
+
+    Of one that was not ``written``, but read, it is that of the kernel's zero page.
+    """
     with mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE) as page:
-        page[0] = 1
+        if written:
+            page.write_byte(1)
+        else:
+            page.read_byte()
         place = ctypes.addressof(ctypes.c_char.from_buffer(page)) // mmap.PAGESIZE
         with (PROC / "self" / "pagemap").open("rb", 0) as file:
             entry = int.from_bytes(os.pread(file.fileno(), 8, 8 * place), "little")

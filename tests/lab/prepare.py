@@ -25,8 +25,8 @@ from tests.lab.kernels import (
 )
 from tests.lab.user_space import user_space
 
-_ARM64 = ("6.12-arm64-16k", "6.12-arm64", "7.2-arm64")
-_READ_INSIDE = ("7.3", "6.12", "6.1", "5.10", "6.12-arm64-16k")
+_ARM64 = ("6.12-arm64-16k", "6.12-arm64", "7.2-arm64", "5.10-arm64")
+_READ_INSIDE = ("7.3", "6.12", "6.1", "5.10", "6.12-arm64-16k", "5.10-arm64")
 """Kernels that the program reads in their own guest."""
 
 

@@ -45,11 +45,12 @@ class Running:
 
     def fetch_snapshot(self, path: str, destination: Path) -> Path:
         """Copy the snapshot ``path`` of the guest to the directory ``destination``."""
-        command = f"tar -C {DEBIAN}{path} -c . | base64"
+        command = f"tar -C {DEBIAN}{path} -c . | uuencode -m -"  # in all busyboxes, base64 is not
         status, text = self.guest.run_raw(command, timeout_seconds=RUN_SECONDS)
-        assert status == 0
+        assert status == 0, text
         unpack = ["tar", "-C", str(destination), "-x"]
-        subprocess.run(unpack, input=base64.b64decode(text), check=True)
+        _, *lines, _ = text.splitlines()
+        subprocess.run(unpack, input=base64.b64decode(b"".join(lines)), check=True)
         return destination
 
 
@@ -94,6 +95,7 @@ def running(
         ),
         nodes=workload.nodes,
         cpu=WITHOUT_AVX2 if debian and kernel.machine == "x86_64" else "max",
+        machine="mte=on" if workload.mte else "",
         modules=(*workload.modules, *(DISK_MODULES if debian else ())),
         files=files,
         arguments=("numa_balancing=disable",),

@@ -56,6 +56,26 @@ def test_prediction_equals_ksmd(name: str, series: str, lab: RunWorkload) -> Non
     assert verdict.page_bytes == PAGE_BYTES.get(series, 4096)
 
 
+def test_use_zero_pages_does_nothing_where_the_zero_page_is_flagged_as_tagged(
+    tmp_path: Path,
+) -> None:
+    kernel = lab_kernel("5.10-arm64")
+    with running(find("tagged-use-zero", "5.10-arm64"), kernel, tmp_path, debian=True) as system:
+        status, output = system.estimator("collect --procfs -o /tmp/procfs.ksm")
+        assert status == 0, output
+        (tmp_path / "procfs").mkdir(mode=0o700)
+        system.fetch_snapshot("/tmp/procfs.ksm", tmp_path / "procfs")
+        system.guest.dump(tmp_path / "core")
+        settle(system.guest, min_scans=4)
+        truth = report(system.guest)
+    core = collect_core(tmp_path / "core", [kernel.vmlinux])
+    for look in (core, open_snapshot(tmp_path / "procfs")):
+        assert look.info["zero_page_tagged"]
+        prediction = predict(look, Policy(scope="enabled"))
+        assert prediction.counters["pages_sharing"] > 100
+        assert unequal(counter_numbers(prediction, truth)) == {}
+
+
 class Counted(Pace):
     """No limit; ``bytes``: how many were read."""
 
