@@ -176,3 +176,19 @@ def test_nothing_to_propose_is_an_answer(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "There is nothing to propose." in done.stdout
     assert "MemoryKSM" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "x.ksm", "--min-coverage", "nan"),
+        ("advise", "x.ksm", "--scan-time", "inf"),
+        ("fleet", "report", "x.ksm", "--overcommit", "nan"),
+        ("collect", "--procfs", "-o", "y.ksm", "--rate", "nan"),
+        ("verify", "x.ksm", "--tolerance", "nan"),
+    ],
+)
+def test_nan_and_inf_are_no_bounds(arguments: tuple[str, ...]) -> None:
+    done = estimator(*arguments)
+    assert done.returncode == 2
+    assert "is no finite number" in done.stderr

@@ -16,6 +16,7 @@ from estimator.advice.page_cost import CostRange, PageCost, page_cost
 from estimator.errors import CannotAnswerError
 from estimator.ksm.forecast import Forecast, forecast
 from estimator.ksm.policy import Policy
+from estimator.ksm.predict import predict
 from estimator.report.forecast_sections import forecast_json
 from estimator.snapshot.snapshot import Snapshot
 from estimator.snapshot.store import write_snapshot
@@ -116,6 +117,10 @@ def test_what_ksmd_has_seen_before_is_told() -> None:
         == exact.scans["pages_sharing"].tolist()[1:3]
     )
     assert found.bounds.least["pages_sharing"].equals(exact.scans["pages_sharing"])
+    for smart_scan in (False, True):
+        info = seen.info | {"ksm": seen.info["ksm"] | {"smart_scan": int(smart_scan)}}
+        told = predict(replace(seen, info=info), Policy(scope="enabled")).warnings
+        assert any("in one scan of nine" in text for text in told) == smart_scan
 
 
 def test_refusals(saved: Path, tmp_path: Path) -> None:

@@ -289,7 +289,12 @@ def test_swap_cache_is_no_pin() -> None:
     system = System()
     flags = FrameFlag.LRU | FrameFlag.SWAPCACHE
     system.processes_with(small(7, flags=flags), folio([7, *range(20, 35)], flags=flags))
-    assert predict(system.snapshot(), ENABLED).counters["pages_sharing"] == 1
+    snapshot = system.snapshot()
+    assert predict(snapshot, ENABLED).counters["pages_sharing"] == 1
+    large = (snapshot.frames["flags"] & int(FrameFlag.LARGE)) != 0
+    mapcount = snapshot.frames["folio_mapcount"].mask(large, -1)
+    of_procfs = snapshot.frames.assign(refcount=np.int32(-1), folio_mapcount=mapcount)
+    assert predict(replace(snapshot, frames=of_procfs), ENABLED).counters["pages_sharing"] == 1
 
 
 @pytest.mark.parametrize("scanned", [True, False])

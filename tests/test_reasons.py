@@ -252,6 +252,17 @@ def test_what_ksm_saves_already_is_said_and_not_condemned() -> None:
     assert other.physical["frames_before"] == 5
 
 
+def test_records_that_fork_counts_once_more_are_there_once() -> None:
+    snapshot = system(
+        [Process("a", [Area([*range(1000, 1100)], mergeable=True)]) for _ in range(3)]
+    )
+    processes = snapshot.processes.assign(ksm_rmap_items=[100, 200, 200])
+    ksm = snapshot.info["ksm"] | {"counters": {"ksm_rmap_items": 300}}
+    found = predict(replace(snapshot, processes=processes, info=snapshot.info | {"ksm": ksm}))
+    assert found.physical["rmap_items_bytes"] == 5 * 4096
+    assert found.physical["overhead_now_bytes"] == (5 + 1) * 4096  # with the mm slots
+
+
 def test_records_that_are_there_cost_nothing_again_where_only_the_system_counts_them() -> None:
     snapshot = system([Process("a", [Area([7] * 100, mergeable=True)])])
     processes = snapshot.processes.assign(ksm_rmap_items=pd.array([None], dtype="Int64"))

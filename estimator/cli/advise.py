@@ -20,7 +20,7 @@ from estimator.cli.options import (
     snapshot_argument,
     top_option,
 )
-from estimator.cli.quantities import Cost
+from estimator.cli.quantities import Cost, FiniteRange
 from estimator.cli.room import ADVICE, max_memory_option, room_for
 from estimator.cli.whatif import read_labels
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 advice_options = options(
     click.option(
         "--share",
-        type=click.FloatRange(0, 100, min_open=True),
+        type=FiniteRange(0, 100, min_open=True),
         default=90.0,
         metavar="PERCENT",
         help="How much of the whole saving the plan has to reach (default 90).",
@@ -55,7 +55,7 @@ advice_options = options(
     ),
     click.option(
         "--scan-time",
-        type=click.FloatRange(0, min_open=True),
+        type=FiniteRange(0, min_open=True),
         default=150.0,
         metavar="SECONDS",
         help="The time that a full scan shall take (default 150).",

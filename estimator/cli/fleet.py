@@ -26,7 +26,7 @@ from estimator.cli.options import (
     top_option,
 )
 from estimator.cli.private_file import new_file, require_new, write_private
-from estimator.cli.quantities import Duration, Share
+from estimator.cli.quantities import Duration, FiniteRange, Share
 from estimator.cli.streams import say
 from estimator.errors import EXIT_LOW_COVERAGE, TargetError, UsageError
 from estimator.units import plural
@@ -110,7 +110,7 @@ _cluster_options = options(
 )
 @click.option(
     "--overcommit",
-    type=click.FloatRange(1, min_open=True),
+    type=FiniteRange(1, min_open=True),
     metavar="RATIO",
     help="Say on which hosts this ratio of memory without KSM to memory there is safe: 1.3.",
 )

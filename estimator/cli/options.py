@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from estimator.cli.completion import from_processes
+from estimator.cli.quantities import FiniteRange
 from estimator.cli.streams import say
 from estimator.ksm.policy import AS_IF
 
@@ -43,7 +44,7 @@ def _user(value: str) -> int:
 
 min_coverage_option = click.option(
     "--min-coverage",
-    type=click.FloatRange(0, 100),
+    type=FiniteRange(0, 100),
     default=95.0,
     metavar="PERCENT",
     help="Exit with 6 if less of the candidate pages could be read (default 95).",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from estimator.cli.options import Command, options
-from estimator.cli.quantities import Size
+from estimator.cli.quantities import FiniteRange, Size
 from estimator.collect.budget import require_room_to_start
 from estimator.collect.limits import own_limits
 from estimator.collect.load import Pace, lower_priority
@@ -281,7 +281,7 @@ _reading_options = options(
     ),
     click.option(
         "--rate",
-        type=click.FloatRange(min=0, min_open=True),
+        type=FiniteRange(min=0, min_open=True),
         metavar="MB/S",
         help="Read a running system's memory no faster than this.",
     ),
@@ -301,7 +301,7 @@ _reading_options = options(
     ),
     click.option(
         "--interval",
-        type=click.FloatRange(min=0),
+        type=FiniteRange(min=0),
         metavar="SECONDS",
         help="From the start of a pass to the next one (default 10).",
     ),

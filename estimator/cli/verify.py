@@ -18,6 +18,7 @@ from estimator.cli.options import (
     snapshot_argument,
     top_option,
 )
+from estimator.cli.quantities import FiniteRange
 from estimator.cli.streams import say
 from estimator.errors import EXIT_DIFFERS, CannotAnswerError
 
@@ -29,7 +30,7 @@ from estimator.errors import EXIT_DIFFERS, CannotAnswerError
 @min_coverage_option
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=0.0,
     metavar="PERCENT",
     help="How far a counter may be from its prediction (default 0).",

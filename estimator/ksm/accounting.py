@@ -155,17 +155,35 @@ def physical(
 
 
 def _overhead_now_bytes(case: Case) -> int:
-    """What is there of it already; before 6.1 rmap_items are counted for the whole system alone."""
+    """What is there of it already.
+
+    Before 6.1 rmap_items are counted for the whole system alone; then of each mm, where fork copies
+    the counter of the parent until "mm/ksm: fix incorrect KSM counter handling in mm_struct during
+    fork" (6.18, and stable releases): together no more than there are in the whole system.
+    """
     snapshot = case.snapshot
+    counters = snapshot.info.get("ksm", {}).get("counters", {})
+    of_all = counters.get("ksm_rmap_items")
+    if of_all is None:
+        of_all = sum(int(counters.get(name) or 0) for name in OF_ALL_ITEMS)
     counted = snapshot.processes["ksm_rmap_items"]
     rmap_items = int(counted.to_numpy(np.int64, na_value=0)[case.candidates.mms].sum())
     if counted.isna().all() and case.candidates.mms.all():
-        counters = snapshot.info.get("ksm", {}).get("counters", {})
-        rmap_items = sum(int(counters.get(name) or 0) for name in OF_ALL_ITEMS)
+        rmap_items = int(of_all)
+    elif of_all:
+        rmap_items = min(rmap_items, int(of_all))
     chain_ids = snapshot.stable_nodes["chain_id"].to_numpy()
     nodes = len(chain_ids) + len(np.unique(chain_ids[chain_ids >= 0]))
     slots = on_ksmds_list(snapshot) & case.candidates.mms
     return sum(_records(case.rules, rmap_items, nodes, slots).values())
+
+
+def seen_before(case: Case) -> bool:
+    """Whether there are rmap_items besides those on stable nodes; True too if that is not known."""
+    counted = case.snapshot.processes["ksm_rmap_items"][case.candidates.mms]
+    if counted.isna().any():
+        return bool(case.facts.ksm.any())
+    return int(counted.sum()) > int(case.facts.on_node.sum())
 
 
 def _records(rules: Rules, rmap_items: int, stable_nodes: int, slots: Mask) -> dict[str, int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from estimator.arrays import count_where
-from estimator.ksm.accounting import unseen_pieces
+from estimator.ksm.accounting import seen_before, unseen_pieces
 from estimator.ksm.as_if import assumptions
 from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.case import Case
@@ -86,6 +86,7 @@ def warnings(
         str(khugepaged) if khugepaged else None,
         _no_prctl(case, policy),
         _holes(case),
+        _seen_before(case, told),
         _uncounted_zero_pages(case, fate),
         _unseen_pieces(case, fate),
         _changing(case, coverage, told),
@@ -352,6 +353,18 @@ def _holes(case: Case) -> str | None:
         f"holes): in each full scan {holes:,} addresses ({holes * case.rules.page_bytes >> 30:,} "
         f"GiB) besides {plural(pages, 'candidate page')}, holding the mmap_lock of their process. "
         "No time and no CPU given here has that in it: 32 TiB were seen to take more than an hour."
+    )
+
+
+def _seen_before(case: Case, told: Told) -> str | None:
+    """should_skip_rmap_item() in mm/ksm.c, by the age of an rmap_item, which no snapshot has."""
+    if not case.rules.smart_scan or told.starts_over or not seen_before(case):
+        return None
+    return (
+        "ksmd has scanned before, with smart_scan: an unmerged page that it knows is looked at in "
+        "one scan of nine, and in which is not in a snapshot. Where all is taken to be new, one "
+        "page that comes later may in fact never meet the one old page that it is equal to, and an "
+        "old page that can't be merged may not keep two later ones from merging."
     )
 
 

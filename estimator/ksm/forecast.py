@@ -9,12 +9,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.errors import UsageError
+from estimator.ksm.accounting import seen_before
 from estimator.ksm.course import Course, course_of
 from estimator.ksm.hash_parts import Workroom
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import ask
 from estimator.ksm.prediction import Prediction
-from estimator.ksm.scan_bounds import ScanBounds, blocked_searches, scan_bounds, seen_before
+from estimator.ksm.scan_bounds import ScanBounds, blocked_searches, scan_bounds
 from estimator.ksm.scans import LATEST, scan_table, times_of
 from estimator.ksm.within import Within
 from estimator.snapshot.snapshot import Snapshot

@@ -17,7 +17,8 @@ _COLUMNS = ("flags", "mapcount", "folio_mapcount", "refcount", "order", "batch_r
 def pinned_frames(frames: pd.DataFrame, damon_awake: int, empty: Empty = np.empty) -> Mask:
     """Bool per frame: it, or its folio, has references besides its mappings and the swap cache.
 
-    ``damon_awake``: how many threads of DAMON were not asleep.
+    ``damon_awake``: how many threads of DAMON were not asleep. Where references are not known, none
+    is taken to be pinned.
 
     References of per-CPU batches do not count: ksmd drains them at the start of every full scan
     (lru_add_drain_all() in scan_get_next_rmap_item()). Where the snapshot does not know them, a
@@ -76,7 +77,8 @@ def _pinned(frames: pd.DataFrame) -> tuple[Mask, Mask]:
     if large.any():
         mapcount = np.where(large, frames["folio_mapcount"].to_numpy(), mapcount)
     swapcache = (flags & FrameFlag.SWAPCACHE) != 0
-    odd = np.flatnonzero((refcount != mapcount) | swapcache)  # all others are as they should be
+    judged = refcount >= 0  # /proc does not say it
+    odd = np.flatnonzero(((refcount != mapcount) | swapcache) & judged)  # others are as they should
     if not len(odd):
         return pinned, maybe_seen
     extra = refcount[odd] - mapcount[odd]

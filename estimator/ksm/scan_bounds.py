@@ -159,14 +159,6 @@ def _skip_any(least: pd.DataFrame, most: pd.DataFrame, unmerged: pd.Series, sinc
             bound[name] = in_each.where(then, was).cumsum().astype(np.int64)
 
 
-def seen_before(case: Case) -> bool:
-    """Whether there are rmap_items besides those on stable nodes; True too if that is not known."""
-    counted = case.snapshot.processes["ksm_rmap_items"][case.candidates.mms]
-    if counted.isna().any():
-        return bool(case.facts.ksm.any())
-    return int(counted.sum()) > int(case.facts.on_node.sum())
-
-
 def blocked_searches(case: Case, timing: Timing, fate: Fate, times: Times) -> Blocked | None:
     """Where searches of the unstable tree give up; None: nowhere."""
     rows = dict(timing.ordered.simulation.blocked_from) if timing.ordered is not None else {}
