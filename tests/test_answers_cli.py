@@ -49,6 +49,7 @@ def test_advise_as_text_and_json(snapshot: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "printf '[Service]\\nMemoryKSM=yes\\n'" in done.stdout
     assert "2 µs of CPU (given)" in done.stdout
+    assert done.stdout.count("Before you trust these numbers") == 1
 
     answer = json.loads(estimator("advise", snapshot, "--json", "--within", "uid").stdout)
     assert answer["within"] == "uid"

@@ -243,6 +243,10 @@ def test_on_paper(browser_page: Page, tmp_path: Path) -> None:
     assert page.locator("body").evaluate(f"e => ({style})(e).color") == "rgb(33, 37, 41)"
 
 
+def test_the_page_says_once_what_to_know_before_trusting_it(html: str) -> None:
+    assert html.count("Before you trust these numbers") == 1
+
+
 def test_the_page_says_what_it_is_of(html: str) -> None:
     assert "<p>Of example, Linux 6.12 (x86_64): the dump vmcore, " in html
     assert "<p>Asked: --scope all; max_page_sharing 256, " in html

@@ -81,8 +81,8 @@ def test_prediction_beside_reality(tmp_path: Path) -> None:
 
 def test_a_name_may_be_any_bytes(tmp_path: Path) -> None:
     root = running(tmp_path, {"run": 1}, {10: ("web", {}), 12: ("odd", {})})
-    (root / "proc/12/comm").write_bytes(b"x\xff\n")
-    assert [process.comm for process in read_reality(root).processes] == ["web", "x\ufffd"]
+    (root / "proc/12/comm").write_bytes(b"x\xff\r\n")  # as collect reads it
+    assert [process.comm for process in read_reality(root).processes] == ["web", "x\ufffd\r"]
 
 
 def test_ksm_that_is_off_or_new_is_said(tmp_path: Path) -> None:

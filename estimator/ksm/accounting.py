@@ -163,15 +163,13 @@ def _overhead_now_bytes(case: Case) -> int:
     """
     snapshot = case.snapshot
     counters = snapshot.info.get("ksm", {}).get("counters", {})
-    of_all = counters.get("ksm_rmap_items")
-    if of_all is None:
-        of_all = sum(int(counters.get(name) or 0) for name in OF_ALL_ITEMS)
+    of_all = counters.get("ksm_rmap_items", sum(counters.get(name, 0) for name in OF_ALL_ITEMS))
     counted = snapshot.processes["ksm_rmap_items"]
     rmap_items = int(counted.to_numpy(np.int64, na_value=0)[case.candidates.mms].sum())
     if counted.isna().all() and case.candidates.mms.all():
-        rmap_items = int(of_all)
-    elif of_all:
-        rmap_items = min(rmap_items, int(of_all))
+        rmap_items = of_all
+    elif of_all > 0:  # in a damaged dump it may be anything
+        rmap_items = min(rmap_items, of_all)
     chain_ids = snapshot.stable_nodes["chain_id"].to_numpy()
     nodes = len(chain_ids) + len(np.unique(chain_ids[chain_ids >= 0]))
     slots = on_ksmds_list(snapshot) & case.candidates.mms

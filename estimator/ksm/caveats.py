@@ -85,7 +85,7 @@ def warnings(
         _order(case, policy, fate),
         str(khugepaged) if khugepaged else None,
         _no_prctl(case, policy),
-        _holes(case),
+        _holes(case, coverage),
         _seen_before(case, told),
         _uncounted_zero_pages(case, fate),
         _unseen_pieces(case, fate),
@@ -110,7 +110,7 @@ def warnings_without_contents(
         _starts_over(told),
         _by_release(case),
         _no_prctl(case, policy),
-        _holes(case),
+        _holes(case, coverage),
     ]
     return [text for text in found if text]
 
@@ -337,15 +337,13 @@ def _no_prctl(case: Case, policy: Policy) -> str | None:
     )
 
 
-def _holes(case: Case) -> str | None:
+def _holes(case: Case, coverage: Coverage) -> str | None:
     """What scan_get_next_rmap_item() looks up in vain, where it walks address by address."""
     if case.snapshot.info["features"].get("skips_holes", True):
         return None
-    vmas, candidates = case.snapshot.vmas, case.candidates
-    bytes_ = (vmas["end"] - vmas["start"]).to_numpy()[candidates.vmas]
-    addresses = int(bytes_.sum()) // case.rules.page_bytes
-    pages = len(candidates.frame) + len(candidates.changing)
-    holes = addresses - pages
+    vmas, pages = case.snapshot.vmas, coverage.candidate_pages
+    bytes_ = (vmas["end"] - vmas["start"]).to_numpy()[case.candidates.vmas]
+    holes = int(bytes_.sum()) // case.rules.page_bytes - pages
     if holes < _MANY_HOLES * max(pages, 1):
         return None
     return (

@@ -30,7 +30,7 @@ def read_reality(root: Path = Path("/")) -> Reality:
     processes = []
     for place in sorted((root / "proc").glob("[0-9]*"), key=lambda path: int(path.name)):
         try:
-            comm = (place / "comm").read_text(errors="replace").removesuffix("\n")
+            comm = (place / "comm").read_bytes().decode(errors="replace").removesuffix("\n")
             processes.append(RealProcess(int(place.name), comm, _ksm_stat(place)))
         except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             continue
