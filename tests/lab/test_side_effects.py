@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -23,8 +24,9 @@ from tests.lab.workloads.huge import COPY, huge
 pytestmark = pytest.mark.lab
 
 SCRIPTS = (huge(then="fill data[9] same 7"), huge(), COPY, shared_by(8, 500), outsider(500))
-# Free memory fell by exactly that in 24 of 25 looks on 7.3 and 6.1; a kernel thread may take a page
-# or give one back meanwhile.
+# Free memory fell by exactly that in 9 of 10 looks on 7.3 and 6.1: what has ended before gives back
+# tables and stacks after some grace period. So the median of several is judged.
+LOOKS = 3
 OTHERS_PAGES = 8
 
 
@@ -53,7 +55,7 @@ def test_splits_memory_to_undo_it_and_cpu_time(
     """Each of eight processes that shared 500 pages by fork gets 500 of its own."""
     states: list[State] = []
     spent_ns: list[int] = []
-    memory: list[dict[str, Any]] = []
+    looks: list[tuple[_Memory, _Memory]] = []
 
     def note(session: Session) -> None:
         session.guest.run("echo 1 > /proc/sys/vm/stat_refresh")
@@ -65,7 +67,10 @@ def test_splits_memory_to_undo_it_and_cpu_time(
         note(session)
         spent_ns.append(ksmd_ns(session.guest))
         session.guest.dump(tmp_path / "merged")
-        memory.extend(json.loads(session.guest.run("probe unmerge")))
+        for _ in range(LOOKS):
+            settle(session.guest, min_scans=6)
+            _, kept, undone = map(_Memory.of, json.loads(session.guest.run("probe unmerge")))
+            looks.append((kept, undone))
 
     workload = Workload("side-effects", SCRIPTS, min_scans=6, after_dump=merge_and_undo)
     result = lab(workload, series)
@@ -76,11 +81,13 @@ def test_splits_memory_to_undo_it_and_cpu_time(
     assert found.split_huge_pages == splits == 1
     assert found.huge_pages == 2
     assert found.unmerge_bytes // 4096 == merged.counter("pages_sharing") == 4001
-    _, kept, undone = map(_Memory.of, memory)
-    assert undone.anonymous - kept.anonymous == 4001
-    given_back = kept.slabs - undone.slabs  # of rmap_items and stable nodes
-    assert given_back > 50
-    assert abs(kept.free - undone.free - (4001 - given_back)) <= OTHERS_PAGES
+    taken_otherwise = []
+    for kept, undone in looks:
+        assert undone.anonymous - kept.anonymous == 4001
+        given_back = kept.slabs - undone.slabs  # of rmap_items and stable nodes
+        assert given_back > 50
+        taken_otherwise.append(kept.free - undone.free - (4001 - given_back))
+    assert abs(median(taken_otherwise)) <= OTHERS_PAGES
     assert found.freed_bytes == 501 * 4096
 
     ksm = collect_core(tmp_path / "merged", [result.vmlinux]).info["ksm"]
