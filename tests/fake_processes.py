@@ -29,6 +29,8 @@ class FakeProcesses(FakeKernel):
         self.ksm_list = slot + self.offset(self._slot_tag, self._slot_link)
         self.empty_list(self.ksm_list)
         self.empty_list(self.global_("migrate_nodes", "list_head"))
+        self.ksm_scan = self.global_("ksm_scan", "ksm_scan")
+        self.set("ksm_scan", self.ksm_scan, {"mm_slot": slot})
         root = self.string(self.new("rb_root").to_bytes(8, "little"))
         self.variable("root_stable_tree", "struct rb_root *", root)
         self.global_("init_uts_ns", "uts_namespace")

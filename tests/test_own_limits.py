@@ -16,7 +16,7 @@ import pytest
 from drgn import MissingDebugInfoError, Program
 
 from estimator.errors import NoDebugInfoError, ResourceError
-from estimator.kernel import processes, running, symbols
+from estimator.kernel import linked, mm_slots, running, symbols
 from estimator.kernel.ksm_settings import read_settings, thp_enabled
 from estimator.kernel.vma_names import vma_names
 from estimator.kernel.vmas import Vmas, excluded_by, vm_flag_values
@@ -46,13 +46,13 @@ def ksmds_list(kernel: FakeProcesses) -> Any:
     edge = (LOST & ~0xFFF) - kernel.offset("ksm_mm_slot", "slot.mm")
     kernel.write(edge, bytes(LOST - edge))
     kernel.append(kernel.ksm_list, edge + kernel.offset("ksm_mm_slot", "slot.mm_node"))
-    return processes._ksm_mm_list(kernel.prog)
+    return mm_slots.mm_slots(kernel.prog)
 
 
 def tasks(kernel: FakeProcesses) -> Any:
     head = kernel.new("list_head")
     kernel.set("list_head", head, {"next": LOST, "prev": LOST})
-    return processes._list(kernel.prog, head).tolist()
+    return linked.list_nodes(kernel.prog, head).tolist()
 
 
 def cgroup(kernel: FakeProcesses) -> Any:

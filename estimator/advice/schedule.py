@@ -21,7 +21,7 @@ from estimator.errors import CannotAnswerError
 from estimator.ksm.forecast import Forecast, forecast
 from estimator.ksm.hash_parts import Workroom
 from estimator.ksm.prediction import Prediction
-from estimator.ksm.readings import SKIPPING_SCANS
+from estimator.snapshot.flags import SKIPPING_SCANS
 from estimator.snapshot.snapshot import Snapshot
 
 TARGET_SCAN_SECONDS = 150.0

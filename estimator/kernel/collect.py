@@ -208,6 +208,7 @@ class _Collector:
         from estimator.kernel.own_process import own_mm
         from estimator.kernel.page_array import PageArray
         from estimator.kernel.processes import read_processes, still_there
+        from estimator.kernel.scan_visits import add_visits, read_visits
         from estimator.kernel.snapshot_info import snapshot_info
         from estimator.kernel.stable_tree import read_stable_tree
         from estimator.kernel.user_pages import require_mappings, require_user_pages
@@ -287,12 +288,18 @@ class _Collector:
         nodes = tree.nodes
         nodes["frame_id"] = frame_ids(frames["pfn"], nodes["pfn"])
         mark_merged(mappings, vma_columns, nodes, tree.items, self._memory.page_shift)
+        visits = read_visits(
+            self._prog, self._memory, mms.addresses, mms.columns["scan_order"].astype(np.int64)
+        )
+        if visits is not None:
+            add_visits(mappings, vma_columns, visits, self._memory.page_shift)
         unknown = {
             "processes": mms.unreadable,
             "vmas": vmas.unreadable,
             "page_table_pages": int(vma_columns["unknown_pages"][spaces.anonymous].sum()) - changed,
             "changed_pages": changed,
             "stable_nodes": tree.unreadable,
+            "rmap_lists": visits.unreadable if visits is not None else 0,
         }
         processes = {"mm_id": np.arange(len(mms.structs), dtype=np.uint32)} | mms.columns
         info = snapshot_info(

@@ -20,7 +20,9 @@ from estimator.kernel.layout import (
     offset,
     struct_dtype,
 )
+from estimator.kernel.linked import LONGEST_LIST, list_nodes
 from estimator.kernel.memory import Memory
+from estimator.kernel.mm_slots import mm_slots
 from estimator.kernel.paths import Paths
 from estimator.snapshot.gathered import objects
 
@@ -31,8 +33,6 @@ _KSMD = "ksmd"  # ksm_init() in mm/ksm.c
 _MMF_VM_MERGE_ANY = 30  # include/linux/sched/coredump.h; 29 in 6.4-6.6
 _DEFAULT_PRIO, _MAX_PRIO = 120, 140
 _MAX_POLICY = 256
-_LONGEST_LIST = 1 << 22  # PID_MAX_LIMIT
-_LIST_WALKS = 8
 _MOST_PAGES = 1 << 52  # a damaged counter may say more
 _HIGHEST_PHYSICAL = np.uint64(1 << 52)
 _KSM_COUNTERS = ("ksm_rmap_items", "ksm_merging_pages", "ksm_zero_pages")
@@ -109,7 +109,7 @@ def read_processes(prog: Program, memory: Memory) -> Mms:
     of_kernel = _damon(kernel_threads), _ksmd_cpu_ns(kernel_threads)
     owners, lost = _owners(prog, memory, tasks)
     unreadable += lost
-    order = {mm: place for place, mm in enumerate(_ksm_mm_list(prog))}
+    order = {slot.mm: place for place, slot in enumerate(mm_slots(prog))}
     dtype = _mm_dtype(prog)
     addresses = np.array([*order, *(mm for mm in owners if mm not in order)], np.uint64)
     structs, ok = memory.structs(addresses, dtype)
@@ -174,9 +174,9 @@ def _leaders(prog: Program, memory: Memory) -> tuple[Any, int]:
     init_task = prog["init_task"]
     tasks_offset = offset(prog, "struct task_struct", "tasks")
     head = init_task.tasks.address_of_().value_()
-    leaders = _list(prog, head) - np.uint64(tasks_offset)
+    leaders = list_nodes(prog, head) - np.uint64(tasks_offset)
     tasks, ok = memory.structs(leaders, dtype)
-    ok &= (tasks["pid"] > 0) & (tasks["pid"] < _LONGEST_LIST)
+    ok &= (tasks["pid"] > 0) & (tasks["pid"] < LONGEST_LIST)
     ok &= (tasks["static_prio"] >= 0) & (tasks["static_prio"] < _MAX_PRIO)
     ok &= tasks["policy"] < _MAX_POLICY
     return tasks[ok], int((~ok).sum())
@@ -205,65 +205,11 @@ def _owners(prog: Program, memory: Memory, tasks: Any) -> tuple[dict[int, Owner]
 def _mm_of_a_thread(prog: Program, memory: Memory, dtype: Any, signal: int) -> int:
     """The mm of a thread group whose leader has exited already; 0 if all have."""
     head = signal + offset(prog, "struct signal_struct", "thread_head")
-    nodes = _list(prog, head)
+    nodes = list_nodes(prog, head)
     thread_offset = np.uint64(offset(prog, "struct task_struct", "thread_node"))
     threads, ok = memory.structs(nodes - thread_offset, dtype)
     mms = threads["mm"][ok]
     return int(mms[mms != 0][0]) if mms.any() else 0
-
-
-def _ksm_mm_list(prog: Program) -> list[int]:
-    """The mms on ksmd's list from head.next on: the order of a full scan (struct ksm_scan)."""
-    slot = prog["ksm_mm_head"].type_  # until 6.0, khugepaged has another struct mm_slot
-    link = first_member(prog, slot, "slot.mm_node", "mm_list")
-    pointer = first_member(prog, slot, "slot.mm", "mm")
-    link_offset, mm_offset = offset(prog, slot, link), offset(prog, slot, pointer)
-    head = prog["ksm_mm_head"].address_of_().value_() + link_offset
-    mms = []
-    for node in _list(prog, head).tolist():
-        with skip_unreadable():
-            mms.append(prog.read_u64(node - link_offset + mm_offset))
-    return mms
-
-
-def _list(prog: Program, head: int) -> Words:
-    """The nodes of a list_head, without the head; up to an unreadable or looping node.
-
-    Each node is checked to point back at the one before: on a running system that is not so while
-    entries come and go, or where the walk went astray on a freed one. Then it starts again.
-    """
-    longest: list[int] = []
-    for _ in range(_LIST_WALKS):
-        nodes, whole = _walk_list(prog, head)
-        if len(nodes) > len(longest):
-            longest = nodes
-        if whole:
-            return np.array(nodes, np.uint64)
-    return np.array(longest, np.uint64)
-
-
-def _walk_list(prog: Program, head: int) -> tuple[list[int], bool]:
-    """The nodes of a list_head, and whether they lead back to the head with all links in order."""
-    nodes: dict[int, None] = {}
-    before, (node, _) = head, _links(prog, head)
-    while node != head:
-        links = None
-        with skip_unreadable():
-            links = _links(prog, node)
-        if links is None:
-            return list(nodes), False
-        following, previous = links
-        if previous != before or node in nodes or len(nodes) >= _LONGEST_LIST:
-            return list(nodes), False
-        nodes[node] = None
-        before, node = node, following
-    return list(nodes), True
-
-
-def _links(prog: Program, node: int) -> tuple[int, int]:
-    """next and prev of a list_head."""
-    following, previous = np.frombuffer(prog.read(node, 16), np.uint64).tolist()
-    return following, previous
 
 
 def _columns(
@@ -293,7 +239,7 @@ def _columns(
             [cgroup(css_set) if css_set else "" for css_set in task["cgroups"].tolist()]
         ),
         "merge_any": _merge_any(prog, mms),
-        "threads": np.array([min(owner.threads, _LONGEST_LIST) for owner in some], np.uint32),
+        "threads": np.array([min(owner.threads, LONGEST_LIST) for owner in some], np.uint32),
         "sharing_pids": objects([sorted(owner.sharing_pids) for owner in some]),
         "sched_policy": (task["policy"] & 0xFF).astype(np.uint8),
         "nice": np.where(has, nice, 0).astype(np.int8),
@@ -342,7 +288,7 @@ def _tgids(prog: Program, memory: Memory, tasks: Words) -> tuple[npt.NDArray[np.
     """The pid of the thread group of each of the ``tasks``, and which could be read."""
     place = tasks + np.uint64(offset(prog, "struct task_struct", "tgid"))
     found, ok = memory.structs(place, np.dtype([("tgid", np.int32)]))
-    return found["tgid"], ok & (found["tgid"] >= 0) & (found["tgid"] < _LONGEST_LIST)
+    return found["tgid"], ok & (found["tgid"] >= 0) & (found["tgid"] < LONGEST_LIST)
 
 
 def _task_dtype(prog: Program) -> Any:

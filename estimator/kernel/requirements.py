@@ -22,6 +22,7 @@ _VARIABLES = (
     ("init_uts_ns",),
     ("root_stable_tree",),
     ("migrate_nodes",),
+    ("ksm_scan",),
     ZERO_PFN,
 )
 

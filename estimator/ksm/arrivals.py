@@ -26,10 +26,11 @@ from estimator.ksm.accounting import general_profit_bytes
 from estimator.ksm.case import Case
 from estimator.ksm.fate import hidden_roots
 from estimator.ksm.ksmd import MAPPED, NOT_THERE, ON_NODE, ZERO_PAGE, Ksmd
-from estimator.ksm.readings import SKIPPING_SCANS, is_processed
+from estimator.ksm.readings import is_processed
 from estimator.ksm.replay import items_of
-from estimator.ksm.simulate import first_scan
+from estimator.ksm.simulate_turns import visit_those_due
 from estimator.ksm.simulation import Frames, Items
+from estimator.snapshot.flags import SKIPPING_SCANS
 from estimator.snapshot.snapshot import mapping_mm
 
 _ODD, _EVEN = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
@@ -246,19 +247,8 @@ class Arriving:
 
     def _visit(self, due: list[bool]) -> int:
         """Returns how many pages that were on no node when the scan came by, weighed."""
-        ksmd, groups, weights = self._ksmd, self._groups, self._weights
-        visited, scans = 0, ksmd.scans
-        for item in self._mapped_items:
-            apart = item in ksmd.awake or item in ksmd.undone
-            if not (due[groups[item]] or apart) or ksmd.is_skipped(item):
-                continue
-            visited += weights[item]
-            if ksmd.visits(item) == 1 and ksmd.before[item] == scans - 1:
-                ksmd.current_row = ksmd.row[item]
-                first_scan(ksmd, (item,))
-            else:
-                ksmd.visit(item)
-        return visited
+        visited = visit_those_due(self._ksmd, self._mapped_items, self._groups, due)
+        return sum(self._weights[item] for item in visited)
 
     def _weighed(self, where: int) -> int:
         there = np.array(self._ksmd.where, np.int64) == where

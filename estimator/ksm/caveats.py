@@ -147,6 +147,7 @@ def _lost(case: Case) -> str | None:
         "processes": ("process", ""),
         "vmas": ("VMA", ""),
         "stable_nodes": ("node", " of the stable tree"),
+        "rmap_lists": ("process", " whose list of rmap_items is not whole"),
         "anonymous_pages": ("anonymous page", " that processes are charged for"),
     }
     lost = [
@@ -355,12 +356,18 @@ def _holes(case: Case, coverage: Coverage) -> str | None:
 
 
 def _seen_before(case: Case, told: Told) -> str | None:
-    """should_skip_rmap_item() in mm/ksm.c, by the age of an rmap_item, which no snapshot has."""
-    if not case.rules.smart_scan or told.starts_over or not seen_before(case):
+    """should_skip_rmap_item() in mm/ksm.c, by the age of an rmap_item."""
+    rules = case.rules
+    if not rules.smart_scan or rules.knows_visits or told.starts_over or not seen_before(case):
         return None
+    why = (
+        "a course of scans does not follow that"
+        if "visits" in case.snapshot.mappings
+        else "in which is not in this snapshot"
+    )
     return (
         "ksmd has scanned before, with smart_scan: an unmerged page that it knows is looked at in "
-        "one scan of nine, and in which is not in a snapshot. Where all is taken to be new, one "
+        f"one scan of nine, and {why}. Where all is taken to be new, one "
         "page that comes later may in fact never meet the one old page that it is equal to, and an "
         "old page that can't be merged may not keep two later ones from merging."
     )

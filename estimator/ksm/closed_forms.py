@@ -21,6 +21,7 @@ from estimator.ksm.meetings import (
     meetings,
     of_kind,
 )
+from estimator.ksm.turns import first_of_turns, scans_of_turns, take_turns, turns_of
 
 _OVERTAKING_SCAN = 8
 
@@ -72,6 +73,8 @@ def closed_forms(
     - N > max_page_sharing, every item on a frame of its own that can be merged, no two of one
       folio: nodes are filled one after the other in the order of the scan, and one item is left
       over if N is one more than a multiple of max_page_sharing (is_page_sharing_candidate()).
+    - smart_scan never looks at two of its frames in one scan (``turns.py``): nothing merges, and
+      the first item of each turn waits in the tree of the scans that look at it.
     - All items on stable nodes already: nothing changes. One stable node with room for all: all
       that can be merged join it.
 
@@ -87,6 +90,9 @@ def closed_forms(
     facts, contents = case.facts, case.contents
     m = meetings(case)
     kind = kinds_of(case, m, elsewhere)
+    turns = turns_of(case)
+    if turns is not None:
+        take_turns(case, turns, kind)
     crowded = of_kind(kind, Kind.CROWDED)
     kind[crowded] = Kind.OPEN
     alone = _all_distinct(case, crowded)
@@ -115,11 +121,18 @@ def closed_forms(
     stragglers = _stragglers(case, m, kind)
     late = np.concatenate([left_over[:0], *stragglers]) if in_time else left_over[:0]
     scans = 3 if waits or len(late) or any(map(len, stragglers)) else 2
+    waiting = [first_rows(case, some) for some in (lonely, first_blocked)]
+    if turns is not None:
+        scans = max(scans, scans_of_turns(turns, kind))
+        apart = (kind == Kind.APART) | (turns.out_of_step & (kind == Kind.LONELY))
+        waiting = [
+            first_rows(case, lonely[~turns.out_of_step[lonely]]),
+            first_rows(case, first_blocked),
+            first_of_turns(case, turns, apart),
+        ]
     return ClosedForms(
         stable_frame=stable_frame,
-        unshared=np.concatenate(
-            [*(first_rows(case, some) for some in (lonely, first_blocked)), left_over]
-        ),
+        unshared=np.concatenate([*waiting, left_over]),
         copied=_repaired(case, first_blocked),
         split=split,
         open=kind == Kind.OPEN,

@@ -247,7 +247,7 @@ class _Whole:
     def case(self, frames: Numbers, rows: Numbers) -> Case:
         """The case of these frames and mappings alone."""
         snapshot, number = self._snapshot, self._number
-        nodes = snapshot.stable_nodes
+        nodes, mappings = snapshot.stable_nodes, snapshot.mappings
         node_frame = nodes["frame_id"].to_numpy(np.int64, na_value=-1)
         here = node_frame >= 0
         here[here] = number[node_frame[here]] >= 0
@@ -255,11 +255,14 @@ class _Whole:
             snapshot,
             mappings=pd.DataFrame(
                 {
-                    "vma_id": take(snapshot.mappings["vma_id"].to_numpy(), rows),
-                    "frame_id": take(
-                        number, take(snapshot.mappings["frame_id"].to_numpy(), rows)
-                    ).view(np.uint32),
-                    "flags": take(snapshot.mappings["flags"].to_numpy(), rows),
+                    name: take(mappings[name].to_numpy(), rows)
+                    for name in ("vma_id", "flags", "visits")
+                    if name in mappings
+                }
+                | {
+                    "frame_id": take(number, take(mappings["frame_id"].to_numpy(), rows)).view(
+                        np.uint32
+                    )
                 }
             ),
             frames=pd.DataFrame(

@@ -9,6 +9,8 @@ and does not change the state at rest, except for contents whose outcome depends
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from estimator.ksm.frames import distinct
@@ -321,10 +323,19 @@ class Ksmd:
         if self.tree[content] == item:
             self.blocked_from.setdefault(self.scans, self.current_row)
 
-    def result(self, items: Items, readings: Readings) -> Simulation:
-        """What is at rest now, and what the scans showed."""
+    def waiting(self) -> list[int]:
+        """The items that are in the unstable tree."""
+        return [item for item in self.tree if item >= 0 and self.where[item] == MAPPED]
+
+    def result(
+        self, items: Items, readings: Readings, waiting: Iterable[int] | None = None
+    ) -> Simulation:
+        """What is at rest now, and what the scans showed.
+
+        ``waiting``: the items that are in the tree in one scan or another; else ``self.waiting()``.
+        """
         where = np.array(self.where, dtype=np.int64)
-        in_tree = [i for i in self.tree if i >= 0 and self.where[i] == MAPPED]
+        in_tree = list(self.waiting() if waiting is None else waiting)
         outcome = np.array(
             [Outcome.VOLATILE, Outcome.MERGED, Outcome.ZERO_PAGE, Outcome.SPLIT_AWAY], np.uint8
         )[where]

@@ -95,6 +95,7 @@ class Kind(enum.IntEnum):
     AT_REST = 6  # all on stable nodes
     ONE_NODE = 7  # with room
     OPEN = 8
+    APART = 9  # smart_scan never looks at two of its pages in one scan
 
 
 def kinds_of(case: Case, m: Meeting, elsewhere: Mask) -> npt.NDArray[np.uint8]:

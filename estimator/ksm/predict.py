@@ -123,6 +123,8 @@ def ask(
     changes = known_changes(snapshot, later, empty)
     as_found = snapshot
     starts_over = has_to_start_over(snapshot, policy, ksm)
+    if rules.smart_scan and through is None and not starts_over:
+        rules = replace(rules, knows_visits="visits" in snapshot.mappings)
     if starts_over:
         snapshot = unmerged(snapshot, empty)
     asked = _Asked(snapshot, policy, rules, room, through, once)

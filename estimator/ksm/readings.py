@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-SKIPPING_SCANS = 9
-"""With smart_scan an old item is processed in one scan of so many."""
+from estimator.snapshot.flags import OLD_VISITS, SKIPPING_SCANS
 
 
 def is_processed(visits: int) -> bool:
@@ -13,9 +12,9 @@ def is_processed(visits: int) -> bool:
 
     By skip_age() that is at 1, 2, 3, 4, 6, 9, 14, 23 and every ninth from then on.
     """
-    if visits < 14:
+    if visits < OLD_VISITS:
         return visits in (1, 2, 3, 4, 6, 9)
-    return (visits - 14) % SKIPPING_SCANS == 0
+    return (visits - OLD_VISITS) % SKIPPING_SCANS == 0
 
 
 def processes_all(scan: int, *, smart_scan: bool) -> bool:

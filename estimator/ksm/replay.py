@@ -13,7 +13,9 @@ from estimator.ksm.contents import first_split_of_folio
 from estimator.ksm.frames import NEVER, distinct, live_node_frames
 from estimator.ksm.mergeable import clean_read_only
 from estimator.ksm.simulate import simulate
+from estimator.ksm.simulate_turns import out_of_step, simulate_turns
 from estimator.ksm.simulation import Frames, Items, Simulation
+from estimator.ksm.turns import visits_of
 from estimator.snapshot.flags import MappingFlag
 from estimator.snapshot.snapshot import Snapshot
 
@@ -35,6 +37,8 @@ def simulate_in_order(
     row at which other contents split its folio in scan 2. ``through``: see ``simulate``.
     """
     items, state = items_of(case, frames, rows, closed_trees, split)
+    if out_of_step(items, case.rules):
+        return Ordered(items.row, simulate_turns(items, state, case.rules))
     return Ordered(items.row, simulate(items, state, case.rules, through))
 
 
@@ -90,6 +94,7 @@ def _items(case: Case, frames: Mask, rows: Numbers) -> tuple[Items, Ints]:
         locked=facts.mlocked[frame] | in_locked_vma(case.snapshot, row),
         opaque=opaque & case.rules.prot_none_blocks_tree,
         on_node=((flags & MappingFlag.MERGED) != 0) & facts.node[frame],
+        visits=visits_of(case, row),
     )
     return items, numbers
 

@@ -18,7 +18,8 @@ class Rules:
     ``max_page_sharing``, ``use_zero_pages``, ``merge_across_nodes`` and ``smart_scan`` are files
     of /sys/kernel/mm/ksm; no page is equal to a zero page that is flagged as tagged
     (memcmp_pages() in arch/arm64/kernel/mte.c), which is as if ``use_zero_pages`` were off. The
-    sizes are of one slab object, in bytes.
+    sizes are of one slab object, in bytes. ``knows_visits``: with smart_scan, it is known which
+    scans look at a page that ksmd has scanned already (``turns.py``).
     """
 
     max_page_sharing: int
@@ -36,6 +37,7 @@ class Rules:
     stable_node_bytes: int
     mm_slot_bytes: int
     page_bytes: int
+    knows_visits: bool = False
 
     @staticmethod
     def of(info: Mapping[str, Any], policy: Policy) -> Rules:

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Sequence, Set
 import numpy as np
 
 from estimator.ksm.ksmd import MAPPED, ON_NODE, Ksmd
-from estimator.ksm.readings import SKIPPING_SCANS, Reading, Readings
+from estimator.ksm.readings import Reading, Readings
 from estimator.ksm.rules import Rules
 from estimator.ksm.simulation import Frames, Items, Simulation
+from estimator.snapshot.flags import SKIPPING_SCANS
 
 _NOT_ZERO = -1
 """The part of the readings that all contents but the zero-filled ones add up to."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import Ints, Mask
+from estimator.arrays import Bytes, Ints, Mask
 from estimator.ksm.readings import Readings
 
 
@@ -20,7 +20,8 @@ class Items:
     ``folio``: number of the folio if it is large, else -1. ``zero``: its content is zeroes.
     ``blocked``: it can't be write-protected (``mergeable.py``). ``locked``: a split of its folio
     does not map the zero page here. ``opaque``: the tree search can't get its page
-    (``Rules.prot_none_blocks_tree``). ``on_node``: it is on a stable node already.
+    (``Rules.prot_none_blocks_tree``). ``on_node``: it is on a stable node already. ``visits``: of
+    full scans to it, see ``mappings.visits``.
     """
 
     row: Ints
@@ -32,6 +33,7 @@ class Items:
     locked: Mask
     opaque: Mask
     on_node: Mask
+    visits: Bytes
 
     def __len__(self) -> int:
         return len(self.row)

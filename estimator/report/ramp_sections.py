@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator.advice.ramp import Ramp
-from estimator.ksm.readings import SKIPPING_SCANS
 from estimator.report.as_json import answer_json, records
 from estimator.report.forecast_sections import scan_columns, scan_rows, settings_json
 from estimator.report.prediction_sections import WARNINGS, Section, coverage_section
 from estimator.report.settings_words import cost_words
 from estimator.report.tables import Column, memory, pages
+from estimator.snapshot.flags import SKIPPING_SCANS
 from estimator.units import count, human_bytes, human_seconds, percent, plural, words_between
 
 _ROWS = 40

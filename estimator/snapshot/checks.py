@@ -15,12 +15,13 @@ import numpy.typing as npt
 
 from estimator.arrays import find, pieces
 from estimator.errors import TargetError
-from estimator.snapshot.flags import FrameKind, Unknown
+from estimator.snapshot.flags import AHEAD, OLD_VISITS, SKIPPING_SCANS, FrameKind, Unknown
 from estimator.snapshot.format import CONTENTS, PAGE_SIZES
 from estimator.snapshot.schema import OPTIONAL
 from estimator.snapshot.snapshot import RowsOfVmas, Snapshot, others_alone
 from estimator.snapshot.stored_table import in_pieces
 
+_MOST_VISITS = OLD_VISITS + SKIPPING_SCANS - 1
 _STRUCTS = ("ksm_rmap_item", "ksm_stable_node", "ksm_mm_slot")
 _ANONYMOUS = (FrameKind.ANONYMOUS, FrameKind.KSM)
 _OTHERS = (FrameKind.SHMEM, FrameKind.HUGETLB, FrameKind.FILE)
@@ -121,6 +122,8 @@ def _wrong_mappings(snapshot: Snapshot) -> Iterator[str]:
         rows.add(v)
         if int(some["frame_id"].max()) >= len(snapshot.frames):
             yield "mappings name frames that are not there"
+        if "visits" in some and (some["visits"].to_numpy() & ~np.uint8(AHEAD)).max() > _MOST_VISITS:
+            yield "mappings were visited more often than is told apart"
         v, p = (np.append(last, now) for last, now in zip(before, (v, p), strict=True))
         same = v[1:] == v[:-1]
         if ((v[1:] < v[:-1]) | (same & (p[1:] <= p[:-1]))).any():

@@ -61,3 +61,11 @@ class Unknown(enum.IntEnum):
 
 UNKNOWN_NODE = 0xFFFF
 """``frames.node`` where the NUMA node is not known: only ``--procfs`` may not know it."""
+
+OLD_VISITS, SKIPPING_SCANS = 14, 9
+"""With smart_scan ksmd looks at an rmap_item at its visit 14, and in one scan of nine from then on
+(skip_age() in mm/ksm.c)."""
+AHEAD = 128
+"""Of ``mappings.visits``: the full scan that is under way comes to the page yet. The bits below it
+are the number of full scans that came to its rmap_item with smart_scan, less a multiple of
+``SKIPPING_SCANS`` where they are more than 22."""

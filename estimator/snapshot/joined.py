@@ -39,7 +39,7 @@ def joined(parts: Sequence[Rows], empty: Empty) -> IntegerColumns:
     """The columns of the first part's table, of the rows of all parts.
 
     Each row of the new table has to be in one of the parts. Where a part lacks a column there are
-    nulls. ``empty``: makes its arrays.
+    nulls, or 0 if it has none. ``empty``: makes its arrays.
     """
     size = sum(len(part.to) for part in parts)
     names = map(str, parts[0].table)
@@ -53,7 +53,9 @@ def _joined_column(name: str, parts: Sequence[Rows], size: int, empty: Empty) ->
     mask = empty(size, np.bool_) if nullable else np.zeros(0, np.bool_)
     for part in parts:
         if name not in part.table:
-            mask[part.to], values[part.to] = True, 0
+            values[part.to] = 0
+            if nullable:
+                mask[part.to] = True
             continue
         column = part.table[name].array
         for piece in pieces(len(part.to)):

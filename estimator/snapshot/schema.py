@@ -118,6 +118,9 @@ OPTIONAL: dict[str, pa.Schema] = {
     "processes": _schema(
         ("parent_pid", I32, True),  # thread-group leader of real_parent; null: not known
     ),
+    "mappings": _schema(
+        ("visits", U8),  # of full scans to a page that is not merged, and AHEAD; see ``flags``
+    ),
     "frames": _schema(
         ("near_hash", U64, True),  # of the page without its first and last 64 bytes
         ("no_address_hash", U64, True),  # of the page with its own mm's addresses as zeroes
