@@ -70,6 +70,8 @@ def forecast(
         raise UsageError(f"{scans} full scans can't be followed: 1 to {LATEST:,}")
     question = ask(snapshot, policy, later=later, room=room, through=scans or MOST_SCANS)
     case = question.case
+    if case.rules.smart_scan and "visits" in snapshot.mappings:
+        at_rest = None  # it knows who is out of step, which the course of scans does not follow
     fate, timing = question.in_time()
     if at_rest is not None and at_rest.has_rows and not len(fate.simulated):
         prediction, of_frame = at_rest, at_rest.freed.content

@@ -37,7 +37,7 @@ def simulate_in_order(
     row at which other contents split its folio in scan 2. ``through``: see ``simulate``.
     """
     items, state = items_of(case, frames, rows, closed_trees, split)
-    if out_of_step(items, case.rules):
+    if out_of_step(items, state, case.rules):
         return Ordered(items.row, simulate_turns(items, state, case.rules))
     return Ordered(items.row, simulate(items, state, case.rules, through))
 

@@ -21,15 +21,16 @@ from estimator.snapshot.flags import AHEAD, SKIPPING_SCANS
 _QUIET_SCANS = 4 * SKIPPING_SCANS  # in fewer all have had their turns, even who is as new again
 
 
-def out_of_step(items: Items, rules: Rules) -> bool:
-    """Whether full scans have come to some of ``items`` oftener than to others.
+def out_of_step(items: Items, frames: Frames, rules: Rules) -> bool:
+    """Whether it matters how often full scans have come to ``items``.
 
-    Or may come to: what break_cow() makes as new is out of step with who is old.
+    That is where they came to some oftener than to others, or where break_cow() makes some as new
+    again, or where there are stable nodes, which pages with a stored checksum join at once.
     """
     visits = items.visits[~items.on_node]
-    if rules.break_cow_forgets and visits.any():
-        return True
-    return len(visits) > 0 and bool((visits != visits[0]).any())
+    if not visits.any():
+        return False
+    return rules.break_cow_forgets or bool(frames.nodes) or bool((visits != visits[0]).any())
 
 
 def simulate_turns(items: Items, frames: Frames, rules: Rules) -> Simulation:
