@@ -89,7 +89,7 @@ def ramp(
     """
     policy, later = foretell.policy, foretell.later
     snapshot = with_smart_scan(foretell.snapshot, foretell.smart_scan)
-    at_rest = ask(snapshot, policy, later=later)
+    at_rest = ask(snapshot, policy, later=later, as_new=True)
     starts_over = bool(at_rest.case.facts.ksm.any())
     question = ask(unmerged(with_changes(snapshot, later)), policy) if starts_over else at_rest
     case = question.case

@@ -22,12 +22,8 @@ from estimator.snapshot.flags import AHEAD, OLD_VISITS, SKIPPING_SCANS
 _STABLE_FLAG = 0x200  # of rmap_item.address
 _CHUNK_SHIFT = 12
 _CHUNK_BYTES = 1 << _CHUNK_SHIFT
-_MOST_CHUNKS = 4096  # held: 16 MiB
+_MOST_CHUNKS = 512  # held, 20 KiB each: items that were made one after the other stand together
 _LIST_WALKS = 3  # on a running system
-
-
-_Chunk = tuple[memoryview, memoryview]
-"""Bytes, and the same as words."""
 
 
 @dataclass(frozen=True)
@@ -106,81 +102,93 @@ def _ahead(
 
 
 class _Reader:
+    """Follows lists a word at a time: with many millions of items each step counts."""
+
     def __init__(self, prog: Program, memory: Memory, type_: str) -> None:
         self._prog, self._memory = prog, memory
         names = ("rmap_list", "mm", "address", "age", "remaining_skips")
         self._offsets = [offset(prog, type_, name) for name in names]
-        self._bytes = (max(self._offsets) | 7) + 1
-        self._chunks: dict[int, _Chunk] = {}
+        self._words = (max(self._offsets) >> 3) + 1
+        self._chunks: dict[int, list[int]] = {}
 
     def items(self, slot: MmSlot) -> tuple[Words, Bytes, bool]:
         """Address and visits of each rmap_item of ``slot`` that is on no stable node, in order.
 
         And whether the list was read to its end.
         """
-        longest, whole = (array("Q"), bytearray()), False
+        longest, whole = (array("Q"), array("Q")), False
         for _ in range(_LIST_WALKS if self._memory.moving else 1):
             self._chunks.clear()
             found, whole = self._walk(slot)
-            if whole or len(found[1]) > len(longest[1]):
+            if whole or len(found[0]) > len(longest[0]):
                 longest = found
             if whole:
                 break
-        return np.array(longest[0], np.uint64), np.frombuffer(longest[1], np.uint8), whole
+        addresses, ages = (np.array(column, np.uint64) for column in longest)
+        return addresses, self._visits(ages), whole
 
-    def _walk(self, slot: MmSlot) -> tuple[tuple[array[int], bytearray], bool]:
-        following, of_mm, of_address, of_age, of_skips = self._offsets
-        found = addresses, visits = array("Q"), bytearray()
-        item, before = first_item(self._prog, slot), -1
+    def _walk(self, slot: MmSlot) -> tuple[tuple[array[int], array[int]], bool]:
+        """Addresses and the words with the ages."""
+        following, of_mm, of_address, of_age, _ = (at >> 3 for at in self._offsets)
+        last_word = (_CHUNK_BYTES >> 3) - self._words
+        found = addresses, ages = array("Q"), array("Q")
+        item, before, mm, here = first_item(self._prog, slot), -1, slot.mm, -1
+        words: list[int] | None = None
         while item:
-            chunk, at = self._chunk(item)
-            if chunk is None:
+            at = (item & (_CHUNK_BYTES - 1)) >> 3
+            if item >> _CHUNK_SHIFT != here or at > last_word or item & 7:
+                words, at, here = self._read(item)
+                if words is None:
+                    return found, False
+            assert words is not None
+            address = words[at + of_address]
+            if words[at + of_mm] != mm or address <= before:
                 return found, False
-            data, words = chunk
-            address = words[at + of_address >> 3]
-            page = address >> _CHUNK_SHIFT
-            if words[at + of_mm >> 3] != slot.mm or page <= before:
-                return found, False
-            before = page
+            before = address | (_CHUNK_BYTES - 1)
             if not address & _STABLE_FLAG:
                 addresses.append(address)
-                visits.append(_visits(data[at + of_age], data[at + of_skips]))
-            item = words[at + following >> 3]
+                ages.append(words[at + of_age])
+            item = words[at + following]
         return found, True
 
-    def _chunk(self, item: int) -> tuple[_Chunk | None, int]:
-        """What is read around ``item``, and its place there; None: it can't be read."""
-        at = item & (_CHUNK_BYTES - 1)
+    def _read(self, item: int) -> tuple[list[int] | None, int, int]:
+        """The words around ``item``, its place among them, and where they are good for others.
+
+        None: it can't be read.
+        """
+        at, number = (item & (_CHUNK_BYTES - 1)) >> 3, item >> _CHUNK_SHIFT
         if item & 7:
-            return None, 0
-        if at + self._bytes > _CHUNK_BYTES:
-            return self._read(item, self._bytes), 0
-        number = item >> _CHUNK_SHIFT
-        chunk = self._chunks.get(number)
-        if chunk is None:
-            chunk = self._read(number << _CHUNK_SHIFT, _CHUNK_BYTES)
-            if chunk is not None:
+            return None, 0, -1
+        if at + self._words > _CHUNK_BYTES >> 3:
+            return self._words_at(item, self._words), 0, -1
+        words = self._chunks.get(number)
+        if words is None:
+            words = self._words_at(number << _CHUNK_SHIFT, _CHUNK_BYTES >> 3)
+            if words is not None:
                 if len(self._chunks) >= _MOST_CHUNKS:
                     self._chunks.clear()
-                self._chunks[number] = chunk
-        return chunk, at
+                self._chunks[number] = words
+        return words, at, number
 
-    def _read(self, address: int, size: int) -> _Chunk | None:
-        data = np.empty(size, np.uint8)
+    def _words_at(self, address: int, count: int) -> list[int] | None:
+        data = np.empty(count * 8, np.uint8)
         (plain,) = self._memory.untagged(np.array([address], np.uint64)).tolist()
         if not self._memory.virtual_run(plain, data):
             return None
-        return data.data, data.data.cast("Q")
+        words: list[int] = data.view(np.uint64).tolist()
+        return words
 
+    def _visits(self, words: Words) -> Bytes:
+        """Of the words with the ages.
 
-def _visits(age: int, remaining_skips: int) -> int:
-    """The age goes up with each visit, up to 255, and tells it until skip_age() says 8 each time.
-
-    From then on a page is looked at when its remaining_skips have come down to 0.
-    """
-    if age < OLD_VISITS:
-        return age
-    return OLD_VISITS + max(SKIPPING_SCANS - 1 - remaining_skips, 0)
+        The age goes up with each visit, up to 255, and tells it until skip_age() says 8 each time.
+        From then on a page is looked at when its remaining_skips have come down to 0.
+        """
+        ages, skips = (
+            (words >> np.uint64((at & 7) * 8)).astype(np.uint8) for at in self._offsets[3:]
+        )
+        gone = SKIPPING_SCANS - 1 - np.minimum(skips, SKIPPING_SCANS - 1)
+        return np.where(ages < OLD_VISITS, ages, OLD_VISITS + gone).astype(np.uint8)
 
 
 class _Runs:

@@ -100,11 +100,13 @@ def ask(
     room: Workroom | None = None,
     through: int | None = None,
     once: bool = False,
+    as_new: bool = False,
 ) -> Question:
     """Gather all that a prediction looks at; arguments and errors as for ``predict``.
 
     ``through``: the full scan up to which ``Question.in_time`` tells; None: it is not asked.
     ``once``: ``Question.at_rest`` is asked once and nothing else, ``Question.case`` is ``settled``.
+    ``as_new``: as if no full scan had come to any page, which ``Question.in_time`` always is.
     """
     if snapshot.info.get("without_contents"):
         raise CannotAnswerError(
@@ -123,7 +125,7 @@ def ask(
     changes = known_changes(snapshot, later, empty)
     as_found = snapshot
     starts_over = has_to_start_over(snapshot, policy, ksm)
-    if rules.smart_scan and through is None and not starts_over:
+    if rules.smart_scan and through is None and not (starts_over or as_new):
         rules = replace(rules, knows_visits="visits" in snapshot.mappings)
     if starts_over:
         snapshot = unmerged(snapshot, empty)
