@@ -133,3 +133,34 @@ def test_zero_pages_that_ksmd_has_placed_are_those_of_the_process() -> None:
     assert found.counters["ksm_zero_pages"] == 6
     assert found.processes["ksm_zero_pages"].tolist() == [6, 0]
     assert found.vmas["ksm_zero_pages"].sum() == 1
+
+
+@pytest.mark.parametrize(("counted", "told"), [(5, 6), (2, 3), (-3, -2), (None, 6), (1 << 40, 6)])
+def test_the_kernels_count_of_zero_pages_goes_on_from_where_it_is(
+    counted: int | None, told: int
+) -> None:
+    """Fork copied some that it did not count; 2 to the 40 is damage, and counts as not known."""
+    system = System(use_zero_pages=1)
+    system.process(*small(0, 1), ksm_zero_pages=3)
+    system.process(*small(2), ksm_zero_pages=2)
+    snapshot = system.snapshot()
+    snapshot.info["ksm"]["counters"] = {} if counted is None else {"ksm_zero_pages": counted}
+    found = predict(snapshot, ENABLED)
+    assert found.counters["ksm_zero_pages"] == told
+    assert found.processes["ksm_zero_pages"].tolist() == [4, 2]
+    part = predict(snapshot, replace(ENABLED, pids=(100,)))
+    assert part.counters["ksm_zero_pages"] == 4
+
+
+def test_who_starts_over_without_use_zero_pages_is_told_of_those_there_are() -> None:
+    system = System(use_zero_pages=1)
+    system.process(*small(1), ksm_zero_pages=3)
+    merged = Frame(7)
+    system.stable_node(merged)
+    system.process(merged, flags=MappingFlag.MERGED)
+    system.process(merged, flags=MappingFlag.MERGED)
+    snapshot = system.snapshot()
+    again = replace(ENABLED, max_page_sharing=100)
+    asked = (ENABLED, again, replace(again, use_zero_pages=False))
+    texts = [" ".join(predict(snapshot, policy).warnings) for policy in asked]
+    assert ["gives 3 zero pages" in text for text in texts] == [False, False, True]

@@ -77,6 +77,7 @@ def warnings(
         None if few_unknown else _unknown(coverage),
         _perhaps_merged(case),
         _starts_over(told),
+        _zero_pages_given_back(case, policy, told),
         _by_release(case),
         _prot_none(case),
         _damon(case),
@@ -200,6 +201,20 @@ def _starts_over(told: Told) -> str | None:
         "The kernel refuses to change max_page_sharing or merge_across_nodes while pages are "
         "merged: the numbers, savings included, are as if all had been unmerged before "
         "(echo 2 > /sys/kernel/mm/ksm/run)."
+    )
+
+
+def _zero_pages_given_back(case: Case, policy: Policy, told: Told) -> str | None:
+    """break_ksm() in mm/ksm.c, 6.6+: with use_zero_pages ksmd places all of them again."""
+    if not told.starts_over or policy.use_zero_pages or not case.rules.counts_zero_pages:
+        return None
+    pages = int(case.snapshot.vmas["ksm_zero_pages"].sum())
+    if not pages:
+        return None
+    return (
+        f"Unmerging gives {plural(pages, 'zero page')} that ksmd placed pages of their own, which "
+        "merge as any others do without use_zero_pages. Where they are is not in a snapshot: they "
+        "are counted as the zero pages that they are now."
     )
 
 

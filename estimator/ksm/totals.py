@@ -43,6 +43,8 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
     vmas = _vmas(case, fate)
     per_mm = _processes(case, vmas)
     totals = {name: int(per_mm[name].sum()) for name in _SUMS}
+    if not told.starts_over:
+        totals["ksm_zero_pages"] += _uncounted_zero_pages(case)
     shared = int(np.count_nonzero(fate.node))
     nodes, chains, dups = stable_nodes(case, fate)
     sharing = totals["ksm_merging_pages"] - shared
@@ -180,6 +182,24 @@ def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:
         }
     )
     return table[case.candidates.mms].reset_index(drop=True)
+
+
+def _uncounted_zero_pages(case: Case) -> int:
+    """What the kernel's ksm_zero_pages has more than there are (negative: fewer), and keeps.
+
+    Fork copies such mappings without counting them, until "mm/ksm: fix incorrect KSM counter
+    handling in mm_struct during fork" (6.18, and stable releases); where they go they are counted
+    down. Only for the whole system. What forks can't explain is damage: 0.
+    """
+    snapshot = case.snapshot
+    counted = snapshot.info["ksm"].get("counters", {}).get("ksm_zero_pages")
+    if counted is None or not (case.rules.counts_zero_pages and case.candidates.mms.all()):
+        return 0
+    there = int(snapshot.vmas["ksm_zero_pages"].sum())
+    if "vmas.ksm_zero_pages" in snapshot.info.get("not_known", {}):
+        there += int(snapshot.processes["ksm_zero_pages"].sum())
+    more = int(counted) - there
+    return more if abs(more) <= there * len(snapshot.processes) else 0
 
 
 def excluded_vmas(case: Case) -> pd.DataFrame:

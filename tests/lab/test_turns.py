@@ -90,7 +90,7 @@ def test_what_merges_of_pages_out_of_step(
         for number, scans in enumerate(scans_before):
             session.start(script(number))
             if number == 4:
-                session.go(1)  # the server forks
+                session.go(0)  # the server forks
             if scans:
                 settle(guest, min_scans=scans, stable_scans=0)
         if pages_into:
