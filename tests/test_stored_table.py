@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from estimator.errors import TargetError
+from estimator.errors import CannotAnswerError, TargetError
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.report.as_json import prediction_json
@@ -109,3 +110,34 @@ def test_pieces_are_the_columns(path: Path, stored: bool, monkeypatch: pytest.Mo
     assert [row for piece, _ in found for row in range(len(frames))[piece]] == [*range(len(frames))]
     together = pd.concat([some for _, some in found], ignore_index=True)
     pd.testing.assert_frame_equal(together, frames[names].reset_index(drop=True))
+
+
+def test_a_flipped_bit_is_never_taken_for_what_was_written(path: Path) -> None:
+    """Its pages have checksums, and its footer does not parse; what nobody reads may be flipped."""
+    names = ("processes", "vmas", "mappings", "frames", "stable_nodes")
+    before, refused = open_snapshot(path), 0
+    for name in names:
+        file = path / f"{name}.parquet"
+        written = file.read_bytes()
+        for place in range(4, len(written), len(written) // 60):
+            file.write_bytes(
+                written[:place] + bytes([written[place] ^ 1 << place % 8]) + written[place + 1 :]
+            )
+            try:
+                after = open_snapshot(path)
+            except (TargetError, CannotAnswerError) as error:
+                refused += str(file) in str(error) or str(path) in str(error)
+            else:
+                for each in names:
+                    pd.testing.assert_frame_equal(getattr(after, each), getattr(before, each))
+        file.write_bytes(written)
+    assert refused > 150
+
+
+@pytest.mark.parametrize("name", ["frames.parquet", "snapshot.json"])
+@pytest.mark.parametrize("what", ["pipe", "directory"])
+def test_what_is_no_file_is_refused_at_once(path: Path, name: str, what: str) -> None:
+    (path / name).unlink()
+    (os.mkfifo if what == "pipe" else os.mkdir)(path / name)
+    with pytest.raises(TargetError, match=f"{name} is no file"):
+        open_snapshot(path)

@@ -17,7 +17,7 @@ from estimator.errors import CannotAnswerError, TargetError
 from estimator.snapshot.format import FORMAT_VERSION
 from estimator.snapshot.format_1 import FORMAT_1_SCHEMAS
 from estimator.snapshot.schema import I32, I64, MOST_ROWS, U32, columns_of
-from estimator.snapshot.stored_table import StoredTable, require_no_nulls
+from estimator.snapshot.stored_table import DAMAGE, StoredTable, require_no_nulls, unreadable
 
 
 def read_table(
@@ -43,7 +43,7 @@ def read_table(
             in_memory = isinstance(source, bytes)
             data = pa.BufferReader(source) if in_memory else pa.memory_map(str(source))
             closing.callback(data.close)
-            file = pq.ParquetFile(data)
+            file = pq.ParquetFile(data, page_checksum_verification=True)
             if file.metadata.num_rows >= MOST_ROWS:
                 raise CannotAnswerError(
                     f"{path} has {file.metadata.num_rows:,} rows, this program takes less than "
@@ -66,8 +66,8 @@ def read_table(
                 closing.pop_all()
                 return numbers
             table = file.read(columns=schema.names).cast(schema)
-    except (OSError, pa.ArrowException) as error:
-        raise TargetError(f"{path} can't be read: {error}") from error
+    except (*DAMAGE, OSError) as error:
+        raise unreadable(path, error) from error
     for column in schema:
         require_no_nulls(path, column, table[column.name])
     if name == "stable_nodes":
@@ -83,8 +83,8 @@ def count_rows(place: Path, files: Mapping[str, Path | bytes], name: str) -> int
     source = files.get(path.name, path)
     try:
         read = pq.read_metadata(pa.BufferReader(source) if isinstance(source, bytes) else source)
-    except (OSError, pa.ArrowException) as error:
-        raise TargetError(f"{path} can't be read: {error}") from error
+    except (*DAMAGE, OSError) as error:
+        raise unreadable(path, error) from error
     return int(read.num_rows)
 
 

@@ -232,6 +232,7 @@ def _write_table(schema: pa.Schema, groups: Iterator[pa.Table], file: Any) -> No
         compression_level=1,
         use_dictionary=[f.name for f in schema if pa.types.is_string(f.type)],
         column_encoding=dict.fromkeys(names & _ASCENDING, "DELTA_BINARY_PACKED"),
+        write_page_checksum=True,
     ) as writer:
         for group in groups:
             writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
@@ -364,11 +365,23 @@ def _open_files(place: Path, wanted: Set[str]) -> Mapping[str, Path | bytes]:
                 f"{place} is a directory, but no snapshot: it has no {_INFO}",
                 hint="name the snapshot itself, a directory (or .tar) that collect wrote",
             )
+        for name in wanted:
+            _require_file(place / name)
         return {name: place / name for name in wanted}
     raise TargetError(
         f"{place} does not exist",
         hint="make a snapshot with: ksm-estimator collect --core VMCORE|--procfs -o NAME.ksm",
     )
+
+
+def _require_file(path: Path) -> None:
+    """Raise TargetError for what can't be one of a snapshot: to open a pipe would wait for ever."""
+    with contextlib.suppress(OSError):  # of which reading tells
+        if path.exists() and not path.is_file():
+            raise TargetError(
+                f"{path} is no file",
+                hint="a snapshot is a directory of files, or a tar archive of it",
+            )
 
 
 def _unreadable(place: Path, error: OSError) -> TargetError:

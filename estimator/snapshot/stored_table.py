@@ -28,6 +28,8 @@ Batches = Callable[[int, list[str]], Iterator[pa.RecordBatch]]
 
 KEPT = frozenset({"frame_id"})
 """The columns that are asked for throughout."""
+DAMAGE = (pa.ArrowException, UnicodeDecodeError)
+"""What a Parquet file raises that is not as it was written; its pages have checksums."""
 _ROWS_AT_ONCE = 1 << 17  # decoded: more take more memory and no less time
 
 
@@ -167,8 +169,15 @@ class StoredTable:
                 for name in names:
                     require_no_nulls(self._path, self.schema.field(name), batch.column(name))
                 yield batch
-        except (OSError, pa.ArrowException) as error:
-            raise TargetError(f"{self._path} can't be read: {error}") from error
+        except (*DAMAGE, OSError) as error:
+            raise unreadable(self._path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> TargetError:
+    """Of a Parquet file."""
+    hint = "the file is damaged: copy the snapshot again, or collect again"
+    damaged = isinstance(error, DAMAGE) or not getattr(error, "errno", None)
+    return TargetError(f"{path} can't be read: {error}", hint=hint if damaged else None)
 
 
 def _apart(values: pa.Array) -> tuple[npt.NDArray[Any], Mask]:
