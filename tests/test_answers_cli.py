@@ -146,6 +146,32 @@ def test_closed_streams(closed: str, snapshot: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.html").read_text().startswith("<!DOCTYPE html>")
 
 
+def test_a_snapshot_on_a_closed_stdin(snapshot: Path) -> None:
+    run = f"{sys.executable} -m estimator predict - <&-"
+    done = subprocess.run(["bash", "-c", run], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith("ksm-estimator: stdin is no snapshot:")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_names_that_stdout_has_no_letters_for(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "names.ksm"
+    write_snapshot(system([Process("b\u00e4ckerei\u65e5", [Area([1, 1])])]), path)
+    for command in (["report"], ["report", "--json"]):
+        run = [sys.executable, "-m", "estimator", *command, str(path)]
+        done = subprocess.run(
+            run, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        text = done.stdout.decode(encoding)
+        if command[-1] == "--json":
+            assert json.loads(text)["processes"][0]["comm"] == "b\u00e4ckerei\u65e5"
+        else:
+            wide = "\u65e5" if encoding == "utf-8" else "\\u65e5"
+            narrow = "b\\xe4ckerei" if encoding == "ascii" else "b\u00e4ckerei"
+            assert narrow + wide in text
+
+
 def test_a_page_that_does_not_fit_leaves_nothing(snapshot: Path, tmp_path: Path) -> None:
     run = f"ulimit -f 16; {sys.executable} -m estimator report {snapshot} --html {tmp_path}/a.html"
     done = subprocess.run(

@@ -56,6 +56,17 @@ def test_the_seed_of_a_file(tmp_path: Path) -> None:
     assert seed_of(tmp_path / "a.tar") == 77
 
 
+def test_a_reader_that_goes_before_the_end_is_a_failure(tmp_path: Path) -> None:
+    script = (
+        "from estimator.snapshot.store import write_snapshot; from pathlib import Path; "
+        "from tests.test_archive import FORK; write_snapshot(FORK, Path('-'))"
+    )
+    run = f'{sys.executable} -c "{script}" | head -c 0; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", run], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "TargetError: who reads the snapshot has gone before it was whole" in done.stderr
+
+
 def test_through_a_pipe(tmp_path: Path) -> None:
     write_snapshot(FORK, tmp_path / "a.tar")
     command = f"cat {tmp_path}/a.tar | {sys.executable} -m estimator predict - --json"

@@ -37,7 +37,8 @@ class _Stdout(io.FileIO):
 def standard_streams() -> None:
     """Make all three standard streams exist, so that no file of ours gets one of their numbers.
 
-    A closed stdout refuses what is written to it; a closed stderr swallows it.
+    A closed stdin is empty, a closed stdout refuses what is written to it, a closed stderr swallows
+    it. What stdout has no letters for is written as Python writes it in a literal.
     """
     for number, way in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
@@ -47,9 +48,13 @@ def standard_streams() -> None:
     terminal = os.isatty(1)
     encoding, errors = "utf-8", "backslashreplace"
     if sys.stdout is not None:
-        encoding, errors = sys.stdout.encoding, sys.stdout.errors or errors
+        encoding = sys.stdout.encoding
+        if sys.stdout.errors not in (None, "strict"):  # nothing fails for a name or a sign
+            errors = sys.stdout.errors
     buffer = io.BufferedWriter(_Stdout(1, "w", closefd=False))
     sys.stdout = io.TextIOWrapper(buffer, encoding, errors, line_buffering=terminal)
+    if sys.stdin is None:
+        sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), "utf-8")
     if sys.stderr is None:
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", "replace")
 

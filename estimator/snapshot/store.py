@@ -98,7 +98,11 @@ def write_snapshot(
     """
     check_output(path, replace=replace)
     if path == STREAM:
-        write_members(_members(_files(snapshot, two_cores)), sys.stdout.buffer, "snapshot.ksm")
+        try:
+            write_members(_members(_files(snapshot, two_cores)), sys.stdout.buffer, "snapshot.ksm")
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise TargetError("who reads the snapshot has gone before it was whole") from error
         return
     write = _write_file if is_archive(path) else _write
     try:
