@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -9,12 +12,15 @@ from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
+import pytest
 
 from estimator.fleet import results as module
 from estimator.fleet.one_host import HostRows, Question
 from estimator.fleet.results import Part, Results
 from estimator.ksm.policy import Policy
+from estimator.snapshot.store import write_snapshot
 from tests.each_line import ended_by
+from tests.systems import fork_server
 
 SERVICES = {"a": 3, "b": 2}
 
@@ -65,3 +71,24 @@ def test_a_host_is_there_with_all_of_its_services_or_not_at_all(tmp_path: Path) 
             break
     assert steps > 30
     assert hosts == list(SERVICES)
+
+
+@pytest.mark.parametrize("command", ["sketch", "report"])
+def test_what_does_not_fit_leaves_nothing_and_says_why(command: str, tmp_path: Path) -> None:
+    path, out = tmp_path / "a.ksm", tmp_path / "out"
+    made = fork_server()
+    made.info["hash"] = {"name": "xxh3_64", "seed": 77, "seed_id": "a"}
+    write_snapshot(made, path)
+    out.mkdir()
+    run = f"ulimit -f 0; {sys.executable} -m estimator fleet {command} {path} -o {out}/found"
+    done = subprocess.run(
+        ["bash", "-c", run],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"ksm-estimator: {out}/found can't be written: ")
+    assert "File too large" in done.stderr
+    assert list(out.iterdir()) == []

@@ -38,7 +38,7 @@ def new_file(path: Path, *, replace: bool) -> Iterator[Path]:
                 if replace:
                     os.replace(place, path)
             except BaseException:
-                place.unlink()
+                place.unlink(missing_ok=True)  # Arrow removes what it could not write
                 raise
     except OSError as error:
         raise TargetError(f"{path} can't be written: {error.strerror or error}") from error

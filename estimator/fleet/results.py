@@ -7,6 +7,7 @@ when it is complete, so a run that was interrupted goes on after the last one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -124,7 +125,7 @@ class Results:
             else:
                 path.mkdir(mode=0o700, exist_ok=True)
                 path.chmod(0o700)
-                _write_private(path / "fleet.json", json.dumps(asked, indent=1).encode())
+                _write_private(path, "fleet.json", json.dumps(asked, indent=1).encode())
             for left in path.glob(".part-*"):
                 shutil.rmtree(left)
         except OSError as error:
@@ -183,6 +184,15 @@ def _create(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
 
-def _write_private(path: Path, content: bytes) -> None:
-    with os.fdopen(_create(path), "wb") as file:
-        file.write(content)
+def _write_private(directory: Path, name: str, content: bytes) -> None:
+    """The file ``name``; or nothing is left, nor an empty ``directory``."""
+    building = directory / f".{name}.{secrets.token_hex(8)}"
+    try:
+        with os.fdopen(_create(building), "wb") as file:
+            file.write(content)
+        building.rename(directory / name)
+    except BaseException:
+        building.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+        raise
