@@ -67,6 +67,21 @@ def info(section: str, **values: Any) -> Change:
     return change
 
 
+def without(section: str) -> Change:
+    def change(snapshot: Snapshot) -> Snapshot:
+        kept = {name: value for name, value in snapshot.info.items() if name != section}
+        return replace(snapshot, info=kept)
+
+    return change
+
+
+def visits(number: int) -> Change:
+    def change(snapshot: Snapshot) -> Snapshot:
+        return replace(snapshot, mappings=snapshot.mappings.assign(visits=np.uint8(number)))
+
+    return change
+
+
 DAMAGED: list[tuple[Change, str]] = [
     (shuffled("mappings"), "mappings are not in the order"),
     (shuffled("frames"), "frames are not in the order"),
@@ -86,11 +101,18 @@ DAMAGED: list[tuple[Change, str]] = [
     (column("frames", "kind", 3), "of a kind that is not known here"),
     (info("sizes", ksm_rmap_item=0), "can't have 0 bytes"),
     (info("sizes", ksm_stable_node=4096), "can't have 4096 bytes"),
-    (info("sizes", ksm_mm_slot="64"), "can't have 64 bytes"),
-    (info("kernel", page_size=65537), "pages of 65537 bytes"),
-    (info("ksm", counters=None), "no counters of ksmd"),
-    (info("ksm", max_page_sharing="256"), "max_page_sharing = 256"),
-    (lambda s: replace(s, info=s.info | {"features": []}), "no 'features'"),
+    (info("sizes", ksm_mm_slot="64"), "sizes can't be {'ksm_"),
+    (info("kernel", page_size=65537), "kernel.page_size can't be 65537"),
+    (info("ksm", counters=None), "ksm.counters can't be None"),
+    (info("ksm", max_page_sharing="256"), "ksm.max_page_sharing can't be '256'"),
+    (info("ksm", pages_to_scan=-1), "ksm.pages_to_scan can't be -1"),
+    (info("unknown", anonymous_pages=-1), "unknown can't be"),
+    (info("kernel", uptime_seconds=float("nan")), "kernel.uptime_seconds can't be nan"),
+    (lambda s: replace(s, info=s.info | {"features": []}), r"features can't be \[\]"),
+    (lambda s: replace(s, info=s.info | {"collected_at": "noon"}), "collected_at can't be 'noon'"),
+    (lambda s: replace(s, info={**s.info, "x": 1, "hash": None}), "hash can't be None"),
+    (without("sizes"), "no 'sizes'"),
+    (visits(23), "visited more often"),
 ]
 
 

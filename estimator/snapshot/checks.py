@@ -16,7 +16,7 @@ import numpy.typing as npt
 from estimator.arrays import find, pieces
 from estimator.errors import TargetError
 from estimator.snapshot.flags import AHEAD, OLD_VISITS, SKIPPING_SCANS, FrameKind, Unknown
-from estimator.snapshot.format import CONTENTS, PAGE_SIZES
+from estimator.snapshot.info import wrong_values
 from estimator.snapshot.schema import OPTIONAL
 from estimator.snapshot.snapshot import RowsOfVmas, Snapshot, others_alone
 from estimator.snapshot.stored_table import in_pieces
@@ -25,7 +25,6 @@ _MOST_VISITS = OLD_VISITS + SKIPPING_SCANS - 1
 _STRUCTS = ("ksm_rmap_item", "ksm_stable_node", "ksm_mm_slot")
 _ANONYMOUS = (FrameKind.ANONYMOUS, FrameKind.KSM)
 _OTHERS = (FrameKind.SHMEM, FrameKind.HUGETLB, FrameKind.FILE)
-_SECTIONS = ("kernel", "source", "hash", "ksm", "sizes", "features", "unknown")
 
 
 def check_snapshot(name: str, snapshot: Snapshot) -> None:
@@ -42,7 +41,8 @@ def check_snapshot(name: str, snapshot: Snapshot) -> None:
 
 
 def _wrong(snapshot: Snapshot) -> Iterator[str]:
-    yield from _wrong_info(snapshot.info)
+    yield from wrong_values(snapshot.info)
+    yield from _wrong_sizes(snapshot.info)
     yield from _wrong_processes(snapshot)
     yield from _wrong_vmas(snapshot)
     with ThreadPoolExecutor(1) as beside:
@@ -58,32 +58,11 @@ def _wrong(snapshot: Snapshot) -> Iterator[str]:
             yield "frames are anonymous and not anonymous at once"
 
 
-def _wrong_info(info: Mapping[str, Any]) -> Iterator[str]:
-    for section in _SECTIONS:
-        if not isinstance(info.get(section), dict):
-            yield f"snapshot.json has no {section!r}"
-    if info["kernel"].get("page_size") not in PAGE_SIZES:
-        yield f"no kernel has pages of {info['kernel'].get('page_size')} bytes"
+def _wrong_sizes(info: Mapping[str, Any]) -> Iterator[str]:
     for struct in _STRUCTS:
         size = info["sizes"].get(struct)
-        if not _is_number(size) or not 0 < size < info["kernel"]["page_size"]:
+        if not isinstance(size, int) or not 0 < size < info["kernel"]["page_size"]:
             yield f"struct {struct} can't have {size} bytes"
-    counters = info["ksm"].get("counters")
-    if not isinstance(counters, dict) or not all(map(_is_number, counters.values())):
-        yield "snapshot.json has no counters of ksmd"
-    for name, value in info["ksm"].items():
-        if name != "counters" and not (value is None or _is_number(value)):
-            yield f"ksmd can't have {name} = {value}"
-    if not isinstance(info.get("without_contents", False), bool):
-        yield f"contents can't be left out {info['without_contents']}"
-    if info.get("contents", CONTENTS[0]) not in CONTENTS:
-        yield f"there are no contents of {info['contents']} memory"
-    if not isinstance(info["source"].get("warnings", []), list):
-        yield "snapshot.json has no warnings of its source"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _wrong_processes(snapshot: Snapshot) -> Iterator[str]:
