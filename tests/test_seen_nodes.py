@@ -164,3 +164,17 @@ def test_who_starts_over_without_use_zero_pages_is_told_of_those_there_are() -> 
     asked = (ENABLED, again, replace(again, use_zero_pages=False))
     texts = [" ".join(predict(snapshot, policy).warnings) for policy in asked]
     assert ["gives 3 zero pages" in text for text in texts] == [False, False, True]
+
+
+@pytest.mark.parametrize(("shared", "told"), [(2, False), (1, True), (None, False)])
+def test_more_ksm_pages_than_ksmd_has_nodes_are_told(shared: int | None, told: bool) -> None:
+    system = System()
+    for content in (7, 8):
+        merged = Frame(content)
+        system.stable_node(merged)
+        system.process(merged, flags=MappingFlag.MERGED)
+        system.process(merged, flags=MappingFlag.MERGED)
+    snapshot = without_tree(system.snapshot())
+    snapshot.info["ksm"]["counters"] = {} if shared is None else {"pages_shared": shared}
+    texts = predict(snapshot, ENABLED).warnings
+    assert any("2 KSM pages were found, and ksmd counts 1" in text for text in texts) == told

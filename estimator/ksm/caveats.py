@@ -19,6 +19,8 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
 from estimator.units import plural
 
+_MOVING = 100  # of so many pages one may come or go while they are read
+
 
 @dataclass(frozen=True)
 class OtherLooks:
@@ -70,6 +72,7 @@ def warnings(
         _lost(case),
         None if few_unknown else _unknown(coverage),
         _perhaps_merged(case),
+        _perhaps_orphans(case),
         _starts_over(told),
         _zero_pages_given_back(case, policy, told),
         kernel_caveats.by_release(case),
@@ -148,6 +151,25 @@ def _perhaps_merged(case: Case) -> str | None:
     return (
         f"Of {plural(frames, 'frame')} it is not known whether ksmd has merged them already (this "
         "kernel's /proc/kpageflags does not say it): they are taken for pages that it has not."
+    )
+
+
+def _perhaps_orphans(case: Case) -> str | None:
+    """KSM pages without a stable node, where the stable tree was not read (``seen_nodes.py``).
+
+    ksm_pages_shared counts nodes with items: a moving system may differ by a few.
+    """
+    info = case.snapshot.info
+    shared = info["ksm"].get("counters", {}).get("pages_shared")
+    if shared is None or "stable_nodes" not in info.get("not_known", {}):
+        return None
+    pages = int(np.count_nonzero(case.facts.ksm))
+    if (pages - shared) * _MOVING <= pages:
+        return None
+    return (
+        f"{plural(pages, 'KSM page')} were found, and ksmd counts {shared:,} with a node in its "
+        "tree: the others are given up and never merge. Which these are /proc does not say; they "
+        "are taken for pages of nodes, so less may merge."
     )
 
 
