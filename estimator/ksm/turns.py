@@ -169,9 +169,20 @@ def take_turns(case: Case, turns: Turns, kind: npt.NDArray[np.uint8]) -> None:
     kind[out_of_step & np.isin(kind, (Kind.CROWDED, Kind.FIRST_BLOCKED))] = Kind.OPEN
     if case.rules.break_cow_forgets:  # who is as new again is out of step with who was not
         kind[turns.old & (kind == Kind.FIRST_BLOCKED)] = Kind.OPEN
-    fits = np.flatnonzero(out_of_step & (kind == Kind.FITS))
-    if not len(fits):
-        return
+    fits = np.flatnonzero(out_of_step & (kind == Kind.FITS)).astype(np.int32)
+    meet: dict[int, bool] = {}
+    for piece in pieces(len(fits)):
+        _meet_or_not(case, turns, kind, fits[piece], meet)
+
+
+def _meet_or_not(
+    case: Case,
+    turns: Turns,
+    kind: npt.NDArray[np.uint8],
+    fits: Numbers,
+    meet: dict[int, bool],
+) -> None:
+    """For some contents that would merge if all were in step; ``meet`` keeps ``Turns.meet``."""
     facts = case.facts
     frame, begin, _ = case.contents.frames_of(fits)
     some = facts.items[frame] > 0
@@ -182,7 +193,10 @@ def take_turns(case: Case, turns: Turns, kind: npt.NDArray[np.uint8]) -> None:
     shared = np.logical_or.reduceat(some & (several > 1), begin)
     met = on_frames > np.bitwise_count(bits)  # two frames are looked at in the same scans
     patterns, number = np.unique(bits, return_inverse=True)
-    pairs = np.array([turns.meet(int(pattern)) for pattern in patterns], np.bool_)[number]
+    for pattern in patterns.tolist():
+        if pattern not in meet:
+            meet[pattern] = turns.meet(pattern)
+    pairs = np.array([meet[pattern] for pattern in patterns.tolist()], np.bool_)[number]
     open_ = np.logical_or.reduceat(strange, begin) | (~met & pairs & shared)
     kind[fits[~met & ~pairs]] = Kind.APART
     kind[fits[open_]] = Kind.OPEN
@@ -190,21 +204,25 @@ def take_turns(case: Case, turns: Turns, kind: npt.NDArray[np.uint8]) -> None:
 
 def first_of_turns(case: Case, turns: Turns, chosen: Mask) -> Numbers:
     """The row of the first item of each turn of the contents ``chosen`` (bool each)."""
-    rows, keys = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
-    place = np.zeros(256, np.int64)
-    place[turns.values] = np.arange(len(turns.values))
+    bit, seen = _bit_of_each(turns.values), np.zeros_like(turns.of_content)
+    found = [np.zeros(0, np.int32)]
     for frame, row, visits in _unmerged_rows(case):
-        content = case.contents.of_frame[frame]
+        content, bits = case.contents.of_frame[frame], bit[visits]
         here = np.flatnonzero((content >= 0) & case.facts.known[frame])
         here = here[chosen[content[here]]]
-        rows.append(row[here])
-        keys.append(content[here].astype(np.int64) * len(turns.values) + place[visits[here]])
-    _, first = np.unique(np.concatenate(keys), return_index=True)
-    return np.sort(np.concatenate(rows)[first])
+        new = here[(seen[content[here]] & bits[here]) == 0]
+        keys = content[new].astype(np.int64) << 8 | visits[new]
+        _, first = np.unique(keys, return_index=True)
+        new = new[np.sort(first)]
+        np.bitwise_or.at(seen, content[new], bits[new])
+        found.append(row[new])
+    return np.concatenate(found)
 
 
 def scans_of_turns(turns: Turns, kind: npt.NDArray[np.uint8]) -> int:
     """Full scans until those contents are at rest that merge as if all were in step."""
-    merging = np.isin(kind, (Kind.FITS, Kind.CROWDED, Kind.ONE_NODE))
-    patterns = np.unique(turns.of_content[merging])
-    return max((turns.at_rest_in(int(bits)) for bits in patterns if bits), default=0)
+    patterns: set[int] = set()
+    for piece in pieces(len(kind)):
+        merging = np.isin(kind[piece], (Kind.FITS, Kind.CROWDED, Kind.ONE_NODE))
+        patterns.update(np.unique(turns.of_content[piece][merging]).tolist())
+    return max((turns.at_rest_in(bits) for bits in patterns if bits), default=0)
