@@ -23,7 +23,8 @@ from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Prediction
 from estimator.report.as_json import prediction_json
 from estimator.report.text import Tables, render_story
-from estimator.snapshot.flags import FrameFlag, MappingFlag
+from estimator.snapshot.flags import AHEAD, FrameFlag, MappingFlag
+from estimator.snapshot.snapshot import mapping_mm
 from tests.synthetic import Frame, System, folio, small
 from tests.systems import fork_server
 from tests.test_model_closed_forms import systems
@@ -81,6 +82,11 @@ def test_in_parts_it_is_the_same(
         snapshot = replace(snapshot, info=passes, mappings=mappings)
     if data.draw(st.booleans()):
         snapshot = replace(snapshot, info=snapshot.info | {"damon_awake": 1})
+    if data.draw(st.booleans()):  # ksmd has scanned: with smart_scan it tells pages apart
+        random = np.random.default_rng(data.draw(st.integers(0, 99)))
+        of_mm = random.choice(np.array([0, 3, 14, 18, 14 | AHEAD], np.uint8), 99)
+        visits = of_mm[mapping_mm(snapshot)]
+        snapshot = replace(snapshot, mappings=snapshot.mappings.assign(visits=visits))
     policy = Policy(scope=scope)
     if data.draw(st.booleans()):
         pids = tuple(snapshot.processes["pid"].iloc[:2].tolist())

@@ -134,6 +134,8 @@ class _Reader:
         found = addresses, ages = array("Q"), array("Q")
         item, before, mm, here = first_item(self._prog, slot), -1, slot.mm, -1
         words: list[int] | None = None
+        if item is None:
+            return found, False
         while item:
             at = (item & (_CHUNK_BYTES - 1)) >> 3
             if item >> _CHUNK_SHIFT != here or at > last_word or item & 7:
