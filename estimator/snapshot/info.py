@@ -61,6 +61,11 @@ def _each(kind: Kind) -> Kind:
     return lambda value: isinstance(value, dict) and all(map(kind, value.values()))
 
 
+def _orders(value: Any) -> bool:
+    """``thp_orders``: a bit per order, by the file that says it."""
+    return _each(_count)(value) and value.keys() == {"always", "madvise", "inherit"}
+
+
 _SECTION: Kind = _each(lambda _: True)
 KINDS: dict[str, Kind] = {
     "program_version": _text,
@@ -93,7 +98,7 @@ KINDS: dict[str, Kind] = {
     "features_by_release": _list_of(_text),
     "symbols": _or_null(_text),
     "thp_enabled": _or_null(_text),
-    "thp_orders": _or_null(_each(_count)),
+    "thp_orders": _or_null(_orders),
     "damon_runs": _truth,
     "damon_awake": _count,
     "zero_page_tagged": _or_null(_truth),
@@ -106,7 +111,7 @@ KINDS: dict[str, Kind] = {
 }
 """By the way to a value, its names joined by dots. All other values of ``ksm`` are tunables."""
 _REQUIRED = (
-    *("kernel", "kernel.page_size", "source", "hash", "ksm", "ksm.counters"),
+    *("kernel", "kernel.release", "kernel.page_size", "source", "hash", "ksm", "ksm.counters"),
     *("sizes", "features", "unknown"),
 )
 
