@@ -82,6 +82,7 @@ def test_a_guest_and_its_dump_are_the_same_snapshot(system: Running, tmp_path: P
     assert live.info["source"]["kind"] == "qemu"
     assert live.frames["hash"].notna().all()
     assert len(live.stable_nodes) > 0
+    assert ("visits" in live.mappings) == bool(live.info["features"]["smart_scan"])
     assert own.info["symbols"] == "BTF"
     for name in TABLES:
         pd.testing.assert_frame_equal(getattr(live, name), getattr(dump, name))
