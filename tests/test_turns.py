@@ -64,6 +64,15 @@ def test_two_that_come_one_after_the_other_meet_or_never_do(late: int) -> None:
     assert tuple(of_two(age(late), 0).values()) == expected
 
 
+def test_what_is_kept_apart_is_told() -> None:
+    system = System("6.12", smart_scan=1)
+    contents = system.unique(PAGES)
+    system.processes_with(small(*contents, 7, 8), small(*contents, 9))
+    told = [predict(visited(system, *v), ENABLED).warnings for v in ((13, 0), (14, 0))]
+    text = "smart_scan keeps 1,000 pages from merging (3.9 MiB)"
+    assert [any(text in each for each in texts) for texts in told] == [True, False]
+
+
 def test_thirteen_scans_are_too_many_and_fourteen_are_not() -> None:
     assert of_two(13, 0)["pages_sharing"] == 0
     assert of_two(age(14), 0)["pages_sharing"] == PAGES

@@ -17,7 +17,7 @@ from estimator.ksm.frames import distinct
 from estimator.ksm.khugepaged import Bounds
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
-from estimator.units import plural
+from estimator.units import human_bytes, plural
 
 _MOVING = 100  # of so many pages one may come or go while they are read
 
@@ -85,6 +85,7 @@ def warnings(
         kernel_caveats.no_prctl(case, policy),
         kernel_caveats.holes(case, coverage),
         _seen_before(case, told),
+        _kept_apart(case, fate),
         _uncounted_zero_pages(case, fate),
         _unseen_pieces(case, fate),
         _changing(case, coverage, told),
@@ -293,6 +294,18 @@ def _seen_before(case: Case, told: Told) -> str | None:
         f"one scan of nine, and {why}. Where all is taken to be new, one "
         "page that comes later may in fact never meet the one old page that it is equal to, and an "
         "old page that can't be merged may not keep two later ones from merging."
+    )
+
+
+def _kept_apart(case: Case, fate: Fate) -> str | None:
+    """See ``turns.py``."""
+    if not fate.kept_apart:
+        return None
+    return (
+        f"smart_scan keeps {plural(fate.kept_apart, 'page')} from merging "
+        f"({human_bytes(fate.kept_apart * case.rules.page_bytes)}): they came in other full scans "
+        "than the pages that they are equal to, and ksmd skips the one whenever it looks at the "
+        "other. With smart_scan 0 for two full scans they merge."
     )
 
 

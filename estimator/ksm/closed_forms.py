@@ -35,6 +35,7 @@ class ClosedForms:
     map a copy made by break_cow() in the end. ``split``: i32 per frame, the row at which the second
     full scan splits its folio because of it, else NEVER. ``open``: bool per content, left to
     ``simulate.py``. ``scans``: full scans until at rest. ``late``: i32 rows, see ``closed_forms``.
+    ``kept_apart``: pages that would be in pages_sharing if smart_scan did not keep them apart.
     """
 
     stable_frame: Numbers
@@ -44,6 +45,7 @@ class ClosedForms:
     open: Mask
     scans: int
     late: Numbers
+    kept_apart: int
 
 
 def closed_forms(
@@ -122,7 +124,10 @@ def closed_forms(
     late = np.concatenate([left_over[:0], *stragglers]) if in_time else left_over[:0]
     scans = 3 if waits or len(late) or any(map(len, stragglers)) else 2
     waiting = [first_rows(case, some) for some in (lonely, first_blocked)]
+    kept_apart = 0
     if turns is not None:
+        alone = of_kind(kind, Kind.APART)
+        kept_apart = int(m.items[alone].sum(dtype=np.int64)) - len(alone)
         scans = max(scans, scans_of_turns(turns, kind))
         apart = (kind == Kind.APART) | (turns.out_of_step & (kind == Kind.LONELY))
         waiting = [
@@ -138,6 +143,7 @@ def closed_forms(
         open=kind == Kind.OPEN,
         scans=_OVERTAKING_SCAN if len(overtaken) else scans,
         late=late,
+        kept_apart=kept_apart,
     )
 
 

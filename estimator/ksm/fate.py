@@ -37,7 +37,7 @@ class Fate:
     per frame, the split of its folio took its mappings, and none of them keeps changing. ``ksm``:
     bool per frame, a KSM page in the end. ``node``: bool per frame, the page of a stable node with
     items. ``split``: bool per large folio. ``scans``: full scans until at rest. ``simulated``:
-    i64, the rows simulated.
+    i64, the rows simulated. ``kept_apart``: see ``ClosedForms``.
     """
 
     outcome: npt.NDArray[np.uint8]
@@ -50,6 +50,7 @@ class Fate:
     split: Mask
     scans: int
     simulated: Ints
+    kept_apart: int = 0
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,19 @@ def fate_of(case: Case, solved: Solved) -> Fate:
     if vanished.any():
         vanished[case.frame_of_row[candidates.written]] = False
     simulated = solved.ordered.rows if solved.ordered else root[:0]
-    return Fate(outcome, stable_frame, copied, left, vanished, ksm, node, split, scans, simulated)
+    return Fate(
+        outcome,
+        stable_frame,
+        copied,
+        left,
+        vanished,
+        ksm,
+        node,
+        split,
+        scans,
+        simulated,
+        closed.kept_apart,
+    )
 
 
 def _gone(outcome: npt.NDArray[np.uint8]) -> Mask:

@@ -231,7 +231,7 @@ class _Whole:
         self._split = np.zeros(folios, np.bool_)
         self.timing = WholeTiming(self._frames, folios, room.empty)
         self._copied, self._simulated = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        self._scans = 0
+        self._scans = self._kept_apart = 0
 
     def rows_of(self, frames: Numbers) -> Numbers:
         """The mappings of ``frames``, i32, ascending. Numbers these from 0 for ``case``."""
@@ -319,6 +319,7 @@ class _Whole:
         self._copied.append(rows[fate.copied].astype(np.int64))
         self._simulated.append(rows[fate.simulated].astype(np.int64))
         self._scans = max(self._scans, fate.scans)
+        self._kept_apart += fate.kept_apart
 
     def note_timing(self, case: Case, timing: Timing, frames: Numbers, rows: Numbers) -> None:
         """Keep when it does."""
@@ -352,5 +353,6 @@ class _Whole:
             split=self._split,
             scans=self._scans,
             simulated=np.concatenate(self._simulated),
+            kept_apart=self._kept_apart,
             **self._fate,
         )
