@@ -26,6 +26,7 @@ from estimator.kernel.target import Target
 
 PAGE_SIZE = 4096
 WORD = 8
+_MOST_MEMORY = 1 << 40
 _STRUCTS = {  # what is read, by a field that only it has
     "pivot": "maple nodes",
     "vm_start": "VMAs",
@@ -65,7 +66,10 @@ class Spy(MappedElf):
         return super().structs(addresses, dtype)
 
     def virtual_run(self, address: int, data: Bytes) -> bool:
-        self.note_virtual("struct pages", address & -PAGE_SIZE, data.size)
+        in_memory = 0 <= address - self.direct_map < _MOST_MEMORY  # what lies beyond is vmemmap
+        whole_page = address % PAGE_SIZE == 0 and data.size == PAGE_SIZE
+        what = "rmap_items" if in_memory and whole_page else "struct pages"
+        self.note_virtual(what, address & -PAGE_SIZE, data.size)
         return super().virtual_run(address, data)
 
     def note_virtual(self, what: str, address: int, size: int) -> None:
