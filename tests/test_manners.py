@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -205,3 +208,16 @@ def test_help_without_a_topic_lists_them() -> None:
     done = estimator("help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "help columns: every line and column" in done.stdout
+
+
+def test_who_interrupts_the_start_gets_no_traceback(tmp_path: Path) -> None:
+    """While the first of our libraries is imported."""
+    (tmp_path / "click.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    done = subprocess.run(
+        [sys.executable, "-m", "estimator", "predict", "x.ksm"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == b""
