@@ -18,6 +18,7 @@ KERNELS = {
     "6.1": {
         "merge_any_prctl": False,
         "counts_zero_pages": False,
+        "fork_counts_zero_pages": False,
         "smart_scan": False,
         "checksum_before_stable_tree": False,
         "split_maps_zero_page": False,
@@ -31,6 +32,7 @@ KERNELS = {
     "6.12": {
         "merge_any_prctl": True,
         "counts_zero_pages": True,
+        "fork_counts_zero_pages": True,
         "smart_scan": True,
         "checksum_before_stable_tree": True,
         "split_maps_zero_page": True,
@@ -245,7 +247,9 @@ class System:
                 "start_time_ns": np.arange(count, dtype=np.uint64),
                 "ksm_rmap_items": pd.array([0] * count, dtype="Int64"),
                 "ksm_merging_pages": pd.array([0] * count, dtype="Int64"),
-                "ksm_zero_pages": pd.array([0] * count, dtype="Int64"),
+                "ksm_zero_pages": pd.array(
+                    [sum(vma.ksm_zero_pages for vma in p.vmas) for p in processes], dtype="Int64"
+                ),
             }
         )
 

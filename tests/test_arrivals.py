@@ -121,6 +121,24 @@ def test_with_smart_scan_pages_of_different_times_may_never_meet(before: int, me
     assert [row["pages_sharing"] for row in rows[-2:]] == [0, 2]
 
 
+@pytest.mark.parametrize("counts", [True, False])
+def test_zero_pages_that_fork_copies_are_counted_where_its_kernel_does(counts: bool) -> None:
+    made = System(use_zero_pages=1)
+    made.features["fork_counts_zero_pages"] = counts
+    zero = small(0, 0, 0)
+    made.process(*zero)
+    made.process(*zero)
+    made.process(*small(0))
+    case = arrivals_case(made.snapshot())
+    ksmd = Arriving(case, patterns_of(case, np.array([0, 1, 2])))
+    rows = [ksmd.scan(came) for came in (1, 1, 2, 3, 3)]
+    copied = 3 * counts
+    assert [row["ksm_zero_pages"] for row in rows] == [0, 3, 3 + copied, 3 + copied, 4 + copied]
+    assert [row["frames_freed"] for row in rows] == [0, 3, 3, 3, 4]
+    last = rows[-1]
+    assert last["general_profit"] == (4 + copied) * 4096 - last["ksm_rmap_items"] * 64
+
+
 def forked() -> Snapshot:
     """A server with two equal pages, and a child that shares both frames."""
     names = ["f1", "f2"]

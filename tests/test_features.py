@@ -137,11 +137,13 @@ def test_readers_agree(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = by_debug_information(monkeypatch, release, names, parameters)
-    assert seen["features_by_release"] == []
+    unseen = ZERO in names and WALK not in names
+    assert seen["features_by_release"] == ["fork_counts_zero_pages"] * unseen
     found = seen["features"]
     assert (found["scans_prot_none"], found["prot_none_blocks_tree"]) == (scanned, blocks)
     assert found["merge_any_prctl"] == (PRCTL in names)
     assert found["counts_zero_pages"] == (ZERO in names)
+    assert found["fork_counts_zero_pages"] == (ZERO in names and WALK in names)
     assert found["smart_scan"] == (SMART in names)
     assert found["advisor"] == (ADVISOR in names)
     assert found["skips_holes"] == (WALK in names)
@@ -193,6 +195,18 @@ def test_a_type_that_was_backported_is_seen_in_btf(
         found = by_files(monkeypatch, tmp_path, release, names, btf=btf)
         assert found["features"]["break_cow_forgets"] == seen
         assert ("break_cow_forgets" in found["features_by_release"]) == (not seen)
+
+
+@pytest.mark.parametrize(
+    ("release", "counts"),
+    [("6.6.112", False), ("6.6.113", True), ("6.12.53", False), ("6.12.54", True)]
+    + [("6.16.12", False), ("6.17.3", False), ("6.17.4", True), ("6.18.0", True)],
+)
+def test_whether_fork_counts_zero_pages_can_only_be_told_by_release(
+    release: str, counts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = by_debug_information(monkeypatch, release, SINCE_6_12, 2)["features"]
+    assert found["fork_counts_zero_pages"] == counts
 
 
 def test_parameters_are_counted_in_btf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from estimator.advice.side_effects import side_effects
+from estimator.advice.verdict import savings
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.seen_nodes import with_seen_nodes
@@ -120,26 +122,33 @@ def test_only_where_no_tree_was_read(known: str) -> None:
     )
 
 
-def test_zero_pages_that_ksmd_has_placed_are_those_of_the_process() -> None:
-    """Which VMA has them /proc does not say."""
+def test_zero_pages_that_ksmd_has_placed_are_what_the_process_counts() -> None:
+    """Which VMA has them /proc does not say, and fork may have wiped a VMA that had some."""
     system = System(use_zero_pages=1)
     system.process(*small(0, 1))
     system.process(*small(2))
     snapshot = system.snapshot()
     snapshot.processes["ksm_zero_pages"] = pd.array([5, None], dtype="Int64")
-    assert predict(snapshot, ENABLED).counters["ksm_zero_pages"] == 1
-    snapshot.info["not_known"] = {"vmas.ksm_zero_pages": "said"}
     found = predict(snapshot, ENABLED)
     assert found.counters["ksm_zero_pages"] == 6
     assert found.processes["ksm_zero_pages"].tolist() == [6, 0]
+    assert found.processes["ksm_process_profit"].tolist() == [6 * 4096 - 64, -64]
     assert found.vmas["ksm_zero_pages"].sum() == 1
+    for damage in (1 << 50, -(1 << 63)):
+        snapshot.processes["ksm_zero_pages"] = pd.array([damage, None], dtype="Int64")
+        assert predict(snapshot, ENABLED).processes["ksm_zero_pages"].tolist() == [1, 0]
 
 
-@pytest.mark.parametrize(("counted", "told"), [(5, 6), (2, 3), (-3, -2), (None, 6), (1 << 40, 6)])
+@pytest.mark.parametrize(
+    ("counted", "told"), [(5, 6), (2, 3), (-90_000, -89_999), (None, 6), (1 << 50, 6)]
+)
 def test_the_kernels_count_of_zero_pages_goes_on_from_where_it_is(
     counted: int | None, told: int
 ) -> None:
-    """Fork copied some that it did not count; 2 to the 40 is damage, and counts as not known."""
+    """Fork copied some that it did not count, and of children that have gone it counted down.
+
+    2 to the 50 is damage, and counts as not known.
+    """
     system = System(use_zero_pages=1)
     system.process(*small(0, 1), ksm_zero_pages=3)
     system.process(*small(2), ksm_zero_pages=2)
@@ -148,8 +157,12 @@ def test_the_kernels_count_of_zero_pages_goes_on_from_where_it_is(
     found = predict(snapshot, ENABLED)
     assert found.counters["ksm_zero_pages"] == told
     assert found.processes["ksm_zero_pages"].tolist() == [4, 2]
+    assert found.vmas["ksm_zero_pages"].tolist() == [4, 2]
     part = predict(snapshot, replace(ENABLED, pids=(100,)))
     assert part.counters["ksm_zero_pages"] == 4
+    placed = 5 * 4096
+    assert savings(snapshot, found).merged_now_bytes == placed
+    assert side_effects(snapshot, found).unmerge_bytes == placed + 4096
 
 
 def test_who_starts_over_without_use_zero_pages_is_told_of_those_there_are() -> None:

@@ -55,7 +55,9 @@ def side_effects(snapshot: Snapshot, prediction: Prediction) -> SideEffects:
             order = some["order"].to_numpy()[large].astype(np.int64)
             folio_bytes[freed.folio[piece][large]] = size << order
     huge = scanned & (folio_bytes >= _PMD_BYTES)
-    counters = prediction.counters
+    mappings = prediction.counters["pages_sharing"] + int(
+        prediction.processes["ksm_zero_pages"].sum()
+    )
     looks = coverage.compared_pages is not None
     return SideEffects(
         split_huge_pages=int(np.count_nonzero(huge & freed.split)),
@@ -64,6 +66,6 @@ def side_effects(snapshot: Snapshot, prediction: Prediction) -> SideEffects:
         compared_pages=coverage.compared_pages,
         changed_pages=coverage.changed_pages if looks else None,
         interval_seconds=snapshot.info.get("passes", {}).get("interval_seconds"),
-        unmerge_bytes=(counters["pages_sharing"] + counters["ksm_zero_pages"]) * size,
+        unmerge_bytes=mappings * size,
         freed_bytes=prediction.physical["bytes_saved"],
     )

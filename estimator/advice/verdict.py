@@ -87,12 +87,14 @@ def savings(snapshot: Snapshot, prediction: Prediction) -> Savings:
 def _merged_now_bytes(snapshot: Snapshot) -> int:
     """What KSM saves in the snapshot: mappings of its pages, but one of each, and zero pages.
 
-    Taken from the kernel's own pages_sharing and ksm_zero_pages where it has them.
+    Taken from the kernel's own pages_sharing where it has it; its ksm_zero_pages is not what there
+    is (``totals.py``).
     """
-    counters = snapshot.info["ksm"].get("counters", {})
-    sharing = counters.get("pages_sharing")
+    sharing = snapshot.info["ksm"].get("counters", {}).get("pages_sharing")
     if sharing is None:
         kind, mapcount = (snapshot.frames[name].to_numpy() for name in ("kind", "mapcount"))
         ksm = rows_where(len(kind), lambda piece: kind[piece] == FrameKind.KSM)
         sharing = int((mapcount[ksm] - 1).clip(0).sum())
-    return (int(sharing) + int(counters.get("ksm_zero_pages") or 0)) * page_bytes(snapshot)
+    by_vma = "vmas.ksm_zero_pages" not in snapshot.info.get("not_known", {})
+    placed = (snapshot.vmas if by_vma else snapshot.processes)["ksm_zero_pages"]
+    return (int(sharing) + int(placed.sum())) * page_bytes(snapshot)

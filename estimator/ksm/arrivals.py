@@ -173,6 +173,7 @@ class Arriving:
         ]
         self._came_in = np.zeros(groups, np.int64)
         self._there = 0
+        self._uncounted = 0
         self._mapped_items: list[int] = []
         self._keeper: dict[int, int] = {}
         self._present = np.zeros(len(ksmd.frame_ids), np.bool_)
@@ -193,6 +194,9 @@ class Arriving:
 
     def scan(self, groups: int) -> dict[str, int]:
         """One full scan; the first so many groups had come when it began.
+
+        Fork copies mappings of zero pages; its kernel counts them or does not (ksm_fork() in
+        include/linux/ksm.h).
 
         Returns the counters after it, by the names of ``Forecast.scans``; pages_scanned and
         pages_skipped are of this scan.
@@ -233,7 +237,9 @@ class Arriving:
         keeper = self._keeper.setdefault(frame, item)
         ksmd.before[item] = ksmd.scans - 1
         if ksmd.where[keeper] == ZERO_PAGE:
-            ksmd.where[item] = ZERO_PAGE  # fork copies such a mapping and counts it
+            ksmd.where[item] = ZERO_PAGE
+            if not self._rules.fork_counts_zero_pages:
+                self._uncounted += self._weights[item]
             return
         frame = ksmd.frame[keeper]
         ksmd.frame[item] = frame
@@ -272,7 +278,7 @@ class Arriving:
         per_content = np.bincount(content[nodes], minlength=len(weight))
         chained = per_content > 1
         shared = int(weight_of_frame[nodes].sum())
-        zero_pages = self._weighed(ZERO_PAGE) if rules.counts_zero_pages else 0
+        zero_pages = self._weighed(ZERO_PAGE) - self._uncounted if rules.counts_zero_pages else 0
         freed = int(weight_of_frame[there].sum() - weight_of_frame[in_use].sum())
         return {
             "full_scans": ksmd.scans,

@@ -85,10 +85,19 @@ def _splits_to_zero(source: KernelSource) -> bool | None:
     return source.has_function("try_to_map_unused_to_zeropage") if seen is None else seen
 
 
+def _counts_forks(source: KernelSource) -> bool | None:
+    """ksm_fork() is inlined: f5548c318d6f shows it, which every series took in soon after it."""
+    if source.has_variable("ksm_zero_pages") is False:
+        return False
+    return source.has_function("ksm_next_page_pmd_entry") or None
+
+
 # PR_SET_MEMORY_MERGE (d7597f59d1d3)
 _PRCTL = Change(lambda s: s.has_function("ksm_enable_merge_any"), ((6, 4),))
 # e2942062e01d
 _ZERO_COUNTER = Change(lambda s: s.has_variable("ksm_zero_pages"), ((6, 6),))
+# a child's zero pages are counted (4d6fc29f3634)
+_FORK_COUNTS = Change(_counts_forks, ((6, 18), (6, 17, 4), (6, 12, 54), (6, 6, 113)))
 # 5e924ff54d08
 _SMART_SCAN = Change(lambda s: s.has_variable("ksm_smart_scan"), ((6, 7),))
 # 4e5fa4f5eff6
@@ -128,6 +137,7 @@ FEATURES = (
         "ksm_zero_pages and general_profit",
         lambda has: has(_ZERO_COUNTER),
     ),
+    Feature("fork_counts_zero_pages", "", lambda has: has(_FORK_COUNTS)),
     Feature("smart_scan", "what pages_unshared shows at rest", lambda has: has(_SMART_SCAN)),
     Feature("advisor", "", lambda has: has(_ADVISOR)),
     Feature("khugepaged_any_order", "", lambda has: has(_ANY_ORDER)),

@@ -48,7 +48,8 @@ class Prediction:
     ``snapshot``: the one that it is of.
     ``origin``: of what picture, see ``estimator.snapshot.identity.origin``.
     ``counters``: the files of /sys/kernel/mm/ksm, plus ``ksm_rmap_items`` (pages; general_profit
-    in bytes), as read with smart_scan off. ``physical``: ``frames_before``, ``frames_after``,
+    in bytes), as read with smart_scan off; of a part of the processes, ksm_zero_pages is the sum of
+    theirs. ``physical``: ``frames_before``, ``frames_after``,
     ``frames_freed``, ``bytes_saved``, the overhead in bytes, and ``net_bytes_saved`` (less
     rmap_items, stable nodes, chains and mm slots that are not there yet). ``scans``: full scans
     until the counters stay the same. ``smart_scan``: the kernel skips pages that did not merge.
@@ -60,7 +61,9 @@ class Prediction:
     ``vmas``: one row per VMA of a selected mm: vma_id, mm_id, pid, start, end, name,
     ksm_rmap_items, ksm_merging_pages, ksm_zero_pages, pages_unshared, pages_volatile,
     smaps_ksm_pages (what smaps shows as "KSM:"), split_away_pages, unknown_pages, and
-    ``excluded_by`` (null: a candidate VMA). ``cgroups``: sums of ``processes`` by cgroup.
+    ``excluded_by`` (null: a candidate VMA). Its ksm_zero_pages are mappings; of mms and of the
+    system they go on from what the kernel counts, which can be another number (``totals.py``).
+    ``cgroups``: sums of ``processes`` by cgroup.
     ``excluded``: excluded_by, vmas, anonymous_pages.
 
     ``outcome``: u8 ``Outcome`` per row of ``snapshot.mappings``. ``stable_node``: i32 per row of

@@ -28,6 +28,7 @@ class Rules:
     smart_scan: bool
     merge_any_prctl: bool
     counts_zero_pages: bool
+    fork_counts_zero_pages: bool
     checksum_before_stable_tree: bool
     split_maps_zero_page: bool
     break_cow_forgets: bool
@@ -67,6 +68,7 @@ class Rules:
                 smart_scan=bool(ksm.get("smart_scan")) and bool(features["smart_scan"]),
                 merge_any_prctl=bool(features["merge_any_prctl"]),
                 counts_zero_pages=bool(features["counts_zero_pages"]),
+                fork_counts_zero_pages=bool(features.get("fork_counts_zero_pages", True)),
                 checksum_before_stable_tree=bool(features["checksum_before_stable_tree"]),
                 split_maps_zero_page=bool(features["split_maps_zero_page"]),
                 break_cow_forgets=bool(features["break_cow_forgets"]),

@@ -35,6 +35,7 @@ _SUMS = [
     "smaps_ksm_pages",
     "unknown_pages",
 ]
+_DAMAGED = 1 << 47  # pages: no counter comes this far
 
 
 def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
@@ -43,8 +44,7 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
     vmas = _vmas(case, fate)
     per_mm = _processes(case, vmas)
     totals = {name: int(per_mm[name].sum()) for name in _SUMS}
-    if not told.starts_over:
-        totals["ksm_zero_pages"] += _uncounted_zero_pages(case)
+    totals["ksm_zero_pages"] += _zero_pages_of_nobody(case)
     shared = int(np.count_nonzero(fate.node))
     nodes, chains, dups = stable_nodes(case, fate)
     sharing = totals["ksm_merging_pages"] - shared
@@ -167,9 +167,7 @@ def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:
         name: np.bincount(mm, vmas[name].to_numpy(), len(processes)).astype(np.int64)
         for name in _SUMS
     }
-    if rules.counts_zero_pages and "vmas.ksm_zero_pages" in case.snapshot.info.get("not_known", {}):
-        placed = processes["ksm_zero_pages"]  # no VMA is known to have them
-        sums["ksm_zero_pages"] += placed.to_numpy(np.int64, na_value=0)
+    sums["ksm_zero_pages"] += _counted_zero_pages(case) - _mapped_zero_pages(case)
     profit = (sums["ksm_merging_pages"] + sums["ksm_zero_pages"]) * rules.page_bytes - sums[
         "ksm_rmap_items"
     ] * rules.rmap_item_bytes  # ksm_process_profit() in mm/ksm.c
@@ -184,22 +182,40 @@ def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:
     return table[case.candidates.mms].reset_index(drop=True)
 
 
-def _uncounted_zero_pages(case: Case) -> int:
-    """What the kernel's ksm_zero_pages has more than there are (negative: fewer), and keeps.
+def _mapped_zero_pages(case: Case) -> Ints:
+    """i64 per mm: its mappings of zero pages that ksmd has placed, where VMAs are known to have."""
+    vmas, mms = case.snapshot.vmas, len(case.snapshot.processes)
+    if not case.rules.counts_zero_pages:
+        return np.zeros(mms, np.int64)
+    placed = vmas["ksm_zero_pages"].to_numpy().astype(np.int64)
+    return np.bincount(processes_of(vmas), placed, mms).astype(np.int64)
 
-    Fork copies such mappings without counting them, until "mm/ksm: fix incorrect KSM counter
-    handling in mm_struct during fork" (6.18, and stable releases); where they go they are counted
-    down. Only for the whole system. What forks can't explain is damage: 0.
+
+def _counted_zero_pages(case: Case) -> Ints:
+    """i64 per mm: what the kernel counts of them (mm_ksm_zero_pages() in include/linux/ksm.h).
+
+    A child of a fork has the count of its parent, also for what fork did not copy (VM_WIPEONFORK).
+    Where that is not known, or damaged, the mappings that there are.
     """
-    snapshot = case.snapshot
-    counted = snapshot.info["ksm"].get("counters", {}).get("ksm_zero_pages")
+    mapped, pages = _mapped_zero_pages(case), case.snapshot.processes["ksm_zero_pages"]
+    if not case.rules.counts_zero_pages:
+        return mapped
+    counted = pages.to_numpy(np.int64, na_value=_DAMAGED)
+    return np.where((counted > -_DAMAGED) & (counted < _DAMAGED), counted, mapped)
+
+
+def _zero_pages_of_nobody(case: Case) -> int:
+    """What the kernel's ksm_zero_pages has more than the mms together (negative: fewer), and keeps.
+
+    Before "mm/ksm: fix incorrect KSM counter handling in mm_struct during fork" (6.18, and stable
+    releases) a child has the count of its parent, and the sum of all does not; where its pages go,
+    both are counted down. Only for the whole system: a part is the sum of its mms.
+    """
+    counted = case.snapshot.info["ksm"].get("counters", {}).get("ksm_zero_pages")
     if counted is None or not (case.rules.counts_zero_pages and case.candidates.mms.all()):
         return 0
-    there = int(snapshot.vmas["ksm_zero_pages"].sum())
-    if "vmas.ksm_zero_pages" in snapshot.info.get("not_known", {}):
-        there += int(snapshot.processes["ksm_zero_pages"].sum())
-    more = int(counted) - there
-    return more if abs(more) <= there * len(snapshot.processes) else 0
+    of_all = int(counted)
+    return of_all - int(_counted_zero_pages(case).sum()) if abs(of_all) < _DAMAGED else 0
 
 
 def excluded_vmas(case: Case) -> pd.DataFrame:
