@@ -165,18 +165,27 @@ def test_the_kernels_count_of_zero_pages_goes_on_from_where_it_is(
     assert side_effects(snapshot, found).unmerge_bytes == placed + 4096
 
 
-def test_who_starts_over_without_use_zero_pages_is_told_of_those_there_are() -> None:
+def test_who_starts_over_is_told_of_zero_pages_that_are_given_back() -> None:
     system = System(use_zero_pages=1)
     system.process(*small(1), ksm_zero_pages=3)
+    system.process(*small(2), ksm_zero_pages=10, mergeable=False)
+    system.process(*small(3), ksm_zero_pages=20, listed=False)
     merged = Frame(7)
     system.stable_node(merged)
     system.process(merged, flags=MappingFlag.MERGED)
     system.process(merged, flags=MappingFlag.MERGED)
     snapshot = system.snapshot()
+    snapshot.info["ksm"]["counters"] = {"ksm_zero_pages": 30}
     again = replace(ENABLED, max_page_sharing=100)
     asked = (ENABLED, again, replace(again, use_zero_pages=False))
-    texts = [" ".join(predict(snapshot, policy).warnings) for policy in asked]
-    assert ["gives 3 zero pages" in text for text in texts] == [False, False, True]
+    answers = [predict(snapshot, policy) for policy in asked]
+    texts = [" ".join(found.warnings) for found in answers]
+    assert ["gives 3 zero pages" in text for text in texts] == [False, True, True]
+    assert ["places all of them again" in text for text in texts] == [False, True, False]
+    assert ["as any others do" in text for text in texts] == [False, False, True]
+    assert [found.counters["ksm_zero_pages"] for found in answers] == [30, 30, 30]
+    snapshot.info["not_known"] = {"vmas.ksm_zero_pages": "said"}
+    assert "gives 13 zero pages" in " ".join(predict(snapshot, again).warnings)
 
 
 @pytest.mark.parametrize(("shared", "told"), [(2, False), (1, True), (None, False)])

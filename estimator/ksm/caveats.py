@@ -17,6 +17,7 @@ from estimator.ksm.frames import distinct
 from estimator.ksm.khugepaged import Bounds
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
+from estimator.ksm.unmerge import zero_pages_given_back
 from estimator.units import human_bytes, plural
 
 _MOVING = 100  # of so many pages one may come or go while they are read
@@ -74,7 +75,7 @@ def warnings(
         _perhaps_merged(case),
         _perhaps_orphans(case),
         _starts_over(told),
-        _zero_pages_given_back(case, policy, told),
+        _zero_pages_given_back(case, told),
         kernel_caveats.by_release(case),
         kernel_caveats.prot_none(case),
         kernel_caveats.damon(case),
@@ -207,17 +208,25 @@ def _starts_over(told: Told) -> str | None:
     )
 
 
-def _zero_pages_given_back(case: Case, policy: Policy, told: Told) -> str | None:
-    """break_ksm() in mm/ksm.c, 6.6+: with use_zero_pages ksmd places all of them again."""
-    if not told.starts_over or policy.use_zero_pages or not case.rules.counts_zero_pages:
+def _zero_pages_given_back(case: Case, told: Told) -> str | None:
+    """See ``zero_pages_given_back``."""
+    pages = zero_pages_given_back(case.snapshot) if told.starts_over else 0
+    if not case.rules.counts_zero_pages or not pages:
         return None
-    pages = int(case.snapshot.vmas["ksm_zero_pages"].sum())
-    if not pages:
-        return None
-    return (
-        f"Unmerging gives {plural(pages, 'zero page')} that ksmd placed pages of their own, which "
-        "merge as any others do without use_zero_pages. Where they are is not in a snapshot: they "
-        "are counted as the zero pages that they are now."
+    text = (
+        f"Unmerging gives {plural(pages, 'zero page')} that ksmd placed pages of their own, "
+        f"{pages * case.rules.page_bytes / 2**20:,.1f} MiB. "
+    )
+    if case.rules.use_zero_pages:
+        return text + (
+            "ksmd places all of them again: ksm_zero_pages has them, and the frames that become "
+            "free, which are without them, are so many more."
+        )
+    return text + (
+        "Without use_zero_pages these merge as any others do. Where they are is not in a snapshot: "
+        "they are counted as the zero pages that they are now, while the kernel will have them in "
+        "pages_shared, pages_sharing and ksm_rmap_items; the frames that become free are without "
+        "them."
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from estimator.arrays import Empty, count, made, numbers_where, pieces, take
+from estimator.arrays import Empty, Mask, count, made, numbers_where, pieces, take
 from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.policy import Policy
 from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag
@@ -28,14 +28,32 @@ def has_to_start_over(snapshot: Snapshot, policy: Policy, ksm: Mapping[str, Any]
     )
 
 
+def zero_pages_given_back(snapshot: Snapshot) -> int:
+    """Mappings of zero pages that ksmd placed, and that unmerging replaces by pages of their own.
+
+    break_ksm() in mm/ksm.c, 6.6+. No snapshot says where in their VMA they are (or, where the VMA
+    is not known, in their process), so ``unmerged`` does not have these pages.
+    """
+    vmas, listed = snapshot.vmas, on_ksmds_list(snapshot)
+    if "vmas.ksm_zero_pages" in snapshot.info.get("not_known", {}):
+        return int(snapshot.processes["ksm_zero_pages"][listed].sum())
+    return int(vmas["ksm_zero_pages"].to_numpy()[_are_broken(snapshot)].sum())
+
+
+def _are_broken(snapshot: Snapshot) -> Mask:
+    """Bool per VMA: unmerge_and_remove_all_rmap_items() comes to it."""
+    vmas = snapshot.vmas
+    broken: Mask = vmas["mergeable"].to_numpy() & on_ksmds_list(snapshot)[vmas["mm_id"].to_numpy()]
+    return broken
+
+
 def unmerged(snapshot: Snapshot, empty: Empty = np.empty) -> Snapshot:
     """Every mapping of a KSM page in a mergeable VMA gets a page of its own.
 
     As unmerge_and_remove_all_rmap_items() in mm/ksm.c does it. The new pages come after the rows
     of ``snapshot.frames``, whose numbers stay. ``empty``: makes the columns of both tables.
     """
-    frames, mappings, vmas = snapshot.frames, snapshot.mappings, snapshot.vmas
-    vma_broken = vmas["mergeable"].to_numpy() & on_ksmds_list(snapshot)[vmas["mm_id"].to_numpy()]
+    frames, mappings, vma_broken = snapshot.frames, snapshot.mappings, _are_broken(snapshot)
     ksm, vma = frames["kind"].to_numpy() == FrameKind.KSM, mappings["vma_id"].to_numpy()
     before = mappings["frame_id"].to_numpy()
     broken = made(
