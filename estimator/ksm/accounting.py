@@ -35,7 +35,8 @@ def stable_nodes(case: Case, fate: Fate) -> tuple[int, int, int]:
     """Stable nodes, chains and dups at rest.
 
     ksm_stable_node_chains counts contents with more than one node, ksm_stable_node_dups their
-    nodes (alloc_stable_node_chain() and stable_node_chain_add_dup() in mm/ksm.c).
+    nodes (alloc_stable_node_chain() and stable_node_chain_add_dup() in mm/ksm.c), and chains that
+    have come down to one, see ``lone_dups``.
     """
     frames = fate.node.copy()
     frames[live_node_frames(case.snapshot)] = True
@@ -44,7 +45,60 @@ def stable_nodes(case: Case, fate: Fate) -> tuple[int, int, int]:
         content = case.contents.of_frame[piece][frames[piece]]
         np.add.at(per_content, content[content >= 0], np.int32(1))
     chained = per_content[per_content > 1]
-    return int(np.count_nonzero(frames)), len(chained), int(chained.sum())
+    alone = len(lone_dups(case, fate))
+    return int(np.count_nonzero(frames)), len(chained) + alone, int(chained.sum()) + alone
+
+
+def lone_dups(case: Case, fate: Fate) -> Ints:
+    """i64: the frames of nodes that are the last ones of their chains, at rest too.
+
+    A search that comes by makes such a node one without a chain (stable_node_dup() in mm/ksm.c),
+    until 6.11 only if it has room. Whether one comes by depends on the bytes of all pages: it is
+    taken to where anything is searched for, see ``perhaps_lone_dups``.
+    """
+    alone, full = _last_of_chains(case, fate)
+    if not _is_searched(case):
+        return alone
+    return alone[:0] if _collapses_full_chains(case) else alone[full]
+
+
+def perhaps_lone_dups(case: Case, fate: Fate) -> int:
+    """How many nodes ``lone_dups`` may lack."""
+    alone, _ = _last_of_chains(case, fate)
+    return len(alone) - len(lone_dups(case, fate))
+
+
+def _collapses_full_chains(case: Case) -> bool:
+    """Of the series that brought try_to_merge_with_zero_page(), whose order of tests tells it."""
+    return case.rules.checksum_before_stable_tree
+
+
+def _is_searched(case: Case) -> bool:
+    facts = case.facts
+    return bool(((facts.items > 0) & ~facts.ksm).any()) or bool(len(case.candidates.changing))
+
+
+def _last_of_chains(case: Case, fate: Fate) -> tuple[Ints, Mask]:
+    """Frames of nodes alone in a chain of the snapshot that get no other; bool: it is full."""
+    nodes = case.snapshot.stable_nodes
+    chain = nodes["chain_id"].to_numpy()[nodes["live"].to_numpy() & nodes["frame_id"].notna()]
+    in_chain = chain >= 0
+    if not in_chain.any():
+        return np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    alone = np.zeros(len(chain), np.bool_)
+    alone[in_chain] = np.bincount(chain[in_chain])[chain[in_chain]] == 1
+    frame = np.sort(live_node_frames(case.snapshot)[alone])
+    content = case.contents.of_frame
+    for piece in pieces(len(fate.node)):
+        here = np.flatnonzero(fate.node[piece]) + piece.start
+        others = np.setdiff1d(here, frame, assume_unique=True)
+        frame = frame[(content[frame] < 0) | ~np.isin(content[frame], content[others])]
+    items = np.zeros(len(frame), np.int64)
+    for piece in pieces(len(fate.stable_frame)):
+        node = fate.stable_frame[piece]
+        place = np.searchsorted(frame, node[np.isin(node, frame)])
+        items += np.bincount(place, minlength=len(frame))
+    return frame, items >= case.rules.max_page_sharing
 
 
 def unmapped_pieces(case: Case) -> Ints:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from estimator.ksm import kernel_caveats
-from estimator.ksm.accounting import seen_before, unseen_pieces
+from estimator.ksm.accounting import perhaps_lone_dups, seen_before, unseen_pieces
 from estimator.ksm.as_if import assumptions
 from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.case import Case
@@ -82,6 +82,7 @@ def warnings(
         kernel_caveats.tagged(case),
         kernel_caveats.zero_page_tagged(case, policy),
         _order(case, policy, fate),
+        _perhaps_lone_dups(case, fate),
         str(khugepaged) if khugepaged else None,
         kernel_caveats.no_prctl(case, policy),
         kernel_caveats.holes(case, coverage),
@@ -286,6 +287,17 @@ def _order(case: Case, policy: Policy, fate: Fate) -> str | None:
             "and pages_volatile by these pages."
         )
     return text.rstrip()
+
+
+def _perhaps_lone_dups(case: Case, fate: Fate) -> str | None:
+    chains = perhaps_lone_dups(case, fate)
+    if not chains:
+        return None
+    return (
+        f"{plural(chains, 'chain')} of stable nodes came down to one node each: ksmd does away "
+        "with the chain when a search passes by, which depends on the bytes of all pages. It is "
+        "taken to; stable_node_chains and stable_node_dups may be so many more."
+    )
 
 
 def _seen_before(case: Case, told: Told) -> str | None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from estimator.arrays import Empty, Ints, Mask, count_where, made, move_up, pieces, rows_where
-from estimator.ksm.accounting import general_profit_bytes
+from estimator.ksm.accounting import general_profit_bytes, lone_dups
 from estimator.ksm.case import Case
 from estimator.ksm.contents import first_split_of_folio
 from estimator.ksm.fate import Fate
@@ -347,4 +347,5 @@ def _chains(
     chained_in = joined[starts + 1]
     joined[starts] = chained_in
     chains, dups = (np.cumsum(_tally(t, most + 1))[1 : scans + 1] for t in (chained_in, joined))
-    return chains, dups
+    alone = len(lone_dups(case, fate))
+    return chains + alone, dups + alone
