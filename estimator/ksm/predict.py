@@ -17,6 +17,7 @@ from estimator.ksm.case import Case, case_of
 from estimator.ksm.caveats import OtherLooks, Told
 from estimator.ksm.fate import Fate, fate_of, settle, solve
 from estimator.ksm.hash_parts import Workroom, settle_in_parts
+from estimator.ksm.moved_nodes import without_moved_nodes
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Prediction
 from estimator.ksm.rules import Rules, tunables
@@ -129,6 +130,8 @@ def ask(
         rules = replace(rules, knows_visits="visits" in snapshot.mappings)
     if starts_over:
         snapshot = unmerged(snapshot, empty)
+    elif not rules.merge_across_nodes:
+        snapshot = without_moved_nodes(snapshot)
     asked = _Asked(snapshot, policy, rules, room, through, once)
     case, at_rest, in_time = asked.case(changes.changed if changes else None)
     candidates = case.candidates

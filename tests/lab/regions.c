@@ -225,7 +225,8 @@ void op_node(struct region r, int node)
 {
 	unsigned long mask = 1ul << node;
 
-	if (syscall(SYS_mbind, r.start, r.pages * PAGE, MPOL_BIND, &mask, 64ul, MPOL_MF_STRICT))
+	if (syscall(SYS_mbind, r.start, r.pages * PAGE, MPOL_BIND, &mask, 64ul,
+		    MPOL_MF_MOVE | MPOL_MF_STRICT))
 		die("mbind");
 }
 

@@ -13,7 +13,7 @@ it in pages: ``data``, ``data[10:20]``, ``data[10:]``, ``data[5]``. Numbers of p
   process), piece (all but the first KiB)
 - ``thin R``: keep three bytes in eight, so that it compresses; what was equal stays equal
 - ``read R``; ``touch R`` (as a debugger reads); ``unmap R``; ``lock R`` (mlock)
-- ``node R NODE`` (mbind)
+- ``node R NODE`` (mbind; what is there moves)
 - ``protect R none|read|write``
 - ``advise R ADVICE``: mergeable, unmergeable, hugepage, nohugepage, pageout, cold, free, ...
 - ``merge-any 0|1``: prctl(PR_SET_MEMORY_MERGE)
