@@ -205,6 +205,27 @@ def test_the_numa_node_is_in_the_highest_flags(nodes: int, expected: int) -> Non
     assert facts(kernel, 1)[0]["node"] == expected
 
 
+@pytest.mark.parametrize("nodes", [1, 8])
+@pytest.mark.parametrize(("zones", "device", "shift"), [(5, 4, 3), (4, 3, 2), (4, None, 2)])
+def test_memory_of_a_device_is_not_anonymous(
+    nodes: int, zones: int, device: int | None, shift: int
+) -> None:
+    """Not even as a KSM page, whatever the node of it is."""
+    named = {} if device is None else {"ZONE_DEVICE": device}
+    kernel = FakeKernel(constants=CONSTANTS | {"__MAX_NR_ZONES": zones} | named)
+    kernel.array("node_data", [0] * nodes)
+    end = 64 - (nodes - 1).bit_length()
+    node = (nodes - 1) << end if nodes > 1 else 0
+    for zone in range(zones):
+        flags = node | zone << end - shift
+        kernel.page(1 + zone, (), {"flags": flags, "mapping": ANON_VMA | ANON})
+        kernel.page(11 + zone, (), {"flags": flags, "mapping": ANON_VMA | KSM})
+    for first, kind in ((1, FrameKind.ANONYMOUS), (11, FrameKind.KSM)):
+        found = facts(kernel, *range(first, first + zones))
+        assert [f["kind"] for f in found] == [kind if z != device else 0 for z in range(zones)]
+        assert {f["node"] for f in found} == {nodes - 1}
+
+
 def test_pages_in_any_order() -> None:
     kernel = FakeKernel()
     for pfn in (1, 7):

@@ -107,6 +107,7 @@ class PageArray:
         nodes = len(prog["node_data"]) if "node_data" in prog else 1
         node_bits = (nodes - 1).bit_length()  # NODES_SHIFT; SECTIONS_WIDTH is 0 with a vmemmap
         self._node_shift = np.uint64(64 - node_bits) if node_bits else None
+        self._zone_mask, self._zone_device = _zone_device(prog, 64 - node_bits)
 
     def read(self, pfns: Words) -> PageInfo:
         """The facts of the frames ``pfns`` (ascending, distinct); some thousands at a time."""
@@ -120,7 +121,7 @@ class PageArray:
         words = np.ascontiguousarray(pages["flags"])
         return PageInfo(
             ok=ok & folio.ok[folio_of],
-            kind=_kind(mapping),
+            kind=self._kind(mapping, words),
             flags=self._folio_flags(folio)[folio_of] | _look_up(self._of_page, words),
             order=folio.order[folio_of],
             head_pfn=head_pfn,
@@ -209,6 +210,18 @@ class PageArray:
         flags[pinned] |= np.uint32(FrameFlag.PINNED)
         return flags
 
+    def _kind(self, mapping: Words, flags: Words) -> Bytes:
+        """``FrameKind`` by page.mapping: PageAnon(), PageKsm(); never of memory of a device.
+
+        ksmd passes over folio_is_zone_device(), which is mapped where it is MEMORY_DEVICE_COHERENT.
+        """
+        anonymous = (mapping & np.uint64(_ANON)) != 0
+        if self._zone_mask:
+            anonymous &= (flags & self._zone_mask) != self._zone_device
+        kind = anonymous.view(np.uint8) * np.uint8(FrameKind.ANONYMOUS)
+        kind[anonymous & ((mapping & np.uint64(_KSM)) == _KSM)] = FrameKind.KSM
+        return kind
+
     def _nodes(self, flags: Words) -> npt.NDArray[np.uint16]:
         if self._node_shift is None:
             return np.zeros(len(flags), np.uint16)
@@ -254,14 +267,6 @@ class PageArray:
         return np.where(order <= self._huge_order, np.add.reduceat(mappings, start), 0).astype(
             np.int32
         )
-
-
-def _kind(mapping: Words) -> Bytes:
-    """``FrameKind`` by page.mapping: PageAnon(), PageKsm()."""
-    anonymous = (mapping & np.uint64(_ANON)) != 0
-    kind = anonymous.view(np.uint8) * np.uint8(FrameKind.ANONYMOUS)
-    kind[(mapping & np.uint64(_KSM)) == _KSM] = FrameKind.KSM
-    return kind
 
 
 def _first_of_folios(head_pfn: Words, pfns: Words) -> tuple[Mask | slice, Ints | slice]:
@@ -376,7 +381,25 @@ def _compound_page_dtype(prog: Program) -> np.dtype[Any]:
 
 def _bit(prog: Program, name: str) -> int:
     """The mask of a page flag; 0 if this kernel has no such flag."""
+    number = _constant(prog, name)
+    return 0 if number is None else 1 << number
+
+
+def _zone_device(prog: Program, end: int) -> tuple[np.uint64, np.uint64]:
+    """The bits of the zone in a page's flags, and what they are in ZONE_DEVICE; 0 without that.
+
+    include/linux/page-flags-layout.h: they come before those of the node, whose lowest is ``end``.
+    """
+    number, zones = _constant(prog, "ZONE_DEVICE"), _constant(prog, "__MAX_NR_ZONES")
+    if number is None or zones is None:
+        return np.uint64(0), np.uint64(0)
+    bits = (zones - 1).bit_length()  # ZONES_WIDTH
+    return np.uint64((1 << bits) - 1 << end - bits), np.uint64(number << end - bits)
+
+
+def _constant(prog: Program, name: str) -> int | None:
+    """The value of an enumerator; None if this kernel has none of this name."""
     try:
-        return 1 << int(prog.constant(name).value_())
+        return int(prog.constant(name).value_())
     except LookupError:
-        return 0
+        return None
