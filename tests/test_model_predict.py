@@ -429,6 +429,21 @@ def test_snapshots_hashed_differently_can_not_be_compared() -> None:
         predict(earlier, ENABLED, later=later)
 
 
+@pytest.mark.parametrize(
+    ("swapped", "merges", "told"), [(0, True, 0), (1, True, 1), (9, True, 2), (1, False, 0)]
+)
+def test_frames_that_swap_may_keep_are_told(swapped: int, merges: bool, told: int) -> None:
+    system = System()
+    flags = FrameFlag.LRU | FrameFlag.SWAPBACKED | FrameFlag.SWAPCACHE
+    contents = [5, 5, 5] if merges else [6, 7, 8]
+    system.process(*small(5))
+    system.process(*small(*contents, flags=flags), swap_pages=swapped)
+    system.process(*small(9, flags=flags))
+    texts = " ".join(predict(system.snapshot(), ENABLED).warnings)
+    assert ("in the swap cache" in texts) == bool(told)
+    assert f"up to {told} may stay" in texts or not told
+
+
 def test_warnings_tell_what_can_go_wrong() -> None:
     system = System("6.1", max_page_sharing=2)
     system.fork(system.process(*small(7), listed=False), 3)

@@ -12,12 +12,15 @@ from estimator.ksm.as_if import assumptions
 from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.case import Case
 from estimator.ksm.coverage import Coverage
+from estimator.ksm.credits import Freed
 from estimator.ksm.fate import Fate
 from estimator.ksm.frames import distinct
 from estimator.ksm.khugepaged import Bounds
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
 from estimator.ksm.unmerge import zero_pages_given_back
+from estimator.snapshot.flags import FrameFlag
+from estimator.snapshot.stored_table import in_pieces
 from estimator.units import human_bytes, plural
 
 _MOVING = 100  # of so many pages one may come or go while they are read
@@ -60,6 +63,7 @@ def warnings(
     case: Case,
     policy: Policy,
     fate: Fate,
+    freed: Freed,
     coverage: Coverage,
     khugepaged: Bounds | None,
     told: Told,
@@ -90,6 +94,7 @@ def warnings(
         _kept_apart(case, fate),
         _uncounted_zero_pages(case, fate),
         _unseen_pieces(case, fate),
+        _kept_by_swap(case, freed),
         _changing(case, coverage, told),
         _unknown(coverage) if few_unknown else None,
     ]
@@ -348,4 +353,26 @@ def _unseen_pieces(case: Case, fate: Fate) -> str | None:
         f"ksmd would split large folios with {int(pieces.sum()):,} "
         "pages that no process was found to map. Whether others map them is not known: if nobody "
         "does, the split frees them, too; the saving is without them."
+    )
+
+
+def _kept_by_swap(case: Case, freed: Freed) -> str | None:
+    """folio_free_swap() in mm/swapfile.c, for replace_page() in mm/ksm.c.
+
+    It leaves a folio in the swap cache whose slot other page tables still refer to. Which slot that
+    is no snapshot says.
+    """
+    swapped = int(case.snapshot.vmas["swap_pages"].sum())
+    if not swapped:
+        return None
+    cached = sum(
+        int(np.count_nonzero(some["flags"].to_numpy()[freed.gone[piece]] & FrameFlag.SWAPCACHE))
+        for piece, some in in_pieces(case.snapshot.frames, ("flags",))
+    )
+    if not cached:
+        return None
+    return (
+        f"Of the frames that become free, up to {min(cached, swapped):,} may stay in the swap "
+        "cache until memory is reclaimed: those of which other mappings are swapped out, as after "
+        f"a fork ({plural(swapped, 'page')} are, in all)."
     )

@@ -82,7 +82,7 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
         scans=fate.scans,
         smart_scan=rules.smart_scan,
         khugepaged=khugepaged,
-        warnings=warnings(case, policy, fate, coverage, khugepaged, told),
+        warnings=warnings(case, policy, fate, freed, coverage, khugepaged, told),
         processes=per_mm,
         vmas=vmas[case.candidates.mms[processes_of(vmas)]].reset_index(drop=True)
         if len(processes)
