@@ -62,6 +62,32 @@ def test_where_ksm_has_run_its_own_figures_are_used() -> None:
 
 
 @pytest.mark.parametrize(
+    ("ksm", "micro"),
+    [
+        ({"pages_to_scan": 100, "counters": {"full_scans": 1000}}, (2.886, 3.03)),
+        ({"pages_to_scan": 2500, "counters": {"full_scans": 4000}}, (0.5, 3.001)),
+        ({"pages_to_scan": 100}, None),
+        ({"pages_to_scan": None, "counters": {"full_scans": 1000}}, None),
+    ],
+)
+def test_where_only_batches_are_counted_its_figures_are_a_range(
+    ksm: dict[str, Any], micro: tuple[float, float] | None
+) -> None:
+    """Each is counted as a page more, and the last one of a full scan not at all."""
+    counters = {"pages_scanned": 2_000_000} | ksm.get("counters", {})
+    ran = with_ksm(
+        {"counts_each_scanned_page": False},
+        **ksm | {"ksmd_cpu_ns": 6_000_000_000, "counters": counters},
+    )
+    cost = page_cost(ran)
+    if micro is None:
+        assert cost == PUBLISHED
+    else:
+        found = (1e6 * cost.least.seconds, 1e6 * cost.most.seconds)
+        assert found == pytest.approx(micro, rel=1e-3)
+
+
+@pytest.mark.parametrize(
     "ksm",
     [
         {"ksmd_cpu_ns": None, "counters": {"pages_scanned": 2_000_000}},

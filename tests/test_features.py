@@ -137,13 +137,16 @@ def test_readers_agree(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = by_debug_information(monkeypatch, release, names, parameters)
-    unseen = ZERO in names and WALK not in names
-    assert seen["features_by_release"] == ["fork_counts_zero_pages"] * unseen
+    unseen = ["fork_counts_zero_pages"] * (ZERO in names and WALK not in names)
+    unseen += ["counts_each_scanned_page"] * (ZERO in names and not {WALK, FOLIO} & set(names))
+    assert seen["features_by_release"] == sorted(unseen)
     found = seen["features"]
     assert (found["scans_prot_none"], found["prot_none_blocks_tree"]) == (scanned, blocks)
     assert found["merge_any_prctl"] == (PRCTL in names)
     assert found["counts_zero_pages"] == (ZERO in names)
     assert found["fork_counts_zero_pages"] == (ZERO in names and WALK in names)
+    each = (ZERO in names and bool({WALK, FOLIO} & set(names))) or release == "6.11.9"
+    assert found["counts_each_scanned_page"] == each
     assert found["smart_scan"] == (SMART in names)
     assert found["advisor"] == (ADVISOR in names)
     assert found["skips_holes"] == (WALK in names)
@@ -207,6 +210,17 @@ def test_whether_fork_counts_zero_pages_can_only_be_told_by_release(
 ) -> None:
     found = by_debug_information(monkeypatch, release, SINCE_6_12, 2)["features"]
     assert found["fork_counts_zero_pages"] == counts
+
+
+@pytest.mark.parametrize(
+    ("release", "counts"),
+    [("6.6.33", False), ("6.6.34", True), ("6.8.12", False), ("6.9.5", True), ("6.10.0", True)],
+)
+def test_whether_each_scanned_page_counts_the_release_tells(
+    release: str, counts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = by_debug_information(monkeypatch, release, UNTIL_6_11, 2)["features"]
+    assert found["counts_each_scanned_page"] == counts
 
 
 def test_parameters_are_counted_in_btf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

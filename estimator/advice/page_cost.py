@@ -74,9 +74,30 @@ def cost_by_terms(terms: CostTerms, source: str) -> PageCost:
 
 def page_cost(snapshot: Snapshot, given: PageCost | None = None) -> CostRange:
     """``given``, else what ksmd's own figures in ``snapshot`` say, else ``PUBLISHED``."""
+    if given is not None:
+        return CostRange(given, given)
+    cpu_ns, scanned = snapshot.info["ksm"].get("ksmd_cpu_ns"), _scanned_pages(snapshot)
+    if cpu_ns is None or scanned is None:
+        return PUBLISHED
+    costs = [measured_cost(cpu_ns / 1e9, pages) for pages in scanned]
+    least, most = costs[1], costs[0]
+    return PUBLISHED if least is None or most is None else CostRange(least, most)
+
+
+def _scanned_pages(snapshot: Snapshot) -> tuple[int, int] | None:
+    """The fewest and the most pages that ksmd has visited since boot; None: not known.
+
+    Before 730cdc2c72c6 (6.10, and stable releases) ksm_do_scan() in mm/ksm.c counts batches that
+    are full, each as a page more, and not the last one of a full scan.
+    """
     ksm = snapshot.info["ksm"]
-    cpu_ns, scanned = ksm.get("ksmd_cpu_ns"), ksm.get("counters", {}).get("pages_scanned")
-    known = given
-    if known is None and cpu_ns is not None and scanned is not None:
-        known = measured_cost(cpu_ns / 1e9, scanned)
-    return PUBLISHED if known is None else CostRange(known, known)
+    counters, batch = ksm.get("counters", {}), ksm.get("pages_to_scan")
+    scanned, scans = counters.get("pages_scanned"), counters.get("full_scans")
+    if scanned is None:
+        return None
+    if snapshot.info["features"].get("counts_each_scanned_page", True):
+        return scanned, scanned
+    if not batch or scans is None:
+        return None
+    fewest = scanned * batch // (batch + 1)
+    return fewest, fewest + scans * (batch - 1)

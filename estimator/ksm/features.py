@@ -92,12 +92,23 @@ def _counts_forks(source: KernelSource) -> bool | None:
     return source.has_function("ksm_next_page_pmd_entry") or None
 
 
+def _counts_each(source: KernelSource) -> bool | None:
+    """In the body of ksm_do_scan(): what came later shows it."""
+    if source.has_variable("ksm_zero_pages") is False:  # of the same release as the counter
+        return False
+    later = ("ksm_next_page_pmd_entry", "folio_walk_start")
+    return any(source.has_function(name) for name in later) or None
+
+
 # PR_SET_MEMORY_MERGE (d7597f59d1d3)
 _PRCTL = Change(lambda s: s.has_function("ksm_enable_merge_any"), ((6, 4),))
 # e2942062e01d
 _ZERO_COUNTER = Change(lambda s: s.has_variable("ksm_zero_pages"), ((6, 6),))
 # a child's zero pages are counted (4d6fc29f3634)
 _FORK_COUNTS = Change(_counts_forks, ((6, 18), (6, 17, 4), (6, 12, 54), (6, 6, 113)))
+# ksm_pages_scanned is of single pages (730cdc2c72c6): before, of whole batches, one more in each,
+# and never of a scan's last one
+_COUNTS_EACH = Change(_counts_each, ((6, 10), (6, 9, 5), (6, 6, 34)))
 # 5e924ff54d08
 _SMART_SCAN = Change(lambda s: s.has_variable("ksm_smart_scan"), ((6, 7),))
 # 4e5fa4f5eff6
@@ -138,6 +149,7 @@ FEATURES = (
         lambda has: has(_ZERO_COUNTER),
     ),
     Feature("fork_counts_zero_pages", "", lambda has: has(_FORK_COUNTS)),
+    Feature("counts_each_scanned_page", "", lambda has: has(_COUNTS_EACH)),
     Feature("smart_scan", "what pages_unshared shows at rest", lambda has: has(_SMART_SCAN)),
     Feature("advisor", "", lambda has: has(_ADVISOR)),
     Feature("khugepaged_any_order", "", lambda has: has(_ANY_ORDER)),

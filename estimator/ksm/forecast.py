@@ -30,11 +30,12 @@ class Forecast:
 
     ``scans``: one row per full scan from the first on: ``full_scans`` (its number), and after it
     the counters of /sys/kernel/mm/ksm by the names of their files (pages; general_profit in bytes;
-    pages_scanned and pages_skipped since the first scan began), ``ksm_rmap_items``,
-    ``frames_freed`` and ``bytes_saved`` (of memory, before what KSM allocates). ``bounds``: where
-    they are not exact, and why. ``course``, ``within``: within a scan. ``at_rest``: what it comes
-    to. ``settled_in``: u16 per row of ``snapshot.mappings``, the full scan in which it came to its
-    outcome, if that is MERGED, ZERO_PAGE or SPLIT_AWAY; 0: it had merged before.
+    pages_scanned, each page once, and pages_skipped since the first scan began),
+    ``ksm_rmap_items``, ``frames_freed`` and ``bytes_saved`` (of memory, before what KSM
+    allocates). ``bounds``: where they are not exact, and why. ``course``, ``within``: within a
+    scan. ``at_rest``: what it comes to. ``settled_in``: u16 per row of ``snapshot.mappings``, the
+    full scan in which it came to its outcome, if that is MERGED, ZERO_PAGE or SPLIT_AWAY; 0: it
+    had merged before.
     """
 
     at_rest: Prediction
