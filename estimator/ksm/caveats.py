@@ -19,6 +19,7 @@ from estimator.ksm.khugepaged import Bounds
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome
 from estimator.ksm.unmerge import zero_pages_given_back
+from estimator.ksm.zero_counters import counts_and_mappings
 from estimator.snapshot.flags import FrameFlag
 from estimator.snapshot.stored_table import in_pieces
 from estimator.units import human_bytes, plural
@@ -92,6 +93,7 @@ def warnings(
         kernel_caveats.holes(case, coverage),
         _seen_before(case, told),
         _kept_apart(case, fate),
+        _counted_otherwise(case),
         _uncounted_zero_pages(case, fate),
         _unseen_pieces(case, fate),
         _kept_by_swap(case, freed),
@@ -320,6 +322,18 @@ def _seen_before(case: Case, told: Told) -> str | None:
         f"one scan of nine, and {why}. Where all is taken to be new, one "
         "page that comes later may in fact never meet the one old page that it is equal to, and an "
         "old page that can't be merged may not keep two later ones from merging."
+    )
+
+
+def _counted_otherwise(case: Case) -> str | None:
+    found = counts_and_mappings(case)
+    if found is None:
+        return None
+    counted, there = found
+    return (
+        f"The kernel counts {plural(counted, 'zero page')} that ksmd placed, and {there:,} are "
+        "mapped: fork copies them past the counters before 6.18, and counters past a wiped VMA. "
+        "ksm_zero_pages and general_profit go on from what is counted; the saving is of what is."
     )
 
 

@@ -24,6 +24,11 @@ from estimator.ksm.fate import Fate
 from estimator.ksm.khugepaged import sharing_bounds
 from estimator.ksm.policy import Policy
 from estimator.ksm.prediction import Outcome, Prediction
+from estimator.ksm.zero_counters import (
+    counted_zero_pages,
+    mapped_zero_pages,
+    zero_pages_of_nobody,
+)
 from estimator.snapshot.identity import origin
 
 _SUMS = [
@@ -35,7 +40,6 @@ _SUMS = [
     "smaps_ksm_pages",
     "unknown_pages",
 ]
-_DAMAGED = 1 << 47  # pages: no counter comes this far
 
 
 def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
@@ -44,7 +48,7 @@ def summarise(case: Case, policy: Policy, fate: Fate, told: Told) -> Prediction:
     vmas = _vmas(case, fate)
     per_mm = _processes(case, vmas)
     totals = {name: int(per_mm[name].sum()) for name in _SUMS}
-    totals["ksm_zero_pages"] += _zero_pages_of_nobody(case)
+    totals["ksm_zero_pages"] += zero_pages_of_nobody(case)
     shared = int(np.count_nonzero(fate.node))
     nodes, chains, dups = stable_nodes(case, fate)
     sharing = totals["ksm_merging_pages"] - shared
@@ -167,7 +171,7 @@ def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:
         name: np.bincount(mm, vmas[name].to_numpy(), len(processes)).astype(np.int64)
         for name in _SUMS
     }
-    sums["ksm_zero_pages"] += _counted_zero_pages(case) - _mapped_zero_pages(case)
+    sums["ksm_zero_pages"] += counted_zero_pages(case) - mapped_zero_pages(case)
     profit = (sums["ksm_merging_pages"] + sums["ksm_zero_pages"]) * rules.page_bytes - sums[
         "ksm_rmap_items"
     ] * rules.rmap_item_bytes  # ksm_process_profit() in mm/ksm.c
@@ -180,42 +184,6 @@ def _processes(case: Case, vmas: pd.DataFrame) -> pd.DataFrame:
         }
     )
     return table[case.candidates.mms].reset_index(drop=True)
-
-
-def _mapped_zero_pages(case: Case) -> Ints:
-    """i64 per mm: its mappings of zero pages that ksmd has placed, where VMAs are known to have."""
-    vmas, mms = case.snapshot.vmas, len(case.snapshot.processes)
-    if not case.rules.counts_zero_pages:
-        return np.zeros(mms, np.int64)
-    placed = vmas["ksm_zero_pages"].to_numpy().astype(np.int64)
-    return np.bincount(processes_of(vmas), placed, mms).astype(np.int64)
-
-
-def _counted_zero_pages(case: Case) -> Ints:
-    """i64 per mm: what the kernel counts of them (mm_ksm_zero_pages() in include/linux/ksm.h).
-
-    A child of a fork has the count of its parent, also for what fork did not copy (VM_WIPEONFORK).
-    Where that is not known, or damaged, the mappings that there are.
-    """
-    mapped, pages = _mapped_zero_pages(case), case.snapshot.processes["ksm_zero_pages"]
-    if not case.rules.counts_zero_pages:
-        return mapped
-    counted = pages.to_numpy(np.int64, na_value=_DAMAGED)
-    return np.where((counted > -_DAMAGED) & (counted < _DAMAGED), counted, mapped)
-
-
-def _zero_pages_of_nobody(case: Case) -> int:
-    """What the kernel's ksm_zero_pages has more than the mms together (negative: fewer), and keeps.
-
-    Before "mm/ksm: fix incorrect KSM counter handling in mm_struct during fork" (6.18, and stable
-    releases) a child has the count of its parent, and the sum of all does not; where its pages go,
-    both are counted down. Only for the whole system: a part is the sum of its mms.
-    """
-    counted = case.snapshot.info["ksm"].get("counters", {}).get("ksm_zero_pages")
-    if counted is None or not (case.rules.counts_zero_pages and case.candidates.mms.all()):
-        return 0
-    of_all = int(counted)
-    return of_all - int(_counted_zero_pages(case).sum()) if abs(of_all) < _DAMAGED else 0
 
 
 def excluded_vmas(case: Case) -> pd.DataFrame:
