@@ -193,14 +193,18 @@ def test_what_this_kernel_has() -> None:
             missing()
 
 
-def test_a_bit_field_is_refused() -> None:
+def test_what_is_no_numbers_is_no_member() -> None:
+    """Types as damaged type information may have them."""
     prog = FakeKernel().prog
     word = prog.type("unsigned int")
     bits = TypeMember(Object(prog, word, bit_field_size=3), "bits", 32)
-    type_ = prog.struct_type("flags", 8, [TypeMember(word, "plain"), bits])
+    function = TypeMember(prog.function_type(word, ()), "function", 64)
+    inside = TypeMember(prog.struct_type("unknown"), "inside", 64)
+    type_ = prog.struct_type("flags", 8, [TypeMember(word, "plain"), bits, function, inside])
     assert member(type_, "plain") == (np.dtype("<u4"), 0)
-    with pytest.raises(TypeError, match="bit field"):
-        member(type_, "bits")
+    for path in ("bits", "function", "inside", "inside.more"):
+        assert member(type_, path) is None
+    assert member(prog.struct_type("unknown"), "more") is None
 
 
 def test_imports_no_pandas() -> None:

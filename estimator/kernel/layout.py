@@ -15,20 +15,25 @@ def member(
 ) -> tuple[np.dtype[Any], int] | None:
     """The dtype and byte offset of the member ``path`` ("a.b.c") of a C struct; None if absent.
 
+    None too for what is no numbers, as a bit field, or a function in damaged type information.
+
     Integers, enums and pointers become unsigned or signed integers of their size, arrays of them
     sub-arrays. ``length`` cuts an array, or a struct read as bytes, to its first elements.
     """
     offset = 0
-    for name in path.split("."):
-        type_ = type_.unaliased()
-        if type_.kind not in (TypeKind.STRUCT, TypeKind.UNION) or not type_.has_member(name):
-            return None
-        found = type_.member(name)
-        if found.bit_field_size is not None or found.bit_offset % 8:
-            raise TypeError(f"{path} is a bit field")
-        offset += found.bit_offset // 8
-        type_ = found.type
-    return _dtype(type_.unaliased(), length), offset
+    try:
+        for name in path.split("."):
+            type_ = type_.unaliased()
+            if type_.kind not in (TypeKind.STRUCT, TypeKind.UNION) or not type_.has_member(name):
+                return None
+            found = type_.member(name)
+            if found.bit_field_size is not None or found.bit_offset % 8:
+                return None
+            offset += found.bit_offset // 8
+            type_ = found.type
+        return _dtype(type_.unaliased(), length), offset
+    except TypeError:  # drgn's, too, of what has no members or no size
+        return None
 
 
 def struct_dtype(
