@@ -18,6 +18,7 @@ from estimator.kernel.arch import page_table_format
 from estimator.kernel.layout import first_member, has_member, has_type, struct_dtype
 from estimator.kernel.memory import Memory
 from estimator.kernel.memory.intervals import runs
+from estimator.kernel.page_flag_bits import bit_of, zone_device
 from estimator.snapshot.flags import FrameFlag, FrameKind
 
 _ANON, _KSM = 1, 3  # bits of page.mapping: PAGE_MAPPING_ANON, PAGE_MAPPING_KSM
@@ -97,17 +98,17 @@ class PageArray:
         self._tail_word_is_mask = tail_word_is_mask(prog, self._page.itemsize)
         self._folio = _folio_dtype(prog)
         self._counts_mappings = "large_mapcount" in (self._folio.names or ())
-        self._double_map = _bit(prog, "PG_double_map")
+        self._double_map = bit_of(prog, "PG_double_map")
         arm64 = prog.platform is not None and prog.platform.arch == Architecture.AARCH64
         # CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP, which arm64 lacks
         self.hugetlb_pages_described_once = np.uint64(1 if arm64 else 1 << self._huge_order)
         of_page = (*_PAGE_FLAGS, _MTE_FLAG) if arm64 else _PAGE_FLAGS
         self._of_folio, self._of_page = _tables(prog, _FOLIO_FLAGS), _tables(prog, of_page)
-        self._head_bit = _bit(prog, "PG_head")
+        self._head_bit = bit_of(prog, "PG_head")
         nodes = len(prog["node_data"]) if "node_data" in prog else 1
         node_bits = (nodes - 1).bit_length()  # NODES_SHIFT; SECTIONS_WIDTH is 0 with a vmemmap
         self._node_shift = np.uint64(64 - node_bits) if node_bits else None
-        self._zone_mask, self._zone_device = _zone_device(prog, 64 - node_bits)
+        self._zone_mask, self._zone_device = zone_device(prog, 64 - node_bits)
 
     def read(self, pfns: Words) -> PageInfo:
         """The facts of the frames ``pfns`` (ascending, distinct); some thousands at a time."""
@@ -288,7 +289,7 @@ def _tables(
     tables: dict[int, npt.NDArray[np.uint32]] = {}
     values = np.arange(1 << _PART_BITS, dtype=np.uint32)
     for flag, name in flags:
-        if bit := _bit(prog, name):
+        if bit := bit_of(prog, name):
             part, place = divmod(bit.bit_length() - 1, _PART_BITS)
             table = tables.setdefault(part * _PART_BITS, np.zeros(len(values), np.uint32))
             table |= (values >> np.uint32(place) & np.uint32(1)) * np.uint32(flag)
@@ -377,29 +378,3 @@ def _compound_page_dtype(prog: Program) -> np.dtype[Any]:
             "itemsize": 3 * size,
         }
     )
-
-
-def _bit(prog: Program, name: str) -> int:
-    """The mask of a page flag; 0 if this kernel has no such flag."""
-    number = _constant(prog, name)
-    return 0 if number is None else 1 << number
-
-
-def _zone_device(prog: Program, end: int) -> tuple[np.uint64, np.uint64]:
-    """The bits of the zone in a page's flags, and what they are in ZONE_DEVICE; 0 without that.
-
-    include/linux/page-flags-layout.h: they come before those of the node, whose lowest is ``end``.
-    """
-    number, zones = _constant(prog, "ZONE_DEVICE"), _constant(prog, "__MAX_NR_ZONES")
-    if number is None or zones is None:
-        return np.uint64(0), np.uint64(0)
-    bits = (zones - 1).bit_length()  # ZONES_WIDTH
-    return np.uint64((1 << bits) - 1 << end - bits), np.uint64(number << end - bits)
-
-
-def _constant(prog: Program, name: str) -> int | None:
-    """The value of an enumerator; None if this kernel has none of this name."""
-    try:
-        return int(prog.constant(name).value_())
-    except LookupError:
-        return None

@@ -178,8 +178,8 @@ def _perhaps_orphans(case: Case) -> str | None:
         return None
     return (
         f"{plural(pages, 'KSM page')} were found, and ksmd counts {shared:,} with a node in its "
-        "tree: the others are given up and never merge. Which these are /proc does not say; they "
-        "are taken for pages of nodes, so less may merge."
+        "tree: the others may be given up, and then they never merge. Which these are /proc does "
+        "not say; they are taken for pages of nodes, so less may merge."
     )
 
 
