@@ -54,9 +54,8 @@ class Lists:
         self.kernel.set("ksm_scan", self.kernel.ksm_scan, fields)
 
     def read(self) -> Visits:
-        order = np.array([0, 1, -1])
         mms = np.array(self.mms, np.uint64)
-        found = read_visits(self.kernel.prog, self.kernel.memory, mms, order)
+        found = read_visits(self.kernel.prog, self.kernel.memory, mms)
         assert found is not None
         return found
 
@@ -138,5 +137,4 @@ def test_an_item_across_the_end_of_a_page() -> None:
 def test_kernels_without_smart_scan_have_no_visits() -> None:
     structs = STRUCTS | {"ksm_rmap_item": STRUCTS["ksm_rmap_item"].replace(" age:u8", "")}
     kernel = FakeProcesses(structs)
-    none = np.zeros(0)
-    assert read_visits(kernel.prog, kernel.memory, none.astype(np.uint64), none.astype(int)) is None
+    assert read_visits(kernel.prog, kernel.memory, np.zeros(0, np.uint64)) is None

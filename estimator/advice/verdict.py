@@ -9,6 +9,7 @@ import numpy as np
 from estimator.advice.attribution import page_bytes, scanned_pages
 from estimator.arrays import count_where, pieces, rows_where
 from estimator.ksm.prediction import Outcome, Prediction
+from estimator.ksm.zero_counters import known_by_vma
 from estimator.snapshot.flags import FrameKind
 from estimator.snapshot.snapshot import Snapshot
 
@@ -88,13 +89,12 @@ def _merged_now_bytes(snapshot: Snapshot) -> int:
     """What KSM saves in the snapshot: mappings of its pages, but one of each, and zero pages.
 
     Taken from the kernel's own pages_sharing where it has it; its ksm_zero_pages is not what there
-    is (``totals.py``).
+    is (``zero_counters.py``).
     """
     sharing = snapshot.info["ksm"].get("counters", {}).get("pages_sharing")
     if sharing is None:
         kind, mapcount = (snapshot.frames[name].to_numpy() for name in ("kind", "mapcount"))
         ksm = rows_where(len(kind), lambda piece: kind[piece] == FrameKind.KSM)
         sharing = int((mapcount[ksm] - 1).clip(0).sum())
-    by_vma = "vmas.ksm_zero_pages" not in snapshot.info.get("not_known", {})
-    placed = (snapshot.vmas if by_vma else snapshot.processes)["ksm_zero_pages"]
+    placed = (snapshot.vmas if known_by_vma(snapshot) else snapshot.processes)["ksm_zero_pages"]
     return (int(sharing) + int(placed.sum())) * page_bytes(snapshot)

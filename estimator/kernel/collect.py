@@ -288,9 +288,7 @@ class _Collector:
         nodes = tree.nodes
         nodes["frame_id"] = frame_ids(frames["pfn"], nodes["pfn"])
         mark_merged(mappings, vma_columns, nodes, tree.items, self._memory.page_shift)
-        visits = read_visits(
-            self._prog, self._memory, mms.addresses, mms.columns["scan_order"].astype(np.int64)
-        )
+        visits = read_visits(self._prog, self._memory, mms.addresses)
         if visits is not None:
             add_visits(mappings, vma_columns, visits, self._memory.page_shift)
         unknown = {

@@ -34,13 +34,6 @@ def mm_slots(prog: Program) -> list[MmSlot]:
     return slots
 
 
-def first_item(prog: Program, slot: MmSlot) -> int | None:
-    """The address of the first rmap_item of ``slot``; 0: it has none; None: it can't be read."""
-    with skip_unreadable():
-        return prog.read_u64(slot.address + offset(prog, prog["ksm_mm_head"].type_, "rmap_list"))
-    return None
-
-
 @dataclass(frozen=True)
 class Cursor:
     """How far the current full scan is: pages before ``address`` of the mm of ``slot`` are behind

@@ -15,7 +15,7 @@ from estimator.arrays import Bytes, Columns, Ints, Words, page_keys
 from estimator.collect.tables import Table
 from estimator.kernel.layout import first_type, has_member, offset
 from estimator.kernel.memory import Memory
-from estimator.kernel.mm_slots import Cursor, MmSlot, cursor, first_item, mm_slots
+from estimator.kernel.mm_slots import Cursor, MmSlot, cursor, mm_slots
 from estimator.packed import Packed, side_by_side
 from estimator.snapshot.flags import AHEAD, OLD_VISITS, SKIPPING_SCANS
 
@@ -42,24 +42,25 @@ class Visits:
     unreadable: int
 
 
-def read_visits(prog: Program, memory: Memory, mms: Words, scan_order: Ints) -> Visits | None:
-    """Of the mm_structs at ``mms``, in mm_id order; ``scan_order``: that of ``processes``.
-
-    None where this kernel's rmap_items have no age.
-    """
+def read_visits(prog: Program, memory: Memory, mms: Words) -> Visits | None:
+    """Of the mm_structs at ``mms``, in mm_id order. None where no rmap_item has an age."""
     type_ = first_type(prog, "struct ksm_rmap_item", "struct rmap_item")
     if not has_member(prog, type_, "age"):
         return None
+    mm_ids = {mm: mm_id for mm_id, mm in enumerate(mms.tolist())}
     slots, at = mm_slots(prog), cursor(prog)
-    mm_ids = {int(mm): mm_id for mm_id, mm in enumerate(mms.tolist())}
-    reader, unreadable, runs = _Reader(prog, memory, type_), 0, _Runs(memory.page_shift)
+    reader, unreadable = _Reader(prog, memory, type_), 0
+    runs = [(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.uint8))]
     for slot in slots:
         if slot.mm in mm_ids:
             addresses, visits, whole = reader.items(slot)
             unreadable += not whole
-            runs.add(mm_ids[slot.mm], addresses, visits)
-    ahead = _ahead(at, slots, scan_order, memory.page_shift)
-    return Visits(*runs.columns(), ahead, unreadable)
+            page = addresses >> np.uint64(memory.page_shift)
+            runs.append(_runs_of(mm_ids[slot.mm], page, visits))
+    columns = [np.concatenate(column) for column in zip(*runs, strict=True)]
+    order = np.argsort(columns[0])
+    first, pages, visits = (column[order] for column in columns)
+    return Visits(first, pages, visits, _ahead(at, slots, mm_ids, memory.page_shift), unreadable)
 
 
 def add_visits(mappings: Table, vmas: Columns, visits: Visits, page_shift: int) -> None:
@@ -87,28 +88,38 @@ def _of_pages(visits: Visits, keys: Words) -> Bytes:
 
 
 def _ahead(
-    at: Cursor | None, slots: list[MmSlot], scan_order: Ints, page_shift: int
+    at: Cursor | None, slots: list[MmSlot], mm_ids: dict[int, int], page_shift: int
 ) -> tuple[int, int] | None:
-    """mm_ids are in the order of the scan, those that are on no list behind the others."""
+    """The mms on the list have the first mm_ids, in its order."""
     places = [place for place, slot in enumerate(slots) if at and slot.address == at.slot]
     if at is None or not places:
         return None
-    listed = int(np.count_nonzero(scan_order >= 0))
-    mm_id = int(np.count_nonzero((scan_order >= 0) & (scan_order < places[0])))
-    here = mm_id < listed and int(scan_order[mm_id]) == places[0]
-    page = at.address >> page_shift if here else 0
-    begin, end = page_keys(np.array([mm_id, listed]), np.array([page, 0], np.uint64)).tolist()
+    ahead = [slot for slot in slots[places[0] :] if slot.mm in mm_ids]
+    if not ahead:
+        return None
+    page = at.address >> page_shift if ahead[0].address == at.slot else 0
+    ends = np.array([mm_ids[ahead[0].mm], mm_ids[ahead[-1].mm] + 1])
+    begin, end = page_keys(ends, np.array([page, 0], np.uint64)).tolist()
     return begin, end
+
+
+def _runs_of(mm_id: int, page: Words, visits: Bytes) -> tuple[Words, Ints, Bytes]:
+    """``first``, ``pages`` and ``visits`` of ``Visits``, of the pages of an mm, ascending."""
+    new = (page[1:] != page[:-1] + np.uint64(1)) | (visits[1:] != visits[:-1])
+    begin = np.flatnonzero(np.append(True, new)[: len(page)])
+    keys = page_keys(np.full(len(begin), mm_id), page[begin])
+    return keys, np.diff(np.append(begin, len(page))), visits[begin]
 
 
 class _Reader:
     """Follows lists a word at a time: with many millions of items each step counts."""
 
     def __init__(self, prog: Program, memory: Memory, type_: str) -> None:
-        self._prog, self._memory = prog, memory
+        self._memory = memory
         names = ("rmap_list", "mm", "address", "age", "remaining_skips")
         self._offsets = [offset(prog, type_, name) for name in names]
         self._words = (max(self._offsets) >> 3) + 1
+        self._first = offset(prog, prog["ksm_mm_head"].type_, "rmap_list")
         self._chunks: dict[int, list[int]] = {}
 
     def items(self, slot: MmSlot) -> tuple[Words, Bytes, bool]:
@@ -132,17 +143,16 @@ class _Reader:
         following, of_mm, of_address, of_age, _ = (at >> 3 for at in self._offsets)
         last_word = (_CHUNK_BYTES >> 3) - self._words
         found = addresses, ages = array("Q"), array("Q")
-        item, before, mm, here = first_item(self._prog, slot), -1, slot.mm, -1
-        words: list[int] | None = None
-        if item is None:
+        words = self._words_at(slot.address + self._first, 1)
+        if words is None:
             return found, False
+        item, before, mm, here = words[0], -1, slot.mm, -1
         while item:
             at = (item & (_CHUNK_BYTES - 1)) >> 3
             if item >> _CHUNK_SHIFT != here or at > last_word or item & 7:
                 words, at, here = self._read(item)
                 if words is None:
                     return found, False
-            assert words is not None
             address = words[at + of_address]
             if words[at + of_mm] != mm or address <= before:
                 return found, False
@@ -191,29 +201,3 @@ class _Reader:
         )
         gone = SKIPPING_SCANS - 1 - np.minimum(skips, SKIPPING_SCANS - 1)
         return np.where(ages < OLD_VISITS, ages, OLD_VISITS + gone).astype(np.uint8)
-
-
-class _Runs:
-    def __init__(self, page_shift: int) -> None:
-        self._page_shift = page_shift
-        self._parts: list[tuple[Words, Ints, Bytes]] = []
-
-    def add(self, mm_id: int, addresses: Words, visits: Bytes) -> None:
-        """Add the pages of an mm, in ascending order."""
-        if not len(visits):
-            return
-        page = addresses >> np.uint64(self._page_shift)
-        new = np.append(True, (page[1:] != page[:-1] + np.uint64(1)) | (visits[1:] != visits[:-1]))
-        begin = np.flatnonzero(new)
-        pages = np.diff(np.append(begin, len(page)))
-        keys = page_keys(np.full(len(begin), mm_id), page[begin])
-        self._parts.append((keys, pages, visits[begin]))
-
-    def columns(self) -> tuple[Words, Ints, Bytes]:
-        """``first``, ``pages`` and ``visits`` of ``Visits``."""
-        none = np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.uint8)
-        parts = [none, *self._parts]
-        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        order = np.argsort(columns[0])
-        first, pages, visits = (column[order] for column in columns)
-        return first, pages, visits

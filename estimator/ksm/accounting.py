@@ -56,16 +56,14 @@ def lone_dups(case: Case, fate: Fate) -> Ints:
     until 6.11 only if it has room. Whether one comes by depends on the bytes of all pages: it is
     taken to where anything is searched for, see ``perhaps_lone_dups``.
     """
-    alone, full = _last_of_chains(case, fate)
-    if not _is_searched(case):
-        return alone
-    return alone[:0] if _collapses_full_chains(case) else alone[full]
+    alone, stays = _last_of_chains(case, fate)
+    return alone[stays]
 
 
 def perhaps_lone_dups(case: Case, fate: Fate) -> int:
     """How many nodes ``lone_dups`` may lack."""
-    alone, _ = _last_of_chains(case, fate)
-    return len(alone) - len(lone_dups(case, fate))
+    _, stays = _last_of_chains(case, fate)
+    return int(np.count_nonzero(~stays))
 
 
 def _collapses_full_chains(case: Case) -> bool:
@@ -79,20 +77,24 @@ def _is_searched(case: Case) -> bool:
 
 
 def _last_of_chains(case: Case, fate: Fate) -> tuple[Ints, Mask]:
-    """Frames of nodes alone in a chain of the snapshot that get no other; bool: it is full."""
+    """Frames of nodes alone in a chain of the snapshot that get no other; bool: it stays one."""
     nodes = case.snapshot.stable_nodes
     chain = nodes["chain_id"].to_numpy()[nodes["live"].to_numpy() & nodes["frame_id"].notna()]
     in_chain = chain >= 0
-    if not in_chain.any():
-        return np.zeros(0, np.int64), np.zeros(0, np.bool_)
     alone = np.zeros(len(chain), np.bool_)
     alone[in_chain] = np.bincount(chain[in_chain])[chain[in_chain]] == 1
     frame = np.sort(live_node_frames(case.snapshot)[alone])
+    if not len(frame):
+        return frame, np.zeros(0, np.bool_)
     content = case.contents.of_frame
     for piece in pieces(len(fate.node)):
         here = np.flatnonzero(fate.node[piece]) + piece.start
         others = np.setdiff1d(here, frame, assume_unique=True)
         frame = frame[(content[frame] < 0) | ~np.isin(content[frame], content[others])]
+    if not _is_searched(case):
+        return frame, np.ones(len(frame), np.bool_)
+    if _collapses_full_chains(case):
+        return frame, np.zeros(len(frame), np.bool_)
     items = np.zeros(len(frame), np.int64)
     for piece in pieces(len(fate.stable_frame)):
         node = fate.stable_frame[piece]

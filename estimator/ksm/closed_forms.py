@@ -123,21 +123,18 @@ def closed_forms(
     stragglers = _stragglers(case, m, kind)
     late = np.concatenate([left_over[:0], *stragglers]) if in_time else left_over[:0]
     scans = 3 if waits or len(late) or any(map(len, stragglers)) else 2
-    waiting = [first_rows(case, some) for some in (lonely, first_blocked)]
-    kept_apart = 0
+    in_turns, kept_apart = left_over[:0], 0
     if turns is not None:
         alone = of_kind(kind, Kind.APART)
         kept_apart = int(m.items[alone].sum(dtype=np.int64)) - len(alone)
         scans = max(scans, scans_of_turns(turns, kind))
         apart = (kind == Kind.APART) | (turns.out_of_step & (kind == Kind.LONELY))
-        waiting = [
-            first_rows(case, lonely[~turns.out_of_step[lonely]]),
-            first_rows(case, first_blocked),
-            first_of_turns(case, turns, apart),
-        ]
+        in_turns = first_of_turns(case, turns, apart)
     return ClosedForms(
         stable_frame=stable_frame,
-        unshared=np.concatenate([*waiting, left_over]),
+        unshared=np.concatenate(
+            [*(first_rows(case, some) for some in (lonely, first_blocked)), left_over, in_turns]
+        ),
         copied=_repaired(case, first_blocked),
         split=split,
         open=kind == Kind.OPEN,

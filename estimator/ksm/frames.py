@@ -139,7 +139,7 @@ def frame_facts(
     on_node = np.broadcast_to(np.int32(0), count)
     if node.any():
         on_node = np.zeros(count, np.int32)
-        for frame, flags in _items(snapshot, candidates):
+        for frame, _, (flags,) in items_with(snapshot, candidates, "flags"):
             merged = ((flags & MappingFlag.MERGED) != 0) & node[frame]
             np.add.at(on_node, frame[merged], np.int32(1))
 
@@ -154,7 +154,7 @@ def frame_facts(
     opaque = np.broadcast_to(np.False_, count)
     if rules.prot_none_blocks_tree:
         opaque = np.zeros(count, dtype=bool)
-        for frame, flags in _items(snapshot, candidates):
+        for frame, _, (flags,) in items_with(snapshot, candidates, "flags"):
             opaque[frame[(flags & MappingFlag.PROT_NONE) != 0]] = True
     return FrameFacts(
         known=known,
@@ -208,21 +208,22 @@ def live_node_frames(snapshot: Snapshot) -> Ints:
     return frame_id[live].to_numpy(dtype=np.int64)
 
 
-def _items(
-    snapshot: Snapshot, candidates: Candidates
-) -> Iterator[tuple[npt.NDArray[np.uint32], Bytes]]:
-    """The frame_id (u32) and the ``MappingFlag`` (u8) of every candidate, a piece at a time."""
+def items_with(
+    snapshot: Snapshot, candidates: Candidates, *names: str
+) -> Iterator[tuple[npt.NDArray[np.uint32], Numbers, list[Bytes]]]:
+    """The frame_id (u32), the row (i32) and some columns (u8) of every candidate, by pieces."""
     end = 0
-    for piece, some in in_pieces(snapshot.mappings, ("flags",)):
+    for piece, some in in_pieces(snapshot.mappings, names):
         here = slice(end, end := candidates.before(piece.stop))
-        rows = candidates.row_numbers(here) - piece.start
-        yield candidates.frame[here], some["flags"].to_numpy().take(rows)
+        rows = candidates.row_numbers(here)
+        columns = [some[name].to_numpy().take(rows - piece.start) for name in names]
+        yield candidates.frame[here], rows, columns
 
 
 def _items_without_reference_test(
     snapshot: Snapshot, candidates: Candidates, frames: Mask
 ) -> Numbers:
     free = np.zeros(len(frames), np.int32)
-    for frame, flags in _items(snapshot, candidates):
+    for frame, _, (flags,) in items_with(snapshot, candidates, "flags"):
         np.add.at(free, frame[frames[frame] & clean_read_only(flags)], np.int32(1))
     return free

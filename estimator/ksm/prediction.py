@@ -62,7 +62,8 @@ class Prediction:
     ksm_rmap_items, ksm_merging_pages, ksm_zero_pages, pages_unshared, pages_volatile,
     smaps_ksm_pages (what smaps shows as "KSM:"), split_away_pages, unknown_pages, and
     ``excluded_by`` (null: a candidate VMA). Its ksm_zero_pages are mappings; of mms and of the
-    system they go on from what the kernel counts, which can be another number (``totals.py``).
+    system they go on from what the kernel counts, which can be another number
+    (``zero_counters.py``).
     ``cgroups``: sums of ``processes`` by cgroup.
     ``excluded``: excluded_by, vmas, anonymous_pages.
 

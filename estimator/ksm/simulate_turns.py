@@ -7,7 +7,7 @@ beyond that: what the closed forms can't say here is little.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -52,8 +52,7 @@ def simulate_turns(items: Items, frames: Frames, rules: Rules) -> Simulation:
     changed_in = 0
     waiting: deque[list[int]] = deque(maxlen=SKIPPING_SCANS)
     while ksmd.scans - changed_in < _QUIET_SCANS:
-        for _ in visit_those_due(ksmd, visitors, ksmd.before, _due(ksmd)):
-            pass
+        visit_those_due(ksmd, visitors, ksmd.before, _due(ksmd))
         if ksmd.active:
             changed_in = ksmd.at_rest = max(ksmd.at_rest, ksmd.scans)
         waiting.append(ksmd.waiting())
@@ -74,19 +73,20 @@ def visit_those_due(
     items: Sequence[int],
     group: Sequence[int],
     due: Sequence[bool] | Mapping[int, bool],
-) -> Iterator[int]:
-    """Visit those of ``items``, in this order, that the scan does not skip; yields each before it.
+) -> list[int]:
+    """Visit those of ``items``, in this order, that the scan does not skip; which these were.
 
     ``due``: whether it looks at the items of each ``group``, unless they are in turns of their own.
     """
-    scans = ksmd.scans
+    scans, visited = ksmd.scans, list[int]()
     for item in items:
         apart = item in ksmd.awake or item in ksmd.undone
         if not (due[group[item]] or apart) or ksmd.is_skipped(item):
             continue
-        yield item
+        visited.append(item)
         if ksmd.visits(item) == 1 and ksmd.before[item] == scans - 1:
             ksmd.current_row = ksmd.row[item]
             first_scan(ksmd, (item,))
         else:
             ksmd.visit(item)
+    return visited

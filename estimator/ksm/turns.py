@@ -18,10 +18,11 @@ import numpy.typing as npt
 
 from estimator.arrays import Bytes, Ints, Mask, Numbers, pieces
 from estimator.ksm.case import Case
+from estimator.ksm.frames import items_with
 from estimator.ksm.meetings import Kind
 from estimator.ksm.readings import is_processed
 from estimator.snapshot.flags import AHEAD, OLD_VISITS, SKIPPING_SCANS, MappingFlag
-from estimator.snapshot.stored_table import in_pieces
+from estimator.snapshot.stored_table import rows_at
 
 _ALL_OLD = OLD_VISITS + SKIPPING_SCANS  # scans, after which all that came is as old as can be
 _SEARCHED = 2  # the visit that looks for a partner first: the one before stores the checksum
@@ -33,7 +34,7 @@ def visits_of(case: Case, rows: Ints | Numbers) -> Bytes:
     """``mappings.visits`` of ``rows``; 0 where they don't count (``Rules.knows_visits``)."""
     if not case.rules.knows_visits:
         return np.zeros(len(rows), np.uint8)
-    visits: Bytes = case.snapshot.mappings["visits"].to_numpy()[rows]
+    (visits,) = rows_at(case.snapshot.mappings, ("visits",), rows)
     return visits
 
 
@@ -118,14 +119,14 @@ def turns_of(case: Case) -> Turns | None:
     if not case.rules.knows_visits:
         return None
     counts = np.zeros(256, np.int64)
-    for _, visits in _unmerged(case):
+    for _, _, visits in _unmerged(case):
         counts += np.bincount(visits, minlength=256)
     values = np.flatnonzero(counts).astype(np.uint8)
     if not values.any():
         return None
     bit = _bit_of_each(values)
     of_frame = np.zeros(len(case.facts.items), bit.dtype)
-    for frame, visits in _unmerged(case):
+    for frame, _, visits in _unmerged(case):
         np.bitwise_or.at(of_frame, frame, bit[visits])
     of_content = np.zeros(len(case.contents), bit.dtype)
     for piece in pieces(len(of_frame)):
@@ -142,21 +143,14 @@ def _bit_of_each(values: Bytes) -> Bits:
     return bit
 
 
-def _unmerged(case: Case) -> Iterator[tuple[npt.NDArray[np.uint32], Bytes]]:
-    """The frame_id and the visits of every item that is on no stable node, a piece at a time."""
-    for frame, _, visits in _unmerged_rows(case):
-        yield frame, visits
-
-
-def _unmerged_rows(case: Case) -> Iterator[tuple[npt.NDArray[np.uint32], Numbers, Bytes]]:
-    candidates, node, end = case.candidates, case.facts.node, 0
-    for piece, some in in_pieces(case.snapshot.mappings, ("flags", "visits")):
-        here = slice(end, end := candidates.before(piece.stop))
-        row, frame = candidates.row_numbers(here), candidates.frame[here]
-        at = row - piece.start
-        merged = (some["flags"].to_numpy()[at] & MappingFlag.MERGED) != 0
-        apart = np.flatnonzero(~(merged & node[frame]))
-        yield frame[apart], row[apart], some["visits"].to_numpy()[at[apart]]
+def _unmerged(case: Case) -> Iterator[tuple[npt.NDArray[np.uint32], Numbers, Bytes]]:
+    """Frame_id, row and visits of every item that is on no stable node, a piece at a time."""
+    node = case.facts.node
+    for frame, row, (flags, visits) in items_with(
+        case.snapshot, case.candidates, "flags", "visits"
+    ):
+        apart = np.flatnonzero(((flags & MappingFlag.MERGED) == 0) | ~node[frame])
+        yield frame[apart], row[apart], visits[apart]
 
 
 def take_turns(case: Case, turns: Turns, kind: npt.NDArray[np.uint8]) -> None:
@@ -206,7 +200,7 @@ def first_of_turns(case: Case, turns: Turns, chosen: Mask) -> Numbers:
     """The row of the first item of each turn of the contents ``chosen`` (bool each)."""
     bit, seen = _bit_of_each(turns.values), np.zeros_like(turns.of_content)
     found = [np.zeros(0, np.int32)]
-    for frame, row, visits in _unmerged_rows(case):
+    for frame, row, visits in _unmerged(case):
         content, bits = case.contents.of_frame[frame], bit[visits]
         here = np.flatnonzero((content >= 0) & case.facts.known[frame])
         here = here[chosen[content[here]]]

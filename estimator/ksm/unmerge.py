@@ -12,6 +12,7 @@ import pandas as pd
 from estimator.arrays import Empty, Mask, count, made, numbers_where, pieces, take
 from estimator.ksm.candidates import on_ksmds_list
 from estimator.ksm.policy import Policy
+from estimator.ksm.zero_counters import known_by_vma
 from estimator.snapshot.flags import FrameFlag, FrameKind, MappingFlag
 from estimator.snapshot.joined import Rows, counted, joined, with_columns
 from estimator.snapshot.snapshot import Snapshot
@@ -35,7 +36,7 @@ def zero_pages_given_back(snapshot: Snapshot) -> int:
     is not known, in their process), so ``unmerged`` does not have these pages.
     """
     vmas, listed = snapshot.vmas, on_ksmds_list(snapshot)
-    if "vmas.ksm_zero_pages" in snapshot.info.get("not_known", {}):
+    if not known_by_vma(snapshot):
         return int(snapshot.processes["ksm_zero_pages"][listed].sum())
     return int(vmas["ksm_zero_pages"].to_numpy()[_are_broken(snapshot)].sum())
 

@@ -9,9 +9,15 @@ import numpy as np
 
 from estimator.arrays import Ints
 from estimator.ksm.case import Case
+from estimator.snapshot.snapshot import Snapshot
 
 _MOVING = 100
 _DAMAGED = 1 << 47  # pages: no counter comes this far
+
+
+def known_by_vma(snapshot: Snapshot) -> bool:
+    """Whether it is known in which VMA they are; else, with --procfs, how many an mm has alone."""
+    return "vmas.ksm_zero_pages" not in snapshot.info.get("not_known", {})
 
 
 def mapped_zero_pages(case: Case) -> Ints:
@@ -41,15 +47,16 @@ def counts_and_mappings(case: Case) -> tuple[int, int] | None:
 
     By a hundredth at least: a running system moves while it is read.
     """
-    if "vmas.ksm_zero_pages" in case.snapshot.info.get("not_known", {}):
+    if not known_by_vma(case.snapshot):
         return None
     mapped, of_mms = mapped_zero_pages(case), counted_zero_pages(case)
     mms = case.candidates.mms
     there = int(mapped[mms].sum())
-    apart = int(abs(of_mms - mapped)[mms].sum()) + abs(zero_pages_of_nobody(case))
+    of_nobody = zero_pages_of_nobody(case)
+    apart = int(abs(of_mms - mapped)[mms].sum()) + abs(of_nobody)
     if apart * _MOVING <= there:
         return None
-    return int(of_mms[mms].sum()) + zero_pages_of_nobody(case), there
+    return int(of_mms[mms].sum()) + of_nobody, there
 
 
 def zero_pages_of_nobody(case: Case) -> int:
