@@ -42,6 +42,20 @@ def with_least_memory(*arguments: object) -> CompletedProcess[str]:
     return subprocess.run(command, env=HOME, capture_output=True, text=True)
 
 
+def with_files_of_at_most(blocks: int, *arguments: object) -> CompletedProcess[str]:
+    """The same where no file may become larger than so many blocks of 1 KiB, in a process of its
+    own.
+    """
+    command = ["bash", "-c", f'ulimit -f {blocks}; exec "$@"', "-", sys.executable, "-m"]
+    return subprocess.run(
+        [*command, "estimator", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+
+
 def _run(command: list[str], environment: dict[str, str], out: int, err: int) -> NoReturn:
     code: object = 1
     try:

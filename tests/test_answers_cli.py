@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from estimator.snapshot.store import write_snapshot
-from tests.commands import estimator
+from tests.commands import estimator, with_files_of_at_most
 from tests.systems import Area, Process, fork_server, system
 
 
@@ -173,14 +173,7 @@ def test_names_that_stdout_has_no_letters_for(encoding: str, tmp_path: Path) -> 
 
 
 def test_a_page_that_does_not_fit_leaves_nothing(snapshot: Path, tmp_path: Path) -> None:
-    run = f"ulimit -f 16; {sys.executable} -m estimator report {snapshot} --html {tmp_path}/a.html"
-    done = subprocess.run(
-        ["bash", "-c", run],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    done = with_files_of_at_most(16, "report", snapshot, "--html", f"{tmp_path}/a.html")
     assert done.returncode == 3
     assert done.stderr == f"ksm-estimator: {tmp_path}/a.html can't be written: File too large\n"
     assert list(tmp_path.iterdir()) == []

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -19,6 +16,7 @@ from estimator.fleet.one_host import HostRows, Question
 from estimator.fleet.results import Part, Results
 from estimator.ksm.policy import Policy
 from estimator.snapshot.store import write_snapshot
+from tests.commands import with_files_of_at_most
 from tests.each_line import ended_by
 from tests.systems import fork_server
 
@@ -80,14 +78,7 @@ def test_what_does_not_fit_leaves_nothing_and_says_why(command: str, tmp_path: P
     made.info["hash"] = {"name": "xxh3_64", "seed": 77, "seed_id": "a"}
     write_snapshot(made, path)
     out.mkdir()
-    run = f"ulimit -f 0; {sys.executable} -m estimator fleet {command} {path} -o {out}/found"
-    done = subprocess.run(
-        ["bash", "-c", run],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    done = with_files_of_at_most(0, "fleet", command, path, "-o", f"{out}/found")
     assert done.returncode == 3
     assert done.stderr.startswith(f"ksm-estimator: {out}/found can't be written: ")
     assert "File too large" in done.stderr

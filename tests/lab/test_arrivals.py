@@ -7,7 +7,6 @@ is taken. In the second they start one after the other, between full scans of ks
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,8 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.predict import ask, predict
 from estimator.snapshot.snapshot import Snapshot
 from tests.lab.conftest import again, lab_kernel
-from tests.lab.guest import Guest
-from tests.lab.programs import build
 from tests.lab.truth import settle
-from tests.lab.workload import WITHOUT_DAMON_STAT, Session, Workload
+from tests.lab.workload import WITHOUT_DAMON_STAT, Session, Workload, booted
 
 pytestmark = pytest.mark.lab
 
@@ -61,17 +58,14 @@ processed in scans 1, 2, 3, 4, 6, 9, 14, 23, 32 and so on, those of the second, 
 NEVER_MEET_PAGES = 200
 
 
-@contextlib.contextmanager
-def guest_of(series: str, smart_scan: int, zero_pages: int) -> Iterator[Session]:
+def guest_of(
+    series: str, smart_scan: int, zero_pages: int
+) -> contextlib.AbstractContextManager[Session]:
     ksm = {"sleep_millisecs": HOUR_MILLISECONDS, "use_zero_pages": zero_pages}
     if series != "6.1":
         ksm["smart_scan"] = smart_scan
     workload = Workload("arrivals", (), ksm=ksm, commands=(WITHOUT_DAMON_STAT,))
-    programs = {f"/bin/{name}": build(name) for name in ("actor", "probe")}
-    with Guest(lab_kernel(series), memory_mib=256, files=programs) as guest:
-        session = Session(guest, workload)
-        session.set_up()
-        yield session
+    return booted(workload, lab_kernel(series))
 
 
 def arrive(session: Session, step: int) -> None:

@@ -17,10 +17,8 @@ from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.snapshot.flags import AHEAD, SKIPPING_SCANS
 from tests.lab.conftest import again, lab_kernel
-from tests.lab.guest import Guest
-from tests.lab.programs import build
 from tests.lab.truth import KSM, report, settle
-from tests.lab.workload import WITHOUT_DAMON_STAT, Session, Workload
+from tests.lab.workload import WITHOUT_DAMON_STAT, Workload, booted
 
 pytestmark = pytest.mark.lab
 
@@ -83,11 +81,9 @@ def test_what_merges_of_pages_out_of_step(
 ) -> None:
     ksm = {"smart_scan": 1, "max_page_sharing": max_page_sharing}
     workload = Workload("turns", (), ksm=ksm, commands=(WITHOUT_DAMON_STAT,))
-    programs = {f"/bin/{name}": build(name) for name in ("actor", "probe")}
     kernel = lab_kernel(series)
-    with Guest(kernel, memory_mib=256, files=programs) as guest:
-        session = Session(guest, workload)
-        session.set_up()
+    with booted(workload, kernel) as session:
+        guest = session.guest
         session.start(SERVER)
         for number, scans in enumerate(scans_before):
             session.start(script(number))

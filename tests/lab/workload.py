@@ -31,10 +31,11 @@ next one starts, so that the order on ksmd's list is known.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -186,8 +187,9 @@ def _states() -> States:
     return States(most=10)
 
 
-def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
-    """Boot a guest, start the workload, dump its memory to ``vmcore``, then let ksmd run."""
+@contextlib.contextmanager
+def booted(workload: Workload, kernel: Kernel) -> Iterator[Session]:
+    """A guest that is set up for the workload; none of its processes has started."""
     with Guest(
         kernel,
         memory_mib=workload.memory_mib_of(kernel.page_bytes),
@@ -201,6 +203,13 @@ def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
     ) as guest:
         session = Session(guest, workload)
         session.set_up()
+        yield session
+
+
+def run_workload(workload: Workload, kernel: Kernel, vmcore: Path) -> LabResult:
+    """Boot a guest, start the workload, dump its memory to ``vmcore``, then let ksmd run."""
+    with booted(workload, kernel) as session:
+        guest = session.guest
         for script in workload.scripts:
             session.start(script)
         if workload.before_dump:
