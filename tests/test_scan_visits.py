@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from estimator.arrays import Columns
+from estimator.arrays import Columns, page_keys
 from estimator.collect.tables import Table
 from estimator.kernel.mm_slots import mm_slots
 from estimator.kernel.scan_visits import Visits, add_visits, read_visits
@@ -53,8 +53,9 @@ class Lists:
         fields = {"mm_slot": self.slots[mm], "address": START + (page << 12)}
         self.kernel.set("ksm_scan", self.kernel.ksm_scan, fields)
 
-    def read(self) -> Visits:
-        mms = np.array(self.mms, np.uint64)
+    def read(self, first: int = 0) -> Visits:
+        """What is read, where the mms before the ``first`` are not known."""
+        mms = np.array(self.mms[first:], np.uint64)
         found = read_visits(self.kernel.prog, self.kernel.memory, mms)
         assert found is not None
         return found
@@ -107,6 +108,14 @@ def test_the_scan_under_way_comes_to_the_rest_of_its_mm_and_to_those_behind() ->
     assert lists.column() == [[3, 0, 0, 0, 0, 0, 2, 0], [0] * 7 + [AHEAD], [0] * PAGES]
 
 
+def test_a_scan_in_an_mm_that_is_not_known_comes_to_all_of_the_next() -> None:
+    lists = Lists()
+    lists.cursor(0, 5)
+    key, end = page_keys(np.array([0, 1]), np.zeros(2, np.uint64)).tolist()
+    assert lists.read(first=1).ahead == (key, end)
+    assert lists.read(first=2).ahead is None
+
+
 @pytest.mark.parametrize("damage", ["lost", "loop", "other mm", "odd"])
 def test_a_list_that_breaks_off_is_said(damage: str) -> None:
     lists = Lists()
@@ -128,10 +137,19 @@ def test_an_item_across_the_end_of_a_page() -> None:
     kernel = lists.kernel
     edge = kernel.new("ksm_rmap_item", apart=True) + 4096 - 24
     kernel.write(edge, bytes(kernel.sizeof("ksm_rmap_item")))
-    fields = {"mm": lists.mms[0], "address": START + 0x3000, "age": 5, "remaining_skips": 1}
+    fields: dict[str, int] = {
+        "mm": lists.mms[0],
+        "address": START + 0x3000,
+        "age": 5,
+        "remaining_skips": 1,
+    }
     kernel.set("ksm_rmap_item", edge, fields)
     kernel.set("ksm_mm_slot", lists.slots[0], {"rmap_list": edge})
     assert lists.column()[0] == [0, 0, 0, 5, 0, 0, 0, 0]
+    before = edge - 256  # in the same page
+    kernel.set("ksm_rmap_item", before, fields | {"address": START + 0x1000, "rmap_list": edge})
+    kernel.set("ksm_mm_slot", lists.slots[0], {"rmap_list": before})
+    assert lists.column()[0] == [0, 5, 0, 5, 0, 0, 0, 0]
 
 
 def test_kernels_without_smart_scan_have_no_visits() -> None:

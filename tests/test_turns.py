@@ -13,6 +13,7 @@ from estimator.ksm.case import Case, case_of
 from estimator.ksm.fate import hidden_roots, settle
 from estimator.ksm.forecast import forecast
 from estimator.ksm.frames import NEVER
+from estimator.ksm.hash_parts import Workroom
 from estimator.ksm.policy import Policy
 from estimator.ksm.predict import predict
 from estimator.ksm.prediction import Outcome
@@ -73,6 +74,17 @@ def test_what_is_kept_apart_is_told() -> None:
     assert [any(text in each for each in texts) for texts in told] == [True, False]
 
 
+def test_of_three_that_never_meet_two_are_kept_apart_in_parts_too() -> None:
+    system = System("6.12", smart_scan=1)
+    contents = system.unique(PAGES)
+    system.processes_with(*(small(*contents) for _ in range(3)))
+    snapshot = visited(system, 0, 13, 15)
+    in_parts = Workroom(np.empty, lambda mappings, _: mappings <= PAGES, lambda *_: None)
+    for room in (None, in_parts):
+        found = predict(snapshot, ENABLED, room=room)
+        assert any("smart_scan keeps 2,000 pages from merging" in each for each in found.warnings)
+
+
 def test_thirteen_scans_are_too_many_and_fourteen_are_not() -> None:
     assert of_two(13, 0)["pages_sharing"] == 0
     assert of_two(age(14), 0)["pages_sharing"] == PAGES
@@ -100,6 +112,33 @@ def test_an_old_pinned_page_does_not_keep_two_new_ones_apart() -> None:
     in_step, late = (predict(visited(system, *v), ENABLED) for v in ((0, 0, 0), (13, 0, 0)))
     assert in_step.counters["pages_sharing"] == 0
     assert late.counters["pages_sharing"] == 1
+
+
+def test_a_pinned_page_in_the_turn_of_another_brings_nobody_together() -> None:
+    system = System("6.12", smart_scan=1)
+    system.processes_with(small(7), small(7), small(7, pins=1024, flags=128))
+    assert predict(visited(system, 13, 0, 13), ENABLED).counters["pages_sharing"] == 0
+
+
+@pytest.mark.parametrize(("visits", "sharing"), [(8, 1), (9, 0)])
+def test_page_by_page_too_the_scan_under_way_has_a_tree(visits: int, sharing: int) -> None:
+    """Mapped from elsewhere as well, so that it matters which of the two frames stays."""
+    system = System("6.12", smart_scan=1)
+    system.processes_with(small(7, outside=1), small(7))
+    found = predict(visited(system, OLD_VISITS, visits | AHEAD), ENABLED)
+    assert found.counters["pages_sharing"] == sharing
+
+
+@pytest.mark.parametrize(("visits", "merged"), [(1, 4), (0, 3)])
+def test_a_page_with_a_stored_checksum_is_before_the_forked_ones(visits: int, merged: int) -> None:
+    """They join their node whatever its limit; the page only while it has room."""
+    system = System("6.12", smart_scan=1, max_page_sharing=2)
+    page = small(7)[0]
+    system.stable_node(page)
+    for frame in (page, small(7)[0], page, page):
+        system.process(frame)
+    found = predict(visited(system, *[visits] * 4), ENABLED)
+    assert found.processes["ksm_merging_pages"].sum() == merged
 
 
 def test_a_forecast_takes_all_as_new_and_says_so() -> None:

@@ -44,10 +44,7 @@ class Cursor:
     address: int
 
 
-def cursor(prog: Program) -> Cursor | None:
-    """Where ksm_scan in mm/ksm.c stands; None between two full scans."""
+def cursor(prog: Program) -> Cursor:
+    """Where ksm_scan in mm/ksm.c stands."""
     scan = prog["ksm_scan"]
-    slot, address = int(scan.mm_slot.value_()), int(scan.address)
-    if slot == prog["ksm_mm_head"].address_of_().value_():
-        return None
-    return Cursor(slot, address)
+    return Cursor(int(scan.mm_slot.value_()), int(scan.address))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
+from itertools import dropwhile
 
 import numpy as np
 from drgn import Program
@@ -88,13 +89,11 @@ def _of_pages(visits: Visits, keys: Words) -> Bytes:
 
 
 def _ahead(
-    at: Cursor | None, slots: list[MmSlot], mm_ids: dict[int, int], page_shift: int
+    at: Cursor, slots: list[MmSlot], mm_ids: dict[int, int], page_shift: int
 ) -> tuple[int, int] | None:
     """The mms on the list have the first mm_ids, in its order."""
-    places = [place for place, slot in enumerate(slots) if at and slot.address == at.slot]
-    if at is None or not places:
-        return None
-    ahead = [slot for slot in slots[places[0] :] if slot.mm in mm_ids]
+    from_cursor = dropwhile(lambda slot: slot.address != at.slot, slots)
+    ahead = [slot for slot in from_cursor if slot.mm in mm_ids]
     if not ahead:
         return None
     page = at.address >> page_shift if ahead[0].address == at.slot else 0
