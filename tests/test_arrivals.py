@@ -216,6 +216,16 @@ def test_merged_before_or_not_it_starts_from_nothing() -> None:
     assert not any("as if it never had" in warning for warning in ramp_json(fresh)["warnings"])
 
 
+def test_scanned_before_or_not_it_starts_from_nothing() -> None:
+    made = System(pages_to_scan=10, sleep_millisecs=100, smart_scan=1)
+    made.processes_with(small(7), small(7))
+    snapshot = made.snapshot()
+    snapshot.mappings["visits"] = np.array([13, 0], np.uint8)
+    found = follow(snapshot, one_by_one(2, 0.0))
+    assert found.scans["pages_sharing"].tolist()[-1] == 1
+    assert found.at_rest.counters["pages_sharing"] == 1
+
+
 def test_nobody_arrives() -> None:
     with pytest.raises(CannotAnswerError, match="nobody arrives"):
         ramp(Foretell(system([Process("a", [Area([1])])]), ENABLED), as_started, Pacing(1, 1), COST)

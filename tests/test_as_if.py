@@ -394,3 +394,13 @@ def test_rows_of_whatif(paths: dict[str, Path]) -> None:
 
 def test_every_question_has_words() -> None:
     assert list(AS_IF) == ["private", "no-hugetlb", "no-file", "no-thp"]
+
+
+def test_ksmd_never_came_to_memory_that_was_not_its_own() -> None:
+    """An array that was used before, as of memory that is taken again."""
+    hidden = hide(system(), [OF_GUEST])
+    hidden.mappings["visits"] = np.uint8(14)
+    used = as_if(hidden, ["private"], lambda size, dtype: np.full(size, 1, dtype)).mappings
+    added = len(used) - len(hidden.mappings)
+    assert added == len(others_of(hidden)[0])
+    assert np.bincount(used["visits"]).tolist() == [added, *[0] * 13, len(hidden.mappings)]
